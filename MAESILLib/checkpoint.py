@@ -1,0 +1,127 @@
+"""Checkpoints: one safetensors file with encoder, decoder and everything needed to use them.
+
+safetensors holds numbers and text only: opening a stranger's file cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from MAESILLib import __version__
+from MAESILLib.config import ModelConfig, Preprocessing, model_from_dict, preprocessing_from_dict, to_dict
+from MAESILLib.errors import InputError
+from MAESILLib.files import atomic_path, sha256_of
+from MAESILLib.model import MaskedAutoencoder
+
+FORMAT = "maesil-checkpoint/1"
+KEY = "maesil"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself."""
+
+    model: ModelConfig
+    preprocessing: Preprocessing
+    mask: dict[str, Any] = field(default_factory=dict)
+    """The masks it was trained with."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Preset, steps, samples, data with licence, validation figures; for reading, not for computing."""
+    library_version: str = __version__
+
+
+def save_checkpoint(path: Path | str, model: MaskedAutoencoder, info: CheckpointInfo, dtype: str = "fp32") -> None:
+    """Write encoder and decoder to ``path``, whole or not at all.
+
+    Args:
+        dtype: fp32, fp16 or bf16, of the stored weights.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"unknown weight type '{dtype}'", f"choose one of {', '.join(DTYPES)}")
+    tensors = {k: v.detach().to("cpu", DTYPES[dtype]).contiguous() for k, v in model.state_dict().items()}
+    description = {
+        "format": FORMAT,
+        "model": to_dict(info.model),
+        "preprocessing": {"orientation": "LPS", **to_dict(info.preprocessing)},
+        "mask": info.mask,
+        "training": info.training,
+        "library_version": info.library_version,
+    }
+    with atomic_path(path) as temporary:
+        # save_file would make a file that nobody else may read, whatever the umask
+        temporary.write_bytes(save(tensors, metadata={KEY: json.dumps(description)}))
+
+
+def read_info(path: Path | str) -> CheckpointInfo:
+    """Read what a checkpoint says of itself, without its weights.
+
+    Raises:
+        InputError: no such file, not a safetensors file, or not one of MAESIL.
+    """
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+    try:
+        values = json.loads(metadata[KEY])
+        if values["format"] != FORMAT:
+            raise InputError(f"{path} has format {values['format']!r}", f"this version reads {FORMAT!r}")
+        preprocessing = dict(values["preprocessing"])
+        orientation = preprocessing.pop("orientation")
+        if orientation != "LPS":
+            raise InputError(f"{path} wants orientation {orientation!r}", "this version prepares LPS only")
+        return CheckpointInfo(
+            model_from_dict(values["model"], str(path)),
+            preprocessing_from_dict(preprocessing, str(path)),
+            values["mask"],
+            values["training"],
+            values["library_version"],
+        )
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise InputError(
+            f"{path} is a safetensors file, but not a MAESIL checkpoint", "choose a model.safetensors of maesil pretrain"
+        ) from None
+
+
+def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tuple[MaskedAutoencoder, CheckpointInfo]:
+    """Build the network and load its weights, in fp32, ready to evaluate.
+
+    Raises:
+        InputError: as :func:`read_info`; or a tensor is missing, surplus or of another shape.
+    """
+    info = read_info(path)
+    model = MaskedAutoencoder(info.model)
+    with _open(path) as file:
+        found = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+    expected = {k: v.shape for k, v in model.state_dict().items()}
+    wrong = sorted(set(expected) ^ set(found)) or sorted(k for k in found if found[k].shape != expected[k])
+    if wrong:
+        raise InputError(
+            f"{path} does not fit its own description: {len(wrong)} tensors differ, first '{wrong[0]}'",
+            "the file is incomplete or was changed; get it again",
+        )
+    model.load_state_dict(found)
+    return model.to(device).eval(), info
+
+
+def checkpoint_identity(path: Path | str) -> dict[str, str]:
+    """Return the name and SHA-256 under which results refer to a checkpoint."""
+    return {"name": Path(path).name, "sha256": sha256_of(path)}
+
+
+def _open(path: Path | str) -> Any:
+    if not Path(path).is_file():
+        raise InputError(f"no such checkpoint: {path}", "check the path")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} is not a readable checkpoint ({line})", "it is damaged or of another kind; get it again"
+        ) from None

@@ -1,0 +1,290 @@
+"""Configuration: frozen dataclasses, presets, TOML files in which an unknown key is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from MAESILLib.errors import InputError
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a CT becomes the model's input."""
+
+    spacing_mm: float = 1.5
+    """Isotropic voxel size of the model's grid."""
+    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    """HU values mapped to 0 and 1; what lies beyond is clipped."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the network. Sizes are voxels (D, H, W)."""
+
+    superpatch_size: Triple = (128, 128, 128)
+    patch_size: Triple = (8, 8, 8)
+    encoder_width: int = 320
+    encoder_depth: int = 8
+    decoder_width: int = 192
+    decoder_depth: int = 4
+    head_width: int = 64
+    """Width of one attention head in both halves."""
+    mlp_ratio: float = 4.0
+    """Inner width of an MLP over its outer width."""
+    prior: bool = True
+    """Predict hidden patches as a residual over the leak-free prior."""
+    context_margin: int = 4
+    """With the prior: voxels around a hidden patch that its query sees of the prior."""
+
+
+@dataclass(frozen=True)
+class MaskTraining:
+    """Which masks training draws; each batch has one strategy and one ratio, so its shapes are fixed."""
+
+    strategies: tuple[str, ...] = ("dual", "dual", "uniform", "product")
+    """Drawn from at random; a name that stands twice is drawn twice as often."""
+    hidden_shares: tuple[float, ...] = (0.25, 0.5, 0.75, 0.75, 0.9)
+    """Shares of hidden tokens drawn from; split evenly between the plane and the axis step."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation, sampling and logging. Steps count optimiser updates."""
+
+    steps: int = 20000
+    batch_size: int = 8
+    """Superpatches of one forward pass."""
+    accumulation: int = 1
+    """Forward passes of one update."""
+    crop_size: Triple = (128, 128, 128)
+    """Voxels of a training superpatch; smaller than the model's trains faster, at a random place of its grid."""
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-5
+    warmup_share: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    visible_share: float = 0.125
+    """Share of the visible tokens that are decoded too, which trains auto-encoding."""
+    visible_weight: float = 0.1
+    """Weight of their loss."""
+    gradient_weight: float = 0.1
+    """Weight of the squared difference of neighbouring voxels' steps inside hidden patches."""
+    noise: float = 0.02
+    """Largest standard deviation of the noise added to the input (intensities 0 to 1); the target is clean."""
+    flip: bool = True
+    scale_jitter: float = 0.1
+    """Largest relative change of contrast."""
+    shift_jitter: float = 0.02
+    """Largest shift of the intensities."""
+    volume_weighting: float = 0.5
+    """A volume is drawn with its voxel count to this power: 0 all alike, 1 by size."""
+    min_foreground: float = 0.2
+    """Least share of a crop's voxels above -500 HU; poorer crops are drawn again."""
+    precision: str = "auto"
+    """auto (bf16 on CUDA, fp32 elsewhere), fp32 or bf16."""
+    compile: bool = False
+    """torch.compile the network."""
+    validation_share: float = 0.1
+    """Share of the patients held out, where the cache names no validation split."""
+    validate_every: int = 1000
+    validation_superpatches: int = 16
+    """Superpatches of the validation set, spread over its volumes, measured with masks on."""
+    preview_at: int = 50
+    """Step of the first preview picture; later ones come with each validation."""
+    checkpoint_every: int = 500
+    log_every: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a training run depends on, apart from its data."""
+
+    preset: str = "small"
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mask: MaskTraining = field(default_factory=MaskTraining)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {
+        "model": {
+            "superpatch_size": (64, 64, 64),
+            "encoder_width": 96,
+            "encoder_depth": 2,
+            "decoder_width": 64,
+            "decoder_depth": 1,
+            "head_width": 32,
+        },
+        "train": {"steps": 200, "batch_size": 2, "crop_size": (64, 64, 64), "validate_every": 100},
+    },
+    "small": {},
+    "base": {
+        "model": {
+            "encoder_width": 768,
+            "encoder_depth": 6,
+            "decoder_width": 256,
+            "decoder_depth": 3,
+            "mlp_ratio": 2.0,
+        },
+    },
+    "paper": {
+        "model": {
+            "encoder_width": 768,
+            "encoder_depth": 6,
+            "decoder_width": 256,
+            "decoder_depth": 3,
+            "mlp_ratio": 2.0,
+            "prior": False,
+        },
+        "mask": {"strategies": ("dual",), "hidden_shares": (0.75,)},
+        "train": {"visible_share": 0.0, "visible_weight": 0.0, "gradient_weight": 0.0, "noise": 0.0},
+    },
+}
+
+
+def preset(name: str) -> Config:
+    """Return the configuration of a preset.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown preset '{name}'", f"choose one of {', '.join(PRESETS)}")
+    return from_dict({"preset": name})
+
+
+def load(path: Path | str | None, preset_name: str | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a TOML file over a preset.
+
+    Args:
+        path: the file, or None for the preset alone. Its sections are those of :class:`Config`.
+        preset_name: the preset to start from; overrules the file's ``preset``.
+        overrides: nested values that overrule the file's.
+
+    Raises:
+        InputError: the file cannot be read, or holds an unknown key or a value of a wrong kind.
+    """
+    values: dict[str, Any] = {}
+    where = "the configuration"
+    if path is not None:
+        where = str(path)
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not valid TOML: {error}", "correct the line") from None
+    if preset_name is not None:
+        values["preset"] = preset_name
+    return from_dict(_merged(values, overrides or {}), where)
+
+
+def from_dict(values: dict[str, Any], where: str = "the configuration") -> Config:
+    """Build a configuration from nested values over the preset they name.
+
+    Raises:
+        InputError: an unknown key or preset, or a value of a wrong kind.
+    """
+    name = values.get("preset", "small")
+    if name not in PRESETS:
+        raise InputError(f"unknown preset '{name}' in {where}", f"choose one of {', '.join(PRESETS)}")
+    config = _build(Config, _merged(PRESETS[name], {**values, "preset": name}), where, "")
+    check(config, where)
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the dataclass as nested dictionaries of plain JSON values."""
+    return {
+        key: to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        for key, value in ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
+    }
+
+
+def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
+    """Build a model configuration from all its values, as a checkpoint holds them."""
+    return _build(ModelConfig, values, where, "model.")
+
+
+def preprocessing_from_dict(values: dict[str, Any], where: str) -> Preprocessing:
+    """Build a preprocessing configuration from all its values, as a checkpoint holds them."""
+    return _build(Preprocessing, values, where, "preprocessing.")
+
+
+def check(config: Config, where: str = "the configuration") -> None:
+    """Raise InputError for values that contradict each other or lie out of range."""
+    from MAESILLib.superpatch import check_sizes
+
+    model, train = config.model, config.train
+    check_sizes(model.superpatch_size, model.patch_size)
+    check_sizes(train.crop_size, model.patch_size)
+    problems = [
+        (any(c > s for c, s in zip(train.crop_size, model.superpatch_size, strict=True)),
+         f"train.crop_size {train.crop_size} exceeds model.superpatch_size {model.superpatch_size}"),
+        (model.encoder_width % model.head_width != 0, "model.encoder_width is not a multiple of model.head_width"),
+        (model.decoder_width % model.head_width != 0, "model.decoder_width is not a multiple of model.head_width"),
+        (train.precision not in ("auto", "fp32", "bf16"), f"train.precision is '{train.precision}'; know auto, fp32, bf16"),
+        (train.steps < 1 or train.batch_size < 1 or train.accumulation < 1, "train.steps, batch_size and accumulation start at 1"),
+        (not config.mask.strategies or not config.mask.hidden_shares, "mask.strategies and mask.hidden_shares need an entry"),
+        (any(not 0 <= r <= 0.95 for r in config.mask.hidden_shares), "mask.hidden_shares lie between 0 and 0.95"),
+        (not 0 <= train.visible_share <= 1, "train.visible_share lies between 0 and 1"),
+        (config.preprocessing.spacing_mm <= 0, "preprocessing.spacing_mm must be above 0"),
+        (config.preprocessing.window_hu[0] >= config.preprocessing.window_hu[1], "preprocessing.window_hu must rise"),
+    ]
+    for wrong, message in problems:
+        if wrong:
+            raise InputError(f"{message} ({where})", "change the value")
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise InputError(f"'{prefix[:-1]}' in {where} is not a section", f"write [{prefix[:-1]}]")
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known keys: {', '.join(hints)}"
+            raise InputError(f"unknown key '{prefix}{key}' in {where}", hint)
+    arguments = {key: _convert(value, hints[key], where, prefix + key) for key, value in values.items()}
+    return cls(**arguments)
+
+
+def _convert(value: Any, hint: Any, where: str, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else _build(hint, value, where, name + ".")  # type: ignore[arg-type]
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        kinds = typing.get_args(hint)
+        if isinstance(value, list | tuple):
+            if len(kinds) == 2 and kinds[1] is Ellipsis:
+                return tuple(_convert(v, kinds[0], where, name) for v in value)
+            if len(value) == len(kinds):
+                return tuple(_convert(v, kind, where, name) for v, kind in zip(value, kinds, strict=True))
+        raise InputError(f"'{name}' in {where} is {value!r}", f"write a list of {len(kinds)} values")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(hint, types.UnionType) and not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise InputError(f"'{name}' in {where} is {value!r}", f"write a {hint.__name__}")
+    return value

@@ -1,0 +1,257 @@
+"""Is this image a CT volume in Hounsfield units? Refusals with their reason, and warnings.
+
+What is refused would train or run without complaint and give nonsense: label maps, 8-bit pictures, normalised or
+shifted intensities, MR. What is merely unusual is a warning. Values below -1100 HU are padding outside the scan
+circle (-2000, -3024 and the like) and take no part in the decision.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
+
+from MAESILLib.errors import InputError
+from MAESILLib.volume import CTVolume
+
+MIN_VOXELS = 8
+"""Fewest voxels on an axis: one patch."""
+SPACING_LIMITS_MM = (0.05, 20.0)
+"""Open limits of a believable spacing. The finest clinical CT (cone beam, photon counting, extremity) has 0.06 mm or
+more, and slices over 20 mm apart do not make a volume; metres or micrometres taken for millimetres fall outside."""
+PADDING_BELOW_HU = -1100
+AIR_BELOW_HU = -200
+"""Lung, bowel gas and the air around a patient are below it, no tissue is."""
+FAT_HU = (-200, -20)
+TISSUE_HU = (-200, 300)
+MAX_SAMPLE = 1_000_000
+LARGEST_VALUE = 100_000
+NO_MR_HINT = "give a CT in Hounsfield units; MR, PET and rescaled images are not supported"
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image says about itself before its voxels are read.
+
+    Attributes:
+        size: voxels along i, j, k (and further axes).
+        spacing: mm, in the same order.
+        direction: row-major direction matrix.
+        components: values a voxel.
+        pixel_id: SimpleITK's pixel type.
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    direction: tuple[float, ...]
+    components: int
+    pixel_id: int
+
+    @classmethod
+    def of_image(cls, image: Any) -> ImageHeader:
+        """Return the header of a SimpleITK image."""
+        components = image.GetNumberOfComponentsPerPixel()
+        return cls(image.GetSize(), image.GetSpacing(), image.GetDirection(), components, image.GetPixelIDValue())
+
+    @classmethod
+    def of_reader(cls, reader: Any) -> ImageHeader:
+        """Return the header an ImageFileReader has read with ReadImageInformation."""
+        components = reader.GetNumberOfComponents()
+        return cls(reader.GetSize(), reader.GetSpacing(), reader.GetDirection(), components, reader.GetPixelIDValue())
+
+
+def check_ct(image: CTVolume | sitk.Image) -> tuple[str, ...]:
+    """Refuse what is not a CT volume in Hounsfield units.
+
+    Args:
+        image: a volume, or a SimpleITK image.
+
+    Returns:
+        warnings, one line each; empty for an ordinary CT.
+
+    Raises:
+        InputError: it is not such a volume; says why.
+    """
+    if isinstance(image, CTVolume):
+        where = image.path or image.name
+        geometry = image.geometry
+        check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, where)
+        return check_values(image.hu, where)
+    check_header(ImageHeader.of_image(image), "the image")
+    return check_values(sitk.GetArrayViewFromImage(image), "the image")
+
+
+def check_header(header: ImageHeader, where: str) -> None:
+    """Refuse an image that is not a 3D scalar volume with a believable grid.
+
+    Raises:
+        InputError: says what ``where`` has instead.
+    """
+    size = "x".join(str(n) for n in header.size)
+    if len(header.size) != 3:
+        raise InputError(
+            f"{where} is {len(header.size)}D ({size}), not one 3D volume", "extract one volume (one phase or time)"
+        )
+    if "complex" in sitk.GetPixelIDValueAsString(header.pixel_id):
+        raise InputError(f"{where} has complex voxels", NO_MR_HINT)
+    if header.components != 1:
+        raise InputError(
+            f"{where} has {header.components} values a voxel (a colour picture or a vector field)",
+            "give a scalar CT volume in Hounsfield units",
+        )
+    check_grid(header.size, header.spacing, header.direction, where)
+
+
+def check_grid(
+    size_ijk: tuple[int, ...], spacing_ijk: tuple[float, ...], direction: tuple[float, ...], where: str
+) -> None:
+    """Refuse too small a volume, unbelievable spacings and axes that are not perpendicular.
+
+    Raises:
+        InputError: says which axis of ``where`` is wrong.
+    """
+    low, high = SPACING_LIMITS_MM
+    for axis, spacing in zip("ijk", spacing_ijk, strict=True):
+        if not (math.isfinite(spacing) and low < spacing <= high):
+            raise InputError(
+                f"{where} has a spacing of {spacing:g} mm along {axis}, outside ({low:g}, {high:g}] mm",
+                "correct the spacing in the file's header, in mm",
+            )
+    for axis, count in zip("ijk", size_ijk, strict=True):
+        if count < MIN_VOXELS:
+            raise InputError(
+                f"{where} has {count} voxels along {axis}, fewer than {MIN_VOXELS}", "give a larger part of the scan"
+            )
+    axes = np.array(direction, dtype=np.float64).reshape(3, 3)
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
+        raise InputError(
+            f"{where} has axes that are not perpendicular (a sheared grid, as gantry tilt makes)",
+            "resample it to a rectangular grid first",
+        )
+
+
+def check_values(array: NDArray[Any], where: str) -> tuple[str, ...]:
+    """Refuse voxel values that are not Hounsfield units; return warnings.
+
+    Extremes are taken over all voxels, shares over a regular sample of at most about a million.
+
+    Args:
+        array: (D, H, W), any real dtype, as stored (before clipping).
+        where: what to call the image in messages.
+
+    Raises:
+        InputError: says what the values look like instead.
+    """
+    _check_finite(array, where)
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        raise InputError(f"{where} has the same value {low:g} in every voxel", "give a volume that shows something")
+    if low > -1.5 and _is_label_map(array, high):
+        raise InputError(
+            f"{where} looks like a label map (whole numbers from {low:g} to {high:g} in flat regions), not CT",
+            "give the CT volume itself",
+        )
+    _check_range(low, high, where)
+    return _check_hounsfield(_sample(array), low, high, where)
+
+
+def _check_finite(array: NDArray[Any], where: str) -> None:
+    if np.issubdtype(array.dtype, np.integer):
+        return
+    with np.errstate(all="ignore"):  # infinities of both signs make the sum NaN, which is the answer
+        if math.isfinite(float(np.sum(array, dtype=np.float64))):
+            return
+    wrong = ~np.isfinite(array)
+    if not (count := int(np.count_nonzero(wrong))):
+        return
+    k, j, i = np.unravel_index(int(np.argmax(wrong)), array.shape)
+    raise InputError(
+        f"{where} has {count} voxels that are not finite (NaN or infinite), the first at (i, j, k) = ({i}, {j}, {k})",
+        "replace them (outside the scan circle with -1024) and save the volume again",
+    )
+
+
+def _check_range(low: float, high: float, where: str) -> None:
+    """Refuse ranges that no CT has, whatever it shows."""
+    span = f"{where} has values from {low:g} to {high:g}"
+    if low >= -1.5 and high <= 1.5:
+        raise InputError(f"{span}: normalised intensities, not Hounsfield units", "give the CT before normalisation")
+    if low >= 0 and high <= 255:
+        raise InputError(
+            f"{span}: an 8-bit picture (windowed export), not Hounsfield units", "export the original CT values"
+        )
+    if high - low < 100:
+        raise InputError(f"{span}: too narrow a range for Hounsfield units (normalised?)", NO_MR_HINT)
+    if high > LARGEST_VALUE:
+        raise InputError(f"{span}: too large for Hounsfield units", NO_MR_HINT)
+    if high < AIR_BELOW_HU:
+        raise InputError(f"{span}: nothing but air in Hounsfield units", "give a scan that shows a body")
+
+
+def _check_hounsfield(sample: NDArray[Any], low: float, high: float, where: str) -> tuple[str, ...]:
+    """Decide by what a CT shows: air and, in Hounsfield units, fat and soft tissue."""
+    inside = sample[sample >= PADDING_BELOW_HU]
+    if inside.size == 0:
+        raise InputError(f"{where} has padding (below {PADDING_BELOW_HU} HU) only", "give a scan that shows a body")
+    tissue = _share(inside, *TISSUE_HU)
+    if _share(inside, PADDING_BELOW_HU, AIR_BELOW_HU) >= 5e-4:
+        if tissue < 0.01:
+            return (f"{100 * tissue:.1f} % of the voxels have values of soft tissue (-200 to 300 HU): is it a body?",)
+        return ()
+    if (soft_tissue := _shifted_soft_tissue(inside)) is not None:
+        raise InputError(
+            f"{where} has values from {low:g} to {high:g} with soft tissue near {soft_tissue}: CT numbers stored with "
+            "an offset of about +1024, not Hounsfield units",
+            "add the scan's RescaleIntercept (usually -1024) to every voxel and save the volume again",
+        )
+    if tissue >= 0.5 and _share(inside, *FAT_HU) >= 0.005:
+        return ("no air in the volume: taken as a crop from inside the body, in Hounsfield units",)
+    raise InputError(
+        f"{where} has values from {low:g} to {high:g} with no air (nothing below {AIR_BELOW_HU} HU) and no range of "
+        "soft tissue: MR or another modality, not CT in Hounsfield units",
+        NO_MR_HINT,
+    )
+
+
+def _shifted_soft_tissue(inside: NDArray[Any]) -> int | None:
+    """Return the median of soft tissue if the values are those of a CT shifted by about 1000, else None.
+
+    In such a volume half of what is denser than lung (300) or more lies between shifted fat and shifted organs with
+    contrast medium (-150 to 250 HU, shifted by 1000 to 1024), which no other modality does by chance.
+    """
+    not_air = inside[inside > 300]
+    soft = not_air[(not_air >= 850) & (not_air < 1275)]
+    if not_air.size < 0.01 * inside.size or soft.size < 0.5 * not_air.size:
+        return None
+    return round(float(np.median(soft)))
+
+
+def _share(values: NDArray[Any], low: float, high: float) -> float:
+    return float(np.count_nonzero((values >= low) & (values < high)) / max(values.size, 1))
+
+
+def _sample(array: NDArray[Any]) -> NDArray[Any]:
+    step = max(1, math.ceil((array.size / MAX_SAMPLE) ** (1 / 3)))
+    return array[::step, ::step, ::step]
+
+
+def _is_label_map(array: NDArray[Any], high: float) -> bool:
+    """Tell labels from intensities: few whole numbers, in regions where neighbours are equal."""
+    if high > 65535:
+        return False
+    sample = _sample(array)
+    if not np.issubdtype(sample.dtype, np.integer) and np.any(sample != np.rint(sample)):
+        return False
+    distinct = len(np.unique(sample))
+    if distinct <= 16:
+        return True
+    left, right = array[:, :, :-1], array[:, :, 1:]
+    step = max(1, array.size // (4 * MAX_SAMPLE))
+    left, right = left[::step], right[::step]
+    labelled = (left != 0) | (right != 0)
+    equal = np.count_nonzero(labelled & (left == right))
+    return distinct <= 1024 and bool(equal >= 0.5 * np.count_nonzero(labelled))

@@ -1,0 +1,1 @@
+"""Data for training: the cache and what is drawn from it."""

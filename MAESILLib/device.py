@@ -1,0 +1,106 @@
+"""Choosing and naming the device, and running on it in the right precision."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from MAESILLib.errors import InputError, OutOfMemoryError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the torch device for ``auto``, ``cpu``, ``cuda``, ``cuda:n`` or ``mps``.
+
+    Raises:
+        InputError: the device is unknown or not there. ``auto`` takes the first of cuda, mps, cpu.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device '{name}'", "choose auto, cpu, cuda, cuda:n or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"unknown device '{name}'", "choose auto, cpu, cuda, cuda:n or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device '{name}' is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
+            "choose another device, or install a CUDA build of torch",
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device 'mps' is not there", "choose cpu")
+    if device.type == "cpu":
+        # tiny values cost a hundred times the time of others on the CPU
+        torch.set_flush_denormal(True)
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return what to call the device in results."""
+    if device.type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}"
+    return f"{device}: {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Resolve ``auto``: bf16 on CUDA cards that have it, fp32 elsewhere."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Say whether bf16 matrix products are much faster than fp32 there: CUDA, or a CPU with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" and _cpu_has_amx()
+
+
+def _cpu_has_amx() -> bool:
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(check and check())
+
+
+@contextlib.contextmanager
+def precision_context(device: torch.device, bf16: bool) -> Iterator[None]:
+    """Run matrix products in bf16, or everything in fp32."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        yield
+
+
+@contextlib.contextmanager
+def memory_guard(device: torch.device, hint: str) -> Iterator[None]:
+    """Turn running out of memory into an error that says what to do.
+
+    Raises:
+        OutOfMemoryError: the device or the machine has no memory left.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise OutOfMemoryError(f"{device_name(device)} has too little memory", hint) from None
+    except MemoryError:
+        raise OutOfMemoryError("this machine has too little memory", hint) from None
+    except RuntimeError as error:
+        if "not enough memory" in str(error) or "out of memory" in str(error):
+            raise OutOfMemoryError(f"{device} has too little memory", hint) from None
+        raise
+
+
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Return the most memory this process has held: on the card for CUDA, else resident.
+
+    None where the system does not say (Windows).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

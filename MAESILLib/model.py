@@ -1,0 +1,303 @@
+"""The superpatch masked autoencoder, in call order.
+
+    image (B, 1, D, H, W) in [0, 1]
+      -> patches of the visible tokens -> patch embedding + position
+      -> encoder: full attention among visible tokens
+      -> decoder: queries of hidden tokens (mask token + position + what the prior shows around them)
+         attend to the encoded visible tokens
+      -> hidden patches = prior + residual
+
+A visible token can be queried too, starting from its own encoded token and without the prior (which
+would be the answer): that is auto-encoding.
+
+Decoding hidden queries by cross-attention follows CrossMAE (Fu et al. 2024); QK-norm follows Dehghani
+et al. 2023 (ViT-22B).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from MAESILLib.config import ModelConfig
+from MAESILLib.masking import hidden_from_visible
+from MAESILLib.prior import smooth_fill
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says, as patches of P voxels.
+
+    Attributes:
+        hidden: (B, N_hidden) int64, sorted token indices.
+        hidden_patches: (B, N_hidden, P) predicted intensities, not clipped.
+        visible: (B, M) int64, the visible tokens that were queried.
+        visible_patches: (B, M, P) their auto-encoded intensities.
+    """
+
+    hidden: torch.Tensor
+    hidden_patches: torch.Tensor
+    visible: torch.Tensor
+    visible_patches: torch.Tensor
+
+
+def patchify(image: torch.Tensor, patch_size: Triple) -> torch.Tensor:
+    """Cut (B, 1, D, H, W) into patches (B, tokens, P); tokens and voxels in row-major order."""
+    batch, _, depth, height, width = image.shape
+    pd, ph, pw = patch_size
+    x = image.reshape(batch, depth // pd, pd, height // ph, ph, width // pw, pw)
+    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, -1, pd * ph * pw)
+
+
+def unpatchify(patches: torch.Tensor, grid: Triple, patch_size: Triple) -> torch.Tensor:
+    """Invert :func:`patchify`: (B, tokens, P) on a token grid (D, H, W) to (B, 1, D, H, W)."""
+    x = patches.reshape(-1, *grid, *patch_size).permute(0, 1, 4, 2, 5, 3, 6)
+    return x.reshape(-1, 1, *(g * p for g, p in zip(grid, patch_size, strict=True)))
+
+
+def take_tokens(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Gather tokens: x (B, T, C), index (B, N) -> (B, N, C)."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def sincos_positions(grid: Triple, width: int, offset: Triple = (0, 0, 0)) -> torch.Tensor:
+    """Fixed 3D sine-cosine positions (tokens, width) of a token grid that begins at ``offset``.
+
+    A third of the width for each axis, wavelengths from 2 pi to 20000 pi tokens as in Vaswani et al.
+    2017; what three axes cannot share evenly is zero.
+    """
+    pairs = width // 6
+    frequency = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / max(1, pairs))
+    axes = []
+    for n, start in zip(grid, offset, strict=True):
+        angle = torch.arange(start, start + n, dtype=torch.float64)[:, None] * frequency
+        axes.append(torch.cat([angle.sin(), angle.cos()], 1))
+    d, h, w = axes
+    shape = (*grid, 2 * pairs)
+    table = torch.cat(
+        [d[:, None, None].expand(shape), h[None, :, None].expand(shape), w[None, None].expand(shape)], -1
+    ).reshape(-1, 6 * pairs)
+    return F.pad(table, (0, width - table.shape[1])).float()
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries (B, N, C) to a memory (B, M, C); to themselves without one."""
+
+    def __init__(self, width: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = width // head_width
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.query_norm = nn.RMSNorm(head_width, eps=1e-6)
+        self.key_norm = nn.RMSNorm(head_width, eps=1e-6)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
+        memory = x if memory is None else memory
+        query = self._split(self.query(x))
+        key, value = (self._split(t) for t in self.key_value(memory).chunk(2, -1))
+        # under autocast the norms compute in fp32
+        query = self.query_norm(query.float()).to(value.dtype)
+        key = self.key_norm(key.float()).to(value.dtype)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention (self, or cross when a memory is given) and MLP."""
+
+    def __init__(self, width: int, head_width: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, head_width)
+        self.mlp_norm = nn.LayerNorm(width)
+        inner = int(width * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, width))
+
+    def forward(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
+        x = x + self.attention(self.attention_norm(x), memory)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Encoder(nn.Module):
+    """Vision transformer over visible tokens: their patches (B, N, P) in, (B, N, width) out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.width = config.encoder_width
+        pd, ph, pw = config.patch_size
+        self.patch_embedding = nn.Linear(pd * ph * pw, config.encoder_width)
+        self.blocks = nn.ModuleList(
+            Block(config.encoder_width, config.head_width, config.mlp_ratio) for _ in range(config.encoder_depth)
+        )
+        self.norm = nn.LayerNorm(config.encoder_width)
+
+    def forward(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        # intensities are centred, so that air and soft tissue lie on either side of zero
+        x = self.patch_embedding(patches * 2 - 1) + positions
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class PriorContext(nn.Module):
+    """What a hidden token's query knows of its surroundings: the prior near it and who is visible.
+
+    Both are made of visible voxels only.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.margin = config.context_margin
+        window = 1
+        for p in config.patch_size:
+            window *= p + 2 * config.context_margin
+        self.voxels = nn.Linear(window, config.decoder_width)
+        self.neighbours = nn.Linear(27, config.decoder_width, bias=False)
+
+    def forward(self, filled: torch.Tensor, is_visible: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Embed the windows around hidden tokens.
+
+        Args:
+            filled: (B, 1, D, H, W), the prior with the visible voxels in it.
+            is_visible: (B, D, H, W) bool token grid.
+            hidden: (B, N) token indices.
+
+        Returns:
+            (B, N, decoder_width)
+        """
+        place = _token_places(hidden, is_visible.shape[1:])
+        # the margin never looks past the superpatch: its edge voxels are repeated
+        around = F.pad(filled, (self.margin,) * 6, mode="replicate")[:, 0] * 2 - 1
+        for axis, p in enumerate(self.patch_size, start=1):
+            around = around.unfold(axis, p + 2 * self.margin, p)
+        windows = around[place].flatten(2)
+        neighbours = F.pad(is_visible.float(), (1,) * 6)
+        for axis in (1, 2, 3):
+            neighbours = neighbours.unfold(axis, 3, 1)
+        return self.voxels(windows) + self.neighbours(neighbours[place].flatten(2))
+
+
+def _token_places(index: torch.Tensor, grid: torch.Size) -> tuple[torch.Tensor, ...]:
+    """Split token numbers (B, N) into (batch, d, h, w) index tensors."""
+    batch = torch.arange(index.shape[0], device=index.device)[:, None].expand_as(index)
+    plane = grid[1] * grid[2]
+    return batch, index // plane, index % plane // grid[2], index % grid[2]
+
+
+class Decoder(nn.Module):
+    """Cross-attention decoder: queries attend to encoded visible tokens and become patches."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.width = config.decoder_width
+        pd, ph, pw = config.patch_size
+        voxels = pd * ph * pw
+        self.memory = nn.Linear(config.encoder_width, config.decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
+        self.context = PriorContext(config) if config.prior else None
+        self.blocks = nn.ModuleList(
+            Block(config.decoder_width, config.head_width, config.mlp_ratio) for _ in range(config.decoder_depth)
+        )
+        self.memory_norm = nn.LayerNorm(config.decoder_width)
+        self.norm = nn.LayerNorm(config.decoder_width)
+        self.hidden_head = nn.Linear(config.decoder_width, voxels)
+        self.visible_head = nn.Linear(config.decoder_width, voxels)
+
+    def forward(self, queries: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        """Decode queries (B, N, width) against a memory (B, M, width)."""
+        memory = self.memory_norm(memory)
+        for block in self.blocks:
+            queries = block(queries, memory)
+        return self.norm(queries)
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder and decoder with everything between image and predicted patches."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.apply(_initialise)
+        nn.init.normal_(self.decoder.mask_token, std=0.02)
+        if config.prior:
+            # training starts at the prior
+            nn.init.zeros_(self.decoder.hidden_head.weight)
+            nn.init.zeros_(self.decoder.hidden_head.bias)
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        visible: torch.Tensor,
+        *,
+        valid: torch.Tensor | None = None,
+        queried: torch.Tensor | None = None,
+        offset: Triple = (0, 0, 0),
+    ) -> Prediction:
+        """Reconstruct superpatches from their visible tokens.
+
+        Args:
+            image: (B, 1, D, H, W) intensities in [0, 1]; every side a multiple of the patch.
+            visible: (B, N) int64, sorted visible tokens.
+            valid: (B, 1, D, H, W) bool, False in padding; the prior does not draw on padding.
+            queried: (B, M) int64, places in ``visible`` of the visible tokens to decode too.
+            offset: where in the model's token grid the image begins.
+        """
+        patch_size = self.config.patch_size
+        depth, height, width = (n // p for n, p in zip(image.shape[2:], patch_size, strict=True))
+        grid = (depth, height, width)
+        tokens = depth * height * width
+        hidden = hidden_from_visible(visible, tokens)
+
+        patches = patchify(image, patch_size)
+        positions = self._positions(grid, self.encoder.width, offset, image.device).expand(len(image), -1, -1)
+        encoded = self.encoder(take_tokens(patches, visible), take_tokens(positions, visible))
+
+        positions = self._positions(grid, self.decoder.width, offset, image.device).expand(len(image), -1, -1)
+        memory = self.decoder.memory(encoded) + take_tokens(positions, visible)
+        queries = self.decoder.mask_token + take_tokens(positions, hidden)
+        base: torch.Tensor | float = 0.0
+        if self.decoder.context is not None and hidden.shape[1]:
+            is_visible = torch.zeros(len(image), tokens, dtype=torch.bool, device=image.device)
+            is_visible = is_visible.scatter(1, visible, True).view(-1, *grid)
+            filled = self._fill(image, is_visible, valid)
+            queries = queries + self.decoder.context(filled, is_visible, hidden)
+            base = take_tokens(patchify(filled, patch_size), hidden)
+        n_hidden = hidden.shape[1]
+        if queried is not None:
+            queries = torch.cat([queries.to(memory.dtype), take_tokens(memory, queried)], 1)
+        decoded = self.decoder(queries, memory)
+        hidden_patches = base + self.decoder.hidden_head(decoded[:, :n_hidden]).float()
+        visible_patches = self.decoder.visible_head(decoded[:, n_hidden:]).float()
+        asked = visible[:, :0] if queried is None else visible.gather(1, queried)
+        return Prediction(hidden, hidden_patches, asked, visible_patches)
+
+    def _fill(self, image: torch.Tensor, is_visible: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        known = is_visible[:, None]
+        for axis, p in enumerate(self.config.patch_size, start=2):
+            known = known.repeat_interleave(p, axis)
+        if valid is not None:
+            known = known & valid
+        with torch.autocast(image.device.type, enabled=False), torch.no_grad():
+            return smooth_fill(image, known, self.config.patch_size)
+
+    def _positions(self, grid: Triple, width: int, offset: Triple, device: torch.device) -> torch.Tensor:
+        return sincos_positions(grid, width, offset).to(device)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,86 @@
+"""The leak-free prior: a smooth guess of the hidden voxels from the visible voxels alone.
+
+The network predicts the residual over this guess, so its capacity goes into what interpolation cannot
+know. The guess approaches the harmonic fill (Laplace's equation in the hidden voxels, visible ones as
+boundary values) by a cascade of grids: the coarsest is solved first, each finer one starts from the
+enlarged coarser one, and on each a few Jacobi sweeps, accelerated by Chebyshev's semi-iteration
+(Golub & Varga 1961), smooth the hidden cells. Everything is linear in the visible voxels, local, and
+without data-dependent steps: a sample's prior does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+# Sweeps and assumed spectral radius of Jacobi's iteration from the finest grid to the coarsest.
+# With patches of 8^3 this comes within .3 dB of the converged fill at a tenth of its cost.
+SWEEPS = (6, 12, 10, 10)
+RADII = (0.98, 0.96, 0.9, 0.8)
+
+
+def smooth_fill(image: torch.Tensor, known: torch.Tensor, patch_size: tuple[int, int, int]) -> torch.Tensor:
+    """Fill the unknown voxels of ``image`` smoothly from its known ones.
+
+    Args:
+        image: (B, 1, D, H, W) intensities; unknown voxels are not read.
+        known: (B, 1, D, H, W) bool; constant within patches, but for padding.
+        patch_size: voxels of a patch (D, H, W); decides how many coarser grids there are.
+
+    Returns:
+        (B, 1, D, H, W) float32: ``image`` where known, the fill elsewhere; 0.5 where nothing is known.
+    """
+    weight = known.float()
+    # where, not a product: an unknown NaN or infinity must not get through either
+    grids = [(torch.where(known, image.float(), 0.0), weight)]
+    for pool in _poolings(patch_size):
+        value, weight = grids[-1]
+        grids.append((F.avg_pool3d(value, pool), F.avg_pool3d(weight, pool)))
+    value, weight = grids[-1]
+    axes = (1, 2, 3, 4)
+    known_share = weight.sum(axes, keepdim=True)
+    mean = value.sum(axes, keepdim=True) / known_share.clamp_min(1e-6)
+    filled = torch.where(known_share > 0, mean, 0.5).expand_as(value)
+    for level in range(len(grids) - 1, -1, -1):
+        value, weight = grids[level]
+        if filled.shape != value.shape:
+            filled = F.interpolate(filled, size=value.shape[2:], mode="trilinear")
+        unknown = weight == 0
+        filled = torch.where(unknown, filled, value / weight.clamp_min(1e-6))
+        row = min(level, len(SWEEPS) - 1)
+        filled = _sweep(filled, unknown.float(), SWEEPS[row], RADII[row])
+    return filled
+
+
+def _poolings(patch_size: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    """Halve each axis as often as whole patches allow."""
+    sides, poolings = list(patch_size), []
+    while any(side % 2 == 0 for side in sides):
+        pool = [2 if side % 2 == 0 else 1 for side in sides]
+        sides = [side // p for side, p in zip(sides, pool, strict=True)]
+        poolings.append((pool[0], pool[1], pool[2]))
+    return poolings
+
+
+def _sweep(x: torch.Tensor, unknown: torch.Tensor, sweeps: int, radius: float) -> torch.Tensor:
+    """Relax the unknown cells towards the mean of their six neighbours; no flux through the border."""
+    previous, omega = x, 1.0
+    for sweep in range(sweeps):
+        change = _neighbour_sum(x).mul_(1 / 6).sub_(x).mul_(unknown)
+        if sweep == 0:
+            new = change.add_(x)
+        else:
+            omega = 1 / (1 - radius**2 / 2) if sweep == 1 else 1 / (1 - radius**2 * omega / 4)
+            new = change.add_(x).sub_(previous).mul_(omega).add_(previous)
+        previous, x = x, new
+    return x
+
+
+def _neighbour_sum(x: torch.Tensor) -> torch.Tensor:
+    p = F.pad(x, (1,) * 6, mode="replicate")
+    total = p[..., 2:, 1:-1, 1:-1] + p[..., :-2, 1:-1, 1:-1]
+    total += p[..., 1:-1, 2:, 1:-1]
+    total += p[..., 1:-1, :-2, 1:-1]
+    total += p[..., 1:-1, 1:-1, 2:]
+    total += p[..., 1:-1, 1:-1, :-2]
+    return total

@@ -1,0 +1,149 @@
+"""A training batch: crops, their masks, and the augmentation on the device."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from MAESILLib.config import Config
+from MAESILLib.data.sampling import CropSampler, random_for
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one forward pass, on the CPU.
+
+    Attributes:
+        hu: (B, 1, D, H, W) int16.
+        valid_size: (B, 3) int64, voxels that are not padding.
+        visible: (B, N) int64, sorted visible tokens.
+        queried: (B, M) int64, places in ``visible`` of the tokens that are decoded too.
+        jitter: (B, 3) float32: contrast factor, shift, noise sigma.
+        noise_seeds: (B,) seeds of the samples' noise.
+        offset: tokens, the same for the batch: where in the superpatch's grid the crops lie.
+    """
+
+    hu: torch.Tensor
+    valid_size: torch.Tensor
+    visible: torch.Tensor
+    queried: torch.Tensor
+    jitter: torch.Tensor
+    noise_seeds: tuple[int, ...]
+    offset: Triple
+    mask: MaskSpec
+
+
+def mask_of_step(config: Config, step: int) -> MaskSpec:
+    """Return the mask of an update: one strategy and one share of hidden tokens."""
+    rng = random_for(config.train.seed, "mask", step)
+    strategy = str(rng.choice(config.mask.strategies))
+    hidden_share = float(rng.choice(config.mask.hidden_shares))
+    # both steps of the dual mask hide the same share: 1 - (1 - r)^2 = hidden_share
+    ratio = 1 - (1 - hidden_share) ** 0.5
+    return MaskSpec(strategy, ratio, ratio)
+
+
+def offset_of_step(config: Config, step: int) -> Triple:
+    """Return where in the model's token grid the crops of an update pretend to lie.
+
+    Crops smaller than a superpatch would otherwise never teach the positions of its far end.
+    """
+    rng = random_for(config.train.seed, "offset", step)
+    d, h, w = (
+        int(rng.integers(0, (s - c) // p + 1))
+        for s, c, p in zip(config.model.superpatch_size, config.train.crop_size, config.model.patch_size, strict=True)
+    )
+    return d, h, w
+
+
+def make_batch(config: Config, sampler: CropSampler, step: int, first_sample: int, size: int) -> Batch:
+    """Assemble the samples ``first_sample`` to ``first_sample + size - 1`` with the mask of ``step``."""
+    model, train = config.model, config.train
+    crops = [sampler.crop(first_sample + i) for i in range(size)]
+    grid = tuple(c // p for c, p in zip(train.crop_size, model.patch_size, strict=True))
+    mask = mask_of_step(config, step)
+    masks = [
+        draw_visible((grid[0], grid[1], grid[2]), mask, 1, generator_for(train.seed, "mask", first_sample + i))
+        for i in range(size)
+    ]
+    visible = torch.cat(masks)
+    count = round(visible.shape[1] * train.visible_share)
+    queried, jitter, seeds = [], [], []
+    for i in range(size):
+        rng = random_for(train.seed, "augment", first_sample + i)
+        queried.append(np.sort(rng.choice(visible.shape[1], count, replace=False)))
+        scale = 1 + train.scale_jitter * rng.uniform(-1, 1)
+        jitter.append([scale, train.shift_jitter * rng.uniform(-1, 1), train.noise * rng.uniform()])
+        seeds.append(int(rng.integers(2**62)))
+    return Batch(
+        torch.from_numpy(np.stack([c.hu for c in crops]))[:, None],
+        torch.tensor([c.valid_size for c in crops]),
+        visible,
+        torch.from_numpy(np.stack(queried).astype(np.int64)),
+        torch.tensor(jitter, dtype=torch.float32),
+        tuple(seeds),
+        offset_of_step(config, step),
+        mask,
+    )
+
+
+def intensities(
+    batch: Batch, window_hu: tuple[float, float], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Window, jitter and add noise on the device.
+
+    Returns:
+        input (noisy), target (clean), both (B, 1, D, H, W) float32 in [0, 1], and valid, bool.
+    """
+    low, high = window_hu
+    scale, shift, sigma = batch.jitter.to(device)[:, :, None, None, None, None].unbind(1)
+    unit = (batch.hu.to(device, torch.float32) - low) / (high - low)
+    target = (unit * scale + shift).clamp_(0, 1)
+    noise = torch.empty_like(target)
+    generator = torch.Generator(device)
+    for i, seed in enumerate(batch.noise_seeds):
+        noise[i].normal_(generator=generator.manual_seed(seed))
+    image = (target + sigma * noise).clamp_(0, 1)
+    return image, target, valid_voxels(batch.valid_size.to(device), batch.hu.shape[2:])
+
+
+def valid_voxels(valid_size: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return (B, 1, D, H, W) bool, True in the first ``valid_size`` voxels of each axis."""
+    axes = [torch.arange(n, device=valid_size.device) < valid_size[:, i : i + 1] for i, n in enumerate(shape)]
+    d, h, w = axes
+    return (d[:, :, None, None] & h[:, None, :, None] & w[:, None, None, :])[:, None]
+
+
+class BatchLoader:
+    """Makes the next batch in a thread while the current one is trained on."""
+
+    def __init__(self, config: Config, sampler: CropSampler) -> None:
+        self.config, self.sampler = config, sampler
+        self.pool = ThreadPoolExecutor(1)
+        self.pending: tuple[tuple[int, int], Future[Batch]] | None = None
+        self.last_mask = MaskSpec()
+
+    def batch(self, step: int, micro: int) -> Batch:
+        """Return the batch of pass ``micro`` of update ``step``."""
+        key = (step, micro)
+        future = self.pending[1] if self.pending and self.pending[0] == key else self._submit(key)
+        following = (step, micro + 1) if micro + 1 < self.config.train.accumulation else (step + 1, 0)
+        result = future.result()
+        self.last_mask = result.mask
+        self.pending = (following, self._submit(following))
+        return result
+
+    def close(self) -> None:
+        """End the thread."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, key: tuple[int, int]) -> Future[Batch]:
+        train = self.config.train
+        first = (key[0] * train.accumulation + key[1]) * train.batch_size
+        return self.pool.submit(make_batch, self.config, self.sampler, key[0], first, train.batch_size)

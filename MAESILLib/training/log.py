@@ -1,0 +1,94 @@
+"""The training log: a CSV beside the weights, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (
+    "step",
+    "samples",
+    "loss",
+    "psnr_masked_db",
+    "visible_mse",
+    "gradient_error",
+    "gradient_norm",
+    "lr",
+    "mask",
+    "hidden_share",
+    "samples_per_s",
+    "val_psnr_masked_db",
+    "skipped",
+    "seconds",
+)
+
+
+class TrainingLog:
+    """Appends rows to RUN/log.csv.
+
+    Args:
+        folder: of the run.
+        from_step: on resuming, rows of later steps are dropped: they will be written again.
+    """
+
+    def __init__(self, folder: Path, from_step: int) -> None:
+        path = folder / "log.csv"
+        kept: list[dict[str, str]] = []
+        if from_step > 0 and path.is_file():
+            with open(path, newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= from_step]
+        self.file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+        self.writer = csv.DictWriter(self.file, COLUMNS, restval="")
+        self.writer.writeheader()
+        self.writer.writerows(kept)
+        self.file.flush()
+        self.board = _board(folder / "tensorboard", from_step)
+
+    @property
+    def has_board(self) -> bool:
+        """Whether TensorBoard is installed."""
+        return self.board is not None
+
+    def write(self, step: int, **values: Any) -> None:
+        """Append a row; columns that are not given stay empty."""
+        self.writer.writerow({"step": step, **{k: _short(v) for k, v in values.items()}})
+        self.file.flush()
+        if self.board is not None:
+            for key, value in values.items():
+                if isinstance(value, int | float):
+                    self.board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _board(folder: Path, from_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=from_step + 1)
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def read_log(path: Path | str) -> list[dict[str, float | str | None]]:
+    """Read a log.csv: one dictionary a row, numbers as floats, empty cells as None."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(file.read()))]
+
+
+def _value(text: str) -> float | str | None:
+    if text == "":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,124 @@
+"""The training state: everything an interrupted run needs to go on as if it had not stopped.
+
+Samples, masks and noise are functions of the seed and the sample number, so the step is the sampler's
+whole state. The file is a pickle read with ``weights_only=True``, which builds tensors and plain values
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from MAESILLib.config import Config, to_dict
+from MAESILLib.errors import InputError
+from MAESILLib.files import atomic_path
+from MAESILLib.training.optimizer import WeightAverage
+
+FORMAT = "maesil-training-state/1"
+STATE = "state.pt"
+PREVIOUS = "state.previous.pt"
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    """Updates done."""
+    samples: int = 0
+    skipped: int = 0
+    """Updates left out because the loss or the gradient was not finite."""
+    best_psnr_masked_db: float | None = None
+    validation: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def save_state(
+    folder: Path,
+    *,
+    config: Config,
+    data: str,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+) -> None:
+    """Write the state to ``folder``, keeping the one before it."""
+    state = {
+        "format": FORMAT,
+        "config": to_dict(config),
+        "data": data,
+        "progress": vars(progress),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.weights,
+        "rng": torch.get_rng_state(),
+    }
+    path = folder / STATE
+    with atomic_path(folder / "state.new.pt") as temporary:
+        torch.save(state, temporary)
+    # at every moment one of the names holds a complete state
+    if path.exists():
+        path.replace(folder / PREVIOUS)
+    (folder / "state.new.pt").replace(path)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read the newest complete state of a run.
+
+    Raises:
+        InputError: there is none, or none can be read.
+    """
+    found = [folder / name for name in (STATE, "state.new.pt", PREVIOUS) if (folder / name).is_file()]
+    if not found:
+        raise InputError(f"{folder} holds no training state", "start without --resume, or give the run's folder")
+    problem = ""
+    for path in found:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            problem = f"{path.name}: {str(error).splitlines()[0]}"
+            continue
+        if isinstance(state, dict) and state.get("format") == FORMAT:
+            return state
+        problem = f"{path.name}: not a {FORMAT}"
+    raise InputError(f"no training state in {folder} can be read ({problem})", "start a new run")
+
+
+def check_same_run(state: dict[str, Any], config: Config, data: str, folder: Path) -> None:
+    """Refuse to resume with a configuration or data that the run was not started with.
+
+    The number of steps may grow, because a run may be prolonged; it changes the schedule from there on.
+    """
+    old, new = state["config"], to_dict(config)
+    changed = [
+        f"{section}.{key}: {old[section].get(key)!r} -> {value!r}"
+        for section, values in new.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if old[section].get(key) != value and (section, key) not in FREE_KEYS
+    ]
+    if changed:
+        raise InputError(
+            f"{folder} was trained with another configuration ({'; '.join(changed[:3])})",
+            "resume with the same one, or start a run in another folder",
+        )
+    if state["data"] != data:
+        raise InputError(f"{folder} was trained on other data", "give the same cache, or start a run in another folder")
+
+
+FREE_KEYS = {
+    ("train", "steps"),
+    ("train", "compile"),
+    ("train", "validate_every"),
+    ("train", "preview_at"),
+    ("train", "checkpoint_every"),
+    ("train", "log_every"),
+}
+"""What may differ on resuming: how often something is written, how it is run, when it ends."""

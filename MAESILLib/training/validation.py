@@ -1,0 +1,125 @@
+"""Validation with masks on, from fixed seeds, and the preview picture.
+
+What is measured is what the model is for: hidden patches it has not seen. The superpatches and their
+masks depend on the data alone, so every run over a cache is measured on the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from MAESILLib.config import Config
+from MAESILLib.data.cache import Cache, CacheEntry
+from MAESILLib.device import precision_context
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for
+from MAESILLib.model import MaskedAutoencoder, Prediction, patchify, take_tokens, unpatchify
+from MAESILLib.superpatch import extract, partition
+from MAESILLib.training.batch import valid_voxels
+from MAESILLib.training.png import write_grey_png
+
+SEED = 1000
+MASK = MaskSpec("dual", 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class ValidationSuperpatch:
+    """One superpatch (1, 1, D, H, W) in [0, 1] with its mask."""
+
+    volume: str
+    image: torch.Tensor
+    valid: torch.Tensor
+    visible: torch.Tensor
+
+
+def validation_set(cache: Cache, entries: tuple[CacheEntry, ...], config: Config) -> list[ValidationSuperpatch]:
+    """Choose superpatches spread evenly over the volumes, those with most foreground first."""
+    count = config.train.validation_superpatches
+    queues = [_by_foreground(cache.open(e), e.name, config) for e in entries]
+    chosen: list[ValidationSuperpatch] = []
+    while len(chosen) < count and any(queues):
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.append(queue.pop(0))
+    return chosen
+
+
+def _by_foreground(volume: np.ndarray, name: str, config: Config) -> list[ValidationSuperpatch]:
+    low, high = config.preprocessing.window_hu
+    shape = (volume.shape[0], volume.shape[1], volume.shape[2])
+    boxes = partition(shape, config.model.superpatch_size, config.model.patch_size)
+    rows = []
+    for box in boxes:
+        hu = extract(volume, box)
+        unit = np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1)
+        inner = box.in_box(shape)
+        grid = tuple(s // p for s, p in zip(box.size, config.model.patch_size, strict=True))
+        visible = draw_visible((grid[0], grid[1], grid[2]), MASK, 1, generator_for(SEED, name, box.index))
+        valid = valid_voxels(torch.tensor([[s.stop for s in inner]]), torch.Size(box.size))
+        rows.append((float((hu > -500).mean()), ValidationSuperpatch(name, torch.from_numpy(unit)[None, None], valid, visible)))
+    return [row for _, row in sorted(rows, key=lambda r: -r[0])]
+
+
+@torch.inference_mode()
+def validate(
+    model: MaskedAutoencoder, superpatches: list[ValidationSuperpatch], device: torch.device, bf16: bool
+) -> float:
+    """Return the mean over superpatches of the PSNR over hidden voxels, in dB."""
+    return float(np.mean([_psnr_masked(model, s, _predict(model, s, device, bf16)) for s in superpatches]))
+
+
+@torch.inference_mode()
+def write_preview(
+    path: Path, model: MaskedAutoencoder, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool
+) -> None:
+    """Write a picture of one superpatch: rows axial, coronal, sagittal; columns input, masked, composite, error.
+
+    The error is drawn around mid-grey, black and white at -300 and +300 HU of the wide window.
+    """
+    patch_size = model.config.patch_size
+    prediction = _predict(model, superpatch, device, bf16)
+    grid = _grid(superpatch.image, patch_size)
+    patches = patchify(superpatch.image, patch_size)
+    index = prediction.hidden.cpu()[..., None].expand(-1, -1, patches.shape[-1])
+    masked = unpatchify(patches.scatter(1, index, 0.0), grid, patch_size)[0, 0].numpy()
+    hidden_patches = prediction.hidden_patches.float().cpu().clamp(0, 1)
+    composite = unpatchify(patches.scatter(1, index, hidden_patches), grid, patch_size)[0, 0].numpy()
+    image = superpatch.image[0, 0].numpy()
+    error = 0.5 + (composite - image) / 0.3
+    rows = []
+    for axis in range(3):
+        views = [_middle(v, axis) for v in (image, masked, composite, error)]
+        rows.append(np.concatenate(views, 1))
+    width = max(row.shape[1] for row in rows)
+    write_grey_png(path, np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows]))
+
+
+def _middle(volume: np.ndarray, axis: int) -> np.ndarray:
+    view = volume.take(volume.shape[axis] // 2, axis)
+    # superior is up in the coronal and the sagittal view
+    return view if axis == 0 else view[::-1]
+
+
+def _predict(
+    model: MaskedAutoencoder, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool
+) -> Prediction:
+    with precision_context(device, bf16):
+        return model(superpatch.image.to(device), superpatch.visible.to(device), valid=superpatch.valid.to(device))
+
+
+def _psnr_masked(model: MaskedAutoencoder, superpatch: ValidationSuperpatch, prediction: Prediction) -> float:
+    patch_size = model.config.patch_size
+    hidden = prediction.hidden.cpu()
+    target = take_tokens(patchify(superpatch.image, patch_size), hidden).double()
+    weight = take_tokens(patchify(superpatch.valid.double(), patch_size), hidden)
+    error = (prediction.hidden_patches.cpu().double().clamp(0, 1) - target).square() * weight
+    return -10 * math.log10(max(float(error.sum() / weight.sum()), 1e-12))
+
+
+def _grid(image: torch.Tensor, patch_size: tuple[int, int, int]) -> tuple[int, int, int]:
+    d, h, w = (n // p for n, p in zip(image.shape[2:], patch_size, strict=True))
+    return d, h, w

@@ -1,0 +1,118 @@
+"""Write arrays as volume files with exactly the geometry given, whole or not at all.
+
+Compression is zlib level 1: on 512x512x95 int16 CT it takes 0.25 to 0.6 s, level 6 four times as long for files at
+most a few per cent (smooth or noisy voxels) to a third (voxels rounded to multiples of 4) smaller.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import zlib
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
+
+from MAESILLib.errors import DiskFullError, InputError, MAESILError
+from MAESILLib.files import atomic_path
+from MAESILLib.geometry import Geometry, set_geometry
+from MAESILLib.itk_quiet import one_line_reason, quiet_itk, silent_stderr
+
+WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+COMPRESSION_LEVEL = 1
+NIFTI_HEADER_BYTES = 352
+CHUNK = 1 << 20
+
+
+def write_volume(path: Path | str, array: NDArray[Any], geometry: Geometry, *, compress: bool = True) -> None:
+    """Write a volume as .nrrd, .nii.gz, .nii or .mha.
+
+    NRRD and MetaImage keep the geometry in double precision; NIfTI keeps it in single precision (1e-7, relative).
+
+    Args:
+        path: the file; its suffix decides the format. Missing folders are made.
+        array: int16, uint8, bool (written as uint8) or float32, (D, H, W).
+        geometry: its grid.
+        compress: compress .nrrd and .mha (.nii.gz is always compressed, .nii never).
+
+    Raises:
+        InputError: the suffix is unknown, or the folder cannot be written to.
+        DiskFullError: the disk is full, or a quota or size limit is reached.
+        MAESILError: the file could not be written for another reason.
+        ValueError: the array's dtype or shape does not fit.
+    """
+    path = Path(path)
+    suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), "")
+    if not suffix:
+        raise InputError(f"cannot write {path}: unknown suffix", f"use one of {', '.join(WRITABLE_SUFFIXES)}")
+    image = _image_of(array, geometry)
+    try:
+        with atomic_path(path) as temporary, quiet_itk():
+            if suffix == ".nii.gz":
+                _write_nifti_gz(image, temporary, path)
+            elif suffix == ".nii":
+                _write_nifti(image, temporary, path)
+            else:
+                _write(image, temporary, path, compress)
+    except OSError as error:
+        if error.errno == errno.EFBIG:  # ulimit -f, or a file system with small files only
+            raise DiskFullError(f"{path} is larger than the system allows", "choose another folder") from error
+        raise
+
+
+def _image_of(array: NDArray[Any], geometry: Geometry) -> Any:
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    if array.dtype not in (np.int16, np.uint8, np.float32):
+        raise ValueError(f"volumes are written as int16, uint8 or float32, not {array.dtype}")
+    if array.ndim != 3:
+        raise ValueError(f"a volume is (D, H, W), not {array.shape}")
+    image = sitk.GetImageFromArray(array)
+    set_geometry(image, geometry)
+    return image
+
+
+def _write(image: Any, target: Path, path: Path, compress: bool) -> None:
+    space_is_short = shutil.disk_usage(target.parent).free < sitk.GetArrayViewFromImage(image).nbytes
+    try:
+        with silent_stderr() if space_is_short else nullcontext():  # MetaImage prints what it then raises
+            sitk.WriteImage(image, str(target), useCompression=compress, compressionLevel=COMPRESSION_LEVEL)
+    except RuntimeError as error:
+        _raise_cause(image, target, path, one_line_reason(error))
+
+
+def _write_nifti(image: Any, target: Path, path: Path) -> None:
+    """Write an uncompressed NIfTI file; ITK reports no error when the disk is full, so space and size are checked."""
+    expected = NIFTI_HEADER_BYTES + sitk.GetArrayViewFromImage(image).nbytes
+    if shutil.disk_usage(target.parent).free < expected:
+        raise DiskFullError(
+            f"disk full: {path} takes {expected / 2**20:.1f} MiB", "free space or choose another folder"
+        )
+    _write(image, target, path, compress=False)
+    if (written := target.stat().st_size) < expected:
+        _raise_cause(image, target, path, f"only {written} of {expected} bytes were written")
+
+
+def _write_nifti_gz(image: Any, target: Path, path: Path) -> None:
+    """Write uncompressed, then compress: ITK's own .nii.gz knows level 6 only, three times slower, and no errors."""
+    plain = target.with_name(target.name[: -len(".gz")])
+    try:
+        _write_nifti(image, plain, path)
+        packer = zlib.compressobj(COMPRESSION_LEVEL, wbits=31)
+        with open(plain, "rb") as source, open(target, "wb") as file:
+            while chunk := source.read(CHUNK):
+                file.write(packer.compress(chunk))
+            file.write(packer.flush())
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def _raise_cause(image: Any, target: Path, path: Path, reason: str) -> None:
+    """Write the same bytes without ITK, so that the system's own error names the cause (disk full, quota)."""
+    with open(target, "wb") as file:
+        file.write(sitk.GetArrayViewFromImage(image).tobytes())
+    raise MAESILError(f"could not write {path}: {reason}", "check the output folder, then repeat")
