@@ -85,7 +85,8 @@ def read_info(path: Path | str) -> CheckpointInfo:
         )
     except (KeyError, TypeError, json.JSONDecodeError):
         raise InputError(
-            f"{path} is a safetensors file, but not a MAESIL checkpoint", "choose a model.safetensors of maesil pretrain"
+            f"{path} is a safetensors file, but not a MAESIL checkpoint",
+            "choose a model.safetensors of maesil pretrain",
         ) from None
 
 

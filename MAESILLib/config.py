@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,13 +232,24 @@ def check(config: Config, where: str = "the configuration") -> None:
     check_sizes(model.superpatch_size, model.patch_size)
     check_sizes(train.crop_size, model.patch_size)
     problems = [
-        (any(c > s for c, s in zip(train.crop_size, model.superpatch_size, strict=True)),
-         f"train.crop_size {train.crop_size} exceeds model.superpatch_size {model.superpatch_size}"),
+        (
+            any(c > s for c, s in zip(train.crop_size, model.superpatch_size, strict=True)),
+            f"train.crop_size {train.crop_size} exceeds model.superpatch_size {model.superpatch_size}",
+        ),
         (model.encoder_width % model.head_width != 0, "model.encoder_width is not a multiple of model.head_width"),
         (model.decoder_width % model.head_width != 0, "model.decoder_width is not a multiple of model.head_width"),
-        (train.precision not in ("auto", "fp32", "bf16"), f"train.precision is '{train.precision}'; know auto, fp32, bf16"),
-        (train.steps < 1 or train.batch_size < 1 or train.accumulation < 1, "train.steps, batch_size and accumulation start at 1"),
-        (not config.mask.strategies or not config.mask.hidden_shares, "mask.strategies and mask.hidden_shares need an entry"),
+        (
+            train.precision not in ("auto", "fp32", "bf16"),
+            f"train.precision is '{train.precision}'; know auto, fp32, bf16",
+        ),
+        (
+            train.steps < 1 or train.batch_size < 1 or train.accumulation < 1,
+            "train.steps, batch_size and accumulation start at 1",
+        ),
+        (
+            not config.mask.strategies or not config.mask.hidden_shares,
+            "mask.strategies and mask.hidden_shares need an entry",
+        ),
         (any(not 0 <= r <= 0.95 for r in config.mask.hidden_shares), "mask.hidden_shares lie between 0 and 0.95"),
         (not 0 <= train.visible_share <= 1, "train.visible_share lies between 0 and 1"),
         (config.preprocessing.spacing_mm <= 0, "preprocessing.spacing_mm must be above 0"),
@@ -285,6 +295,7 @@ def _convert(value: Any, hint: Any, where: str, name: str) -> Any:
         raise InputError(f"'{name}' in {where} is {value!r}", f"write a list of {len(kinds)} values")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(hint, types.UnionType) and not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+    # bool is an int to Python, not to a reader of the file
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise InputError(f"'{name}' in {where} is {value!r}", f"write a {hint.__name__}")
     return value

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from MAESILLib.errors import InputError
 
@@ -180,7 +180,7 @@ def _ct_series(paths: list[Path], where: Path) -> list[Series]:
 
 def _read_header(reader: Any, path: Path, set_aside: Counter[str]) -> SliceHeader | None:
     """Return the header of a CT slice; None, counted in ``set_aside``, for anything else."""
-    if path.name.startswith("."):  # resource forks and other hidden files
+    if path.name.startswith(".") or not path.is_file():  # resource forks and other hidden files; pipes, dead links
         return None
     with open(path, "rb") as file:
         start = file.read(1024)

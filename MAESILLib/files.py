@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise explain_os_error(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # where the folder itself could not be made there is nothing to remove
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -8,6 +8,7 @@ compressed data are unpacked once to verify their check sum (0.15 s for 50 MB).
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from pathlib import Path
 
@@ -15,22 +16,42 @@ from MAESILLib.errors import InputError
 
 CHUNK = 1 << 18
 HEADER_LIMIT = 1 << 20
+GZIP_MAGIC = b"\x1f\x8b"
 AGAIN = "copy or download it again"
 
 
-def check_nifti(path: Path, expected_bytes: int) -> None:
-    """Refuse a .nii or .nii.gz file with fewer than ``expected_bytes`` (header and voxels) or a wrong check sum.
+def nifti_length(path: Path) -> int:
+    """Return how many bytes a .nii or .nii.gz file holds when unpacked, having verified its check sum.
 
     Raises:
-        InputError: the file is cut short or damaged, or a twin would be read in its place.
+        InputError: the file is damaged or ends early, or a twin would be read in its place.
     """
     if path.suffix.lower() != ".gz":
-        _require(path.stat().st_size, expected_bytes, path)
-        return
+        return path.stat().st_size
     twin = path.with_suffix("")
     if twin.exists():  # niftilib takes the voxels of the twin, whatever it is asked for
         raise InputError(f"{path} lies beside {twin.name}, and a NIfTI reader would mix the two", "move one of them")
-    _require(_unpacked_bytes(path, 0), expected_bytes, path)
+    with open(path, "rb") as file:
+        is_packed = file.read(2) == GZIP_MAGIC
+    return _unpacked_bytes(path, 0) if is_packed else path.stat().st_size
+
+
+def nifti_spacing(path: Path) -> tuple[float, ...]:
+    """Return pixdim[1..3] as the file has them; readers replace 0 and NaN by 1 without a word.
+
+    Source: nifti1.h (pixdim: float at byte 76 of 348) and nifti2.h (double at byte 104 of 540).
+    """
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    if start.startswith(GZIP_MAGIC):
+        start = zlib.decompressobj(wbits=31).decompress(start)
+    for order in "<>":
+        (header_bytes,) = struct.unpack_from(order + "i", start)
+        if header_bytes == 348:
+            return struct.unpack_from(order + "3f", start, 76 + 4)
+        if header_bytes == 540:
+            return struct.unpack_from(order + "3d", start, 104 + 8)
+    raise InputError(f"{path} cannot be read as NIfTI: no header", "check that the file has this format")
 
 
 def check_nrrd(path: Path, expected_bytes: int) -> None:
@@ -47,9 +68,9 @@ def check_nrrd(path: Path, expected_bytes: int) -> None:
         return
     data = (fields.get("data file") or fields.get("datafile") or "").strip()
     if not data:
-        _require(_unpacked_bytes(path, data_start), expected_bytes, path)
+        require_length(_unpacked_bytes(path, data_start), expected_bytes, path)
     elif (path.parent / data).is_file():
-        _require(_unpacked_bytes(path.parent / data, 0), expected_bytes, path.parent / data)
+        require_length(_unpacked_bytes(path.parent / data, 0), expected_bytes, path.parent / data)
 
 
 def check_meta_image(path: Path, expected_bytes: int) -> None:
@@ -71,12 +92,17 @@ def check_meta_image(path: Path, expected_bytes: int) -> None:
             raise InputError(f"{path} names its data file {name}, which is missing", "put it beside the header")
         path, data_start = path.parent / name, 0
     if fields.get("CompressedData", "False").lower() == "true":
-        _require(_unpacked_bytes(path, data_start), expected_bytes, path)
+        require_length(_unpacked_bytes(path, data_start), expected_bytes, path)
     else:
-        _require(path.stat().st_size - data_start, expected_bytes, path)
+        require_length(path.stat().st_size - data_start, expected_bytes, path)
 
 
-def _require(found: int, expected: int, path: Path) -> None:
+def require_length(found: int, expected: int, path: Path) -> None:
+    """Refuse a file with fewer bytes of data than its header promises.
+
+    Raises:
+        InputError: it is cut short.
+    """
     if found < expected:
         raise InputError(f"{path} is cut short: {found} of {expected} bytes", AGAIN)
 
@@ -110,7 +136,7 @@ def _unpacked_bytes(path: Path, offset: int) -> int:
                 total += len(unpacker.decompress(pending))
                 pending = unpacker.unused_data + file.read(CHUNK)
                 if unpacker.eof:
-                    if not pending.startswith(b"\x1f\x8b"):
+                    if not pending.startswith(GZIP_MAGIC):
                         break
                     unpacker = zlib.decompressobj(wbits=47)  # a gzip file of several members
         except zlib.error as error:

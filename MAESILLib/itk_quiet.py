@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 _STDERR_LOCK = threading.Lock()
 
@@ -31,7 +31,11 @@ def silent_stderr() -> Iterator[None]:
     milliseconds: what other threads write to standard error meanwhile is lost.
     """
     with _STDERR_LOCK:
-        saved = os.dup(2)
+        try:
+            saved = os.dup(2)
+        except OSError:  # started without a standard error: nothing to silence
+            yield
+            return
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, 2)

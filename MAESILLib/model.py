@@ -60,6 +60,13 @@ def unpatchify(patches: torch.Tensor, grid: Triple, patch_size: Triple) -> torch
     return x.reshape(-1, 1, *(g * p for g, p in zip(grid, patch_size, strict=True)))
 
 
+def valid_voxels(valid_size: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return (B, 1, D, H, W) bool, True in the first ``valid_size`` voxels of each axis."""
+    axes = [torch.arange(n, device=valid_size.device) < valid_size[:, i : i + 1] for i, n in enumerate(shape)]
+    d, h, w = axes
+    return (d[:, :, None, None] & h[:, None, :, None] & w[:, None, None, :])[:, None]
+
+
 def take_tokens(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Gather tokens: x (B, T, C), index (B, N) -> (B, N, C)."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -85,7 +85,7 @@ def landmarks(
         "right lung": (-85.0, 20.0, 165.0),
         "left lung": (85.0, 20.0, 165.0),
         "liver": (-80.0, 0.0, 40.0),
-        "spleen": (101.0, 48.0, 44.0),
+        "spleen": (94.0, 42.0, 34.0),
         "trachea": (float(patient.spine(215.0)[0]), float(patient.spine(215.0)[1]) - 36, 215.0),
         "aorta": (float(patient.spine(130.0)[0]) + 24, float(patient.spine(130.0)[1]) - 10, 130.0),
         "vertebra": (x8, y8, z8),

@@ -97,11 +97,11 @@ def _paint_bronchi(canvas: Canvas, arteries: dict[float, Tree], lungs: Field) ->
     """Bronchi run beside the arteries of their size; walls first, then the air in them."""
     walls, lumina = [], []
     for tree in arteries.values():
-        keep = tree.radii > 1.25
-        airway = Tree(_beside(tree), tree.parents, 0.78 * tree.radii)
+        keep = tree.radii > 1.4
+        airway = Tree(_beside(tree), tree.parents, 0.68 * tree.radii)
         starts, ends, radii = smooth_segments(airway)
         shown = np.tile(keep[airway.edges()], 3)
-        starts, ends, radii = starts[shown], ends[shown], np.minimum(radii[shown], 4.6)
+        starts, ends, radii = starts[shown], ends[shown], np.minimum(radii[shown], 4.2)
         lumina.append((starts, ends, radii))
         walls.append((starts, ends, radii * 1.12 + 0.55))
     _paint_segments(canvas, lungs, join_segments(walls), 0.0)

@@ -19,12 +19,12 @@ def paint_couch(canvas: Canvas, trunk: Trunk) -> None:
     surface = rest + 3 - 0.0011 * x * x
     slope = np.sqrt(1 + (0.0022 * x) ** 2)
     top, bottom = (surface - y) / slope, (y - surface - 17 - 0.0003 * x * x) / slope
-    rim = np.abs(x) - 186
+    rim = np.abs(x) - 300
     couch = np.maximum(np.maximum(top, bottom), rim)
-    box = canvas.grid.box((-190, rest - 40, canvas.grid.z[0]), (190, rest + 24, canvas.grid.z[-1]))
+    box = canvas.grid.box((-304, rest - 110, canvas.grid.z[0]), (304, rest + 24, canvas.grid.z[-1]))
     couch = couch[:, box[1], box[2]].astype(np.float32)
-    canvas.blend(box, canvas.share(couch), np.float32(140.0))
-    canvas.blend(box, canvas.share(couch + np.float32(1.4)), np.float32(-940.0))
+    canvas.blend(box, canvas.share(couch), -940.0)
+    canvas.blend(box, canvas.sheet_share(couch + np.float32(1.2), 2.4), 320.0)
 
 
 def scan(canvas: Canvas, trunk: Trunk) -> np.ndarray:

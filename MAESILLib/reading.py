@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from MAESILLib.ct_check import ImageHeader, check_ct, check_grid, check_header, check_values
@@ -21,7 +21,7 @@ from MAESILLib.dicom import DICOM_SUFFIXES, find_series, has_dicom_magic
 from MAESILLib.dicom_stack import read_stack
 from MAESILLib.errors import InputError
 from MAESILLib.geometry import geometry_of
-from MAESILLib.intact import check_meta_image, check_nifti, check_nrrd
+from MAESILLib.intact import check_meta_image, check_nrrd, nifti_length, nifti_spacing, require_length
 from MAESILLib.itk_quiet import one_line_reason, quiet_itk, silent_stderr
 from MAESILLib.volume import CTVolume
 
@@ -53,8 +53,8 @@ def read_volume(path: Path | str, *, series: str | None = None, check: bool = Tr
             stands for its whole series in its folder.
         series: which DICOM series: SeriesInstanceUID, a unique beginning or end of it, or SeriesNumber. Without it,
             the CT series with most slices is taken, with a warning when there are others.
-        check: refuse what is not a CT in Hounsfield units and clip to ``HU_LIMITS``. Without it, values are taken as
-            they are (label maps, error maps); damaged files are refused all the same.
+        check: refuse values that are not a CT in Hounsfield units and clip to ``HU_LIMITS``. Without it, values are
+            taken as they are (label maps, error maps); damaged files and bad grids are refused all the same.
 
     Raises:
         InputError: it cannot be read, or is no CT volume; says why.
@@ -62,6 +62,13 @@ def read_volume(path: Path | str, *, series: str | None = None, check: bool = Tr
     path = Path(path)
     if not path.exists():
         raise InputError(f"no such file or folder: {path}", "check the path")
+    try:
+        return _read(path, series, check)
+    except PermissionError as error:
+        raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
+
+
+def _read(path: Path, series: str | None, check: bool) -> CTVolume:
     if path.is_dir() or _is_dicom_file(path):
         return _read_dicom(path, series, check)
     if series is not None:
@@ -89,10 +96,11 @@ def _read_dicom(path: Path, series: str | None, check: bool) -> CTVolume:
         chosen, warnings = find_series(path, series)
         stack = read_stack(chosen)
     where = f"{chosen.label} in {path}"
+    geometry = stack.geometry
+    check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, where)
+    warnings += stack.warnings
     if check:
-        geometry = stack.geometry
-        check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, where)
-        warnings += stack.warnings + check_values(stack.voxels, where)
+        warnings += check_values(stack.voxels, where)
     hu = _to_hu(stack.voxels, clip=check)
     return CTVolume(hu, stack.geometry, chosen.name, warnings, str(path))
 
@@ -107,12 +115,17 @@ def _read_file(path: Path, check: bool) -> CTVolume:
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
+    length = nifti_length(path) if kind == "NIfTI" else 0
     with quiet_itk():
         with silent_stderr():
             _run(reader.ReadImageInformation, path, kind)
         check_header(ImageHeader.of_reader(reader), str(path))
-        warnings = _check_nifti_header(reader, path) if kind == "NIfTI" else ()
-        _check_intact(reader, path, kind)
+        if kind == "NIfTI":
+            warnings = _check_nifti(reader, path, length)
+        else:
+            warnings = ()
+            check_data = check_nrrd if kind == "NRRD" else check_meta_image
+            check_data(path, math.prod(reader.GetSize()) * VOXEL_BYTES[reader.GetPixelIDValue()])
         image = _run(reader.Execute, path, kind)
     voxels = sitk.GetArrayViewFromImage(image)
     if check:
@@ -136,10 +149,12 @@ def _run(step: Callable[[], Any], path: Path, kind: str) -> Any:
     raise InputError(f"{path} cannot be read as {kind}: {reason}", "check that the file is whole and has this format")
 
 
-def _check_nifti_header(reader: Any, path: Path) -> tuple[str, ...]:
-    """Refuse spacings that the reader replaces by 1 mm without a word; warn when there is no orientation."""
-    for axis, key in zip("ijk", ("pixdim[1]", "pixdim[2]", "pixdim[3]"), strict=True):
-        spacing = float(reader.GetMetaData(key))
+def _check_nifti(reader: Any, path: Path, length: int) -> tuple[str, ...]:
+    """Refuse a file cut short and spacings that make no grid; warn when there is no orientation."""
+    # The type on disk counts, not the one that a slope and intercept make of it.
+    on_disk = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
+    require_length(length, int(float(reader.GetMetaData("vox_offset"))) + on_disk, path)
+    for axis, spacing in zip("ijk", nifti_spacing(path), strict=True):
         if spacing == 0 or not math.isfinite(spacing):
             raise InputError(
                 f"{path} has a spacing of {spacing:g} mm along {axis}",
@@ -148,16 +163,6 @@ def _check_nifti_header(reader: Any, path: Path) -> tuple[str, ...]:
     if int(reader.GetMetaData("qform_code")) == 0 and int(reader.GetMetaData("sform_code")) == 0:
         return ("the NIfTI header gives no orientation (qform and sform codes are 0): left and right are a guess",)
     return ()
-
-
-def _check_intact(reader: Any, path: Path, kind: str) -> None:
-    voxels = math.prod(reader.GetSize())
-    if kind == "NIfTI":  # the type on disk, not the one that a slope and intercept make of it
-        on_disk = voxels * int(reader.GetMetaData("bitpix")) // 8
-        check_nifti(path, int(float(reader.GetMetaData("vox_offset"))) + on_disk)
-        return
-    check_data = check_nrrd if kind == "NRRD" else check_meta_image
-    check_data(path, voxels * VOXEL_BYTES[reader.GetPixelIDValue()])
 
 
 def _to_hu(voxels: NDArray[Any], *, clip: bool) -> NDArray[Any]:

@@ -61,35 +61,45 @@ def gaussian_matrix(sigma_voxels: float, size: int) -> Any:
     return csr_matrix((np.tile(kernel, size), (rows, columns)), shape=(size, size))
 
 
-def apply_along_axes(array: NDArray[Any], matrices: tuple[Any, Any, Any], *, shrink: bool) -> NDArray[np.float32]:
-    """Multiply a volume with one sparse matrix along each of its axes.
+def shrink_along_axes(array: NDArray[Any], matrices: tuple[Any, Any, Any]) -> NDArray[np.float32]:
+    """Multiply a volume with a matrix along each axis, slices first: cheap when the result is the smaller volume.
 
     Args:
         array: (D, H, W), any real dtype, any strides.
         matrices: float32 sparse matrices (D', D), (H', H), (W', W).
-        shrink: reduce the slices first (right when the result is the smaller volume), else the D axis first.
 
     Returns:
         float32 (D', H', W').
     """
-    along_d, along_h, along_w = matrices
-    if not shrink:
-        array = _along_first_axis(along_d, array)
-    planes = np.empty((array.shape[0], along_h.shape[0], along_w.shape[0]), np.float32)
-    # Slice by slice, the float copy and both passes stay in the processor's cache.
+    return _along_first_axis(matrices[0], _along_planes(array, matrices, np.dtype(np.float32)))
+
+
+def grow_along_axes(array: NDArray[Any], matrices: tuple[Any, Any, Any]) -> NDArray[Any]:
+    """Multiply a volume with a matrix along each axis, slices last: cheap when the result is the larger volume.
+
+    Args:
+        array: (D, H, W), any real dtype, any strides.
+        matrices: float32 sparse matrices (D', D), (H', H), (W', W).
+
+    Returns:
+        (D', H', W') with the dtype of ``array``; integers are rounded to nearest, not cut.
+    """
+    return _along_planes(_along_first_axis(matrices[0], array), matrices, array.dtype)
+
+
+def _along_planes(array: NDArray[Any], matrices: tuple[Any, Any, Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Apply the second and third matrix slice by slice: one slice in floating point stays in the processor's cache."""
+    _, along_h, along_w = matrices
+    planes = np.empty((array.shape[0], along_h.shape[0], along_w.shape[0]), dtype)
     for source, target in zip(array, planes, strict=True):
         rows_done = along_h @ np.asarray(source, dtype=np.float32, order="C")
-        target[...] = (along_w @ np.ascontiguousarray(rows_done.T)).T
-    return _along_first_axis(along_d, planes) if shrink else planes
+        transposed = along_w @ np.ascontiguousarray(rows_done.T)
+        if np.issubdtype(dtype, np.integer):
+            np.rint(transposed, out=transposed)
+        target[...] = transposed.T
+    return planes
 
 
 def _along_first_axis(matrix: Any, array: NDArray[Any]) -> NDArray[np.float32]:
     flat = np.asarray(array, dtype=np.float32, order="C").reshape(array.shape[0], -1)
     return np.asarray(matrix @ flat).reshape(matrix.shape[0], *array.shape[1:])
-
-
-def cast_like(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return ``values`` as ``dtype``; integers are rounded to nearest, not cut."""
-    if np.issubdtype(dtype, np.integer):
-        np.rint(values, out=values)
-    return values.astype(dtype, copy=False)

@@ -58,13 +58,9 @@ def partition(shape: Shape, superpatch_size: Shape, patch_size: Shape, overlap: 
     check_sizes(superpatch_size, patch_size)
     if not 0 <= overlap <= 0.75:
         raise InputError(f"overlap is {overlap}", "choose a share from 0 to 0.75")
-    axes = [
-        _axis_boxes(n, s, p, overlap) for n, s, p in zip(shape, superpatch_size, patch_size, strict=True)
-    ]
+    axes = [_axis_boxes(n, s, p, overlap) for n, s, p in zip(shape, superpatch_size, patch_size, strict=True)]
     boxes = itertools.product(*axes)
-    return [
-        Superpatch(index, (d[0], h[0], w[0]), (d[1], h[1], w[1])) for index, (d, h, w) in enumerate(boxes)
-    ]
+    return [Superpatch(index, (d[0], h[0], w[0]), (d[1], h[1], w[1])) for index, (d, h, w) in enumerate(boxes)]
 
 
 def check_sizes(superpatch_size: Shape, patch_size: Shape) -> None:

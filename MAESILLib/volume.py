@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MAESILLib.geometry import Geometry, closest_lps_axes
-from MAESILLib.resampling import apply_along_axes, cast_like, gaussian_matrix, linear_matrix, smoothing_sigma_mm
+from MAESILLib.resampling import gaussian_matrix, grow_along_axes, linear_matrix, shrink_along_axes, smoothing_sigma_mm
 
 __all__ = ["WINDOW_HU", "CTVolume", "Geometry", "ModelGrid", "hu_to_unit", "model_grid", "unit_to_hu"]
 
 WINDOW_HU = (-1000.0, 1000.0)
-SAME_SPACING = 1e-3
-"""Relative difference up to which two spacings count as equal: half a voxel over 500 voxels."""
+SAME_SPACING = 1e-2
+"""Relative difference up to which two spacings count as equal: interpolating for less would blur, and gain nothing."""
 SLIVER_VOXELS = 1e-3
 """A model grid need not cover a last strip of the volume thinner than this."""
 
@@ -81,8 +81,7 @@ class ModelGrid:
         _check_shape(hu, self.source, "source")
         if not self.is_resampled:
             return self._oriented(hu).astype(np.float32, order="C", copy=True)
-        matrices = self._per_source_axis(self._matrix_to_model)
-        resampled = apply_along_axes(hu, matrices, shrink=True)
+        resampled = shrink_along_axes(hu, self._per_source_axis(self._matrix_to_model))
         return np.ascontiguousarray(resampled.transpose(self.axes))
 
     def to_source(self, array: NDArray[Any], *, nearest: bool = False) -> NDArray[Any]:
@@ -108,8 +107,7 @@ class ModelGrid:
             return in_source_order[np.ix_(*self._per_source_axis(self._nearest_index))]
         if array.dtype == np.bool_:
             raise ValueError("booleans cannot be interpolated linearly: pass nearest=True")
-        matrices = self._per_source_axis(self._matrix_to_source)
-        return cast_like(apply_along_axes(in_source_order, matrices, shrink=False), array.dtype)
+        return grow_along_axes(in_source_order, self._per_source_axis(self._matrix_to_source))
 
     def _oriented(self, array: NDArray[Any]) -> NDArray[Any]:
         return array.transpose(self.axes)[self._flip_slices()]

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from MAESILLib.errors import DiskFullError, InputError, MAESILError
-from MAESILLib.files import atomic_path
+from MAESILLib.files import atomic_path, explain_os_error
 from MAESILLib.geometry import Geometry, set_geometry
 from MAESILLib.itk_quiet import one_line_reason, quiet_itk, silent_stderr
 
@@ -61,7 +61,7 @@ def write_volume(path: Path | str, array: NDArray[Any], geometry: Geometry, *, c
     except OSError as error:
         if error.errno == errno.EFBIG:  # ulimit -f, or a file system with small files only
             raise DiskFullError(f"{path} is larger than the system allows", "choose another folder") from error
-        raise
+        raise explain_os_error(error, path) from error
 
 
 def _image_of(array: NDArray[Any], geometry: Geometry) -> Any:

@@ -134,7 +134,9 @@ def prepare(
     reporter.progress("prepare", 1.0)
     if not cache.entries:
         first = cache.refused[0]
-        raise InputError(f"none of {len(sources)} inputs could be used; {first.source}: {first.reason}", "see index.json")
+        raise InputError(
+            f"none of {len(sources)} inputs could be used; {first.source}: {first.reason}", "see index.json"
+        )
     return cache
 
 

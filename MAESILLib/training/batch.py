@@ -11,6 +11,7 @@ import torch
 from MAESILLib.config import Config
 from MAESILLib.data.sampling import CropSampler, random_for
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
+from MAESILLib.model import valid_voxels
 
 Triple = tuple[int, int, int]
 
@@ -111,13 +112,6 @@ def intensities(
         noise[i].normal_(generator=generator.manual_seed(seed))
     image = (target + sigma * noise).clamp_(0, 1)
     return image, target, valid_voxels(batch.valid_size.to(device), batch.hu.shape[2:])
-
-
-def valid_voxels(valid_size: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return (B, 1, D, H, W) bool, True in the first ``valid_size`` voxels of each axis."""
-    axes = [torch.arange(n, device=valid_size.device) < valid_size[:, i : i + 1] for i, n in enumerate(shape)]
-    d, h, w = axes
-    return (d[:, :, None, None] & h[:, None, :, None] & w[:, None, None, :])[:, None]
 
 
 class BatchLoader:

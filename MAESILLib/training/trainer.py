@@ -146,7 +146,9 @@ class Trainer:
         while progress.step < train.steps:
             if self.stop.requested():
                 self._save()
-                raise CancelledError(f"stopped at step {progress.step} ({self.stop.reason}); --resume goes on from there")
+                raise CancelledError(
+                    f"stopped at step {progress.step} ({self.stop.reason}); --resume goes on from there"
+                )
             step = progress.step
             result = self._update(loader, step)
             self.average.update(self.model, step)

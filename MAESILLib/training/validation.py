@@ -17,9 +17,8 @@ from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import precision_context
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
-from MAESILLib.model import MaskedAutoencoder, Prediction, patchify, take_tokens, unpatchify
+from MAESILLib.model import MaskedAutoencoder, Prediction, patchify, take_tokens, unpatchify, valid_voxels
 from MAESILLib.superpatch import extract, partition
-from MAESILLib.training.batch import valid_voxels
 from MAESILLib.training.png import write_grey_png
 
 SEED = 1000
@@ -60,7 +59,9 @@ def _by_foreground(volume: np.ndarray, name: str, config: Config) -> list[Valida
         grid = tuple(s // p for s, p in zip(box.size, config.model.patch_size, strict=True))
         visible = draw_visible((grid[0], grid[1], grid[2]), MASK, 1, generator_for(SEED, name, box.index))
         valid = valid_voxels(torch.tensor([[s.stop for s in inner]]), torch.Size(box.size))
-        rows.append((float((hu > -500).mean()), ValidationSuperpatch(name, torch.from_numpy(unit)[None, None], valid, visible)))
+        rows.append(
+            (float((hu > -500).mean()), ValidationSuperpatch(name, torch.from_numpy(unit)[None, None], valid, visible))
+        )
     return [row for _, row in sorted(rows, key=lambda r: -r[0])]
 
 

@@ -1,0 +1,64 @@
+"""What several commands need: the device, and mask arguments."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from MAESILLib.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from MAESILLib.reconstruction import Plan
+
+STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "block", "none")
+COVERAGE_NAMES = ("single", "complete")
+
+
+def set_up_device(args: argparse.Namespace) -> torch.device:
+    """Set the number of threads and return the device.
+
+    Raises:
+        InputError: a device that is not there, or a negative number of threads.
+    """
+    if args.threads < 0:
+        raise InputError(f"--threads is {args.threads}", "give a positive number, or 0 for all cores")
+    try:
+        import torch
+    except ImportError:
+        raise InputError("PyTorch is not installed", "install torch, then repeat") from None
+
+    from MAESILLib.device import choose_device
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return choose_device(args.device)
+
+
+def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a :class:`Plan` is made of."""
+    parser.add_argument("--mask", choices=STRATEGY_NAMES, default="dual", help="which tokens are hidden")
+    parser.add_argument("--plane-ratio", type=float, default=0.5, metavar="R", help="share hidden in-plane, 0 to 0.95")
+    parser.add_argument("--axis-ratio", type=float, default=0.5, metavar="R", help="share hidden along D, 0 to 0.95")
+    parser.add_argument(
+        "--coverage",
+        choices=COVERAGE_NAMES,
+        default="single",
+        help="one mask, or masks that hide every patch at least once, each predicted from passes that hid it",
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=0.0, metavar="S", help="share of its length a superpatch overlaps the next by"
+    )
+
+
+def plan_from(args: argparse.Namespace) -> Plan:
+    """Return the plan the arguments describe.
+
+    Raises:
+        InputError: a ratio, overlap or combination that is not possible.
+    """
+    from MAESILLib.masking import MaskSpec
+    from MAESILLib.reconstruction import Plan
+
+    return Plan(MaskSpec(args.mask, args.plane_ratio, args.axis_ratio), args.coverage, args.overlap, args.seed)

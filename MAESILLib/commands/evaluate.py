@@ -1,0 +1,62 @@
+"""``maesil evaluate``: the protocol's figures of checkpoints on a cache."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from MAESILLib.commands.common import set_up_device
+from MAESILLib.errors import InputError
+from MAESILLib.events import Reporter
+from MAESILLib.stopping import StopRequest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own arguments."""
+    parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
+    parser.add_argument("--checkpoint", nargs="*", metavar="C", help="checkpoints; the embedded one if not given")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for evaluation.json, .csv and .md")
+    parser.add_argument(
+        "--split", choices=("val", "train", "all"), default="val", help="part of the cache to measure on"
+    )
+    parser.add_argument("--window", nargs=2, type=float, metavar=("LOW", "HIGH"), help="HU the figures refer to")
+    parser.add_argument(
+        "--settings", nargs="*", metavar="NAME", help="settings to measure, as 'dual 0.75'; all if not given"
+    )
+
+
+def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
+    """Run the command."""
+    from MAESILLib.data.cache import read_cache
+    from MAESILLib.resources import embedded_checkpoint
+
+    cache = read_cache(args.data)
+    entries = cache.entries if args.split == "all" else cache.select(args.split)
+    checkpoints = [Path(c) for c in args.checkpoint or [embedded_checkpoint()]]
+    if args.window and args.window[0] >= args.window[1]:
+        raise InputError(f"--window {args.window[0]:g} {args.window[1]:g} is empty", "give the lower value first")
+    device = set_up_device(args)
+
+    from MAESILLib.evaluation.evaluate import evaluate, markdown, protocol, write
+
+    settings = protocol(args.seed)
+    if args.settings:
+        unknown = sorted(set(args.settings) - {s.name for s in settings})
+        if unknown:
+            known = ", ".join(f"'{s.name}'" for s in settings)
+            raise InputError(f"unknown setting '{unknown[0]}'", f"choose from {known}")
+        settings = [s for s in settings if s.name in args.settings]
+    result = evaluate(
+        checkpoints,
+        cache,
+        entries,
+        settings,
+        window_hu=(args.window[0], args.window[1]) if args.window else None,
+        device=device,
+        reporter=reporter,
+        stop=stop,
+    )
+    for path in write(result, args.output):
+        reporter.artifact(path.suffix[1:], path)
+    if args.progress != "json":
+        print(markdown(result), end="")

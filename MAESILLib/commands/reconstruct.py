@@ -1,0 +1,85 @@
+"""``maesil reconstruct``: a CT in; what was hidden, what the model makes of it, and how far it is off, out."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from MAESILLib.commands.common import add_mask_arguments, plan_from, set_up_device
+from MAESILLib.events import Reporter
+from MAESILLib.stopping import StopRequest
+
+FORMATS = ("nrrd", "nii.gz")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own arguments."""
+    parser.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, or a DICOM folder")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--checkpoint", metavar="C", help="a .safetensors checkpoint; the embedded one if not given")
+    parser.add_argument("--series", metavar="UID", help="the DICOM series to take where there are several")
+    add_mask_arguments(parser)
+    add_output_arguments(parser)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how results are written."""
+    parser.add_argument("--format", choices=FORMATS, default="nrrd", help="of the volumes written")
+    parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=True, help="write figure.png")
+
+
+def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
+    """Run the command."""
+    from MAESILLib.reading import read_volume
+    from MAESILLib.resources import embedded_checkpoint
+    from MAESILLib.results import Outputs, reconstruct_volume
+
+    plan = plan_from(args)
+    device = set_up_device(args)
+    checkpoint = Path(args.checkpoint) if args.checkpoint else embedded_checkpoint()
+    begin = time.monotonic()
+    reporter.progress("read", 0.0)
+    volume = read_volume(args.input, series=args.series)
+    reporter.progress("read", 1.0)
+    outputs = Outputs(Path(args.output), args.format, args.figure)
+    metrics = reconstruct_volume(volume, checkpoint, plan, outputs, device, reporter, stop, begin)
+    if args.progress != "json":
+        print(table(metrics))
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Return the figures of a reconstruction as text for people."""
+    mask, checkpoint = metrics["mask"], metrics["checkpoint"]
+    rows = [
+        (
+            "input",
+            f"{metrics['input']['name']}, {' x '.join(map(str, metrics['input']['size_dhw']))} voxels (D x H x W)",
+        ),
+        ("checkpoint", f"{checkpoint['name']} ({checkpoint['sha256'][:12]})"),
+        (
+            "mask",
+            f"{mask['strategy']} {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, hides {mask['hidden_share']:.1%}"
+            f", coverage {mask['coverage']}, seed {mask['seed']}",
+        ),
+    ]
+    labels = {
+        "psnr_masked_db": ("PSNR of hidden patches", "{:.2f} dB"),
+        "baseline_harmonic_psnr_masked_db": ("  harmonic fill, same mask", "{:.2f} dB"),
+        "mae_masked_hu": ("mean error of hidden patches", "{:.1f} HU"),
+        "psnr_composite_db": ("PSNR, visible pasted in", "{:.2f} dB"),
+        "ssim_composite": ("SSIM, visible pasted in", "{:.4f}"),
+        "psnr_complete_db": ("PSNR, every patch unseen", "{:.2f} dB"),
+        "ssim_complete": ("SSIM, every patch unseen", "{:.4f}"),
+        "psnr_autoencoding_db": ("PSNR, auto-encoding", "{:.2f} dB"),
+        "ssim_autoencoding": ("SSIM, auto-encoding", "{:.4f}"),
+        "border_index": ("border index (1 = no grid)", "{:.3f}"),
+        "seconds": ("time", "{:.1f} s"),
+        "peak_memory_mib": ("peak memory", "{:.0f} MiB"),
+    }
+    rows += [
+        (label, form.format(metrics[key])) for key, (label, form) in labels.items() if metrics.get(key) is not None
+    ]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label.ljust(width)}  {value}" for label, value in rows)

@@ -1,0 +1,1 @@
+"""Evaluation: the protocol behind every figure the project prints."""

@@ -1,0 +1,233 @@
+"""Measuring checkpoints on a cache: every setting on every volume, then mean and deviation over volumes.
+
+Masks come from fixed seeds, so every checkpoint is measured on the same ones, beside the trivial fills of
+the same masks.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from MAESILLib import __version__
+from MAESILLib.body import body_mask
+from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
+from MAESILLib.data.cache import Cache, CacheEntry
+from MAESILLib.device import device_name, memory_guard
+from MAESILLib.errors import InputError
+from MAESILLib.events import Reporter
+from MAESILLib.files import write_json, write_text
+from MAESILLib.fills import fill_mean, fill_nearest
+from MAESILLib.masking import MaskSpec
+from MAESILLib.metrics import psnr
+from MAESILLib.reconstruction import Plan, Reconstruction, reconstruct
+from MAESILLib.scoring import measure
+from MAESILLib.stopping import StopRequest
+from MAESILLib.volume import hu_to_unit, unit_to_hu
+
+SCHEMA = "maesil-evaluation/1"
+HEADER = (
+    "checkpoint",
+    "setting",
+    "PSNR hidden (dB)",
+    "harmonic",
+    "nearest",
+    "mean",
+    "MAE hidden (HU)",
+    "PSNR whole",
+    "SSIM",
+    "border index",
+)
+Window = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A named plan."""
+
+    name: str
+    plan: Plan
+
+
+def protocol(seed: int) -> list[Setting]:
+    """Return the settings that are measured: two strategies at three shares, complete, auto-encoding."""
+    settings = []
+    for strategy in ("dual", "uniform"):
+        for share in (0.5, 0.75, 0.9):
+            # both steps hide the same share; 0.75 is the dual mask .5/.5
+            ratio = 1 - (1 - share) ** 0.5
+            settings.append(Setting(f"{strategy} {share:g}", Plan(MaskSpec(strategy, ratio, ratio), seed=seed)))
+    settings.append(Setting("complete dual 0.75", Plan(MaskSpec("dual", 0.5, 0.5), "complete", seed=seed)))
+    settings.append(Setting("auto-encoding", Plan(MaskSpec("none"), seed=seed)))
+    return settings
+
+
+def evaluate(
+    checkpoints: list[Path],
+    cache: Cache,
+    entries: tuple[CacheEntry, ...],
+    settings: list[Setting],
+    *,
+    window_hu: tuple[float, float] | None = None,
+    device: torch.device | str = "cpu",
+    reporter: Reporter | None = None,
+    stop: StopRequest | None = None,
+) -> dict[str, Any]:
+    """Measure checkpoints on the volumes ``entries`` of ``cache``.
+
+    Args:
+        window_hu: window the figures refer to; the checkpoint's own if not given. Predictions are made in
+            the checkpoint's window and mapped.
+
+    Returns:
+        what evaluation.json holds: settings, one row for each checkpoint, volume and setting, and summaries.
+
+    Raises:
+        InputError: no volumes, or a checkpoint that needs another spacing than the cache has.
+        CancelledError: a stop was asked for.
+    """
+    if not entries:
+        raise InputError(f"{cache.folder} has no volume of that split", "choose another --split")
+    reporter, stop = reporter or Reporter(), stop or StopRequest()
+    device = torch.device(device)
+    rows: list[dict[str, Any]] = []
+    total = len(checkpoints) * len(entries) * len(settings)
+    for path in checkpoints:
+        model, info = load_checkpoint(path, device)
+        if info.preprocessing.spacing_mm != cache.spacing_mm:
+            raise InputError(
+                f"{path} needs {info.preprocessing.spacing_mm} mm voxels, {cache.folder} has {cache.spacing_mm} mm",
+                "prepare the data again with that --spacing",
+            )
+        own = info.preprocessing.window_hu
+        shown = window_hu or own
+        for entry in entries:
+            hu = np.asarray(cache.open(entry))
+            unit, body = hu_to_unit(hu, own), body_mask(hu)
+            reference = hu_to_unit(hu, shown)
+            for setting in settings:
+                stop.check()
+                with memory_guard(device, "choose --device cpu"):
+                    result = reconstruct(model, unit, setting.plan, name=entry.name, device=device, stop=stop)
+                if shown != own:
+                    result = _in_window(result, own, shown)
+                figures = measure(reference, result, setting.plan, info.model, shown, entry.name, body)
+                if setting.plan.coverage == "single" and setting.plan.mask.strategy != "none":
+                    figures |= _trivial(reference, result.hidden)
+                row: dict[str, Any] = {"checkpoint": path.name, "volume": entry.name, "dataset": entry.dataset}
+                row |= {"setting": setting.name, "hidden_share": round(result.hidden_share, 5)}
+                rows.append(row | figures)
+                reporter.progress("evaluate", len(rows) / total, f"{entry.name} {setting.name}")
+    return {
+        "schema": SCHEMA,
+        "library_version": __version__,
+        "data": {"fingerprint": cache.fingerprint(), "volumes": [e.name for e in entries]},
+        "checkpoints": [checkpoint_identity(path) for path in checkpoints],
+        "window_hu": list(window_hu) if window_hu else "the checkpoint's own",
+        "spacing_mm": cache.spacing_mm,
+        "device": device_name(device),
+        "settings": [_describe(setting) for setting in settings],
+        "rows": rows,
+        "summary": summarise(rows),
+    }
+
+
+def _describe(setting: Setting) -> dict[str, Any]:
+    plan = setting.plan
+    return {
+        "name": setting.name,
+        "strategy": plan.mask.strategy,
+        "plane_ratio": round(plan.mask.plane_ratio, 5),
+        "axis_ratio": round(plan.mask.axis_ratio, 5),
+        "coverage": plan.coverage,
+        "seed": plan.seed,
+    }
+
+
+def _in_window(result: Reconstruction, own: Window, shown: Window) -> Reconstruction:
+    return replace(result, prediction=hu_to_unit(unit_to_hu(result.prediction, own), shown))
+
+
+def _trivial(unit: np.ndarray, hidden: np.ndarray) -> dict[str, float]:
+    return {
+        "baseline_mean_psnr_masked_db": round(psnr(unit, fill_mean(unit, hidden), hidden), 5),
+        "baseline_nearest_psnr_masked_db": round(psnr(unit, fill_nearest(unit, hidden), hidden), 5),
+    }
+
+
+def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean and standard deviation over volumes for each checkpoint and setting."""
+    keys = dict.fromkeys((row["checkpoint"], row["setting"]) for row in rows)
+    summary = []
+    for checkpoint, setting in keys:
+        chosen = [row for row in rows if (row["checkpoint"], row["setting"]) == (checkpoint, setting)]
+        line: dict[str, Any] = {"checkpoint": checkpoint, "setting": setting, "volumes": len(chosen)}
+        for key in dict.fromkeys(k for row in chosen for k in row):
+            values = [row[key] for row in chosen if isinstance(row.get(key), float)]
+            if len(values) == len(chosen) and key != "hidden_share":
+                line[key] = round(statistics.fmean(values), 4)
+                line[f"{key}_sd"] = round(statistics.stdev(values), 4) if len(values) > 1 else None
+        margins = [
+            row["psnr_masked_db"] - row["baseline_harmonic_psnr_masked_db"]
+            for row in chosen
+            if row.get("baseline_harmonic_psnr_masked_db") is not None
+        ]
+        if margins:
+            line["over_harmonic_db"] = round(statistics.fmean(margins), 4)
+            line["least_over_harmonic_db"] = round(min(margins), 4)
+        summary.append(line)
+    return summary
+
+
+def write(result: dict[str, Any], folder: Path | str) -> list[Path]:
+    """Write evaluation.json, .csv and .md into ``folder``; return their paths."""
+    folder = Path(folder)
+    paths = [folder / f"evaluation.{suffix}" for suffix in ("json", "csv", "md")]
+    write_json(paths[0], result)
+    columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(result["rows"])
+    write_text(paths[1], text.getvalue())
+    write_text(paths[2], markdown(result))
+    return paths
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the summaries as a Markdown table."""
+    data = f"{len(result['data']['volumes'])} volumes (data {result['data']['fingerprint']})"
+    lines = [
+        f"{data}, {result['spacing_mm']:g} mm, window {result['window_hu']}, "
+        f"seed {result['settings'][0]['seed']}; mean over volumes.",
+        "",
+        f"| {' | '.join(HEADER)} |",
+        "|---" * len(HEADER) + "|",
+    ]
+    for row in result["summary"]:
+        kinds = ("complete", "autoencoding", "composite")
+        whole = next((row[f"psnr_{k}_db"] for k in kinds if f"psnr_{k}_db" in row), None)
+        ssim = next((row[f"ssim_{k}"] for k in kinds if f"ssim_{k}" in row), None)
+        cells = [
+            _number(row.get("psnr_masked_db")),
+            _number(row.get("baseline_harmonic_psnr_masked_db")),
+            _number(row.get("baseline_nearest_psnr_masked_db")),
+            _number(row.get("baseline_mean_psnr_masked_db")),
+            _number(row.get("mae_masked_hu"), 1),
+            _number(whole),
+            _number(ssim, 4),
+            _number(row.get("border_index"), 3),
+        ]
+        lines.append(f"| {row['checkpoint']} | {row['setting']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,32 @@
+"""Finding what ships beside the code: checkpoint, presets, interface files.
+
+One function for a checkout and a packaged Slicer extension, where Resources lies beside MAESILLib,
+and for an installed wheel, where it lies inside.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from MAESILLib.errors import InputError
+
+CHECKPOINT = "Checkpoints/maesil-small.safetensors"
+
+
+def resource_path(relative: str) -> Path:
+    """Return the path of a file in Resources.
+
+    Raises:
+        InputError: it is not there; the installation is incomplete.
+    """
+    package = Path(__file__).resolve().parent
+    candidates = [package / "Resources" / relative, package.parent / "Resources" / relative]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise InputError(f"Resources/{relative} is missing from this installation of MAESIL", "install it again")
+
+
+def embedded_checkpoint() -> Path:
+    """Return the path of the checkpoint that ships with MAESIL."""
+    return resource_path(CHECKPOINT)

@@ -1,0 +1,224 @@
+"""A reconstruction's files: volumes on the input's grid, figure, metrics.json; all of them or none."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
+from MAESILLib.device import device_name, memory_guard, peak_memory_mib
+from MAESILLib.errors import InputError
+from MAESILLib.events import Reporter
+from MAESILLib.files import explain_os_error, write_json
+from MAESILLib.reconstruction import Plan, Reconstruction, reconstruct
+from MAESILLib.scoring import measure
+from MAESILLib.stopping import StopRequest
+from MAESILLib.volume import CTVolume, ModelGrid, hu_to_unit, model_grid, unit_to_hu
+from MAESILLib.writing import write_volume
+
+SCHEMA = "maesil-reconstruction/1"
+KINDS = ("masked", "reconstruction", "composite", "error", "mask")
+Window = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go, and as what: ``format`` is nrrd or nii.gz."""
+
+    folder: Path
+    format: str = "nrrd"
+    figure: bool = True
+
+
+def reconstruct_volume(
+    volume: CTVolume,
+    checkpoint: Path,
+    plan: Plan,
+    outputs: Outputs,
+    device: torch.device,
+    reporter: Reporter,
+    stop: StopRequest,
+    begin: float,
+) -> dict[str, Any]:
+    """Reconstruct a volume and write its results.
+
+    Args:
+        begin: time.monotonic() at which the work began; metrics.json counts from there.
+
+    Returns:
+        what metrics.json holds.
+
+    Raises:
+        InputError: the checkpoint, the plan or the folder cannot be used.
+        CancelledError: a stop was asked for; nothing is left behind.
+        OutOfMemoryError: the superpatch does not fit the device.
+        DiskFullError: the results do not fit the disk; nothing is left behind.
+    """
+    for warning in volume.warnings:
+        reporter.warning(warning)
+    model, info = load_checkpoint(checkpoint, device)
+    window = info.preprocessing.window_hu
+    grid = model_grid(volume.geometry, info.preprocessing.spacing_mm)
+    unit = hu_to_unit(grid.to_model(volume.hu), window)
+    with memory_guard(device, "choose --device cpu, or close other programs"), _staged(outputs.folder) as staging:
+        result = reconstruct(
+            model,
+            unit,
+            plan,
+            name=volume.name,
+            device=device,
+            stop=stop,
+            progress=lambda share: reporter.progress("reconstruct", share),
+        )
+        stop.check()
+        reporter.progress("measure", 0.0)
+        figures = measure(unit, result, plan, info.model, window, volume.name)
+        reporter.progress("measure", 1.0)
+        metrics = {
+            **_describe(volume, checkpoint, plan, grid, result),
+            **figures,
+            "window_hu": list(window),
+            "device": device_name(device),
+        }
+        _write_volumes(staging, volume, grid, result, window, outputs.format, reporter, stop)
+        if outputs.figure:
+            _write_figure(staging / "figure.png", grid, unit, result, window, metrics)
+        peak = peak_memory_mib(device)
+        metrics["seconds"] = round(time.monotonic() - begin, 2)
+        metrics["peak_memory_mib"] = None if peak is None else round(peak)
+        write_json(staging / "metrics.json", metrics)
+        stop.check()
+        written = sorted(path.name for path in staging.iterdir())
+    for name in written:
+        reporter.artifact(name.split(".")[0], outputs.folder / name)
+    return metrics
+
+
+def _describe(
+    volume: CTVolume, checkpoint: Path, plan: Plan, grid: ModelGrid, result: Reconstruction
+) -> dict[str, Any]:
+    d, h, w = volume.geometry.spacing_dhw
+    return {
+        "schema": SCHEMA,
+        "input": {
+            "path": volume.path,
+            "name": volume.name,
+            "size": list(volume.geometry.size_dhw[::-1]),
+            "spacing_mm": [w, h, d],
+        },
+        "checkpoint": checkpoint_identity(checkpoint),
+        "mask": {
+            "strategy": plan.mask.strategy,
+            "plane_ratio": plan.mask.plane_ratio,
+            "axis_ratio": plan.mask.axis_ratio,
+            "hidden_share": round(result.hidden_share, 6),
+            "seed": plan.seed,
+            "coverage": plan.coverage,
+            "passes": result.passes,
+            "overlap": plan.overlap,
+        },
+        "model_grid": {"size_dhw": list(grid.geometry.size_dhw), "spacing_mm": grid.geometry.spacing_dhw[0]},
+        "superpatches": [{"start_dhw": list(b.start), "size_dhw": list(b.size)} for b in result.superpatches],
+    }
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder inside ``folder``; move its files into place if the block succeeds."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file", "choose another output folder")
+    existed = folder.is_dir()
+    staging = folder / f".partial-{uuid.uuid4().hex[:8]}"
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        # metrics.json comes last: it says that the others are complete
+        for path in sorted(staging.iterdir(), key=lambda p: p.name == "metrics.json"):
+            path.replace(folder / path.name)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _write_volumes(
+    staging: Path,
+    volume: CTVolume,
+    grid: ModelGrid,
+    result: Reconstruction,
+    window: Window,
+    suffix: str,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> None:
+    """Write the five volumes on the input's grid; HU are int16, clipped to the window where compared."""
+    hidden = grid.to_source(result.hidden, nearest=True)
+    clipped = np.clip(volume.hu, *window)
+    reconstruction = grid.to_source(unit_to_hu(result.prediction, window))
+
+    def whole(hu: np.ndarray) -> np.ndarray:
+        return np.rint(hu).astype(np.int16)
+
+    made = {
+        "masked": lambda: whole(np.where(hidden, window[0], clipped)),
+        "reconstruction": lambda: whole(reconstruction),
+        "composite": lambda: whole(np.where(hidden, reconstruction, clipped)),
+        "error": lambda: whole(reconstruction) - whole(clipped),
+        "mask": lambda: hidden.astype(np.uint8),
+    }
+    for number, kind in enumerate(KINDS):
+        stop.check()
+        reporter.progress("write", number / len(KINDS))
+        write_volume(staging / f"{kind}.{suffix}", made[kind](), volume.geometry)
+    reporter.progress("write", 1.0)
+
+
+def _write_figure(
+    path: Path, grid: ModelGrid, unit: np.ndarray, result: Reconstruction, window: Window, metrics: dict[str, Any]
+) -> None:
+    from MAESILLib.figure import reconstruction_figure
+
+    reference = unit_to_hu(unit, window)
+    prediction = unit_to_hu(result.prediction, window)
+    mask = metrics["mask"]
+    title = (
+        f"{metrics['input']['name']}: {mask['strategy']} mask {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, "
+        f"{mask['hidden_share']:.0%} hidden, {mask['coverage']} coverage"
+    )
+    reconstruction_figure(
+        path,
+        reference_hu=reference,
+        masked_hu=np.where(result.hidden, window[0], reference),
+        reconstruction_hu=prediction,
+        error_hu=prediction - reference,
+        hidden=result.hidden,
+        spacing_dhw=grid.geometry.spacing_dhw,
+        window_hu=window,
+        title=title,
+        subtitle=_caption(metrics),
+    )
+
+
+def _caption(metrics: dict[str, Any]) -> str:
+    parts = [f"checkpoint {metrics['checkpoint']['name']} ({metrics['checkpoint']['sha256'][:8]})"]
+    for key, text in (
+        ("psnr_complete_db", "PSNR, every patch unseen, {:.2f} dB"),
+        ("psnr_masked_db", "PSNR of hidden patches {:.2f} dB"),
+        ("baseline_harmonic_psnr_masked_db", "harmonic fill {:.2f} dB"),
+        ("mae_masked_hu", "mean error {:.0f} HU"),
+        ("psnr_autoencoding_db", "PSNR {:.2f} dB"),
+    ):
+        if metrics.get(key) is not None:
+            parts.append(text.format(metrics[key]))
+    return " | ".join(parts)

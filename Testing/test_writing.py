@@ -1,0 +1,106 @@
+"""Writing volumes: exact values and geometry, and nothing left behind by a failure."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from volume_factory import geometry, rotation, trunk
+
+from MAESILLib.errors import DiskFullError, InputError, MAESILError
+from MAESILLib.writing import write_volume
+
+GRID = geometry((12, 40, 48), (3.0, 0.8, 0.7), rotation(10, 20, 30) * [1, -1, 1])
+SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32, np.bool_])
+@pytest.mark.parametrize("compress", [True, False])
+def test_round_trip(tmp_path: Path, suffix: str, dtype: type, compress: bool) -> None:
+    array = (np.arange(12 * 40 * 48) % 251).reshape(12, 40, 48).astype(dtype)
+    path = tmp_path / "new folder" / f"error map{suffix}"
+    write_volume(path, array, GRID, compress=compress)
+    image = sitk.ReadImage(str(path))
+    found = sitk.GetArrayFromImage(image)
+    assert found.dtype == (np.uint8 if dtype is np.bool_ else dtype)
+    np.testing.assert_array_equal(found, array)
+    tolerance = 1e-4 if ".nii" in suffix else 1e-9
+    np.testing.assert_allclose(image.GetSpacing()[::-1], GRID.spacing_dhw, atol=tolerance)
+    np.testing.assert_allclose(image.GetOrigin(), GRID.origin_lps, atol=tolerance)
+    np.testing.assert_allclose(image.GetDirection(), GRID.direction, atol=tolerance)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_compression_makes_a_difference(tmp_path: Path) -> None:
+    array = np.zeros((12, 40, 48), np.int16)
+    for suffix in (".nrrd", ".mha"):
+        write_volume(tmp_path / f"packed{suffix}", array, GRID)
+        write_volume(tmp_path / f"plain{suffix}", array, GRID, compress=False)
+        assert (tmp_path / f"packed{suffix}").stat().st_size < 2000
+        assert (tmp_path / f"plain{suffix}").stat().st_size > array.nbytes
+
+
+def test_view_with_strides(tmp_path: Path) -> None:
+    view = trunk((24, 40, 48))[::-2]
+    write_volume(tmp_path / "scan.nrrd", view, GRID)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "scan.nrrd"))), view)
+
+
+def test_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown suffix.*\.nii\.gz"):
+        write_volume(tmp_path / "scan.png", trunk(), GRID)
+    with pytest.raises(ValueError, match="float64"):
+        write_volume(tmp_path / "scan.nrrd", trunk().astype(np.float64), GRID)
+    with pytest.raises(ValueError, match="size"):
+        write_volume(tmp_path / "scan.nrrd", trunk()[1:], GRID)
+    with pytest.raises(ValueError, match=r"\(D, H, W\)"):
+        write_volume(tmp_path / "scan.nrrd", trunk()[0], GRID)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        write_volume(tmp_path / "results" / "scan.nrrd", trunk(), GRID)
+
+
+class TestFailures:
+    @pytest.fixture
+    def small_files_only(self) -> Iterator[None]:
+        resource = pytest.importorskip("resource")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+        yield
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    @pytest.mark.usefixtures("small_files_only")
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    def test_file_that_cannot_be_completed(self, tmp_path: Path, suffix: str) -> None:
+        with pytest.raises(DiskFullError):
+            write_volume(tmp_path / f"scan{suffix}", trunk(), GRID)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+    def test_no_space(self, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+        with pytest.raises(DiskFullError, match="disk full"):
+            write_volume(tmp_path / f"scan{suffix}", trunk(), GRID)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_other_failure_keeps_the_older_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "scan.nrrd"
+        path.write_text("older")
+
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("Exception thrown in writer: file.cxx:1:\nITK ERROR: NrrdImageIO(0x55): no luck\n")
+
+        monkeypatch.setattr(sitk, "WriteImage", fail)
+        with pytest.raises(MAESILError, match=r"could not write .*scan.nrrd: no luck\. check"):
+            write_volume(path, trunk(), GRID)
+        assert path.read_text() == "older"
+        assert len(list(tmp_path.iterdir())) == 1
