@@ -11,7 +11,7 @@ TISSUE_HU = -500
 # Most of a lung lies above this, most of the air outside the patient below.
 LUNG_HU = -950
 # A second limb counts as body; an infusion line or a piece of the table does not.
-SMALLEST_SHARE = 0.1
+SMALLEST_SHARE = 0.2
 SMALLEST_LUNG_PIXELS = 50
 # Radii in voxels. Opening cuts off table shells and clothes, which are thinner than a thin chest wall.
 OPENING_RADIUS = 1

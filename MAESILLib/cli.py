@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from MAESILLib import __version__
 from MAESILLib.errors import EXIT_CANCELLED, EXIT_DONE, InputError, MAESILError, OutOfMemoryError
 from MAESILLib.events import MODES, Reporter
-from MAESILLib.files import explain_os_error
+from MAESILLib.files import check_name, explain_os_error
 from MAESILLib.stopping import StopRequest
 
 COMMANDS = {
@@ -28,10 +30,14 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises instead of printing its usage and ending the process."""
+    """A parser that raises instead of printing its usage and ending the process; options are written out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}", f"see {self.prog} --help")
+        command = self.prog.removeprefix("maesil").strip()
+        raise InputError(f"{command}: {message}" if command else message, f"see {self.prog} --help")
 
 
 def build_parser() -> Parser:
@@ -46,8 +52,8 @@ def build_parser() -> Parser:
             description=text[0].upper() + text[1:] + ".",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-        importlib.import_module(f"MAESILLib.commands.{name}").add_arguments(command)
         _add_common_arguments(command)
+        importlib.import_module(f"MAESILLib.commands.{name}").add_arguments(command)
     return parser
 
 
@@ -63,9 +69,20 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    _print_any_name()
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        # whoever read the output has gone; what Python still wants to flush at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CANCELLED
+
+
+def _run(arguments: list[str]) -> int:
     reporter = Reporter(_wanted_mode(arguments))
     try:
+        for argument in arguments:
+            check_name(argument)
         args = build_parser().parse_args(arguments)
         stop = StopRequest(args.stop_file, args.watch_parent)
         stop.install()
@@ -79,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _failed(reporter, OutOfMemoryError("this machine has too little memory", "close other programs"))
     except OSError as error:
-        explained = explain_os_error(error, error.filename or "a file")
+        hint = "check the path and its permissions"
+        explained = explain_os_error(error, error.filename or "a file", "read or write", hint)
         if not isinstance(explained, MAESILError):
             raise
         return _failed(reporter, explained)
@@ -92,12 +110,20 @@ def _failed(reporter: Reporter, error: MAESILError) -> int:
     return error.exit_status
 
 
+def _print_any_name() -> None:
+    """Print what the terminal's encoding lacks as escapes: a file name must not end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _wanted_mode(arguments: list[str]) -> str:
-    """Read --progress before the parser does, so that usage errors are events too."""
+    """Read --progress before the parser does, so that usage errors are events too; the last one counts."""
+    mode = "bar"
     for number, argument in enumerate(arguments):
         value = argument.partition("=")[2] if argument.startswith("--progress=") else ""
         if argument == "--progress" and number + 1 < len(arguments):
             value = arguments[number + 1]
         if value in MODES:
-            return value
-    return "bar"
+            mode = value
+    return mode

@@ -14,6 +14,9 @@ from MAESILLib.errors import InputError
 
 Triple = tuple[int, int, int]
 
+STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "block", "none")
+"""The masks of :mod:`MAESILLib.masking`, named here because that module needs torch."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -135,17 +138,20 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {
             "encoder_width": 768,
             "encoder_depth": 6,
-            "decoder_width": 256,
+            "decoder_width": 192,
             "decoder_depth": 3,
+            "head_width": 96,
             "mlp_ratio": 2.0,
+            "context_margin": 2,
         },
     },
     "paper": {
         "model": {
             "encoder_width": 768,
             "encoder_depth": 6,
-            "decoder_width": 256,
+            "decoder_width": 192,
             "decoder_depth": 3,
+            "head_width": 96,
             "mlp_ratio": 2.0,
             "prior": False,
         },
@@ -251,6 +257,10 @@ def check(config: Config, where: str = "the configuration") -> None:
             "mask.strategies and mask.hidden_shares need an entry",
         ),
         (any(not 0 <= r <= 0.95 for r in config.mask.hidden_shares), "mask.hidden_shares lie between 0 and 0.95"),
+        (
+            any(s not in STRATEGY_NAMES for s in config.mask.strategies),
+            f"mask.strategies are {config.mask.strategies}; know {', '.join(STRATEGY_NAMES)}",
+        ),
         (not 0 <= train.visible_share <= 1, "train.visible_share lies between 0 and 1"),
         (config.preprocessing.spacing_mm <= 0, "preprocessing.spacing_mm must be above 0"),
         (config.preprocessing.window_hu[0] >= config.preprocessing.window_hu[1], "preprocessing.window_hu must rise"),

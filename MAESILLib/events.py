@@ -103,6 +103,8 @@ class Reporter:
 
     def error(self, kind: str, message: str, hint: str) -> None:
         """Say why the command ends without a result."""
+        # a path may hold line breaks
+        message, hint = " ".join(message.splitlines()), " ".join(hint.splitlines())
         self._emit("error", kind=kind, message=message, hint=hint)
         self.text(f"maesil: {message}. {hint}" if hint else f"maesil: {message}")
 
@@ -123,8 +125,8 @@ class Reporter:
 
     def _emit(self, event: str, **values: Any) -> None:
         if self.mode == "json":
-            # flushed, because the parent reads through a pipe
-            print(json.dumps({"event": event, **values}, ensure_ascii=False), file=self.out, flush=True)
+            # flushed, because the parent reads through a pipe; escaped, whatever the encoding of stdout
+            print(json.dumps({"event": event, **values}), file=self.out, flush=True)
 
     def _draw(self, stage: str, fraction: float, eta: float | None, note: str) -> None:
         if not self.log.isatty():

@@ -18,6 +18,17 @@ from typing import Any
 
 from MAESILLib.errors import DiskFullError, InputError
 
+BAD_PATH = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+"""What the system says of a path that cannot be used as it was."""
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -27,7 +38,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     Raises:
         DiskFullError: the disk or the quota is full.
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to, or the path cannot exist.
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
@@ -44,20 +55,72 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_folder(folder: Path | str) -> None:
+    """Refuse an output folder that cannot be made or written to, before the work that it is for.
+
+    Raises:
+        InputError: it is a file, lies in one, or there is no permission.
+        DiskFullError: the disk or the quota is full.
+    """
+    folder = Path(folder)
+    missing: list[Path] = []
+    try:
+        if folder.is_file():
+            raise InputError(f"{folder} is a file", "choose another output folder")
+        missing = missing_folders(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex[:8]}.partial"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    finally:
+        remove_empty(missing)
+
+
+def check_name(path: Path | str) -> None:
+    """Refuse a path that is not text: ITK ends the whole process when it is given one.
+
+    Raises:
+        InputError: the path holds bytes that are not UTF-8.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{path} has a name that is not UTF-8", "rename it") from None
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Return ``folder`` and its parents as far as they do not exist, innermost first."""
+    return [f for f in (folder, *folder.parents) if not f.exists()]
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of ``folders`` (innermost first) that exist and are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def flush_to_disk(path: Path) -> None:
     """Ask the system to store the file's bytes before it is renamed over an older one."""
-    with open(path, "rb") as file:
+    # opened for writing, because Windows flushes nothing else
+    with open(path, "r+b") as file:
         os.fsync(file.fileno())
 
 
-def explain_os_error(error: OSError, path: Path | str) -> Exception:
-    """Return the :class:`MAESILError` that says what ``error`` means for ``path``."""
+def explain_os_error(
+    error: OSError, path: Path | str, doing: str = "write", hint: str = "choose another output folder"
+) -> Exception:
+    """Return the :class:`MAESILError` that says what ``error`` means for ``path``, or ``error`` if none does."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"disk full while writing {path}", "free space or choose another folder, then repeat")
+    if error.errno == errno.EFBIG:  # ulimit -f, or a file system with small files only
+        return DiskFullError(f"{path} is larger than the system allows", "choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InputError(f"no permission to write {path}", "choose another output folder")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return InputError(f"cannot write {path}: {error.strerror}", "choose another output folder")
+        return InputError(f"no permission to {doing} {path}", hint)
+    if error.errno in BAD_PATH:
+        return InputError(f"cannot {doing} {path}: {error.strerror}", hint)
     return error
 
 
@@ -69,7 +132,8 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write ``value`` as indented JSON to ``path``, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    # escaped, because a file name may hold bytes that are no characters
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:

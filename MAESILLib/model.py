@@ -184,14 +184,14 @@ class PriorContext(nn.Module):
         """
         place = _token_places(hidden, is_visible.shape[1:])
         # the margin never looks past the superpatch: its edge voxels are repeated
-        around = F.pad(filled, (self.margin,) * 6, mode="replicate")[:, 0] * 2 - 1
-        for axis, p in enumerate(self.patch_size, start=1):
-            around = around.unfold(axis, p + 2 * self.margin, p)
-        windows = around[place].flatten(2)
         neighbours = F.pad(is_visible.float(), (1,) * 6)
         for axis in (1, 2, 3):
             neighbours = neighbours.unfold(axis, 3, 1)
-        return self.voxels(windows) + self.neighbours(neighbours[place].flatten(2))
+        nearby = self.neighbours(neighbours[place].flatten(2))
+        around = F.pad(filled, (self.margin,) * 6, mode="replicate")[:, 0] * 2 - 1
+        for axis, p in enumerate(self.patch_size, start=1):
+            around = around.unfold(axis, p + 2 * self.margin, p)
+        return nearby + self.voxels(around[place].flatten(2))
 
 
 def _token_places(index: torch.Tensor, grid: torch.Size) -> tuple[torch.Tensor, ...]:
@@ -250,6 +250,7 @@ class MaskedAutoencoder(nn.Module):
         *,
         valid: torch.Tensor | None = None,
         queried: torch.Tensor | None = None,
+        filled: torch.Tensor | None = None,
         offset: Triple = (0, 0, 0),
     ) -> Prediction:
         """Reconstruct superpatches from their visible tokens.
@@ -259,6 +260,8 @@ class MaskedAutoencoder(nn.Module):
             visible: (B, N) int64, sorted visible tokens.
             valid: (B, 1, D, H, W) bool, False in padding; the prior does not draw on padding.
             queried: (B, M) int64, places in ``visible`` of the visible tokens to decode too.
+            filled: (B, 1, D, H, W) the prior, where the caller made it from more than this superpatch
+                (:func:`MAESILLib.prior.smooth_fill`); visible voxels are those of ``image``.
             offset: where in the model's token grid the image begins.
         """
         patch_size = self.config.patch_size
@@ -278,7 +281,8 @@ class MaskedAutoencoder(nn.Module):
         if self.decoder.context is not None and hidden.shape[1]:
             is_visible = torch.zeros(len(image), tokens, dtype=torch.bool, device=image.device)
             is_visible = is_visible.scatter(1, visible, True).view(-1, *grid)
-            filled = self._fill(image, is_visible, valid)
+            if filled is None:
+                filled = self._fill(image, is_visible, valid)
             queries = queries + self.decoder.context(filled, is_visible, hidden)
             base = take_tokens(patchify(filled, patch_size), hidden)
         n_hidden = hidden.shape[1]

@@ -46,7 +46,8 @@ def smooth_fill(image: torch.Tensor, known: torch.Tensor, patch_size: tuple[int,
         if filled.shape != value.shape:
             filled = F.interpolate(filled, size=value.shape[2:], mode="trilinear")
         unknown = weight == 0
-        filled = torch.where(unknown, filled, value / weight.clamp_min(1e-6))
+        means = value if level == 0 else value / weight.clamp_min(1e-6)
+        filled = torch.where(unknown, filled, means)
         row = min(level, len(SWEEPS) - 1)
         filled = _sweep(filled, unknown.float(), SWEEPS[row], RADII[row])
     return filled
@@ -66,13 +67,12 @@ def _sweep(x: torch.Tensor, unknown: torch.Tensor, sweeps: int, radius: float) -
     """Relax the unknown cells towards the mean of their six neighbours; no flux through the border."""
     previous, omega = x, 1.0
     for sweep in range(sweeps):
-        change = _neighbour_sum(x).mul_(1 / 6).sub_(x).mul_(unknown)
-        if sweep == 0:
-            new = change.add_(x)
-        else:
+        # lerp passes known cells on exactly, and over memory once
+        relaxed = torch.lerp(x, _neighbour_sum(x).mul_(1 / 6), unknown)
+        if sweep > 0:
             omega = 1 / (1 - radius**2 / 2) if sweep == 1 else 1 / (1 - radius**2 * omega / 4)
-            new = change.add_(x).sub_(previous).mul_(omega).add_(previous)
-        previous, x = x, new
+            relaxed = torch.lerp(previous, relaxed, omega)
+        previous, x = x, relaxed
     return x
 
 

@@ -15,10 +15,13 @@ from MAESILLib.device import precision_context
 from MAESILLib.errors import InputError
 from MAESILLib.masking import MaskSpec, complete_cover, draw_visible, generator_for, hidden_tokens, visible_count
 from MAESILLib.model import MaskedAutoencoder, patchify, unpatchify, valid_voxels
+from MAESILLib.prior import smooth_fill
 from MAESILLib.stopping import StopRequest
 from MAESILLib.superpatch import Blend, Shape, Superpatch, blending_weights, extract, partition
 
 COVERAGES = ("single", "complete")
+HALO = 2
+"""Patches around a superpatch whose visible voxels its prior draws on."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,14 @@ def reconstruct(
     boxes = partition(shape, config.superpatch_size, config.patch_size, plan.overlap)
     hidden_blend, visible_blend = Blend(shape), Blend(shape)
     hidden_once = np.zeros(shape, bool)
+    # with overlap a neighbour shows what this superpatch hides, so its voxels must not be drawn on
+    whole = [] if plan.overlap > 0 else masks_of_volume(shape, config.superpatch_size, config.patch_size, plan, name)
     passes, hidden_tokens_count, tokens_count = 1, 0, 0
     for number, box in enumerate(boxes):
         if stop is not None:
             stop.check()
         masks = superpatch_masks(token_grid(box.size, config.patch_size), plan, name, box.index)
-        predicted, shown, hidden = _predict_box(model, unit, box, masks, torch.device(device), bf16)
+        predicted, shown, hidden = _predict_box(model, unit, box, masks, whole, torch.device(device), bf16)
         weights = blending_weights(box.size) if plan.overlap > 0 else np.ones(box.size, np.float32)
         for one_prediction, one_hidden in zip(predicted, hidden, strict=True):
             hidden_blend.add(box, one_prediction, weights * one_hidden)
@@ -155,7 +160,13 @@ def _tokens(size: Shape, patch_size: Shape) -> int:
 
 @torch.inference_mode()
 def _predict_box(
-    model: MaskedAutoencoder, unit: np.ndarray, box: Superpatch, masks: torch.Tensor, device: torch.device, bf16: bool
+    model: MaskedAutoencoder,
+    unit: np.ndarray,
+    box: Superpatch,
+    masks: torch.Tensor,
+    whole: list[np.ndarray],
+    device: torch.device,
+    bf16: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (K, D, H, W) predictions of hidden patches, of visible ones, and which voxels are hidden."""
     shape = (unit.shape[0], unit.shape[1], unit.shape[2])
@@ -166,10 +177,13 @@ def _predict_box(
     valid = valid_voxels(valid_size.to(device), image.shape[2:])
     grid = token_grid(box.size, patch_size)
     predicted, shown = [], []
-    for visible in masks.to(device):
+    for number, visible in enumerate(masks.to(device)):
+        filled = None
+        if whole and model.config.prior:
+            filled = _prior_with_halo(unit, whole[number], box, patch_size, device)
         queried = torch.arange(len(visible), device=device)[None] if len(masks) == 1 else None
         with precision_context(device, bf16):
-            out = model(image, visible[None], valid=valid, queried=queried)
+            out = model(image, visible[None], valid=valid, queried=queried, filled=filled)
         patches = torch.zeros_like(patchify(image, patch_size))
         index = out.hidden[..., None].expand(-1, -1, patches.shape[-1])
         volume = unpatchify(patches.scatter(1, index, out.hidden_patches.clamp(0, 1)), grid, patch_size)
@@ -178,6 +192,30 @@ def _predict_box(
         volume = unpatchify(patches.scatter(1, index, out.visible_patches.clamp(0, 1)), grid, patch_size)
         shown.append(volume[0, 0].cpu().numpy())
     return np.stack(predicted), np.stack(shown), _hidden_voxels(masks, box, patch_size)
+
+
+def _prior_with_halo(
+    unit: np.ndarray, hidden: np.ndarray, box: Superpatch, patch_size: Shape, device: torch.device
+) -> torch.Tensor:
+    """Return the prior (1, 1, D, H, W) of a box, made from the visible voxels around it too.
+
+    A superpatch alone would be filled as if nothing lay beyond its faces, and its borders would show.
+    """
+    shape = (unit.shape[0], unit.shape[1], unit.shape[2])
+    margins = [min(HALO * p, start) for p, start in zip(patch_size, box.start, strict=True)]
+    start = [s - m for s, m in zip(box.start, margins, strict=True)]
+    ends = [
+        min(s + n + HALO * p, -(-length // p) * p)
+        for s, n, p, length in zip(box.start, box.size, patch_size, shape, strict=True)
+    ]
+    size = [end - s for s, end in zip(start, ends, strict=True)]
+    wide = Superpatch(box.index, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
+    known = np.zeros(wide.size, bool)
+    known[wide.in_box(shape)] = ~hidden[wide.in_volume(shape)]
+    image = torch.from_numpy(extract(unit, wide))[None, None].to(device)
+    filled = smooth_fill(image, torch.from_numpy(known)[None, None].to(device), patch_size)
+    d, h, w = (slice(m, m + n) for m, n in zip(margins, box.size, strict=True))
+    return filled[:, :, d, h, w].contiguous()
 
 
 def _hidden_voxels(masks: torch.Tensor, box: Superpatch, patch_size: Shape) -> np.ndarray:

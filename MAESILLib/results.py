@@ -16,9 +16,9 @@ import torch
 
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.device import device_name, memory_guard, peak_memory_mib
-from MAESILLib.errors import InputError
+from MAESILLib.errors import InputError, MAESILError
 from MAESILLib.events import Reporter
-from MAESILLib.files import explain_os_error, write_json
+from MAESILLib.files import explain_os_error, missing_folders, remove_empty, write_json
 from MAESILLib.reconstruction import Plan, Reconstruction, reconstruct
 from MAESILLib.scoring import measure
 from MAESILLib.stopping import StopRequest
@@ -63,6 +63,7 @@ def reconstruct_volume(
         OutOfMemoryError: the superpatch does not fit the device.
         DiskFullError: the results do not fit the disk; nothing is left behind.
     """
+    _spare_input(volume, outputs)
     for warning in volume.warnings:
         reporter.warning(warning)
     model, info = load_checkpoint(checkpoint, device)
@@ -81,7 +82,7 @@ def reconstruct_volume(
         )
         stop.check()
         reporter.progress("measure", 0.0)
-        figures = measure(unit, result, plan, info.model, window, volume.name)
+        figures = measure(unit, result, plan, info.model, window, volume.name, stop=stop)
         reporter.progress("measure", 1.0)
         metrics = {
             **_describe(volume, checkpoint, plan, grid, result),
@@ -131,25 +132,39 @@ def _describe(
     }
 
 
+def _spare_input(volume: CTVolume, outputs: Outputs) -> None:
+    """Refuse to write over what is read."""
+    written = [(outputs.folder / f"{kind}.{outputs.format}").resolve() for kind in KINDS]
+    if Path(volume.path).resolve() in written:
+        raise InputError(f"{volume.path} would be overwritten by its own result", "choose another output folder")
+
+
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder inside ``folder``; move its files into place if the block succeeds."""
-    if folder.exists() and not folder.is_dir():
+    """Yield a hidden folder inside ``folder``; move its files into place if the block succeeds.
+
+    Folders made for it, parents included, are removed again if it does not.
+    """
+    if folder.is_file():
         raise InputError(f"{folder} is a file", "choose another output folder")
-    existed = folder.is_dir()
+    missing = missing_folders(folder)
     staging = folder / f".partial-{uuid.uuid4().hex[:8]}"
     try:
         staging.mkdir(parents=True)
         yield staging
-        # metrics.json comes last: it says that the others are complete
+        # metrics.json says that the others are complete: an old one goes first, the new one comes last
+        (folder / "metrics.json").unlink(missing_ok=True)
         for path in sorted(staging.iterdir(), key=lambda p: p.name == "metrics.json"):
             path.replace(folder / path.name)
     except OSError as error:
         raise explain_os_error(error, folder) from error
+    except MAESILError as error:
+        # a user knows nothing of the hidden folder
+        error.message = error.message.replace(str(staging), str(folder))
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        if not existed and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        remove_empty(missing)
 
 
 def _write_volumes(

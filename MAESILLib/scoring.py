@@ -11,6 +11,7 @@ from MAESILLib.config import ModelConfig
 from MAESILLib.fills import fill_harmonic
 from MAESILLib.metrics import psnr, score, score_whole
 from MAESILLib.reconstruction import Plan, Reconstruction, masks_of_volume
+from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import unit_to_hu
 
 Window = tuple[float, float]
@@ -24,6 +25,7 @@ def measure(
     window_hu: Window,
     name: str,
     body: np.ndarray | None = None,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Return the figures of metrics.json; None where one does not apply.
 
@@ -32,12 +34,19 @@ def measure(
         result: what the model made of it under ``plan``.
         name: of the volume, as it was given to the reconstruction.
         body: (D, H, W) bool, the patient; found in ``unit`` if not given.
+        stop: checked between the figures, which take seconds on a large volume.
 
     Keys with ``masked`` and ``composite`` refer to what the mask hid (with complete coverage: its first mask);
     ``complete`` and ``autoencoding`` to every voxel.
+
+    Raises:
+        CancelledError: a stop was asked for.
     """
+    stop = stop or StopRequest()
+    stop.check()
     if body is None:
         body = body_mask(unit_to_hu(unit, window_hu))
+        stop.check()
     some = score(unit, result.prediction, result.hidden, body, window_hu, model.patch_size)
     figures: dict[str, Any] = {
         "psnr_masked_db": some.psnr_masked_db,
@@ -56,6 +65,7 @@ def measure(
         }
         return _rounded(figures)
     if plan.coverage == "complete":
+        stop.check()
         whole = score_whole(unit, result.prediction, body, window_hu, model.patch_size)
         figures |= {
             "psnr_complete_db": whole.psnr_db,
@@ -65,14 +75,16 @@ def measure(
         }
     if plan.overlap == 0:
         # overlapping superpatches hide a voxel here and show it there: no single fill compares with that
-        filled = harmonic(unit, plan, model, name)
+        filled = harmonic(unit, plan, model, name, stop)
         figures["baseline_harmonic_psnr_masked_db"] = _finite(psnr(unit, filled, result.hidden))
         if plan.coverage == "complete":
             figures["baseline_harmonic_psnr_complete_db"] = _finite(psnr(unit, filled))
     return _rounded(figures)
 
 
-def harmonic(unit: np.ndarray, plan: Plan, model: ModelConfig, name: str) -> np.ndarray:
+def harmonic(
+    unit: np.ndarray, plan: Plan, model: ModelConfig, name: str, stop: StopRequest | None = None
+) -> np.ndarray:
     """Return the harmonic fill of the masks of ``plan``: each voxel the mean over the passes that hid it.
 
     The fill reads the whole volume's visible voxels, the model only those of its superpatch.
@@ -80,6 +92,8 @@ def harmonic(unit: np.ndarray, plan: Plan, model: ModelConfig, name: str) -> np.
     shape = (unit.shape[0], unit.shape[1], unit.shape[2])
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
     for hidden in masks_of_volume(shape, model.superpatch_size, model.patch_size, plan, name):
+        if stop is not None:
+            stop.check()
         total[hidden] += fill_harmonic(unit, hidden)[hidden]
         count += hidden
     return np.where(count > 0, total / np.maximum(count, 1), unit)

@@ -137,3 +137,9 @@ def test_hidden_is_the_sorted_complement() -> None:
 def test_a_wrong_mask_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"dial|plane_ratio|axis_ratio"):
         MaskSpec(**bad)  # type: ignore[arg-type]
+
+
+def test_the_command_line_knows_every_strategy() -> None:
+    from MAESILLib.config import STRATEGY_NAMES
+
+    assert tuple(STRATEGIES) == STRATEGY_NAMES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from MAESILLib.config import STRATEGY_NAMES
 from MAESILLib.errors import InputError
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
     from MAESILLib.reconstruction import Plan
 
-STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "block", "none")
 COVERAGE_NAMES = ("single", "complete")
 
 

@@ -30,13 +30,14 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     plan = plan_from(args)
     device = set_up_device(args)
+    checkpoint = embedded_checkpoint()
     folder = Path(args.output)
     reporter.progress("sample", 0.0)
     volume = read_volume(args.input) if args.input else phantom_volume(args.seed)
     reporter.progress("sample", 1.0)
     begin = time.monotonic()
     outputs = Outputs(folder, args.format, args.figure)
-    metrics = reconstruct_volume(volume, embedded_checkpoint(), plan, outputs, device, reporter, stop, begin)
+    metrics = reconstruct_volume(volume, checkpoint, plan, outputs, device, reporter, stop, begin)
     if not args.input:
         # beside its results, so that they can be compared in a viewer
         write_volume(folder / f"input.{args.format}", volume.hu, volume.geometry)

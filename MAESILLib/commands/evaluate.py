@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from MAESILLib.commands.common import set_up_device
@@ -33,11 +34,14 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     cache = read_cache(args.data)
     entries = cache.entries if args.split == "all" else cache.select(args.split)
     checkpoints = [Path(c) for c in args.checkpoint or [embedded_checkpoint()]]
-    if args.window and args.window[0] >= args.window[1]:
-        raise InputError(f"--window {args.window[0]:g} {args.window[1]:g} is empty", "give the lower value first")
+    if args.window and not -math.inf < args.window[0] < args.window[1] < math.inf:
+        raise InputError(
+            f"--window {args.window[0]:g} {args.window[1]:g} is no range of HU", "give the lower value first"
+        )
     device = set_up_device(args)
 
     from MAESILLib.evaluation.evaluate import evaluate, markdown, protocol, write
+    from MAESILLib.files import check_folder
 
     settings = protocol(args.seed)
     if args.settings:
@@ -46,6 +50,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             known = ", ".join(f"'{s.name}'" for s in settings)
             raise InputError(f"unknown setting '{unknown[0]}'", f"choose from {known}")
         settings = [s for s in settings if s.name in args.settings]
+    check_folder(args.output)
     result = evaluate(
         checkpoints,
         cache,

@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="updates; overrules the configuration")
     parser.add_argument("--init", metavar="C", help="checkpoint whose weights to start from")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last state")
+    # a seed that was not given must not overrule the configuration's
+    parser.set_defaults(seed=None)
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
@@ -35,7 +37,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     values = overrides(args.set)
     train = values.setdefault("train", {})
-    train.setdefault("seed", args.seed)
+    if args.seed is not None:
+        train.setdefault("seed", args.seed)
     if args.steps is not None:
         train["steps"] = args.steps
     config = configuration.load(args.config, args.preset, values)

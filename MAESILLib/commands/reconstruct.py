@@ -55,7 +55,7 @@ def table(metrics: dict[str, Any]) -> str:
     rows = [
         (
             "input",
-            f"{metrics['input']['name']}, {' x '.join(map(str, metrics['input']['size_dhw']))} voxels (D x H x W)",
+            f"{metrics['input']['name']}, {' x '.join(map(str, metrics['input']['size'][::-1]))} voxels (D x H x W)",
         ),
         ("checkpoint", f"{checkpoint['name']} ({checkpoint['sha256'][:12]})"),
         (

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 
@@ -65,10 +67,11 @@ class Cache:
         """
         path = self.folder / VOLUMES / f"{entry.name}.npy"
         try:
-            volume = np.load(path, mmap_mode="r")
+            # not np.load, which opens a zip archive too
+            volume = np.lib.format.open_memmap(path, mode="r")
         except FileNotFoundError:
             raise InputError(f"{path} is missing from the cache", "run maesil prepare again") from None
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, TokenError, OverflowError) as error:
             raise InputError(f"{path} is damaged: {error}", "delete it and run maesil prepare again") from None
         if volume.shape != entry.shape_dhw or volume.dtype != np.int16:
             raise InputError(
@@ -85,8 +88,8 @@ class Cache:
     def select(self, split: str, validation_share: float = 0.1) -> tuple[CacheEntry, ...]:
         """Return the entries of a split, ``train`` or ``val``.
 
-        Where no entry names its split, whole patients are held out by a hash of their name: the choice
-        does not change when other patients are added.
+        Where no entry names its split, whole patients are held out by a hash of their name: the choice depends
+        on the set of patients and on nothing else, and a larger share holds out the same ones and more.
         """
         if any(e.split for e in self.entries):
             return tuple(e for e in self.entries if e.split == split)
@@ -105,19 +108,37 @@ def read_cache(folder: Path | str) -> Cache:
     Raises:
         InputError: the folder is no cache, or one of another version.
     """
-    folder = Path(folder)
+    cache = read_index(Path(folder))
+    if not cache.entries:
+        raise InputError(f"{folder} holds no volume", "see what maesil prepare refused")
+    return cache
+
+
+def read_index(folder: Path) -> Cache:
+    """Read a cache's index; unlike :func:`read_cache`, an empty cache is no error.
+
+    Raises:
+        InputError: the folder is no cache, or one of another version.
+    """
     if not (folder / INDEX).is_file():
         raise InputError(f"{folder} is not a cache: it has no {INDEX}", "make one with maesil prepare")
     index = read_json(folder / INDEX)
-    if index.get("schema") != SCHEMA:
+    schema = index.get("schema") if isinstance(index, dict) else None
+    if schema != SCHEMA:
         raise InputError(
-            f"{folder} has schema {index.get('schema')!r}, this version reads {SCHEMA!r}", "run maesil prepare again"
+            f"{folder / INDEX} has schema {schema!r}, this version reads {SCHEMA!r}", "choose another folder"
         )
-    entries = tuple(CacheEntry(**{**e, "shape_dhw": tuple(e["shape_dhw"])}) for e in index["volumes"])
-    if not entries:
-        raise InputError(f"{folder} holds no volume", "see what maesil prepare refused")
-    refused = tuple(Refusal(**r) for r in index["refused"])
-    return Cache(folder, index["spacing_mm"], entries, refused)
+    try:
+        entries = tuple(_entry(values) for values in index["volumes"])
+        refused = tuple(Refusal(**values) for values in index["refused"])
+        return Cache(folder, float(index["spacing_mm"]), entries, refused)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / INDEX} is damaged: {error}", "prepare the data again in another folder") from None
+
+
+def _entry(values: dict[str, Any]) -> CacheEntry:
+    d, h, w = (int(n) for n in values["shape_dhw"])
+    return CacheEntry(**{**values, "shape_dhw": (d, h, w)})
 
 
 def write_index(cache: Cache) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from MAESILLib.config import Preprocessing
-from MAESILLib.data.cache import INDEX, VOLUMES, Cache, CacheEntry, Refusal, read_cache, write_index
-from MAESILLib.errors import DiskFullError, InputError
+from MAESILLib.data.cache import INDEX, VOLUMES, Cache, CacheEntry, Refusal, read_index, write_index
+from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
-from MAESILLib.files import atomic_path, read_json, sha256_of
+from MAESILLib.files import atomic_path, check_folder, check_name, read_json, sha256_of
 from MAESILLib.stopping import StopRequest
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -43,17 +44,25 @@ def find_sources(inputs: Iterable[Path | str]) -> list[Source]:
 
     A manifest has a column (or key) ``file``, relative to itself, and may have ``patient``, ``split`` (train
     or val), ``dataset`` and ``licence``; other columns are left alone. In folders, files named like label
-    maps (``*_seg.nii.gz``) are passed over.
+    maps (``*_seg.nii.gz``) are passed over. Of DICOM files given one by one (``folder/*.dcm``), one stands for
+    its series.
 
     Raises:
         InputError: an input does not exist, a manifest has no ``file``, or nothing was found.
     """
     sources: dict[Path, Source] = {}
+    slices: dict[Path, list[Path]] = {}
     for given in map(Path, inputs):
         if not given.exists():
             raise InputError(f"no such file or folder: {given}", "check the path")
+        if given.is_file() and not given.name.lower().endswith((*VOLUME_SUFFIXES, *MANIFEST_SUFFIXES)):
+            slices.setdefault(given.parent.resolve(), []).append(given)
+            continue
         for source in _sources_of(given):
             sources.setdefault(source.path.resolve(), source)
+    for files in slices.values():
+        for file in _one_of_each_series(files, unusable=True):
+            sources.setdefault(file.resolve(), Source(file))
     if not sources:
         raise InputError("no CT was found in the inputs", "give NIfTI, NRRD or MHA files, DICOM folders, or a manifest")
     return list(sources.values())
@@ -70,17 +79,50 @@ def _sources_of(given: Path) -> Iterator[Source]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield volume files and folders that hold DICOM files, in the order of their names."""
-    from MAESILLib.dicom import has_dicom_magic
-
     children = sorted(folder.iterdir())
     files = [c for c in children if c.is_file() and not c.name.startswith(".")]
     volumes = [f for f in files if f.name.lower().endswith(VOLUME_SUFFIXES)]
     yield from (f for f in volumes if not _is_named_like_labels(f))
-    if any(has_dicom_magic(f) for f in files if f not in volumes):
+    below = [f for c in children if c.is_dir() and not c.name.startswith(".") for f in _walk(c)]
+    slices = [f for f in files if f not in volumes and _is_dicom(f)]
+    if any(f.is_dir() or not _is_volume(f) for f in below):
+        # as a folder it would be read with the subfolders, which are sources of their own
+        yield from _one_of_each_series(slices)
+    elif slices:
         yield folder
-    for child in children:
-        if child.is_dir() and not child.name.startswith("."):
-            yield from _walk(child)
+    yield from below
+
+
+def _is_volume(path: Path) -> bool:
+    return path.name.lower().endswith(VOLUME_SUFFIXES)
+
+
+def _is_dicom(path: Path) -> bool:
+    """Tell whether a file is, or is named like, a DICOM object; a disc's table of contents is none."""
+    from MAESILLib.dicom import DICOM_SUFFIXES, has_dicom_magic
+
+    return path.name != "DICOMDIR" and (path.suffix.lower() in DICOM_SUFFIXES or has_dicom_magic(path))
+
+
+def _one_of_each_series(files: list[Path], unusable: bool = False) -> Iterator[Path]:
+    """Yield one file for each CT series among files of one folder; others too where ``unusable``."""
+    from MAESILLib.dicom import find_series
+    from MAESILLib.itk_quiet import quiet_itk
+
+    left = dict.fromkeys(sorted(files))
+    while left:
+        file = next(iter(left))
+        del left[file]
+        try:
+            with quiet_itk():
+                series, _ = find_series(file)
+        except InputError:
+            if unusable:
+                yield file
+            continue
+        for member in series.slices:
+            left.pop(member.path, None)
+        yield file
 
 
 def _is_named_like_labels(path: Path) -> bool:
@@ -94,10 +136,13 @@ def _from_manifest(path: Path) -> Iterator[Source]:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise InputError(f"{path} is not a list of objects", "write one object with 'file' for each CT")
     else:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path} is not a CSV file in UTF-8: {error}", "save it as CSV in UTF-8") from None
     for number, row in enumerate(rows, start=1):
-        if not row.get("file"):
+        if not row.get("file") or not isinstance(row["file"], str):
             raise InputError(f"{path}: entry {number} has no 'file'", "name the CT's file, relative to the manifest")
         split = row.get("split") or ""
         if split not in ("", "train", "val"):
@@ -117,12 +162,15 @@ def prepare(
     """Prepare every source into ``folder``; go on where an earlier call was interrupted.
 
     Raises:
-        InputError: the folder holds a cache of another spacing, or every source was refused.
+        InputError: the folder holds a cache of another spacing or something else, or every source was refused.
         CancelledError: a stop was asked for; what is prepared stays.
         DiskFullError: the disk is full; what is prepared stays.
     """
     folder = Path(folder)
     reporter, stop = reporter or Reporter(), stop or StopRequest()
+    if not math.isfinite(preprocessing.spacing_mm):
+        raise InputError(f"spacing {preprocessing.spacing_mm} mm", "choose a number of mm, as 1.5")
+    check_folder(folder)
     cache = Cache(folder, preprocessing.spacing_mm, ())
     if (folder / INDEX).is_file():
         cache = _continued(folder, preprocessing)
@@ -141,10 +189,9 @@ def prepare(
 
 
 def _continued(folder: Path, preprocessing: Preprocessing) -> Cache:
-    index = read_json(folder / INDEX)
-    if not index.get("volumes"):
+    cache = read_index(folder)
+    if not cache.entries:
         return Cache(folder, preprocessing.spacing_mm, ())
-    cache = read_cache(folder)
     if cache.spacing_mm != preprocessing.spacing_mm:
         raise InputError(
             f"{folder} was prepared at {cache.spacing_mm} mm, not {preprocessing.spacing_mm} mm",
@@ -157,20 +204,31 @@ def _with_source(cache: Cache, source: Source, reporter: Reporter) -> Cache:
     path = str(source.path)
     refused = tuple(r for r in cache.refused if r.source != path)
     try:
+        check_name(source.path)
         sha256 = _sha256(source.path)
         known = next((e for e in cache.entries if e.source_sha256 == sha256), None)
         if known is not None and (cache.folder / VOLUMES / f"{known.name}.npy").is_file():
-            if known.source != path:
+            if Path(known.source).resolve() != source.path.resolve():
                 raise InputError(f"the same data as {known.source}", "")
-            return replace(cache, refused=refused)
-        others = tuple(e for e in cache.entries if e.source_sha256 != sha256)
+            return replace(cache, entries=_described_again(cache.entries, known, source), refused=refused)
+        # what an older state of the same source gave goes
+        others = tuple(e for e in cache.entries if e.source_sha256 != sha256 and e.source != path)
         entry = _prepare_one(cache, others, source, sha256, reporter)
         return replace(cache, entries=(*others, entry), refused=refused)
-    except DiskFullError:
-        raise
+    except PermissionError:
+        problem = "no permission to read it"
     except InputError as error:
-        reporter.warning(f"refused {path}: {error}")
-        return replace(cache, refused=(*refused, Refusal(path, str(error))))
+        problem = str(error)
+    reporter.warning(f"refused {path}: {problem}")
+    return replace(cache, refused=(*refused, Refusal(path, problem)))
+
+
+def _described_again(entries: tuple[CacheEntry, ...], known: CacheEntry, source: Source) -> tuple[CacheEntry, ...]:
+    """Take over what a manifest says of a volume that is in the cache already."""
+    stated = {key: getattr(source, key) for key in ("patient", "split", "dataset", "licence")}
+    entry = replace(known, **{key: text for key, text in stated.items() if text})
+    _refuse_both_sides(entry.patient, entry.split, tuple(e for e in entries if e != known))
+    return tuple(entry if e == known else e for e in entries)
 
 
 def _prepare_one(
@@ -180,17 +238,21 @@ def _prepare_one(
     from MAESILLib.volume import model_grid
 
     volume = read_volume(source.path)
+    patient = source.patient or _dicom_patient(source.path)
+    _refuse_both_sides(patient, source.split, others)
     for warning in volume.warnings:
         reporter.warning(f"{source.path}: {warning}")
     hu = model_grid(volume.geometry, cache.spacing_mm).to_model(volume.hu)
     stored = np.clip(np.rint(hu), LOW_HU, HIGH_HU).astype(np.int16)
     name = _free_name(volume.name, {e.name for e in others})
-    with atomic_path(cache.folder / VOLUMES / f"{name}.npy") as temporary:
-        np.save(temporary, stored)
+    with atomic_path(cache.folder / VOLUMES / f"{name}.npy") as temporary, open(temporary, "wb") as file:
+        # np.save does not say that the disk is full
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(stored))
+        file.write(stored.data)
     return CacheEntry(
         name,
         (stored.shape[0], stored.shape[1], stored.shape[2]),
-        source.patient or _dicom_patient(source.path) or name,
+        patient or name,
         source.split,
         str(source.path),
         sha256,
@@ -198,6 +260,16 @@ def _prepare_one(
         source.dataset,
         source.licence,
     )
+
+
+def _refuse_both_sides(patient: str, split: str, others: tuple[CacheEntry, ...]) -> None:
+    """Refuse a volume whose patient already lies on the other side of the split."""
+    for other in others:
+        if patient == other.patient and {split, other.split} == {"train", "val"}:
+            raise InputError(
+                f"patient {patient} is in '{split}' here, but in '{other.split}' with {other.source}",
+                "give all volumes of a patient the same split",
+            )
 
 
 def _free_name(name: str, taken: set[str]) -> str:
@@ -221,14 +293,11 @@ def _sha256(path: Path) -> str:
 
 
 def _dicom_patient(path: Path) -> str:
-    """Return the PatientID of a DICOM folder, or nothing."""
-    if not path.is_dir():
-        return ""
+    """Return the PatientID of a DICOM folder or file, or nothing."""
     import SimpleITK as sitk
 
-    from MAESILLib.dicom import has_dicom_magic
-
-    first = next((f for f in sorted(path.iterdir()) if f.is_file() and has_dicom_magic(f)), None)
+    files = sorted(path.iterdir()) if path.is_dir() else [] if _is_volume(path) else [path]
+    first = next((f for f in files if f.is_file() and _is_dicom(f)), None)
     if first is None:
         return ""
     reader = sitk.ImageFileReader()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,8 +99,9 @@ def evaluate(
     reporter, stop = reporter or Reporter(), stop or StopRequest()
     device = torch.device(device)
     rows: list[dict[str, Any]] = []
-    total = len(checkpoints) * len(entries) * len(settings)
-    for path in checkpoints:
+    labels = label_checkpoints(checkpoints)
+    total = len(labels) * len(entries) * len(settings)
+    for path, label in labels.items():
         model, info = load_checkpoint(path, device)
         if info.preprocessing.spacing_mm != cache.spacing_mm:
             raise InputError(
@@ -118,10 +120,10 @@ def evaluate(
                     result = reconstruct(model, unit, setting.plan, name=entry.name, device=device, stop=stop)
                 if shown != own:
                     result = _in_window(result, own, shown)
-                figures = measure(reference, result, setting.plan, info.model, shown, entry.name, body)
+                figures = measure(reference, result, setting.plan, info.model, shown, entry.name, body, stop)
                 if setting.plan.coverage == "single" and setting.plan.mask.strategy != "none":
                     figures |= _trivial(reference, result.hidden)
-                row: dict[str, Any] = {"checkpoint": path.name, "volume": entry.name, "dataset": entry.dataset}
+                row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}
                 row |= {"setting": setting.name, "hidden_share": round(result.hidden_share, 5)}
                 rows.append(row | figures)
                 reporter.progress("evaluate", len(rows) / total, f"{entry.name} {setting.name}")
@@ -129,7 +131,7 @@ def evaluate(
         "schema": SCHEMA,
         "library_version": __version__,
         "data": {"fingerprint": cache.fingerprint(), "volumes": [e.name for e in entries]},
-        "checkpoints": [checkpoint_identity(path) for path in checkpoints],
+        "checkpoints": [{**checkpoint_identity(path), "name": label} for path, label in labels.items()],
         "window_hu": list(window_hu) if window_hu else "the checkpoint's own",
         "spacing_mm": cache.spacing_mm,
         "device": device_name(device),
@@ -137,6 +139,23 @@ def evaluate(
         "rows": rows,
         "summary": summarise(rows),
     }
+
+
+def label_checkpoints(paths: list[Path]) -> dict[Path, str]:
+    """Return a name for each file: as many last parts of its path as tell it from the others.
+
+    Every run's checkpoint is called model.safetensors. A file that is given twice counts once.
+    """
+    files: dict[Path, Path] = {}
+    for path in paths:
+        files.setdefault(path.resolve(), path)
+    labels = {}
+    for path in files.values():
+        parts = path.absolute().parts
+        others = [other.absolute().parts for other in files.values() if other != path]
+        count = next(n for n in range(1, len(parts) + 1) if all(other[-n:] != parts[-n:] for other in others))
+        labels[path] = "/".join(parts[-count:])
+    return labels
 
 
 def _describe(setting: Setting) -> dict[str, Any]:
@@ -155,11 +174,13 @@ def _in_window(result: Reconstruction, own: Window, shown: Window) -> Reconstruc
     return replace(result, prediction=hu_to_unit(unit_to_hu(result.prediction, own), shown))
 
 
-def _trivial(unit: np.ndarray, hidden: np.ndarray) -> dict[str, float]:
-    return {
-        "baseline_mean_psnr_masked_db": round(psnr(unit, fill_mean(unit, hidden), hidden), 5),
-        "baseline_nearest_psnr_masked_db": round(psnr(unit, fill_nearest(unit, hidden), hidden), 5),
+def _trivial(unit: np.ndarray, hidden: np.ndarray) -> dict[str, float | None]:
+    figures = {
+        "baseline_mean_psnr_masked_db": psnr(unit, fill_mean(unit, hidden), hidden),
+        "baseline_nearest_psnr_masked_db": psnr(unit, fill_nearest(unit, hidden), hidden),
     }
+    # undefined where nothing is hidden, infinite where the fill is exact
+    return {key: round(value, 5) if math.isfinite(value) else None for key, value in figures.items()}
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

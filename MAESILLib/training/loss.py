@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from MAESILLib.model import Prediction, patchify, take_tokens, unpatchify
 
@@ -42,38 +43,40 @@ def masked_loss(
     """
     patches = patchify(target, patch_size)
     weights = patchify(valid.to(target.dtype), patch_size)
-    hidden = _mean_square(prediction.hidden_patches, patches, weights, prediction.hidden)
-    visible = _mean_square(prediction.visible_patches, patches, weights, prediction.visible)
+    difference, counted = _difference(prediction.hidden_patches, prediction.hidden, patches, weights)
+    hidden = difference.square().sum() / counted
+    shown, shown_counted = _difference(prediction.visible_patches, prediction.visible, patches, weights)
+    visible = shown.square().sum() / shown_counted
     gradient = target.new_zeros(())
     if gradient_weight > 0 and prediction.hidden.shape[1]:
-        gradient = _gradient_error(prediction, patches, weights, target.shape, patch_size)
+        error = _composite_error(difference, prediction.hidden, target.shape, patch_size)
+        gradient = _gradient_energy(error) / (3 * counted)
     total = hidden + visible_weight * visible + gradient_weight * gradient
     return Loss(total, hidden.detach(), visible.detach(), gradient.detach())
 
 
-def _mean_square(
-    predicted: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor, index: torch.Tensor
-) -> torch.Tensor:
-    if index.shape[1] == 0:
-        return predicted.sum() * 0
+def _difference(
+    predicted: torch.Tensor, index: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return predicted minus true patches, zero in padding, and the number of voxels that count, at least 1."""
     weight = take_tokens(weights, index)
-    squares = (predicted - take_tokens(patches, index)).square() * weight
-    return squares.sum() / weight.sum().clamp_min(1)
+    return (predicted - take_tokens(patches, index)) * weight, weight.sum().clamp_min(1)
 
 
-def _gradient_error(
-    prediction: Prediction, patches: torch.Tensor, weights: torch.Tensor, shape: torch.Size, patch_size: Triple
+def _composite_error(
+    difference: torch.Tensor, hidden: torch.Tensor, shape: torch.Size, patch_size: Triple
 ) -> torch.Tensor:
-    """Mean squared error of finite differences of the composite.
-
-    The composite's error is zero where patches are visible, so its differences count border steps
-    against visible neighbours too.
-    """
+    """Lay the hidden patches' errors (B, N, P) into (B, 1, D, H, W); visible patches of a composite have none."""
     grid = (shape[2] // patch_size[0], shape[3] // patch_size[1], shape[4] // patch_size[2])
-    index = prediction.hidden[..., None].expand(-1, -1, patches.shape[-1])
-    difference = prediction.hidden_patches - take_tokens(patches, prediction.hidden)
-    difference = difference * take_tokens(weights, prediction.hidden)
-    error = unpatchify(torch.zeros_like(patches).scatter(1, index, difference), grid, patch_size)
-    total = sum(error.diff(dim=axis).square().sum() for axis in (2, 3, 4))
-    count = 3 * take_tokens(weights, prediction.hidden).sum().clamp_min(1)
-    return torch.as_tensor(total) / count
+    patches = difference.new_zeros(shape[0], grid[0] * grid[1] * grid[2], difference.shape[-1])
+    index = hidden[..., None].expand(-1, -1, difference.shape[-1])
+    return unpatchify(patches.scatter(1, index, difference), grid, patch_size)
+
+
+def _gradient_energy(error: torch.Tensor) -> torch.Tensor:
+    """Return the sum of squared steps between face neighbours; mse_loss keeps no copy of the steps."""
+    sums = [
+        F.mse_loss(error.narrow(axis, 1, n - 1), error.narrow(axis, 0, n - 1), reduction="sum")
+        for axis, n in ((2, error.shape[2]), (3, error.shape[3]), (4, error.shape[4]))
+    ]
+    return torch.stack(sums).sum()

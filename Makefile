@@ -1,0 +1,43 @@
+# make demo: reconstruct a generated CT with the embedded checkpoint
+# make test: lint, types and tests
+#
+# Both set up .venv by themselves. A torch that the Python already has, such as a CUDA build, is used as it is;
+# otherwise TORCH is installed.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint types unit bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/maesil demo --output demo
+
+test: lint types unit
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+unit: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: $(VENV)/ready
+	for script in Testing/Benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "MAESIL needs Python 3.11 or later: make PYTHON=/path/to/python3"; exit 1; }
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; \
+	  then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install -q $(TORCH)
+	$(PIP) install -q -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,70 @@
+"""Reading random 128^3 crops from a cache, beside reading the whole compressed volume for each crop.
+
+python Testing/Benchmarks/bench_crops.py [--shape 200 512 512]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from MAESILLib.data.cache import Cache, CacheEntry, read_cache, write_index
+from MAESILLib.data.sampling import CropSampler
+from MAESILLib.geometry import Geometry
+from MAESILLib.reading import read_volume
+from MAESILLib.writing import write_volume
+
+
+def milliseconds(read: Callable[[int], object], repeats: int) -> float:
+    """Return the median time of one crop."""
+    read(0)
+    times = []
+    for number in range(1, repeats + 1):
+        begin = time.perf_counter()
+        read(number)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times) * 1e3
+
+
+def main() -> None:
+    """Print both times and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", type=int, nargs=3, default=(200, 512, 512))
+    args = parser.parse_args()
+    shape = (args.shape[0], args.shape[1], args.shape[2])
+    rng = np.random.default_rng(0)
+    hu = (rng.standard_normal(shape, np.float32) * 20 + 40).astype(np.int16)
+    hu[:, :64] = -1000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "volumes").mkdir()
+        np.save(folder / "volumes" / "v.npy", hu)
+        write_index(Cache(folder, 1.5, (CacheEntry("v", shape, "p", "train", "v", "0", 0.9),)))
+        geometry = Geometry(shape, (1.5, 1.5, 1.5), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+        write_volume(folder / "v.nii.gz", hu, geometry)
+        cache = read_cache(folder)
+        sampler = CropSampler(
+            cache,
+            cache.entries,
+            crop_size=(128, 128, 128),
+            patch_size=(8, 8, 8),
+            volume_weighting=0.5,
+            min_foreground=0.2,
+            flip=True,
+            seed=0,
+        )
+        own = milliseconds(sampler.crop, 50)
+        whole = milliseconds(lambda _: read_volume(folder / "v.nii.gz").hu[:128, :128, :128].copy(), 3)
+    print(
+        f"one 128^3 crop of a {shape} volume, ms: cache {own:.1f}, whole .nii.gz {whole:.0f}, ratio {whole / own:.0f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

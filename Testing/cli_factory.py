@@ -1,0 +1,181 @@
+"""Running the command line in tests: in this process or as a process of its own, with a small random checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from conftest import tiny_config
+from volume_factory import geometry, image_of, trunk
+
+from MAESILLib import cli
+from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
+from MAESILLib.events import parse_event
+from MAESILLib.geometry import Geometry
+from MAESILLib.model import MaskedAutoencoder
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+QUIET = ("--progress", "off")
+JSON = ("--progress", "json")
+EVENT_NAMES = {"started", "progress", "metric", "artifact", "warning", "error", "done"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Every line of stdout as an event; fails where a line is none."""
+        events = [parse_event(line) for line in self.out.splitlines()]
+        assert all(event is not None for event in events), f"not an event in {self.out!r}"
+        return [event for event in events if event is not None]
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        """The events of one name."""
+        assert name in EVENT_NAMES
+        return [event for event in self.events if event["event"] == name]
+
+
+@contextlib.contextmanager
+def kept_signals() -> Iterator[None]:
+    """The command line takes SIGTERM and SIGINT; give them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def maesil(*arguments: object) -> Result:
+    """Run the command line in this process; an exception other than its own is a bug and passes through."""
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with kept_signals(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main([str(a) for a in arguments])
+        out.flush()
+        err.flush()
+    return Result(status, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+
+
+def maesil_process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """Start the command line as a process of its own, stdout and stderr as pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "MAESILLib", *map(str, arguments)],
+        cwd=options.pop("cwd", REPOSITORY),
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run_process(*arguments: object, **options: Any) -> Result:
+    """Run the command line as a process of its own to its end."""
+    process = maesil_process(*arguments, **options)
+    out, err = process.communicate(timeout=60)
+    return Result(process.returncode, out, err)
+
+
+def assert_refused(result: Result, *words: str, status: int = 2) -> None:
+    """Check that a command ended with one clear line and no traceback (give it --progress off)."""
+    assert result.status == status, result
+    assert result.out == ""
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("maesil: ")
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
+
+
+def assert_refused_event(result: Result, kind: str, status: int) -> dict[str, Any]:
+    """Check that a command with --progress json ended with an error event, and return it."""
+    assert result.status == status, result
+    error = result.events[-1]
+    assert error["event"] == "error"
+    assert error["kind"] == kind
+    assert error["message"]
+    assert "Traceback" not in result.err
+    assert not result.named("done")
+    return error
+
+
+def write_checkpoint(path: Path, seed: int = 0) -> Path:
+    """Write a small checkpoint with random weights, whose output differs from the prior."""
+    config = tiny_config()
+    torch.manual_seed(seed)
+    network = MaskedAutoencoder(config.model)
+    for head in (network.decoder.hidden_head, network.decoder.visible_head):
+        torch.nn.init.normal_(head.weight, std=0.02)
+    save_checkpoint(path, network, CheckpointInfo(config.model, config.preprocessing))
+    return path
+
+
+def write_ct(path: Path, size_dhw: Sequence[int] = (40, 48, 44), seed: int = 0, **grid: Any) -> Path:
+    """Write a synthetic CT as the suffix of ``path`` says; ``grid`` as for volume_factory.geometry."""
+    d, h, w = size_dhw
+    write_image(path, trunk((d, h, w), seed), geometry((d, h, w), **grid))
+    return path
+
+
+def write_image(path: Path, array: np.ndarray, grid: Geometry) -> None:
+    """Write an array with SimpleITK alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image_of(array, grid), str(path), useCompression=True)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read voxels (D, H, W) with SimpleITK alone."""
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Names of all files below ``folder`` that no command may leave there."""
+    return [str(p.relative_to(folder)) for p in folder.rglob("*") if "partial" in p.name]
+
+
+def reconstruct(scan: Path, output: Path, checkpoint: Path, *more: object) -> Result:
+    """Reconstruct in this process, without figure and without a word."""
+    return maesil("reconstruct", scan, "--output", output, "--checkpoint", checkpoint, "--no-figure", *QUIET, *more)
+
+
+@contextlib.contextmanager
+def no_root() -> Iterator[None]:
+    """Give up root's right to write anywhere, if this is root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextlib.contextmanager
+def file_size_limit(limit: int) -> Iterator[None]:
+    """Let no file grow past ``limit`` bytes, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,0 +1,72 @@
+"""Checks of what ``maesil reconstruct`` wrote, made from the files alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_factory import (
+    Result,
+    maesil,
+    read_array,
+)
+
+KINDS = ("masked", "reconstruction", "composite", "error", "mask")
+STRATEGIES = ("dual", "uniform", "product", "tube", "block")
+LOW, HIGH = -1000, 1000
+FIGURES = (
+    "psnr_masked_db",
+    "mae_masked_hu",
+    "psnr_composite_db",
+    "ssim_composite",
+    "border_index",
+    "baseline_harmonic_psnr_masked_db",
+)
+
+
+def run(source: Path, output: Path, checkpoint: Path, *more: object) -> dict[str, Any]:
+    """Reconstruct to ``output`` and return metrics.json."""
+    arguments = ("reconstruct", source, "--output", output, "--checkpoint", checkpoint, "--no-figure")
+    result: Result = maesil(*arguments, "--progress", "json", *more)
+    assert result.status == 0, result.err
+    text = (output / "metrics.json").read_text(encoding="utf-8")
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in metrics.json"))
+
+
+def volumes(folder: Path, suffix: str = "nrrd") -> dict[str, np.ndarray]:
+    """Read the five volumes."""
+    arrays = {kind: read_array(folder / f"{kind}.{suffix}") for kind in KINDS}
+    assert arrays["mask"].dtype == np.uint8
+    assert set(np.unique(arrays["mask"])) <= {0, 1}
+    assert all(arrays[kind].dtype == np.int16 for kind in KINDS[:-1])
+    return arrays
+
+
+def check_meaning(arrays: dict[str, np.ndarray], hu: np.ndarray) -> None:
+    """The files against each other and against the input, voxel by voxel."""
+    clipped = np.rint(np.clip(hu, LOW, HIGH)).astype(np.int16)
+    hidden = arrays["mask"] == 1
+    reconstruction = arrays["reconstruction"]
+    assert reconstruction.min() >= LOW
+    assert reconstruction.max() <= HIGH
+    np.testing.assert_array_equal(arrays["masked"], np.where(hidden, LOW, clipped))
+    np.testing.assert_array_equal(arrays["composite"], np.where(hidden, reconstruction, clipped))
+    np.testing.assert_array_equal(arrays["error"], reconstruction.astype(int) - clipped)
+
+
+def check_patches(mask: np.ndarray) -> None:
+    """Hidden voxels come in whole patches of 8 x 8 x 8 on one grid that begins at voxel 0."""
+    d, h, w = mask.shape
+    corners = mask[::8, ::8, ::8]
+    blown_up = corners.repeat(8, 0).repeat(8, 1).repeat(8, 2)[:d, :h, :w]
+    np.testing.assert_array_equal(mask, blown_up)
+
+
+def psnr(reference_hu: np.ndarray, prediction_hu: np.ndarray) -> float:
+    """The definition, in HU: 20 log10(range / root mean squared error)."""
+    error = reference_hu.astype(np.float64) - prediction_hu
+    return 20 * math.log10((HIGH - LOW) / math.sqrt((error**2).mean()))

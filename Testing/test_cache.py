@@ -1,0 +1,133 @@
+"""A cache: its split, and what happens when it is damaged."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_factory import (
+    QUIET,
+    assert_refused,
+    maesil,
+    write_checkpoint,
+)
+from conftest import make_cache
+from test_prepare import index_of
+
+from MAESILLib.data.cache import Cache, CacheEntry, read_cache
+from MAESILLib.errors import InputError
+
+
+def cache_of_patients(patients: list[str]) -> Cache:
+    entries = tuple(
+        CacheEntry(f"{patient}_{scan}", (8, 8, 8), patient, "", "", "", 0.5) for patient in patients for scan in (0, 1)
+    )
+    return Cache(Path("nowhere"), 1.5, entries)
+
+
+class TestSplit:
+    def test_whole_patients_whatever_the_order(self) -> None:
+        patients = [f"patient {n}" for n in range(30)]
+        cache, turned = cache_of_patients(patients), cache_of_patients(patients[::-1])
+        held_out = {e.patient for e in cache.select("val")}
+        assert len(held_out) == 3
+        assert held_out == {e.patient for e in turned.select("val")}
+        assert held_out.isdisjoint(e.patient for e in cache.select("train"))
+        assert len(cache.select("val")) + len(cache.select("train")) == 60
+
+    def test_a_larger_share_holds_out_the_same_and_more(self) -> None:
+        cache = cache_of_patients([f"patient {n}" for n in range(30)])
+        small, large = ({e.patient for e in cache.select("val", share)} for share in (0.1, 0.3))
+        assert small < large
+        assert len(large) == 9
+
+    def test_one_patient_is_for_training(self) -> None:
+        cache = cache_of_patients(["only"])
+        assert len(cache.select("train")) == 2
+        assert cache.select("val") == ()
+
+
+class TestDamage:
+    @pytest.fixture
+    def damaged(self, tmp_path: Path) -> Path:
+        make_cache(tmp_path / "cache", [(16, 16, 16), (16, 16, 24)], ["train", "val"])
+        return tmp_path / "cache" / "volumes" / "v1.npy"
+
+    def check(self, path: Path, *words: str) -> None:
+        cache = read_cache(path.parent.parent)
+        with pytest.raises(InputError) as caught:
+            cache.open(cache.entries[1])
+        for word in (str(path), "prepare again", *words):
+            assert word in str(caught.value)
+
+    def test_missing(self, damaged: Path) -> None:
+        damaged.unlink()
+        self.check(damaged, "missing")
+
+    @pytest.mark.parametrize("kept", [0, 5, 60, 130, 6000])
+    def test_cut_short(self, damaged: Path, kept: int) -> None:
+        damaged.write_bytes(damaged.read_bytes()[:kept])
+        self.check(damaged, "damaged")
+
+    def test_another_shape_or_type(self, damaged: Path) -> None:
+        np.save(damaged, np.zeros((16, 16, 23), np.int16))
+        self.check(damaged, "(16, 16, 23)", "(16, 16, 24)")
+        np.save(damaged, np.zeros((16, 16, 24), np.float32))
+        self.check(damaged, "float32")
+
+    def test_a_pickle_is_not_run(self, damaged: Path) -> None:
+        np.save(damaged, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        self.check(damaged, "damaged")
+
+    def test_another_kind_of_file(self, damaged: Path) -> None:
+        with zipfile.ZipFile(damaged, "w") as archive:
+            archive.writestr("v1.npy", "hello")
+        self.check(damaged, "damaged")
+
+    def test_any_damage_of_the_header(self, damaged: Path) -> None:
+        """Whatever bytes change, it is refused by name or reads as what the index says."""
+        good, rng = damaged.read_bytes(), np.random.default_rng(0)
+        cache = read_cache(damaged.parent.parent)
+        refused = 0
+        # with this seed, numpy fails in four ways: ValueError, EOFError, TokenError and OverflowError
+        for _ in range(300):
+            data = bytearray(good)
+            for place in rng.integers(0, 128, 2):
+                data[place] = rng.integers(0, 256)
+            damaged.write_bytes(data)
+            try:
+                volume = cache.open(cache.entries[1])
+            except InputError as error:
+                refused += str(damaged) in str(error)
+                continue
+            assert (volume.shape, volume.dtype) == ((16, 16, 24), np.int16)
+        assert refused > 200
+
+    def test_the_command_line_names_it(self, damaged: Path, tmp_path: Path) -> None:
+
+        damaged.write_bytes(b"")
+        checkpoint = write_checkpoint(tmp_path / "tiny.safetensors")
+        arguments = ("--data", tmp_path / "cache", "--checkpoint", checkpoint, "--output", tmp_path / "out", *QUIET)
+        assert_refused(maesil("evaluate", *arguments), "v1.npy is damaged", "prepare again")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"volumes": None},
+            {"volumes": [{}]},
+            {"volumes": [5]},
+            {"refused": [{"source": "a"}]},
+            {"spacing_mm": "wide"},
+            {"schema": "maesil-cache/99"},
+        ],
+    )
+    def test_index(self, damaged: Path, change: dict[str, object]) -> None:
+        folder = damaged.parent.parent
+        index = index_of(folder) | change
+        (folder / "index.json").write_text(json.dumps(index))
+        with pytest.raises(InputError, match=r"index\.json"):
+            read_cache(folder)

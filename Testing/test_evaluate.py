@@ -1,0 +1,362 @@
+"""``maesil evaluate``: what it measures, that it repeats to the bit, and the three files it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_factory import (
+    Result,
+    assert_refused,
+    assert_refused_event,
+    file_size_limit,
+    leftovers,
+    maesil,
+    write_checkpoint,
+)
+from conftest import make_cache, smooth_hu
+from scipy.spatial import cKDTree
+
+from MAESILLib.checkpoint import load_checkpoint
+from MAESILLib.data.cache import read_cache
+from MAESILLib.evaluation.evaluate import label_checkpoints, protocol
+from MAESILLib.reconstruction import reconstruct
+
+LOW, HIGH = -1000, 1000
+SHAPES = [(24, 32, 40), (40, 33, 28), (16, 40, 40)]
+SETTINGS = [
+    *("dual 0.5", "dual 0.75", "dual 0.9", "uniform 0.5", "uniform 0.75", "uniform 0.9"),
+    *("complete dual 0.75", "auto-encoding"),
+]
+MASKED = SETTINGS[:6]
+FILES = ("evaluation.json", "evaluation.csv", "evaluation.md")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cache of two volumes for validation and one for training, and a checkpoint."""
+    folder = tmp_path_factory.mktemp("data")
+    make_cache(folder / "cache", SHAPES, ["val", "val", "train"])
+    write_checkpoint(folder / "tiny.safetensors")
+    return folder
+
+
+def evaluate(data: Path, output: Path, *more: object) -> Result:
+    arguments = ["evaluate", "--data", data / "cache", "--output", output, "--progress", "off", *more]
+    if "--checkpoint" not in more:
+        arguments += ["--checkpoint", data / "tiny.safetensors"]
+    return maesil(*arguments)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    text = (folder / "evaluation.json").read_text(encoding="utf-8")
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in evaluation.json"))
+
+
+@pytest.fixture(scope="module")
+def output(data: Path) -> Path:
+    result = evaluate(data, data / "out")
+    assert result.status == 0, result.err
+    return data / "out"
+
+
+@pytest.fixture(scope="module")
+def result(output: Path) -> dict[str, Any]:
+    return read(output)
+
+
+def row_of(result: dict[str, Any], volume: str, setting: str) -> dict[str, Any]:
+    (row,) = [r for r in result["rows"] if (r["volume"], r["setting"]) == (volume, setting)]
+    return row
+
+
+def psnr(error: np.ndarray) -> float:
+    return -10 * math.log10(np.square(error, dtype=np.float64).mean())
+
+
+class TestResult:
+    def test_every_volume_and_setting(self, result: dict[str, Any]) -> None:
+        assert result["schema"] == "maesil-evaluation/1"
+        assert [s["name"] for s in result["settings"]] == SETTINGS
+        places = [(row["volume"], row["setting"]) for row in result["rows"]]
+        assert places == [(volume, setting) for volume in ("v0", "v1") for setting in SETTINGS]
+        assert result["data"]["volumes"] == ["v0", "v1"]
+        assert len(result["summary"]) == len(SETTINGS)
+        assert all(line["volumes"] == 2 for line in result["summary"])
+
+    def test_every_figure_is_there(self, result: dict[str, Any]) -> None:
+        for volume in ("v0", "v1"):
+            for setting in MASKED:
+                row = row_of(result, volume, setting)
+                for key in (
+                    *("psnr_masked_db", "mae_masked_hu", "psnr_composite_db", "ssim_composite", "border_index"),
+                    *(f"baseline_{fill}_psnr_masked_db" for fill in ("harmonic", "nearest", "mean")),
+                ):
+                    assert math.isfinite(row[key]), (setting, key)
+            complete = row_of(result, volume, "complete dual 0.75")
+            for key in ("psnr_complete_db", "mae_complete_hu", "ssim_complete", "baseline_harmonic_psnr_complete_db"):
+                assert math.isfinite(complete[key]), key
+            whole = row_of(result, volume, "auto-encoding")
+            assert math.isfinite(whole["psnr_autoencoding_db"])
+            assert whole["psnr_masked_db"] is None
+            assert whole["hidden_share"] == 0
+
+    @pytest.mark.parametrize("setting", ["dual 0.75", "uniform 0.9", "complete dual 0.75", "auto-encoding"])
+    def test_figures_are_those_of_the_reconstruction(self, data: Path, result: dict[str, Any], setting: str) -> None:
+        model, _ = load_checkpoint(data / "tiny.safetensors")
+        (plan,) = [s.plan for s in protocol(0) if s.name == setting]
+        unit = ((np.clip(smooth_hu(SHAPES[1], 1), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
+        made = reconstruct(model, unit, plan, name="v1")
+        error = made.prediction.clip(0, 1) - unit
+        row = row_of(result, "v1", setting)
+        assert row["hidden_share"] == pytest.approx(made.hidden_share, abs=1e-5)
+        if setting == "auto-encoding":
+            assert row["psnr_autoencoding_db"] == pytest.approx(psnr(error), abs=1e-4)
+            return
+        assert row["psnr_masked_db"] == pytest.approx(psnr(error[made.hidden]), abs=1e-4)
+        assert row["mae_masked_hu"] == pytest.approx(np.abs(error[made.hidden]).mean() * (HIGH - LOW), abs=1e-2)
+        if setting == "complete dual 0.75":
+            assert row["psnr_complete_db"] == pytest.approx(psnr(error), abs=1e-4)
+            return
+        mean = unit[~made.hidden].mean()
+        assert row["baseline_mean_psnr_masked_db"] == pytest.approx(psnr(unit[made.hidden] - mean), abs=1e-3)
+        visible = np.argwhere(~made.hidden)
+        _, nearest = cKDTree(visible).query(np.argwhere(made.hidden))
+        guess = unit[tuple(visible[nearest].T)]
+        # which of several equally near voxels is taken is arbitrary
+        assert row["baseline_nearest_psnr_masked_db"] == pytest.approx(psnr(unit[made.hidden] - guess), abs=0.3)
+
+    def test_shares(self, result: dict[str, Any]) -> None:
+        """Token counts of v0, 24x32x40 voxels: 3x4x5 tokens in two superpatches of 3x4x2 and 3x4x3."""
+        for setting, share in (("dual 0.5", 0.5), ("dual 0.75", 0.75), ("dual 0.9", 0.9)):
+            ratio = 1 - math.sqrt(1 - share)
+            visible = 0
+            for plane in (8, 12):
+                kept = max(1, math.floor(plane * (1 - ratio) + 0.5))
+                visible += 3 * max(1, math.floor(kept * (1 - ratio) + 0.5))
+            assert row_of(result, "v0", setting)["hidden_share"] == pytest.approx(1 - visible / 60, abs=1e-5)
+
+    def test_summary(self, result: dict[str, Any]) -> None:
+        for line in result["summary"]:
+            rows = [row for row in result["rows"] if row["setting"] == line["setting"]]
+            for key in ("psnr_masked_db", "ssim_composite", "border_index", "psnr_complete_db"):
+                values = [row.get(key) for row in rows]
+                if None in values:
+                    assert key not in line
+                    continue
+                assert line[key] == pytest.approx(np.mean(values), abs=1e-4)
+                assert line[f"{key}_sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-4)
+            if line["setting"] in MASKED:
+                margins = [r["psnr_masked_db"] - r["baseline_harmonic_psnr_masked_db"] for r in rows]
+                assert line["over_harmonic_db"] == pytest.approx(np.mean(margins), abs=1e-4)
+                assert line["least_over_harmonic_db"] == pytest.approx(min(margins), abs=1e-4)
+
+
+class TestFiles:
+    def test_the_same_to_the_bit(self, data: Path, output: Path) -> None:
+        assert evaluate(data, data / "again").status == 0
+        for name in FILES:
+            assert (data / "again" / name).read_bytes() == (output / name).read_bytes(), name
+        assert {p.name for p in output.iterdir()} == set(FILES)
+
+    def test_csv(self, output: Path, result: dict[str, Any]) -> None:
+        with open(output / "evaluation.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == len(result["rows"])
+        for row, expected in zip(rows, result["rows"], strict=True):
+            assert None not in row
+            for key, value in expected.items():
+                assert row[key] == ("" if value is None else str(value))
+
+    def test_markdown(self, output: Path, result: dict[str, Any]) -> None:
+        text = (output / "evaluation.md").read_text(encoding="utf-8")
+        table = [line for line in text.splitlines() if line.startswith("|")]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+        assert len({len(row) for row in cells}) == 1
+        header, rule, *rows = cells
+        assert set("".join(rule)) == {"-"}
+        assert [row[1] for row in rows] == SETTINGS
+        for row, line in zip(rows, result["summary"], strict=True):
+            found = dict(zip(header, row, strict=True))
+            assert found["checkpoint"] == "tiny.safetensors"
+            if line["setting"] in MASKED:
+                assert found["PSNR hidden (dB)"] == f"{line['psnr_masked_db']:.2f}"
+                assert found["harmonic"] == f"{line['baseline_harmonic_psnr_masked_db']:.2f}"
+                assert found["nearest"] == f"{line['baseline_nearest_psnr_masked_db']:.2f}"
+                assert found["mean"] == f"{line['baseline_mean_psnr_masked_db']:.2f}"
+                assert found["MAE hidden (HU)"] == f"{line['mae_masked_hu']:.1f}"
+            whole = {"complete dual 0.75": "complete", "auto-encoding": "autoencoding"}.get(
+                line["setting"], "composite"
+            )
+            assert found["PSNR whole"] == f"{line[f'psnr_{whole}_db']:.2f}"
+            assert found["SSIM"] == f"{line[f'ssim_{whole}']:.4f}"
+        assert "2 volumes" in text.splitlines()[0]
+        assert "1.5 mm" in text.splitlines()[0]
+
+    def test_events(self, data: Path, tmp_path: Path) -> None:
+        result = evaluate(data, tmp_path / "out", "--settings", "dual 0.5", "--progress", "json")
+        assert result.status == 0
+        assert result.events[0]["event"] == "started"
+        assert result.events[-1]["event"] == "done"
+        assert {e["kind"]: Path(e["path"]) for e in result.named("artifact")} == {
+            name.split(".")[1]: tmp_path / "out" / name for name in FILES
+        }
+        assert all((tmp_path / "out" / name).is_file() for name in FILES)
+
+    def test_the_table_is_printed(self, data: Path, tmp_path: Path) -> None:
+        result = evaluate(data, tmp_path / "out", "--settings", "dual 0.5")
+        assert result.out == (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
+
+
+class TestOptions:
+    def test_window(self, data: Path, output: Path, tmp_path: Path, result: dict[str, Any]) -> None:
+        """Predicted in the checkpoint's window, compared in another."""
+        done = evaluate(data, tmp_path / "out", "--window", "-160", "240", "--settings", "dual 0.75")
+        assert done.status == 0
+        narrow = read(tmp_path / "out")
+        assert narrow["window_hu"] == [-160, 240]
+        model, _ = load_checkpoint(data / "tiny.safetensors")
+        (plan,) = [s.plan for s in protocol(0) if s.name == "dual 0.75"]
+        hu = smooth_hu(SHAPES[0], 0)
+        made = reconstruct(model, ((np.clip(hu, LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32), plan, name="v0")
+        predicted = made.prediction.clip(0, 1) * (HIGH - LOW) + LOW
+        error = (np.clip(predicted, -160, 240) - np.clip(hu, -160.0, 240.0))[made.hidden]
+        row = row_of(narrow, "v0", "dual 0.75")
+        assert row["psnr_masked_db"] == pytest.approx(psnr(error / 400), abs=1e-3)
+        assert row["mae_masked_hu"] == pytest.approx(np.abs(error).mean(), abs=1e-2)
+        assert row["psnr_masked_db"] < row_of(result, "v0", "dual 0.75")["psnr_masked_db"]
+
+    @pytest.mark.parametrize("window", [("240", "-160"), ("5", "5"), ("nan", "nan"), ("0", "inf")])
+    def test_windows_that_are_none(self, data: Path, tmp_path: Path, window: tuple[str, str]) -> None:
+        assert_refused(evaluate(data, tmp_path / "out", "--window", *window), "--window", "lower value first")
+
+    def test_the_whole_window_as_option_changes_nothing(
+        self, data: Path, tmp_path: Path, result: dict[str, Any]
+    ) -> None:
+        assert evaluate(data, tmp_path / "out", "--window", "-1000", "1000", "--settings", "dual 0.9").status == 0
+        for row in read(tmp_path / "out")["rows"]:
+            assert row == row_of(result, row["volume"], "dual 0.9")
+
+    def test_a_volume_does_not_depend_on_the_others(self, data: Path, tmp_path: Path, result: dict[str, Any]) -> None:
+        assert evaluate(data, tmp_path / "out", "--split", "all", "--settings", "uniform 0.5").status == 0
+        rows = read(tmp_path / "out")["rows"]
+        assert [row["volume"] for row in rows] == ["v0", "v1", "v2"]
+        for row in rows[:2]:
+            assert row == row_of(result, row["volume"], "uniform 0.5")
+
+    def test_seed(self, data: Path, tmp_path: Path, result: dict[str, Any]) -> None:
+        assert evaluate(data, tmp_path / "out", "--seed", "1", "--settings", "dual 0.75").status == 0
+        other = read(tmp_path / "out")
+        assert other["settings"][0]["seed"] == 1
+        assert row_of(other, "v0", "dual 0.75")["psnr_masked_db"] != row_of(result, "v0", "dual 0.75")["psnr_masked_db"]
+
+    def test_split(self, data: Path, tmp_path: Path) -> None:
+        assert evaluate(data, tmp_path / "out", "--split", "train", "--settings", "dual 0.5").status == 0
+        assert read(tmp_path / "out")["data"]["volumes"] == ["v2"]
+
+    def test_an_empty_split(self, data: Path, tmp_path: Path) -> None:
+        make_cache(tmp_path / "cache", SHAPES[:1], ["train"])
+        shutil.copy(data / "tiny.safetensors", tmp_path)
+        assert_refused(evaluate(tmp_path, tmp_path / "out"), "no volume of that split", "--split")
+
+    def test_unknown_setting(self, data: Path, tmp_path: Path) -> None:
+        result = evaluate(data, tmp_path / "out", "--settings", "dual 0.8")
+        assert_refused(result, "unknown setting 'dual 0.8'", "'dual 0.75'")
+
+
+class TestCheckpoints:
+    def test_runs_whose_checkpoints_have_one_name(self, data: Path, tmp_path: Path) -> None:
+        """Every run's checkpoint is called model.safetensors."""
+        paths = []
+        for seed in (1, 2):
+            (tmp_path / f"run{seed}").mkdir()
+            paths.append(write_checkpoint(tmp_path / f"run{seed}" / "model.safetensors", seed))
+        names = ["run1/model.safetensors", "run2/model.safetensors"]
+        options = ("--settings", "dual 0.75", "--checkpoint", *paths)
+        assert evaluate(data, tmp_path / "both", *options).status == 0
+        both = read(tmp_path / "both")
+        assert [c["name"] for c in both["checkpoints"]] == names
+        assert len({c["sha256"] for c in both["checkpoints"]}) == 2
+        assert [line["checkpoint"] for line in both["summary"]] == names
+        assert [line["volumes"] for line in both["summary"]] == [2, 2]
+        for path, line in zip(paths, both["summary"], strict=True):
+            assert evaluate(data, tmp_path / "one", "--settings", "dual 0.75", "--checkpoint", path).status == 0
+            (alone,) = read(tmp_path / "one")["summary"]
+            assert {**alone, "checkpoint": ""} == {**line, "checkpoint": ""}
+
+    def test_labels(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        a, b, c = Path("x/a.safetensors"), Path("y/a.safetensors"), Path("b.safetensors")
+        assert label_checkpoints([a, c]) == {a: "a.safetensors", c: "b.safetensors"}
+        assert label_checkpoints([a, b, c]) == {a: "x/a.safetensors", b: "y/a.safetensors", c: "b.safetensors"}
+        assert label_checkpoints([c, tmp_path / "b.safetensors"]) == {c: "b.safetensors"}
+        deep, flat = Path("a.safetensors"), Path("z/a.safetensors")
+        assert len(set(label_checkpoints([deep, flat]).values())) == 2
+
+    def test_another_spacing(self, data: Path, tmp_path: Path) -> None:
+        shutil.copytree(data / "cache", tmp_path / "cache")
+        index = json.loads((tmp_path / "cache" / "index.json").read_text())
+        (tmp_path / "cache" / "index.json").write_text(json.dumps(index | {"spacing_mm": 2.0}))
+        shutil.copy(data / "tiny.safetensors", tmp_path)
+        assert_refused(evaluate(tmp_path, tmp_path / "out"), "1.5 mm", "2.0 mm", "tiny.safetensors")
+
+    def test_missing(self, data: Path, tmp_path: Path) -> None:
+        result = evaluate(data, tmp_path / "out", "--checkpoint", tmp_path / "none.safetensors")
+        assert_refused(result, "no such checkpoint")
+        assert not (tmp_path / "out").exists()
+
+
+class TestEnds:
+    def test_output_is_checked_before_the_work(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("MAESILLib.evaluation.evaluate.reconstruct", lambda *_, **__: pytest.fail("worked in vain"))
+        (tmp_path / "file").write_text("mine")
+        assert_refused(evaluate(data, tmp_path / "file"), "file is a file")
+        assert_refused(evaluate(data, tmp_path / "file" / "in"), "Not a directory")
+        assert_refused(evaluate(data, tmp_path / ("x" * 300)), "File name too long")
+        assert (tmp_path / "file").read_text() == "mine"
+
+    def test_stopped(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from MAESILLib.events import Reporter
+
+        monkeypatch.setattr(Reporter, "progress", lambda *_: (tmp_path / "stop").touch())
+        assert_refused(evaluate(data, tmp_path / "out", "--stop-file", tmp_path / "stop"), "stop file", status=3)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_full_disk(self, data: Path, tmp_path: Path) -> None:
+        with file_size_limit(500):
+            options = ("--settings", "dual 0.5", "--progress", "json")
+            result = evaluate(data, tmp_path / "out", *options)
+        assert_refused_event(result, "disk_full", 4)
+        assert leftovers(tmp_path) == []
+        assert not list(tmp_path.rglob("evaluation.*"))
+
+    def test_a_volume_too_small_to_hide_anything(self, data: Path, tmp_path: Path) -> None:
+        """One column of patches: the dual mask keeps one of one position. No figure, and no NaN in the files."""
+        make_cache(tmp_path / "cache", [(24, 8, 8), (24, 24, 24)], ["val", "val"])
+        shutil.copy(data / "tiny.safetensors", tmp_path)
+        result = evaluate(tmp_path, tmp_path / "out", "--settings", "dual 0.5")
+        assert result.status == 0, result.err
+        found = read(tmp_path / "out")
+        assert row_of(found, "v0", "dual 0.5")["psnr_masked_db"] is None
+        assert row_of(found, "v0", "dual 0.5")["baseline_mean_psnr_masked_db"] is None
+        assert math.isfinite(row_of(found, "v1", "dual 0.5")["psnr_masked_db"])
+
+
+def test_what_prepare_makes_can_be_evaluated(tmp_path: Path, data: Path) -> None:
+    from cli_factory import write_ct
+
+    for number in range(2):
+        write_ct(tmp_path / "in" / f"p{number}.nrrd", (16, 24, 32), number)
+    assert maesil("prepare", tmp_path / "in", "--output", tmp_path / "cache", "--progress", "off").status == 0
+    shutil.copy(data / "tiny.safetensors", tmp_path)
+    assert evaluate(tmp_path, tmp_path / "out", "--settings", "dual 0.5").status == 0
+    (held_out,) = read_cache(tmp_path / "cache").select("val")
+    assert read(tmp_path / "out")["data"]["volumes"] == [held_out.name]

@@ -1,0 +1,184 @@
+"""Events and results as a command says them, whatever files are called."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_factory import (
+    JSON,
+    assert_refused_event,
+    maesil,
+    maesil_process,
+    reconstruct,
+    run_process,
+    write_checkpoint,
+    write_ct,
+)
+
+from MAESILLib import __version__
+from MAESILLib.events import EVENTS, Reporter, parse_event
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ct(tmp_path_factory.mktemp("scan") / "scan.nii.gz")
+
+
+class TestEvents:
+    def test_a_run_in_json(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
+        result = run_process(
+            *("reconstruct", scan, "--output", tmp_path / "out", "--checkpoint", checkpoint, "--no-figure", *JSON)
+        )
+        assert result.status == 0
+        assert result.err == ""
+        events = result.events
+        assert events[0] == {
+            "event": "started",
+            "pid": events[0]["pid"],
+            "version": __version__,
+            "command": "reconstruct",
+        }
+        assert events[-1]["event"] == "done"
+        assert 0 < events[-1]["seconds"] < 60
+        assert [e["event"] for e in events].count("started") == 1
+        assert [e["event"] for e in events].count("done") == 1
+        artifacts = {e["kind"]: Path(e["path"]) for e in result.named("artifact")}
+        assert set(artifacts) == {"masked", "reconstruction", "composite", "error", "mask", "metrics"}
+        assert {path.name for path in artifacts.values()} == {p.name for p in (tmp_path / "out").iterdir()}
+        fractions = [e["fraction"] for e in result.named("progress") if e["stage"] == "reconstruct"]
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1
+        assert all(0 <= e["fraction"] <= 1 for e in result.named("progress"))
+
+    def test_artifacts_exist_when_they_are_announced(
+        self, tmp_path: Path, scan: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+
+        def artifact(self: Reporter, kind: str, path: Path) -> None:
+            seen.append(kind)
+            assert path.is_file()
+            assert json.loads((tmp_path / "out" / "metrics.json").read_text())["schema"] == "maesil-reconstruction/1"
+
+        monkeypatch.setattr(Reporter, "artifact", artifact)
+        assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
+        assert len(seen) == 6
+
+    def test_results_for_people(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
+        arguments = ("reconstruct", scan, "--output", tmp_path / "out", "--checkpoint", checkpoint, "--no-figure")
+        for mode in ("bar", "off"):
+            result = maesil(*arguments, "--progress", mode)
+            assert result.status == 0
+            metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+            rows = dict(line.split("  ", 1) for line in map(str.rstrip, result.out.strip().splitlines()))
+            assert "40 x 48 x 44 voxels (D x H x W)" in rows["input"]
+            assert rows["PSNR of hidden patches"].strip() == f"{metrics['psnr_masked_db']:.2f} dB"
+            assert rows["mean error of hidden patches"].strip() == f"{metrics['mae_masked_hu']:.1f} HU"
+            assert "{" not in result.out
+        assert result.err == ""
+
+    def test_warnings_are_events(self, tmp_path: Path, checkpoint: Path) -> None:
+        path = write_ct(tmp_path / "scan.nii")
+        data = bytearray(path.read_bytes())
+        data[252:256] = b"\0\0\0\0"  # qform_code, sform_code
+        path.write_bytes(data)
+        result = maesil(
+            "reconstruct", path, "--output", tmp_path / "o", "--checkpoint", checkpoint, "--no-figure", *JSON
+        )
+        assert result.status == 0
+        assert "left and right are a guess" in result.named("warning")[0]["message"]
+
+    def test_parse_event(self) -> None:
+        assert parse_event("not json") is None
+        assert parse_event("[1]") is None
+        assert parse_event('{"event": "unknown"}') is None
+        assert parse_event('{"event": "done"}') is None, "an event without its keys"
+        assert parse_event('{"event": "done", "seconds": 1}') == {"event": "done", "seconds": 1}
+
+    def test_the_schema_holds_what_the_design_names(self) -> None:
+        assert set(EVENTS) >= {"started", "progress", "metric", "artifact", "error", "done"}
+        assert set(EVENTS["error"]) == {"kind", "message", "hint"}
+
+    def test_events_do_not_wait_in_a_buffer(self) -> None:
+        class Pipe(io.StringIO):
+            arrived = ""
+
+            def flush(self) -> None:
+                self.arrived = self.getvalue()
+
+        out = Pipe()
+        Reporter("json", out, io.StringIO()).started("info")
+        assert parse_event(out.arrived) is not None
+
+    def test_texts_that_are_awkward(self) -> None:
+        out, log = io.StringIO(), io.StringIO()
+        reporter = Reporter("json", out, log)
+        reporter.error("bad_input", "no such file: a\nb\udce9", "check\nit")
+        assert log.getvalue().count("\n") == 1
+        out.getvalue().encode("ascii")
+        event = parse_event(out.getvalue())
+        assert event is not None
+        assert event["message"] == "no such file: a b\udce9"
+
+    def test_progress_is_not_reported_too_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = iter(np.arange(0, 100, 0.01))
+        monkeypatch.setattr("MAESILLib.events.time.monotonic", lambda: float(next(clock)))
+        out = io.StringIO()
+        reporter = Reporter("json", out, io.StringIO())
+        for number in range(101):
+            reporter.progress("work", number / 100)
+        events = [json.loads(line) for line in out.getvalue().splitlines()]
+        assert 10 <= len(events) <= 13
+        assert events[-1]["fraction"] == 1
+        assert events[5]["eta_s"] == pytest.approx(1 - events[5]["fraction"], abs=0.06)
+
+
+class TestNames:
+    """File names a user may have."""
+
+    @pytest.mark.parametrize("name", ["scan of Müller", "扫描", "a b'c\"d$(e)", "-n", "x.y.z"])
+    def test_unusual_names(self, tmp_path: Path, checkpoint: Path, name: str) -> None:
+        path = write_ct(tmp_path / "plain.nii.gz", (16, 24, 24)).rename(tmp_path / f"{name}.nii.gz")
+        result = maesil(
+            *("reconstruct", path, "--output", tmp_path / name, "--checkpoint", checkpoint, "--no-figure", *JSON)
+        )
+        assert result.status == 0
+        assert {Path(e["path"]).parent for e in result.named("artifact")} == {tmp_path / name}
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["input"]["name"] == name
+        assert metrics["input"]["path"] == str(path)
+
+    def test_name_that_is_not_utf8(self, tmp_path: Path, checkpoint: Path) -> None:
+        folder = os.fsencode(tmp_path) + b"/caf\xe9"
+        try:
+            os.mkdir(folder)
+        except OSError:
+            pytest.skip("this file system takes UTF-8 names only")
+        path = write_ct(tmp_path / "scan.nrrd", (16, 24, 24)).rename(Path(os.fsdecode(folder + b"/t\xeate.nrrd")))
+        # ITK ends the process for such a name
+        for result in (
+            run_process("reconstruct", path, "--output", tmp_path / "out", "--checkpoint", checkpoint, *JSON),
+            maesil("reconstruct", path, "--output", tmp_path / "out", "--checkpoint", checkpoint, *JSON),
+            maesil("info", path.parent, *JSON),
+        ):
+            assert "not UTF-8" in assert_refused_event(result, "bad_input", 2)["message"]
+        assert not (tmp_path / "out").exists()
+
+    def test_closed_output(self, scan: Path) -> None:
+        """As in ``maesil info scan | head -0``."""
+        process = maesil_process("info", scan)
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 3

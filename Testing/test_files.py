@@ -1,0 +1,224 @@
+"""Files that appear whole or not at all, and what the system's errors are called."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_factory import REPOSITORY, file_size_limit
+
+from MAESILLib.errors import (
+    CancelledError,
+    DiskFullError,
+    InputError,
+    MAESILError,
+    OutOfMemoryError,
+)
+from MAESILLib.files import (
+    atomic_path,
+    check_folder,
+    check_name,
+    explain_os_error,
+    missing_folders,
+    read_json,
+    remove_empty,
+    sha256_of,
+    write_json,
+    write_text,
+)
+
+
+class TestAtomicPath:
+    def test_appears_when_complete(self, tmp_path: Path) -> None:
+        target = tmp_path / "new" / "folder" / "a.nii.gz"
+        with atomic_path(target) as temporary:
+            assert temporary.parent == target.parent
+            assert temporary.name.endswith(".nii.gz"), "writers choose the format by suffix"
+            assert temporary.name.startswith("."), "it is hidden"
+            temporary.write_bytes(b"whole")
+            assert not target.exists()
+        assert target.read_bytes() == b"whole"
+        assert [p.name for p in target.parent.iterdir()] == ["a.nii.gz"]
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+    def test_an_error_leaves_what_was_there(self, tmp_path: Path, error: type[BaseException]) -> None:
+        target = tmp_path / "a.json"
+        target.write_text("old")
+        with pytest.raises(error), atomic_path(target) as temporary:  # noqa: PT012
+            temporary.write_text("half")
+            raise error
+        assert target.read_text() == "old"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+    def test_a_killed_writer_leaves_no_half_file(self, tmp_path: Path) -> None:
+        code = (
+            "import sys, time\nfrom MAESILLib.files import atomic_path\n"
+            "with atomic_path(sys.argv[1]) as path:\n    path.write_text('half')\n"
+            "    print('written', flush=True)\n    time.sleep(60)\n"
+        )
+        target = tmp_path / "a.txt"
+        target.write_text("old")
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(target)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        process.kill()
+        process.wait(10)
+        assert target.read_text() == "old"
+        assert all(p == target or ".partial." in p.name for p in tmp_path.iterdir())
+
+    def test_two_writers_do_not_meet(self, tmp_path: Path) -> None:
+        target = tmp_path / "a.txt"
+        with atomic_path(target) as first, atomic_path(target) as second:
+            assert first != second
+            first.write_text("first")
+            second.write_text("second")
+        assert target.read_text() == "first", "the outer block ends last"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+    def test_a_full_disk(self, tmp_path: Path) -> None:
+        target = tmp_path / "a.txt"
+        with file_size_limit(1000), pytest.raises(DiskFullError, match=r"a\.txt"):
+            write_text(target, "x" * 2000)
+        assert list(tmp_path.iterdir()) == []
+        if Path("/dev/full").exists():
+            with pytest.raises(DiskFullError, match="disk full"), atomic_path(target), open("/dev/full", "w") as file:
+                file.write("x")
+            assert list(tmp_path.iterdir()) == []
+
+    def test_places_that_cannot_be(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "folder" / "full").mkdir(parents=True)
+        for target in (tmp_path / "file" / "a.txt", tmp_path / "folder", tmp_path / ("x" * 250)):
+            with pytest.raises(InputError) as caught:
+                write_text(target, "text")
+            assert str(target) in str(caught.value)
+            assert caught.value.hint
+        assert (tmp_path / "file").read_text() == "mine"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+    def test_others_may_read_it(self, tmp_path: Path) -> None:
+        """As the umask says, not as a temporary file's mode."""
+        before = os.umask(0o022)
+        try:
+            write_text(tmp_path / "a.txt", "text")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+class TestJson:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        value = {"a": [1, 2.5, None, True], "name": "Müller 扫描", "odd": "caf\udce9", "nested": {"b": []}}
+        write_json(tmp_path / "a.json", value)
+        assert read_json(tmp_path / "a.json") == value
+        assert json.loads((tmp_path / "a.json").read_bytes()) == value
+
+    def test_no_nan(self, tmp_path: Path) -> None:
+        """NaN is no JSON: other readers fail on it."""
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(tmp_path / "a.json", {"psnr": float("nan")})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_refusals_name_the_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"no such file: .*none\.json"):
+            read_json(tmp_path / "none.json")
+        for number, content in enumerate((b"{", b"\xff", b"")):
+            path = tmp_path / f"{number}.json"
+            path.write_bytes(content)
+            with pytest.raises(InputError, match=rf"{number}\.json is not valid JSON"):
+                read_json(path)
+
+
+class TestFolders:
+    @pytest.mark.parametrize("folder", ["", "new", "new/er"])
+    def test_a_good_one_is_left_as_it_was(self, tmp_path: Path, folder: str) -> None:
+        check_folder(tmp_path / folder)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_bad_ones(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        for folder, words in (("file", "is a file"), ("file/in", "Not a directory"), ("x" * 300, "too long")):
+            with pytest.raises(InputError, match=words):
+                check_folder(tmp_path / folder)
+        with pytest.raises(InputError, match="too long"):
+            check_folder(tmp_path / "made" / ("x" * 300))
+        assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+    def test_only_empty_ones_go(self, tmp_path: Path) -> None:
+        missing = missing_folders(tmp_path / "a" / "b" / "c")
+        assert missing == [tmp_path / "a" / "b" / "c", tmp_path / "a" / "b", tmp_path / "a"]
+        missing[0].mkdir(parents=True)
+        (tmp_path / "a" / "mine").touch()
+        remove_empty(missing)
+        assert [p.name for p in (tmp_path / "a").iterdir()] == ["mine"]
+
+    def test_names(self) -> None:
+        check_name(Path("Müller/扫描.nrrd"))
+        with pytest.raises(InputError, match="not UTF-8"):
+            check_name(os.fsdecode(b"caf\xe9"))
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("number", "kind", "words"),
+        [
+            (errno.ENOSPC, DiskFullError, "disk full"),
+            (errno.EDQUOT, DiskFullError, "disk full"),
+            (errno.EFBIG, DiskFullError, "larger than the system allows"),
+            (errno.EACCES, InputError, "no permission to write"),
+            (errno.EROFS, InputError, "no permission to write"),
+            (errno.ENOTDIR, InputError, "Not a directory"),
+            (errno.ENAMETOOLONG, InputError, "File name too long"),
+        ],
+    )
+    def test_what_the_system_says(self, number: int, kind: type[MAESILError], words: str) -> None:
+        explained = explain_os_error(OSError(number, os.strerror(number)), Path("out/a.nrrd"))
+        assert isinstance(explained, kind)
+        assert words in str(explained)
+        assert "out/a.nrrd" in str(explained)
+        assert explained.hint
+
+    def test_anything_else_is_a_bug(self) -> None:
+        error = OSError(errno.EIO, "Input/output error")
+        assert explain_os_error(error, "a") is error
+
+    def test_exit_statuses(self) -> None:
+        """As DESIGN.md has them; they are part of the contract with scripts and with Slicer."""
+        assert InputError.exit_status == 2
+        assert CancelledError.exit_status == 3
+        assert OutOfMemoryError.exit_status == 4
+        assert DiskFullError.exit_status == 4
+        kinds = {error.kind for error in (InputError, CancelledError, OutOfMemoryError, DiskFullError)}
+        assert kinds == {"bad_input", "cancelled", "out_of_memory", "disk_full"}
+        assert str(InputError("what, where", "what to do")) == "what, where. what to do"
+        assert str(CancelledError("stopped")) == "stopped"
+
+
+def test_sha256(tmp_path: Path) -> None:
+    data = os.urandom(300_000)
+    (tmp_path / "a").write_bytes(data)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    # of the empty file, from FIPS 180-4's examples
+    (tmp_path / "b").touch()
+    assert sha256_of(tmp_path / "b") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_write_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash after the rename must not find an empty file under the final name."""
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (order.append("fsync"), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append("replace"), replace(*paths)))
+    begin = time.monotonic()
+    write_text(tmp_path / "a.txt", "text")
+    assert order == ["fsync", "replace"]
+    assert time.monotonic() - begin < 5

@@ -1,0 +1,208 @@
+"""Masks of a reconstruction as seen in its files, and that nothing hidden gets through."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_factory import (
+    write_checkpoint,
+    write_ct,
+    write_image,
+)
+from reconstruct_checks import HIGH, KINDS, LOW, STRATEGIES, check_meaning, check_patches, psnr, run, volumes
+from volume_factory import geometry, trunk
+
+from MAESILLib import reconstruction
+from MAESILLib.checkpoint import load_checkpoint
+from MAESILLib.masking import MaskSpec
+from MAESILLib.reconstruction import Plan, masks_of_volume, superpatch_masks
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+class TestMasks:
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    @pytest.mark.parametrize("coverage", ["single", "complete"])
+    @pytest.mark.parametrize("overlap", ["0", "0.25"])
+    def test_every_mask(self, tmp_path: Path, checkpoint: Path, strategy: str, coverage: str, overlap: str) -> None:
+        hu = trunk((32, 40, 44))
+        write_image(tmp_path / "scan.nrrd", hu, geometry(hu.shape))
+        options = ("--mask", strategy, "--coverage", coverage, "--overlap", overlap)
+        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, *options)
+        arrays = volumes(tmp_path / "out")
+        check_meaning(arrays, hu)
+        assert metrics["mask"]["strategy"] == strategy
+        assert metrics["mask"]["overlap"] == float(overlap)
+        hidden = arrays["mask"] == 1
+        assert metrics["psnr_masked_db"] == pytest.approx(
+            psnr(np.clip(hu, LOW, HIGH)[hidden], arrays["reconstruction"][hidden]), abs=0.005
+        )
+        if overlap == "0":
+            check_patches(arrays["mask"])
+        else:
+            # no one fill compares with a mask that differs where superpatches overlap
+            assert metrics["baseline_harmonic_psnr_masked_db"] is None
+            assert len(metrics["superpatches"]) > 1
+
+    def test_the_dual_mask(self, tmp_path: Path, checkpoint: Path) -> None:
+        """One superpatch of 4x4x4 tokens: 8 positions kept in plane, the same at every depth, 4 of them at each."""
+        write_ct(tmp_path / "scan.nrrd", (32, 32, 32))
+        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint)
+        visible = volumes(tmp_path / "out")["mask"][::8, ::8, ::8] == 0
+        assert (visible.sum((1, 2)) == 4).all()
+        assert visible.any(0).sum() <= 8
+        assert metrics["mask"]["hidden_share"] == 0.75
+
+    @pytest.mark.parametrize(("plane", "axis", "share"), [("0", "0", 0), ("0.75", "0", 0.75), ("0.9", "0.9", 15 / 16)])
+    def test_ratios(self, tmp_path: Path, checkpoint: Path, plane: str, axis: str, share: float) -> None:
+        write_ct(tmp_path / "scan.nrrd", (32, 32, 32))
+        options = ("--plane-ratio", plane, "--axis-ratio", axis)
+        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, *options)
+        assert metrics["mask"]["hidden_share"] == share
+        assert volumes(tmp_path / "out")["mask"].mean() == share
+        assert (metrics["psnr_masked_db"] is None) == (share == 0)
+
+    def test_same_seed_same_bytes(self, tmp_path: Path, checkpoint: Path) -> None:
+        path = write_ct(tmp_path / "a" / "scan.nrrd")
+        copy = tmp_path / "b" / "scan.nrrd"
+        copy.parent.mkdir()
+        shutil.copy(path, copy)
+        for suffix in ("nrrd", "nii.gz"):
+            for number, source in enumerate((path, copy)):
+                run(source, tmp_path / f"out{number}", checkpoint, "--seed", "5", "--format", suffix)
+            for kind in KINDS:
+                first, second = (tmp_path / f"out{n}" / f"{kind}.{suffix}" for n in (0, 1))
+                assert first.read_bytes() == second.read_bytes(), kind
+
+    def test_seed_and_name_decide_the_mask(self, tmp_path: Path, checkpoint: Path) -> None:
+        """Two scans of a data set do not share their masks: the volume's name is part of the seed."""
+        path = write_ct(tmp_path / "scan.nrrd")
+        renamed = tmp_path / "other.nrrd"
+        shutil.copy(path, renamed)
+        masks = {}
+        for name, source, seed in (("scan 0", path, 0), ("scan 1", path, 1), ("other 0", renamed, 0)):
+            metrics = run(source, tmp_path / "out", checkpoint, "--seed", seed)
+            assert metrics["mask"]["seed"] == seed
+            masks[name] = volumes(tmp_path / "out")["mask"]
+        assert (masks["scan 0"] != masks["scan 1"]).any()
+        assert (masks["scan 0"] != masks["other 0"]).any()
+
+    def test_seeds_at_the_edges(self, tmp_path: Path, checkpoint: Path) -> None:
+        path = write_ct(tmp_path / "scan.nrrd", (16, 24, 24))
+        for seed in (-1, 2**63, 10**30):
+            assert run(path, tmp_path / "out", checkpoint, "--seed", seed)["mask"]["seed"] == seed
+
+
+class TestNoLeak:
+    """What was hidden must not influence what is predicted there."""
+
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    def test_hidden_voxels_through_files(self, tmp_path: Path, checkpoint: Path, strategy: str) -> None:
+        hu = trunk((40, 41, 50), 1)
+        path = tmp_path / "scan.nrrd"
+        write_image(path, hu, geometry(hu.shape))
+        run(path, tmp_path / "first", checkpoint, "--mask", strategy)
+        first = volumes(tmp_path / "first")
+        hidden = first["mask"] == 1
+        changed = hu.copy()
+        changed[hidden] = np.random.default_rng(0).permutation(hu[hidden]) // 2 + 200
+        write_image(path, changed, geometry(hu.shape))
+        run(path, tmp_path / "second", checkpoint, "--mask", strategy)
+        second = volumes(tmp_path / "second")
+        for kind in ("mask", "masked", "reconstruction", "composite"):
+            np.testing.assert_array_equal(second[kind], first[kind], err_msg=kind)
+        # the test can fail: what is visible does matter
+        changed[~hidden] += 50
+        write_image(path, changed, geometry(hu.shape))
+        run(path, tmp_path / "third", checkpoint, "--mask", strategy)
+        third = volumes(tmp_path / "third")
+        assert (third["reconstruction"][hidden] != first["reconstruction"][hidden]).mean() > 0.5
+
+    @pytest.mark.parametrize("coverage", ["single", "complete"])
+    @pytest.mark.parametrize("overlap", [0.0, 0.25])
+    def test_a_voxel_does_not_know_itself(self, checkpoint: Path, coverage: str, overlap: float) -> None:
+        """Whatever the coverage, no voxel's own value reaches its own prediction, unless it is auto-encoded."""
+        model, _ = load_checkpoint(checkpoint)
+        unit = ((np.clip(trunk((24, 40, 41)), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
+        plan = Plan(MaskSpec("dual"), coverage, overlap)
+        before = reconstruction.reconstruct(model, unit, plan, name="scan")
+        hidden = np.ones(unit.shape, bool) if coverage == "complete" else before.hidden
+        rng = np.random.default_rng(1)
+        for _ in range(4):
+            place = tuple(rng.choice(np.argwhere(hidden)))
+            changed = unit.copy()
+            changed[place] = 1 - changed[place]
+            after = reconstruction.reconstruct(model, changed, plan, name="scan")
+            assert after.prediction[place] == before.prediction[place]
+
+    def test_a_patch_of_a_complete_cover(self, checkpoint: Path) -> None:
+        model, _ = load_checkpoint(checkpoint)
+        unit = ((np.clip(trunk((32, 40, 41)), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
+        plan = Plan(MaskSpec("uniform", 0.3, 0.2), "complete")
+        before = reconstruction.reconstruct(model, unit, plan, name="scan").prediction
+        for corner in ((0, 0, 0), (8, 16, 24), (24, 32, 40)):
+            patch = tuple(slice(c, c + 8) for c in corner)
+            changed = unit.copy()
+            changed[patch] = np.random.default_rng(0).random(changed[patch].shape)
+            after = reconstruction.reconstruct(model, changed, plan, name="scan").prediction
+            np.testing.assert_array_equal(after[patch], before[patch])
+            assert (after != before).any(), "visible elsewhere, it should matter there"
+
+    def test_a_complete_cover_covers(self) -> None:
+        for strategy in STRATEGIES:
+            plan = Plan(MaskSpec(strategy, 0.4, 0.4), "complete", seed=3)
+            masks = masks_of_volume((40, 33, 50), (32, 32, 32), (8, 8, 8), plan, "scan")
+            assert np.logical_or.reduce(masks).all()
+
+
+class TestPasses:
+    """A superpatch's prediction against the network asked directly."""
+
+    SIZE = (32, 32, 32)
+    GRID = (4, 4, 4)
+
+    @pytest.fixture
+    def unit(self) -> np.ndarray:
+        return ((np.clip(trunk(self.SIZE), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
+
+    def place(self, volume: np.ndarray, tokens: torch.Tensor, patches: torch.Tensor) -> None:
+        for token, patch in zip(tokens.tolist(), patches.clamp(0, 1).numpy(), strict=True):
+            d, h, w = (8 * n for n in np.unravel_index(token, self.GRID))
+            volume[d : d + 8, h : h + 8, w : w + 8] += patch.reshape(8, 8, 8)
+
+    def test_single(self, checkpoint: Path, unit: np.ndarray) -> None:
+        model, _ = load_checkpoint(checkpoint)
+        plan = Plan(MaskSpec("uniform"))
+        (visible,) = superpatch_masks(self.GRID, plan, "scan", 0)
+        with torch.inference_mode():
+            out = model(torch.from_numpy(unit)[None, None], visible[None], queried=torch.arange(len(visible))[None])
+        expected = np.zeros(self.SIZE)
+        self.place(expected, out.hidden[0], out.hidden_patches[0])
+        self.place(expected, visible, out.visible_patches[0])
+        made = reconstruction.reconstruct(model, unit, plan, name="scan")
+        np.testing.assert_allclose(made.prediction, expected, atol=1e-6)
+        assert made.hidden.sum() == 512 * len(out.hidden[0])
+        assert made.hidden_share == len(out.hidden[0]) / 64
+
+    def test_complete(self, checkpoint: Path, unit: np.ndarray) -> None:
+        """Three masks or more: a patch hidden in several is the mean of those passes."""
+        model, _ = load_checkpoint(checkpoint)
+        plan = Plan(MaskSpec("uniform", 0.3, 0.2), "complete")
+        masks = superpatch_masks(self.GRID, plan, "scan", 0)
+        assert len(masks) >= 3
+        total, count = np.zeros(self.SIZE), np.zeros(self.SIZE)
+        for visible in masks:
+            with torch.inference_mode():
+                out = model(torch.from_numpy(unit)[None, None], visible[None])
+            self.place(total, out.hidden[0], out.hidden_patches[0])
+            self.place(count, out.hidden[0], torch.ones_like(out.hidden_patches[0]))
+        assert count.min() >= 1
+        made = reconstruction.reconstruct(model, unit, plan, name="scan")
+        np.testing.assert_allclose(made.prediction, total / count, atol=1e-6)

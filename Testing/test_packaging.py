@@ -1,0 +1,199 @@
+"""What an installed wheel holds, and that every module can be imported by itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from cli_factory import REPOSITORY
+
+import MAESILLib
+from MAESILLib.errors import InputError
+from MAESILLib.resources import resource_path
+
+PACKAGE = REPOSITORY / "MAESILLib"
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+MODULES = sorted(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if "__pycache__" not in path.parts
+)
+FOLDERS = sorted(".".join(path.parent.relative_to(REPOSITORY).parts) for path in PACKAGE.rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_can_be_imported(name: str) -> None:
+    if name != "MAESILLib.__main__":
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            optional = {"monai", "tensorboard", "blosc2", "einops"}
+            if error.name is None or error.name.split(".")[0] not in optional:
+                raise
+            pytest.skip(f"{error.name} is optional and not installed")
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    found = {path.parent for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts}
+    assert {".".join(folder.relative_to(REPOSITORY).parts) for folder in found} == set(FOLDERS)
+    walked = {m.name for m in pkgutil.walk_packages([str(PACKAGE)], "MAESILLib.") if m.ispkg} | {"MAESILLib"}
+    assert walked == set(FOLDERS)
+
+
+@pytest.mark.xfail(strict=True, reason="pyproject.toml does not list MAESILLib.commands")
+def test_pyproject_lists_every_package() -> None:
+    listed = PYPROJECT["tool"]["setuptools"]["packages"]
+    assert set(FOLDERS) <= set(listed)
+
+
+def test_version_is_stated_once() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", MAESILLib.__version__)
+    assert "version" in PYPROJECT["project"]["dynamic"]
+    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "MAESILLib.__version__"}
+
+
+def test_the_script_is_the_command_line() -> None:
+    assert PYPROJECT["project"]["scripts"] == {"maesil": "MAESILLib.cli:main"}
+    from MAESILLib.cli import main
+
+    assert callable(main)
+
+
+def test_what_is_imported_is_declared() -> None:
+    """At module level; what is imported in functions is optional."""
+    declared = {re.split(r"[<>=\[]", text)[0].lower() for text in PYPROJECT["project"]["dependencies"]}
+    imported = {name for path in PACKAGE.rglob("*.py") for name in imports_of(path)}
+    outside = {name.lower() for name in imported - set(sys.stdlib_module_names) - {"MAESILLib"}}
+    assert outside <= declared
+
+
+def imports_of(path: Path) -> set[str]:
+    """The packages a module imports at module level."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
+
+
+class TestLayers:
+    """DESIGN.md: the library knows nothing of Slicer, and the panel's side nothing of torch."""
+
+    def test_no_slicer_or_qt(self) -> None:
+        for path in PACKAGE.rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            found = re.search(r"^\s*(?:import|from) (slicer|qt|ctk|vtk|PythonQt)\b", text, re.MULTILINE)
+            assert not found, f"{path.name}: {found[0] if found else ''}"
+
+    def test_light_modules_stay_light(self) -> None:
+        light = ("errors", "events", "files", "stopping", "config", "resources", "cli", "commands.common")
+        code = (
+            f"import importlib, sys\nfor name in {light!r}: importlib.import_module('MAESILLib.' + name)\n"
+            "assert not {'torch', 'SimpleITK'} & set(sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    @pytest.mark.parametrize("name", ["data.cache", "data.sampling", "masking", "model", "checkpoint"])
+    def test_training_nodes_need_no_simpleitk(self, name: str) -> None:
+        """DESIGN.md: training from a prepared cache needs torch, numpy and safetensors only."""
+        assert not imports_of(PACKAGE / f"{name.replace('.', '/')}.py") & {"SimpleITK", "scipy", "matplotlib"}
+
+
+class TestResources:
+    def test_a_missing_one_is_named(self) -> None:
+        with pytest.raises(InputError, match=r"Resources/none/such\.file is missing"):
+            resource_path("none/such.file")
+
+    def test_found_beside_the_package(self) -> None:
+        folder = REPOSITORY / "Resources"
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        if not files:
+            pytest.skip("Resources is empty")
+        for path in files:
+            assert resource_path(str(path.relative_to(folder))) == path
+
+    def test_found_inside_an_installed_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        inside = tmp_path / "site-packages" / "MAESILLib" / "Resources" / "a.txt"
+        inside.parent.mkdir(parents=True)
+        inside.touch()
+        monkeypatch.setattr("MAESILLib.resources.__file__", str(inside.parent.parent / "resources.py"))
+        assert resource_path("a.txt") == inside
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the sources, with empty files in place of the resources."""
+    pytest.importorskip("setuptools")
+    copy = tmp_path_factory.mktemp("sources")
+    shutil.copytree(PACKAGE, copy / "MAESILLib", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (REPOSITORY / "Resources").rglob("*"):
+        if path.is_file():
+            stub = copy / path.relative_to(REPOSITORY)
+            stub.parent.mkdir(parents=True, exist_ok=True)
+            stub.touch()
+    (copy / "Resources" / "Test").mkdir(parents=True)
+    (copy / "Resources" / "Test" / "resource.txt").write_text("here")
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        if (REPOSITORY / name).is_file():
+            shutil.copy(REPOSITORY / name, copy)
+        else:
+            (copy / name).touch()
+    code = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = (copy / "dist").glob("*.whl")
+    return built
+
+
+class TestWheel:
+    @pytest.mark.xfail(strict=True, reason="pyproject.toml does not list MAESILLib.commands")
+    def test_holds_every_module(self, wheel: Path) -> None:
+        names = set(zipfile.ZipFile(wheel).namelist())
+        missing = {str(path.relative_to(REPOSITORY)) for path in PACKAGE.rglob("*.py")} - names
+        assert not missing
+
+    @pytest.mark.xfail(strict=True, reason="pyproject.toml does not take Resources into the wheel")
+    def test_holds_the_resources(self, wheel: Path) -> None:
+        assert "MAESILLib/Resources/Test/resource.txt" in zipfile.ZipFile(wheel).namelist()
+
+    def test_holds_nothing_else(self, wheel: Path) -> None:
+        for name in zipfile.ZipFile(wheel).namelist():
+            assert name.startswith(("MAESILLib/", "maesil-")), name
+            assert not name.endswith((".pyc", ".nii.gz", ".dcm")), name
+
+    @pytest.mark.xfail(strict=True, reason="pyproject.toml does not list MAESILLib.commands, nor Resources")
+    def test_runs_from_elsewhere(self, wheel: Path, tmp_path: Path) -> None:
+        zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+        code = (
+            "import sys; sys.path.insert(0, 'site')\nimport MAESILLib\n"
+            "assert MAESILLib.__file__.startswith(sys.argv[1])\n"
+            "from MAESILLib.resources import resource_path\n"
+            "assert resource_path('Test/resource.txt').read_text() == 'here'\n"
+            "from MAESILLib.cli import main\nsys.exit(main(['info', 'nowhere', '--progress', 'off']))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_installed_version_is_this_one() -> None:
+    try:
+        installed = importlib.metadata.version("maesil")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("maesil is not installed here")
+    assert installed == MAESILLib.__version__

@@ -1,0 +1,374 @@
+"""What ``maesil reconstruct`` writes: its geometry, its meaning and its figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from cli_factory import (
+    maesil,
+    write_checkpoint,
+    write_ct,
+    write_image,
+)
+from conftest import smooth_hu
+from reconstruct_checks import FIGURES, HIGH, KINDS, LOW, check_meaning, check_patches, psnr, run, volumes
+from scipy import sparse
+from scipy.sparse import linalg
+from volume_factory import geometry, rotation, trunk, write_dicom
+
+from MAESILLib.errors import InputError
+from MAESILLib.resources import CHECKPOINT, embedded_checkpoint
+
+GRIDS: dict[str, dict[str, Any]] = {
+    "isotropic": {},
+    "flipped": {"direction": np.diag([-1.0, -1.0, 1.0])},
+    "permuted": {"direction": np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])},
+    "oblique": {"direction": rotation(12, -20, 31)},
+    "oblique left-handed": {"direction": rotation(8, 5, -40) * [1, -1, 1], "spacing_dhw": (2.0, 0.9, 0.9)},
+    "thick slices": {"spacing_dhw": (5.0, 0.8, 0.8)},
+    "thin slices": {"spacing_dhw": (0.6, 1.9, 2.1)},
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+class TestGrids:
+    @pytest.mark.parametrize("name", GRIDS)
+    @pytest.mark.parametrize(("source", "suffix"), [(".nii.gz", "nrrd"), (".nrrd", "nii.gz"), (".mha", "nrrd")])
+    def test_results_lie_on_the_input(
+        self, tmp_path: Path, checkpoint: Path, name: str, source: str, suffix: str
+    ) -> None:
+        path = write_ct(tmp_path / f"scan{source}", (20, 33, 30), **GRIDS[name])
+        metrics = run(path, tmp_path / "out", checkpoint, "--format", suffix)
+        image = sitk.ReadImage(str(path))
+        assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{k}.{suffix}" for k in KINDS} | {"metrics.json"}
+        check_geometry(tmp_path / "out", image, suffix)
+        arrays = volumes(tmp_path / "out", suffix)
+        check_meaning(arrays, sitk.GetArrayFromImage(image))
+        assert metrics["input"]["size"] == list(image.GetSize())
+        np.testing.assert_allclose(metrics["input"]["spacing_mm"], image.GetSpacing(), rtol=1e-12)
+        check_cells(arrays["mask"], image, metrics)
+
+    def test_dicom(self, tmp_path: Path, checkpoint: Path) -> None:
+        stored = trunk((16, 40, 36)) + 1024
+        paths = write_dicom(tmp_path / "series", stored, spacing_dhw=(2.5, 1.2, 1.1), orientation=(1, 0, 0, 0, -1, 0))
+        # the normal points down: slices lie from top to bottom, a volume from bottom to top along its own normal
+        image = sitk.ReadImage([str(path) for path in paths])
+        for number, source in enumerate((tmp_path / "series", paths[3])):
+            metrics = run(source, tmp_path / f"out{number}", checkpoint)
+            check_geometry_of_dicom(tmp_path / f"out{number}", image)
+            check_meaning(volumes(tmp_path / f"out{number}"), trunk((16, 40, 36)))
+            assert metrics["input"]["name"] == "SYNTHETIC_TRUNK"
+            assert metrics["input"]["path"] == str(source)
+
+    def test_storage_order_does_not_matter(self, tmp_path: Path, checkpoint: Path) -> None:
+        """The same anatomy stored in other axis orders gives the same results in the same places."""
+        image = sitk.GetImageFromArray(trunk((24, 40, 33)))
+        image.SetSpacing((1.5, 1.5, 1.5))
+        expected: dict[str, np.ndarray] = {}
+        for number, code in enumerate(("LPS", "RAS", "ILA", "PSR")):
+            path = tmp_path / str(number) / "scan.nrrd"
+            path.parent.mkdir()
+            sitk.WriteImage(sitk.DICOMOrient(image, code), str(path))
+            run(path, path.parent / "out", checkpoint)
+            for kind in KINDS:
+                back = sitk.DICOMOrient(sitk.ReadImage(str(path.parent / "out" / f"{kind}.nrrd")), "LPS")
+                array = sitk.GetArrayFromImage(back)
+                np.testing.assert_array_equal(array, expected.setdefault(kind, array), err_msg=f"{kind} of {code}")
+
+    def test_real_ct(self, tmp_path: Path, checkpoint: Path, real_ct: Path) -> None:
+        image = sitk.ReadImage(str(real_ct / "original" / "tcia__rider_pilot_0117.nii.gz"))
+        crop = image[200:300, 180:280, 30:62]
+        sitk.WriteImage(crop, str(tmp_path / "crop.nii.gz"))
+        metrics = run(tmp_path / "crop.nii.gz", tmp_path / "out", checkpoint)
+        written = sitk.ReadImage(str(tmp_path / "crop.nii.gz"))
+        check_geometry(tmp_path / "out", written, "nrrd")
+        check_meaning(volumes(tmp_path / "out"), sitk.GetArrayFromImage(crop))
+        expected = [math.ceil(n * s / 1.5) for n, s in zip(crop.GetSize(), crop.GetSpacing(), strict=True)]
+        assert metrics["model_grid"]["size_dhw"] == expected[::-1]
+        assert metrics["baseline_harmonic_psnr_masked_db"] > 15
+
+
+def check_geometry(folder: Path, image: Any, suffix: str) -> None:
+    """NRRD holds decimal numbers of double precision, NIfTI single precision."""
+    tolerance = 1e-12 if suffix == "nrrd" else 1e-6
+    for kind in KINDS:
+        written = sitk.ReadImage(str(folder / f"{kind}.{suffix}"))
+        assert written.GetSize() == image.GetSize()
+        np.testing.assert_allclose(written.GetSpacing(), image.GetSpacing(), rtol=tolerance)
+        np.testing.assert_allclose(written.GetOrigin(), image.GetOrigin(), rtol=tolerance, atol=tolerance * 500)
+        np.testing.assert_allclose(written.GetDirection(), image.GetDirection(), atol=tolerance)
+
+
+def check_cells(mask: np.ndarray, image: Any, metrics: dict[str, Any]) -> None:
+    """Hidden voxels of a resampled volume: those in the 12 mm cells, from its right, anterior and inferior faces."""
+    cells, counts = [], []
+    for axis, (size, spacing) in enumerate(zip(image.GetSize(), image.GetSpacing(), strict=True)):
+        along = np.array(image.GetDirection()).reshape(3, 3)[:, axis]
+        from_face = (np.arange(size) + 0.5) * spacing
+        if along[np.abs(along).argmax()] < 0:
+            from_face = from_face[::-1]
+        assert np.abs(from_face / 12 - np.rint(from_face / 12)).min() > 1e-6, "a voxel between two cells"
+        cells.append((from_face // 12).astype(int))
+        counts.append(cells[-1].max() + 1)
+    i, j, k = cells
+    cell = (k[:, None, None] * counts[1] + j[:, None]) * counts[0] + i
+    voxels, hidden = np.bincount(cell.ravel()), np.bincount(cell.ravel(), mask.ravel())
+    assert voxels.all()
+    assert ((hidden == 0) | (hidden == voxels)).all()
+    assert (hidden > 0).mean() == pytest.approx(metrics["mask"]["hidden_share"], abs=1e-6)
+
+
+def check_geometry_of_dicom(folder: Path, image: Any) -> None:
+    for kind in KINDS:
+        written = sitk.ReadImage(str(folder / f"{kind}.nrrd"))
+        assert written.GetSize() == image.GetSize()
+        np.testing.assert_allclose(written.GetSpacing(), image.GetSpacing(), rtol=1e-6)
+        np.testing.assert_allclose(written.GetOrigin(), image.GetOrigin(), atol=1e-5)
+        np.testing.assert_allclose(written.GetDirection(), image.GetDirection(), atol=1e-6)
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        "size", [(8, 8, 8), (9, 40, 40), (40, 9, 24), (24, 16, 9), (16, 24, 24), (33, 41, 50), (64, 32, 32)]
+    )
+    @pytest.mark.parametrize("coverage", ["single", "complete"])
+    def test_every_size(self, tmp_path: Path, checkpoint: Path, size: tuple[int, int, int], coverage: str) -> None:
+        hu = smooth_hu(size, 3) if min(size) > 8 else trunk(size)
+        write_image(tmp_path / "scan.nrrd", hu, geometry(size))
+        if size == (8, 8, 8) and coverage == "complete":
+            arguments = ("--output", tmp_path / "o", "--checkpoint", checkpoint, "--coverage", coverage)
+            result = maesil("reconstruct", tmp_path / "scan.nrrd", *arguments, "--progress", "off")
+            assert result.status == 2
+            assert "hides no token" in result.err
+            return
+        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, "--coverage", coverage)
+        arrays = volumes(tmp_path / "out")
+        assert arrays["mask"].shape == size
+        check_meaning(arrays, hu)
+        check_patches(arrays["mask"])
+        assert (metrics["psnr_masked_db"] is None) == (not arrays["mask"].any())
+
+    def test_too_small_is_refused(self, tmp_path: Path, checkpoint: Path) -> None:
+        write_ct(tmp_path / "scan.nrrd", (7, 40, 40))
+        arguments = ("--output", tmp_path / "out", "--checkpoint", checkpoint, "--progress", "off")
+        result = maesil("reconstruct", tmp_path / "scan.nrrd", *arguments)
+        assert result.status == 2
+        assert "7 voxels along k" in result.err
+
+
+@pytest.fixture(scope="module")
+def results(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
+    """metrics.json, the volumes and the clipped input of one reconstruction."""
+    folder = tmp_path_factory.mktemp("figures")
+    hu = smooth_hu((32, 40, 33), 5)
+    write_image(folder / "scan.nrrd", hu, geometry(hu.shape))
+    return run(folder / "scan.nrrd", folder / "out", checkpoint), volumes(folder / "out"), np.clip(hu, LOW, HIGH)
+
+
+class TestFigures:
+    """metrics.json against figures computed from the files alone, where nothing was resampled."""
+
+    def test_keys(self, results: tuple[dict[str, Any], ...], checkpoint: Path) -> None:
+        metrics = results[0]
+        for key in FIGURES:
+            assert isinstance(metrics[key], float), key
+            assert math.isfinite(metrics[key]), key
+        assert metrics["schema"] == "maesil-reconstruction/1"
+        assert set(metrics["input"]) >= {"path", "size", "spacing_mm"}
+        assert metrics["checkpoint"] == {
+            "name": "tiny.safetensors",
+            "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        }
+        mask = metrics["mask"]
+        assert (mask["strategy"], mask["plane_ratio"], mask["axis_ratio"]) == ("dual", 0.5, 0.5)
+        assert (mask["seed"], mask["coverage"]) == (0, "single")
+        assert metrics["window_hu"] == [-1000, 1000]
+        assert metrics["device"].startswith("cpu")
+        assert 0 < metrics["seconds"] < 60
+        assert metrics["peak_memory_mib"] > 50
+        assert metrics["model_grid"] == {"size_dhw": [32, 40, 33], "spacing_mm": 1.5}
+
+    def test_errors_of_hidden_voxels(self, results: tuple[Any, Any, Any]) -> None:
+        metrics, arrays, hu = results
+        hidden = arrays["mask"] == 1
+        reconstruction = arrays["reconstruction"][hidden]
+        assert metrics["psnr_masked_db"] == pytest.approx(psnr(hu[hidden], reconstruction), abs=0.005)
+        mae = np.abs(hu[hidden].astype(float) - reconstruction).mean()
+        assert metrics["mae_masked_hu"] == pytest.approx(mae, abs=0.05)
+        assert metrics["psnr_composite_db"] == pytest.approx(psnr(hu, arrays["composite"]), abs=0.005)
+
+    def test_ssim(self, results: tuple[Any, Any, Any]) -> None:
+        skimage = pytest.importorskip("skimage.metrics")
+        metrics, arrays, hu = results
+        from MAESILLib.body import body_mask
+
+        units = [(a.astype(np.float64) - LOW) / (HIGH - LOW) for a in (hu, arrays["composite"])]
+        options = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        _, similarity = skimage.structural_similarity(*units, full=True, **options)
+        body = body_mask(hu.astype(np.float32))
+        expected = similarity[(arrays["mask"] == 1) & body].mean()
+        assert metrics["ssim_composite"] == pytest.approx(expected, abs=2e-3)
+
+    def test_border_index(self, results: tuple[Any, Any, Any]) -> None:
+        from MAESILLib.body import body_mask
+
+        metrics, arrays, hu = results
+        body = body_mask(hu.astype(np.float32))
+
+        def ratio(volume: np.ndarray) -> float:
+            steps: dict[bool, list[float]] = {True: [], False: []}
+            for axis in range(3):
+                moved, inside = (np.moveaxis(a, axis, 0) for a in (volume.astype(float), body))
+                for n in range(len(moved) - 1):
+                    both = inside[n] & inside[n + 1]
+                    steps[(n + 1) % 8 == 0].extend(np.abs(moved[n + 1] - moved[n])[both])
+            return float(np.mean(steps[True]) / np.mean(steps[False]))
+
+        assert metrics["border_index"] == pytest.approx(ratio(arrays["composite"]) / ratio(hu), abs=0.003)
+
+    def test_harmonic_baseline(self, results: tuple[Any, Any, Any]) -> None:
+        metrics, arrays, hu = results
+        filled = laplace(hu.astype(float), arrays["mask"] == 1)
+        hidden = arrays["mask"] == 1
+        expected = psnr(hu[hidden], filled[hidden])
+        assert metrics["baseline_harmonic_psnr_masked_db"] == pytest.approx(expected, abs=2e-4)
+
+    def test_complete_coverage(self, tmp_path: Path, checkpoint: Path) -> None:
+        hu = smooth_hu((24, 40, 33), 6)
+        write_image(tmp_path / "scan.nrrd", hu, geometry(hu.shape))
+        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, "--coverage", "complete")
+        arrays, clipped = volumes(tmp_path / "out"), np.clip(hu, LOW, HIGH)
+        assert metrics["mask"]["coverage"] == "complete"
+        assert metrics["mask"]["passes"] == 2
+        expected = psnr(clipped, arrays["reconstruction"])
+        assert metrics["psnr_complete_db"] == pytest.approx(expected, abs=0.005)
+        mae = np.abs(clipped.astype(float) - arrays["reconstruction"]).mean()
+        assert metrics["mae_complete_hu"] == pytest.approx(mae, abs=0.05)
+        for key in (*FIGURES, "ssim_complete", "baseline_harmonic_psnr_complete_db"):
+            assert math.isfinite(metrics[key])
+
+    def test_auto_encoding(self, tmp_path: Path, checkpoint: Path) -> None:
+        hu = smooth_hu((24, 40, 33), 7)
+        write_image(tmp_path / "scan.nrrd", hu, geometry(hu.shape))
+        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, "--mask", "none")
+        arrays, clipped = volumes(tmp_path / "out"), np.clip(hu, LOW, HIGH)
+        check_meaning(arrays, hu)
+        assert not arrays["mask"].any()
+        np.testing.assert_array_equal(arrays["composite"], clipped)
+        assert metrics["mask"]["hidden_share"] == 0
+        assert metrics["psnr_autoencoding_db"] == pytest.approx(psnr(clipped, arrays["reconstruction"]), abs=0.005)
+        assert math.isfinite(metrics["ssim_autoencoding"])
+        # nothing was hidden, so no figure may look like one of hidden patches
+        for key in ("psnr_masked_db", "mae_masked_hu", "psnr_composite_db", "baseline_harmonic_psnr_masked_db"):
+            assert metrics[key] is None
+
+
+def laplace(hu: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Solve for hidden voxels that are the mean of their face neighbours, directly."""
+    number = np.full(hu.shape, -1)
+    number[hidden] = np.arange(hidden.sum())
+    rows, columns, values = [], [], []
+    right, links = np.zeros(hidden.sum()), np.zeros(hidden.sum())
+    for axis in range(3):
+        for step in (1, -1):
+            inside = [slice(None)] * 3
+            inside[axis] = slice(None, -1) if step == 1 else slice(1, None)
+            beside = [slice(None)] * 3
+            beside[axis] = slice(1, None) if step == 1 else slice(None, -1)
+            own, other, value = number[tuple(inside)], number[tuple(beside)], hu[tuple(beside)]
+            mine = own >= 0
+            np.add.at(links, own[mine], 1)
+            known = mine & (other < 0)
+            np.add.at(right, own[known], value[known])
+            unknown = mine & (other >= 0)
+            rows.append(own[unknown])
+            columns.append(other[unknown])
+            values.append(np.full(unknown.sum(), -1.0))
+    size = len(right)
+    matrix = sparse.csr_matrix(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(size, size)
+    )
+    filled = hu.copy()
+    filled[hidden] = linalg.cg(matrix + sparse.diags(links), right, rtol=1e-6)[0]
+    return filled
+
+
+class TestFigurePicture:
+    def test_figure_is_written_unless_refused(self, tmp_path: Path, checkpoint: Path) -> None:
+        path = write_ct(tmp_path / "scan.nrrd", (24, 32, 32))
+        arguments = ("reconstruct", path, "--output", tmp_path / "out", "--checkpoint", checkpoint)
+        result = maesil(*arguments, "--progress", "json")
+        assert result.status == 0, result.err
+        figures = [event for event in result.named("artifact") if event["kind"] == "figure"]
+        assert [event["path"] for event in figures] == [str(tmp_path / "out" / "figure.png")]
+        assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def has_embedded_checkpoint() -> bool:
+    try:
+        return embedded_checkpoint().is_file()
+    except InputError:
+        return False
+
+
+class TestEmbeddedCheckpoint:
+    pytestmark = pytest.mark.skipif(not has_embedded_checkpoint(), reason=f"Resources/{CHECKPOINT} is not there")
+
+    def test_reconstruct_without_checkpoint(self, tmp_path: Path, real_ct: Path) -> None:
+        image = sitk.ReadImage(str(real_ct / "val" / "lidc__lidc_0314.nii.gz"))
+        size = image.GetSize()
+        crop = image[size[0] // 2 - 32 : size[0] // 2 + 32, size[1] // 2 - 32 : size[1] // 2 + 32, 40:88]
+        sitk.WriteImage(crop, str(tmp_path / "crop.nii.gz"))
+        arguments = ("reconstruct", tmp_path / "crop.nii.gz", "--output", tmp_path / "out", "--no-figure")
+        result = maesil(*arguments, "--progress", "off", "--threads", "1")
+        assert result.status == 0, result.err
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert metrics["checkpoint"]["name"] == "maesil-small.safetensors"
+        assert metrics["psnr_masked_db"] > metrics["baseline_harmonic_psnr_masked_db"]
+        check_meaning(volumes(tmp_path / "out"), sitk.GetArrayFromImage(crop))
+
+    def test_demo_of_an_own_scan(self, tmp_path: Path) -> None:
+        path = write_ct(tmp_path / "scan.nrrd", (24, 40, 40))
+        result = maesil("demo", "--input", path, "--output", tmp_path / "out", "--progress", "json", "--no-figure")
+        assert result.status == 0, result.err
+        assert {e["kind"] for e in result.named("artifact")} == {*KINDS, "metrics"}
+
+    def test_it_can_be_described(self) -> None:
+        result = maesil("info", embedded_checkpoint(), "--progress", "off")
+        assert result.status == 0
+        described = json.loads(result.out)
+        assert described["training"], "the data and licence it was trained on are not stated"
+
+
+def test_demo_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it spends seconds on a sample."""
+    monkeypatch.setattr("MAESILLib.resources.CHECKPOINT", "Checkpoints/none.safetensors")
+    monkeypatch.setattr("MAESILLib.phantom.phantom_volume", lambda seed: pytest.fail("generated in vain"))
+    result = maesil("demo", "--output", tmp_path / "out", "--progress", "off")
+    assert result.status == 2
+    assert "none.safetensors is missing" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_device_and_threads_are_named(tmp_path: Path, checkpoint: Path) -> None:
+    path = write_ct(tmp_path / "scan.nrrd", (16, 24, 24))
+    before = torch.get_num_threads()
+    try:
+        metrics = run(path, tmp_path / "out", checkpoint, "--device", "cpu", "--threads", "1")
+    finally:
+        torch.set_num_threads(before)
+    assert "1 threads" in metrics["device"]

@@ -1,0 +1,466 @@
+"""Training: what a step does, exact resume, what each setting changes, and that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_cache, smooth_hu, tiny_config
+
+from MAESILLib.checkpoint import load_checkpoint, read_info
+from MAESILLib.config import Config, from_dict, to_dict
+from MAESILLib.data.cache import Cache
+from MAESILLib.data.sampling import CropSampler
+from MAESILLib.errors import CancelledError, InputError
+from MAESILLib.events import Reporter
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for
+from MAESILLib.model import MaskedAutoencoder
+from MAESILLib.stopping import StopRequest
+from MAESILLib.training.batch import BatchLoader, intensities, make_batch, mask_of_step
+from MAESILLib.training.log import read_log
+from MAESILLib.training.loss import masked_loss
+from MAESILLib.training.optimizer import WeightAverage, is_decayed, learning_rate, make_optimizer
+from MAESILLib.training.state import read_state
+from MAESILLib.training.trainer import Trainer
+
+
+def sampler_for(config: Config, cache: Cache) -> CropSampler:
+    train = config.train
+    return CropSampler(
+        cache,
+        cache.select("train"),
+        crop_size=train.crop_size,
+        patch_size=config.model.patch_size,
+        volume_weighting=train.volume_weighting,
+        min_foreground=train.min_foreground,
+        flip=train.flip,
+        seed=train.seed,
+    )
+
+
+def losses(run: Path) -> list[Any]:
+    return [
+        (row["step"], row["loss"], row["gradient_norm"], row["val_psnr_masked_db"]) for row in read_log(run / "log.csv")
+    ]
+
+
+def test_a_run_writes_everything_it_promises(tmp_path: Path, cache: Cache) -> None:
+    trainer = Trainer(tiny_config(), cache, tmp_path / "run")
+    trainer.run()
+    names = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert {"model.safetensors", "best.safetensors", "state.pt", "state.previous.pt", "log.csv", "config.json"} <= names
+    assert {"previews/step_0000002.png", "previews/step_0000004.png", "previews/step_0000008.png"} <= names
+    assert any(n.startswith("tensorboard/") for n in names)
+    rows = read_log(tmp_path / "run" / "log.csv")
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert [row["step"] for row in rows if row["val_psnr_masked_db"] is not None] == [4, 8]
+    model, info = load_checkpoint(tmp_path / "run" / "model.safetensors")
+    assert info.training["steps"] == 8
+    assert info.training["samples"] == 16
+    assert info.training["data"]["volumes"] == ["v0", "v1", "v2"]
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, trainer.average.weights[name]), "what is shipped is not the average"
+    best = read_info(tmp_path / "run" / "best.safetensors").training
+    assert best["best_psnr_masked_db"] == max(v["psnr_masked_db"] for v in trainer.progress.validation) or best["steps"]
+
+
+def test_resume_is_exact_to_the_last_bit(tmp_path: Path, cache: Cache) -> None:
+    config = tiny_config(accumulation=2)
+    whole = Trainer(config, cache, tmp_path / "whole")
+    whole.run()
+
+    class StopAtStep(StopRequest):
+        def __init__(self, trainer_step: int) -> None:
+            super().__init__()
+            self.checks, self.at = 0, trainer_step
+
+        def requested(self) -> bool:
+            self.checks += 1
+            self.reason = "test" if self.checks > self.at else ""
+            return bool(self.reason)
+
+    run = tmp_path / "broken"
+    for resume, at in ((False, 3), (True, 2)):
+        with pytest.raises(CancelledError, match="--resume"):
+            Trainer(config, cache, run, resume=resume, stop=StopAtStep(at)).run()
+    assert read_state(run)["progress"]["step"] == 5
+    last = Trainer(config, cache, run, resume=True)
+    last.run()
+    assert losses(run) == losses(tmp_path / "whole")
+    for a, b in zip(whole.model.state_dict().values(), last.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    for name in whole.average.weights:
+        assert torch.equal(whole.average.weights[name], last.average.weights[name])
+    assert last.progress.best_psnr_masked_db == whole.progress.best_psnr_masked_db
+
+
+def test_resume_after_kill_is_exact(tmp_path: Path, cache: Cache) -> None:
+    """kill -9 leaves the last saved state; resuming from there gives the rows of an unbroken run."""
+    config = tiny_config(steps=30, checkpoint_every=5, validate_every=10)
+    (tmp_path / "c.json").write_text(__import__("json").dumps(to_dict(config)))
+    code = (
+        "import sys, json, torch; torch.set_num_threads(1)\n"
+        "from MAESILLib.config import from_dict; from MAESILLib.data.cache import read_cache\n"
+        "from MAESILLib.training.trainer import Trainer\n"
+        "c = from_dict(json.load(open(sys.argv[1])))\n"
+        "Trainer(c, read_cache(sys.argv[2]), sys.argv[3], resume=len(sys.argv) > 4).run()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "c.json"), str(cache.folder), str(tmp_path / "killed")]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    subprocess.run([*command, "resume"], check=True)
+    Trainer(config, cache, tmp_path / "whole").run()
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_a_damaged_state_falls_back_to_the_one_before(tmp_path: Path, cache: Cache) -> None:
+    Trainer(tiny_config(), cache, tmp_path / "run").run()
+    state = tmp_path / "run" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert read_state(tmp_path / "run")["progress"]["step"] == 4
+    (tmp_path / "run" / "state.previous.pt").unlink()
+    with pytest.raises(InputError, match=r"no training state in .* can be read"):
+        read_state(tmp_path / "run")
+
+
+def test_a_state_cannot_run_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {tmp_path}/owned",)
+
+    torch.save({"format": "maesil-training-state/1", "model": Evil()}, tmp_path / "state.pt")
+    with pytest.raises(InputError, match="can be read"):
+        read_state(tmp_path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_refusals(tmp_path: Path, cache: Cache) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(InputError, match="holds no training state"):
+        Trainer(tiny_config(), cache, run, resume=True)
+    Trainer(tiny_config(steps=2), cache, run).run()
+    with pytest.raises(InputError, match="already holds a run"):
+        Trainer(tiny_config(steps=2), cache, run)
+    with pytest.raises(InputError, match=r"train\.learning_rate"):
+        Trainer(tiny_config(steps=2, learning_rate=1.0), cache, run, resume=True)
+    other = make_cache(tmp_path / "other", [(40, 40, 40), (40, 40, 32)])
+    with pytest.raises(InputError, match="other data"):
+        Trainer(tiny_config(steps=2), other, run, resume=True)
+    larger = from_dict({"preset": "tiny"})
+    with pytest.raises(InputError, match="another architecture"):
+        Trainer(larger, cache, tmp_path / "new", initial=run / "model.safetensors")
+
+
+def test_starting_from_a_checkpoint_takes_its_weights_and_says_so(tmp_path: Path, cache: Cache) -> None:
+    Trainer(tiny_config(steps=2), cache, tmp_path / "one").run()
+    second = Trainer(tiny_config(steps=2), cache, tmp_path / "two", initial=tmp_path / "one" / "model.safetensors")
+    first, _ = load_checkpoint(tmp_path / "one" / "model.safetensors")
+    for name, weight in first.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], weight)
+        assert torch.equal(second.average.weights[name], weight)
+    assert second.info().training["initialised_from"]["training"]["steps"] == 2
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path, cache: Cache) -> None:
+    trainer = Trainer(tiny_config(steps=1), cache, tmp_path / "run")
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.model.encoder.patch_embedding.bias.register_hook(lambda g: g * torch.nan)
+    trainer.run()
+    assert trainer.progress.skipped == 1
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+
+def test_one_superpatch_is_learnt_by_heart() -> None:
+    """Overfitting: the hidden patches of one superpatch under one mask reach 35 dB."""
+    torch.manual_seed(0)
+    config = tiny_config().model
+    model = MaskedAutoencoder(dataclasses.replace(config, encoder_width=96, decoder_width=96, head_width=32))
+    hu = smooth_hu((32, 32, 32), 3).astype(np.float32)
+    image = torch.from_numpy(np.clip((hu + 1000) / 2000, 0, 1))[None, None]
+    visible = draw_visible((4, 4, 4), MaskSpec("dual"), 1, generator_for(0))
+    valid = torch.ones_like(image, dtype=torch.bool)
+    train = tiny_config(steps=200, learning_rate=1e-3).train
+    optimizer = make_optimizer(model, train)
+    for step in range(train.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(train, step)
+        optimizer.zero_grad()
+        loss = masked_loss(model(image, visible), image, valid, (8, 8, 8), visible_weight=0, gradient_weight=0)
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.gradient_clip)
+        optimizer.step()
+    assert -10 * np.log10(float(loss.hidden_mse)) > 35
+
+
+def test_training_beats_the_prior_it_starts_from(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", [(48, 48, 48)] * 3, ["train", "train", "val"])
+    config = tiny_config(steps=60, batch_size=4, learning_rate=2e-3, ema_decay=0.9, validate_every=30)
+    trainer = Trainer(config, cache, tmp_path / "run")
+    trainer._load_average()
+    from MAESILLib.training.validation import validate
+
+    before = validate(trainer.averaged_model, trainer.validation_superpatches, torch.device("cpu"), False)
+    trainer.run()
+    assert trainer.progress.best_psnr_masked_db is not None
+    assert trainer.progress.best_psnr_masked_db > before + 0.2
+
+
+def test_a_sample_depends_on_its_number_alone(cache: Cache) -> None:
+    config = tiny_config()
+    first, again = sampler_for(config, cache), sampler_for(config, cache)
+    for number in (5, 0, 17):
+        assert np.array_equal(first.crop(number).hu, again.crop(number).hu)
+    assert not np.array_equal(first.crop(0).hu, first.crop(1).hu)
+    four = make_batch(config, first, 3, 8, 4)
+    two = [make_batch(config, again, 3, 8 + 2 * i, 2) for i in range(2)]
+    assert torch.equal(four.hu, torch.cat([b.hu for b in two]))
+    assert torch.equal(four.visible, torch.cat([b.visible for b in two]))
+    assert torch.equal(four.jitter, torch.cat([b.jitter for b in two]))
+
+
+def test_crops_hold_what_the_volume_holds(cache: Cache) -> None:
+    """Without flips a crop is found in its volume; whole patches of padding are air, and not valid."""
+    sampler = sampler_for(dataclasses.replace(tiny_config(flip=False)), cache)
+    seen_short = False
+    for number in range(40):
+        crop = sampler.crop(number)
+        d, h, w = crop.valid_size
+        volume = np.asarray(cache.open(next(e for e in cache.entries if e.name == crop.source)))
+        inner = crop.hu[:d, :h, :w]
+        found = [
+            start
+            for start in np.ndindex(*(v - s + 1 for v, s in zip(volume.shape, (d, h, w), strict=True)))
+            if volume[start] == inner[0, 0, 0]
+            and np.array_equal(volume[start[0] : start[0] + d, start[1] : start[1] + h, start[2] : start[2] + w], inner)
+        ]
+        assert found
+        assert (inner > -500).mean() >= 0.2
+        if d < 32:
+            seen_short = True
+            assert d == 20
+            assert (crop.hu[24:] == -1024).all()
+            assert (crop.hu[20:24, :h, :w] == inner[-1]).all()
+    assert seen_short
+
+
+def test_intensities_are_windowed_jittered_and_clean_in_the_target(cache: Cache) -> None:
+    config = tiny_config(noise=0.0, scale_jitter=0.0, shift_jitter=0.0)
+    batch = make_batch(config, sampler_for(config, cache), 0, 0, 2)
+    image, target, valid = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
+    torch.testing.assert_close(target, ((batch.hu.float() + 1000) / 2000).clamp(0, 1))
+    assert torch.equal(image, target)
+    assert valid.flatten(1).sum(1).tolist() == batch.valid_size.prod(1).tolist()
+    noisy = tiny_config(noise=0.05)
+    batch = make_batch(noisy, sampler_for(noisy, cache), 0, 0, 2)
+    image, target, _ = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
+    inside = (target > 0.2) & (target < 0.8)
+    sigma = (image - target)[0][inside[0]].std()
+    assert sigma == pytest.approx(float(batch.jitter[0, 2]), rel=0.1)
+    again, _, _ = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
+    assert torch.equal(image, again)
+
+
+def test_masks_of_steps_come_from_the_configuration() -> None:
+    config = tiny_config()
+    drawn = {
+        (m.strategy, round(1 - (1 - m.plane_ratio) ** 2, 3)) for m in (mask_of_step(config, s) for s in range(400))
+    }
+    assert drawn == {(s, h) for s in set(config.mask.strategies) for h in set(config.mask.hidden_shares)}
+
+
+def test_the_loader_gives_the_batches_in_order_and_from_anywhere(cache: Cache) -> None:
+    config = tiny_config(accumulation=2)
+    loader = BatchLoader(config, sampler_for(config, cache))
+    other = BatchLoader(config, sampler_for(config, cache))
+    try:
+        batches = [loader.batch(step, micro) for step in range(3) for micro in range(2)]
+        assert torch.equal(other.batch(2, 1).hu, batches[5].hu)
+        assert batches[2].mask == batches[3].mask, "one update has one mask"
+    finally:
+        loader.close()
+        other.close()
+
+
+def test_only_matrices_decay() -> None:
+    model = MaskedAutoencoder(tiny_config().model)
+    decayed = {name for name, p in model.named_parameters() if is_decayed(name, p)}
+    assert decayed
+    assert all(name.endswith("weight") and "norm" not in name for name in decayed)
+    rest = {name for name, _ in model.named_parameters()} - decayed
+    assert "decoder.mask_token" in rest
+    assert all(name.endswith(("bias", "token")) or "norm" in name for name in rest)
+
+
+def test_the_learning_rate_is_counted_in_steps() -> None:
+    train = tiny_config(steps=100, learning_rate=1.0, final_learning_rate=0.1, warmup_share=0.1).train
+    rates = [learning_rate(train, s) for s in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.1 + 0.9 * 0.5)
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_the_average_follows_its_formula() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 0.0)
+    average = WeightAverage(model, 0.5)
+    expected = 0.0
+    for step, value in enumerate([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]):
+        torch.nn.init.constant_(model.weight, value)
+        average.update(model, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    assert float(average.weights["weight"]) == pytest.approx(expected, rel=1e-6)
+
+
+CHANGES: dict[str, Any] = {
+    "steps": 5,
+    "batch_size": 3,
+    "accumulation": 2,
+    "crop_size": (16, 16, 16),
+    "learning_rate": 2e-3,
+    "final_learning_rate": 5e-4,
+    "warmup_share": 0.6,
+    "weight_decay": 0.5,
+    "betas": (0.5, 0.9),
+    "gradient_clip": 1e-3,
+    "ema_decay": 0.05,
+    "visible_share": 0.5,
+    "visible_weight": 1.0,
+    "gradient_weight": 1.0,
+    "noise": 0.1,
+    "flip": False,
+    "scale_jitter": 0.5,
+    "shift_jitter": 0.2,
+    "volume_weighting": 3.0,
+    "min_foreground": 0.99,
+    "precision": "bf16",
+    "validate_every": 2,
+    "validation_superpatches": 1,
+    "preview_at": 3,
+    "checkpoint_every": 1,
+    "log_every": 3,
+    "seed": 1,
+}
+NEEDS_MORE = {"compile": "see test_compile", "validation_share": "see test_held_out_patients"}
+
+
+@pytest.fixture(scope="module")
+def reference_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, list[bytes]]:
+    folder = tmp_path_factory.mktemp("keys")
+    shapes = [(40, 48, 56), (20, 40, 40), (48, 40, 33), (40, 40, 40), (36, 40, 40)]
+    cache = make_cache(folder / "cache", shapes, ["train", "train", "train", "val", "val"])
+    return cache, trace(tiny_config(steps=4), cache, folder / "run")
+
+
+def trace(config: Config, cache: Cache, folder: Path) -> list[bytes]:
+    """Everything a run leaves that a setting could change, but for its times and its own description."""
+    saved: list[int] = []
+
+    class Watching(Trainer):
+        def _save(self) -> None:
+            saved.append(self.progress.step)
+            super()._save()
+
+    trainer = Watching(config, cache, folder)
+    trainer.run()
+    rows = [
+        {k: v for k, v in row.items() if k not in ("seconds", "samples_per_s")} for row in read_log(folder / "log.csv")
+    ]
+    weights = [w.numpy().tobytes() for w in trainer.average.weights.values()]
+    previews = sorted(p.name for p in (folder / "previews").iterdir())
+    return [repr(rows).encode(), repr(previews).encode(), repr(saved).encode(), *weights]
+
+
+@pytest.mark.parametrize("key", [f.name for f in dataclasses.fields(tiny_config().train)])
+def test_every_training_key_changes_something(
+    key: str, tmp_path: Path, reference_run: tuple[Cache, list[bytes]]
+) -> None:
+    if key in NEEDS_MORE:
+        pytest.skip(NEEDS_MORE[key])
+    cache, expected = reference_run
+    assert trace(tiny_config(**{"steps": 4, key: CHANGES[key]}), cache, tmp_path / "run") != expected
+
+
+def test_the_same_configuration_gives_the_same_run(tmp_path: Path, reference_run: tuple[Cache, list[bytes]]) -> None:
+    cache, expected = reference_run
+    assert trace(tiny_config(steps=4), cache, tmp_path / "run") == expected
+
+
+def test_held_out_patients(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", [(16, 16, 16)] * 20)
+    few, many = cache.select("val", 0.1), cache.select("val", 0.5)
+    assert (len(few), len(many)) == (2, 10)
+    assert {e.name for e in few} < {e.name for e in many}
+    assert not {e.name for e in few} & {e.name for e in cache.select("train", 0.1)}
+    assert cache.select("val", 0.0) == ()
+
+
+def test_the_loss_curve_of_twenty_steps(tmp_path: Path, cache: Cache) -> None:
+    """A golden curve: a change of the mathematics shows, rounding of another processor does not."""
+    Trainer(tiny_config(steps=20, validate_every=20), cache, tmp_path / "run").run()
+    curve = [row["loss"] for row in read_log(tmp_path / "run" / "log.csv")]
+    np.testing.assert_allclose(curve, GOLDEN, rtol=2e-3)
+
+
+GOLDEN = [
+    0.043124,
+    0.0558731,
+    0.0570752,
+    0.0339186,
+    0.0309418,
+    0.061337,
+    0.0334066,
+    0.0354881,
+    0.0401376,
+    0.037966,
+    0.0418654,
+    0.025508,
+    0.028424,
+    0.0474437,
+    0.0503792,
+    0.035706,
+    0.026906,
+    0.0463452,
+    0.0331128,
+    0.0360568,
+]
+
+
+def test_validation_has_masks_on(tmp_path: Path, cache: Cache) -> None:
+    """Most tokens are hidden, by masks that depend on the data and not on the run."""
+    trainer = Trainer(tiny_config(), cache, tmp_path / "run")
+    for superpatch in trainer.validation_superpatches:
+        tokens = np.prod([n // 8 for n in superpatch.image.shape[2:]])
+        assert superpatch.visible.shape[1] < 0.4 * tokens
+    again = Trainer(tiny_config(seed=5), cache, tmp_path / "other")
+    for a, b in zip(trainer.validation_superpatches, again.validation_superpatches, strict=True):
+        assert torch.equal(a.visible, b.visible), "validation masks depend on the run's seed"
+
+
+def test_events_of_a_run(tmp_path: Path, cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    from MAESILLib.events import parse_event
+
+    Trainer(tiny_config(), cache, tmp_path / "run", reporter=Reporter("json")).run()
+    events = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
+    assert None not in events
+    metrics = [e for e in events if e and e["event"] == "metric"]
+    assert [m["step"] for m in metrics] == list(range(1, 9))
+    assert {"loss", "psnr_masked_db", "lr", "samples_per_s"} <= set(metrics[0])
+    kinds = [e["kind"] for e in events if e and e["event"] == "artifact"]
+    assert kinds == ["preview", "preview", "preview", "checkpoint", "best_checkpoint"]
