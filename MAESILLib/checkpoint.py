@@ -15,7 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from MAESILLib import __version__
-from MAESILLib.config import ModelConfig, Preprocessing, model_from_dict, preprocessing_from_dict, to_dict
+from MAESILLib.config import (
+    ModelConfig,
+    Preprocessing,
+    check_model,
+    check_preprocessing,
+    model_from_dict,
+    preprocessing_from_dict,
+    to_dict,
+)
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path, sha256_of
 from MAESILLib.model import MaskedAutoencoder
@@ -76,14 +84,12 @@ def read_info(path: Path | str) -> CheckpointInfo:
         orientation = preprocessing.pop("orientation")
         if orientation != "LPS":
             raise InputError(f"{path} wants orientation {orientation!r}", "this version prepares LPS only")
-        return CheckpointInfo(
-            model_from_dict(values["model"], str(path)),
-            preprocessing_from_dict(preprocessing, str(path)),
-            values["mask"],
-            values["training"],
-            values["library_version"],
-        )
-    except (KeyError, TypeError, json.JSONDecodeError):
+        model = model_from_dict(values["model"], str(path))
+        prepared = preprocessing_from_dict(preprocessing, str(path))
+        check_model(model, str(path))
+        check_preprocessing(prepared, str(path))
+        return CheckpointInfo(model, prepared, values["mask"], values["training"], values["library_version"])
+    except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{path} is a safetensors file, but not a MAESIL checkpoint",
             "choose a model.safetensors of maesil pretrain",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import typing
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ Triple = tuple[int, int, int]
 
 STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "block", "none")
 """The masks of :mod:`MAESILLib.masking`, named here because that module needs torch."""
+
+
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -232,41 +236,77 @@ def preprocessing_from_dict(values: dict[str, Any], where: str) -> Preprocessing
 
 def check(config: Config, where: str = "the configuration") -> None:
     """Raise InputError for values that contradict each other or lie out of range."""
-    from MAESILLib.superpatch import check_sizes
-
-    model, train = config.model, config.train
-    check_sizes(model.superpatch_size, model.patch_size)
-    check_sizes(train.crop_size, model.patch_size)
-    problems = [
+    check_model(config.model, where)
+    check_preprocessing(config.preprocessing, where)
+    check_sizes(config.train.crop_size, config.model.patch_size)
+    model, mask, train = config.model, config.mask, config.train
+    counts = ("steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every")
+    shares = ("warmup_share", "visible_share", "validation_share", "min_foreground", "ema_decay")
+    amounts = ("learning_rate", "final_learning_rate", "weight_decay", "visible_weight", "gradient_weight", "noise")
+    _refuse(
+        where,
         (
             any(c > s for c, s in zip(train.crop_size, model.superpatch_size, strict=True)),
             f"train.crop_size {train.crop_size} exceeds model.superpatch_size {model.superpatch_size}",
         ),
-        (model.encoder_width % model.head_width != 0, "model.encoder_width is not a multiple of model.head_width"),
-        (model.decoder_width % model.head_width != 0, "model.decoder_width is not a multiple of model.head_width"),
+        (train.precision not in PRECISIONS, f"train.precision is '{train.precision}'; know {', '.join(PRECISIONS)}"),
+        *((getattr(train, name) < 1, f"train.{name} starts at 1") for name in counts),
+        *((not 0 <= getattr(train, name) <= 1, f"train.{name} lies between 0 and 1") for name in shares),
+        *((not 0 <= getattr(train, name) < math.inf, f"train.{name} is at least 0") for name in amounts),
+        (not train.gradient_clip > 0, "train.gradient_clip is above 0"),
+        (not mask.strategies or not mask.hidden_shares, "mask.strategies and mask.hidden_shares need an entry"),
+        (any(not 0 <= r <= 0.95 for r in mask.hidden_shares), "mask.hidden_shares lie between 0 and 0.95"),
         (
-            train.precision not in ("auto", "fp32", "bf16"),
-            f"train.precision is '{train.precision}'; know auto, fp32, bf16",
+            any(s not in STRATEGY_NAMES for s in mask.strategies),
+            f"mask.strategies are {mask.strategies}; know {', '.join(STRATEGY_NAMES)}",
         ),
-        (
-            train.steps < 1 or train.batch_size < 1 or train.accumulation < 1,
-            "train.steps, batch_size and accumulation start at 1",
+    )
+
+
+def check_model(model: ModelConfig, where: str) -> None:
+    """Raise InputError for a network that cannot be built."""
+    check_sizes(model.superpatch_size, model.patch_size)
+    sizes = ("encoder_width", "encoder_depth", "decoder_width", "decoder_depth", "head_width")
+    _refuse(
+        where,
+        *((not 1 <= getattr(model, name) <= 65536, f"model.{name} lies between 1 and 65536") for name in sizes),
+        (not 0 < model.mlp_ratio <= 64, "model.mlp_ratio lies between 0 and 64"),
+        (not 0 <= model.context_margin <= 64, "model.context_margin lies between 0 and 64"),
+        (max(model.superpatch_size) > 4096, "model.superpatch_size is at most 4096"),
+    )
+    widths = ("encoder_width", "decoder_width")
+    _refuse(
+        where,
+        *(
+            (getattr(model, n) % model.head_width != 0, f"model.{n} is not a multiple of model.head_width")
+            for n in widths
         ),
-        (
-            not config.mask.strategies or not config.mask.hidden_shares,
-            "mask.strategies and mask.hidden_shares need an entry",
-        ),
-        (any(not 0 <= r <= 0.95 for r in config.mask.hidden_shares), "mask.hidden_shares lie between 0 and 0.95"),
-        (
-            any(s not in STRATEGY_NAMES for s in config.mask.strategies),
-            f"mask.strategies are {config.mask.strategies}; know {', '.join(STRATEGY_NAMES)}",
-        ),
-        (not 0 <= train.visible_share <= 1, "train.visible_share lies between 0 and 1"),
-        (config.preprocessing.spacing_mm <= 0, "preprocessing.spacing_mm must be above 0"),
-        (config.preprocessing.window_hu[0] >= config.preprocessing.window_hu[1], "preprocessing.window_hu must rise"),
-    ]
-    for wrong, message in problems:
-        if wrong:
+    )
+
+
+def check_sizes(superpatch_size: Triple, patch_size: Triple) -> None:
+    """Raise InputError unless every superpatch side is a positive multiple of the patch side."""
+    for s, p in zip(superpatch_size, patch_size, strict=True):
+        if p < 1 or s < p or s % p:
+            raise InputError(
+                f"superpatch {superpatch_size} is not a multiple of patch {patch_size}",
+                "choose sizes that divide on every axis",
+            )
+
+
+def check_preprocessing(preprocessing: Preprocessing, where: str) -> None:
+    """Raise InputError for a grid or a window that no CT has."""
+    low, high = preprocessing.window_hu
+    _refuse(
+        where,
+        (not 0.05 <= preprocessing.spacing_mm <= 20, "preprocessing.spacing_mm lies between 0.05 and 20"),
+        (not -32768 <= low < high <= 32767, "preprocessing.window_hu rises, within the range of 16-bit numbers"),
+    )
+
+
+def _refuse(where: str, *problems: tuple[bool, str]) -> None:
+    for is_wrong, message in problems:
+        if is_wrong:
             raise InputError(f"{message} ({where})", "change the value")
 
 

@@ -11,6 +11,9 @@ import torch
 
 from MAESILLib.errors import InputError, OutOfMemoryError
 
+OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "Cannot allocate memory")
+"""What torch and the systems under it say when memory ends."""
+
 
 def choose_device(name: str) -> torch.device:
     """Return the torch device for ``auto``, ``cpu``, ``cuda``, ``cuda:n`` or ``mps``.
@@ -86,7 +89,7 @@ def memory_guard(device: torch.device, hint: str) -> Iterator[None]:
     except MemoryError:
         raise OutOfMemoryError("this machine has too little memory", hint) from None
     except RuntimeError as error:
-        if "not enough memory" in str(error) or "out of memory" in str(error):
+        if any(words in str(error) for words in OUT_OF_MEMORY):
             raise OutOfMemoryError(f"{device} has too little memory", hint) from None
         raise
 

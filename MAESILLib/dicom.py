@@ -18,6 +18,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from MAESILLib.errors import InputError
+from MAESILLib.files import check_name
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -192,6 +193,7 @@ def _read_header(reader: Any, path: Path, set_aside: Counter[str]) -> SliceHeade
         raise InputError(
             f"{path} is an enhanced (multi-frame) CT, which is not supported", "convert it to NIfTI or single slices"
         )
+    check_name(path)
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()

@@ -10,16 +10,29 @@ without data-dependent steps: a sample's prior does not depend on its batch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
-# Sweeps and assumed spectral radius of Jacobi's iteration from the finest grid to the coarsest.
-# With patches of 8^3 this comes within .3 dB of the converged fill at a tenth of its cost.
-SWEEPS = (6, 12, 10, 10)
-RADII = (0.98, 0.96, 0.9, 0.8)
+
+@dataclass(frozen=True)
+class Sweeps:
+    """How often each grid is smoothed, from the finest to the coarsest, and Jacobi's assumed spectral radius."""
+
+    counts: tuple[int, ...]
+    radii: tuple[float, ...]
 
 
-def smooth_fill(image: torch.Tensor, known: torch.Tensor, patch_size: tuple[int, int, int]) -> torch.Tensor:
+QUICK = Sweeps((6, 12, 10, 10), (0.98, 0.96, 0.9, 0.8))
+"""For training: with patches of 8^3 within .3 dB of the converged fill at a tenth of its cost."""
+THOROUGH = Sweeps((24, 24, 16, 16), (0.99, 0.98, 0.95, 0.9))
+"""For reconstruction: all but converged."""
+
+
+def smooth_fill(
+    image: torch.Tensor, known: torch.Tensor, patch_size: tuple[int, int, int], sweeps: Sweeps = QUICK
+) -> torch.Tensor:
     """Fill the unknown voxels of ``image`` smoothly from its known ones.
 
     Args:
@@ -48,8 +61,8 @@ def smooth_fill(image: torch.Tensor, known: torch.Tensor, patch_size: tuple[int,
         unknown = weight == 0
         means = value if level == 0 else value / weight.clamp_min(1e-6)
         filled = torch.where(unknown, filled, means)
-        row = min(level, len(SWEEPS) - 1)
-        filled = _sweep(filled, unknown.float(), SWEEPS[row], RADII[row])
+        row = min(level, len(sweeps.counts) - 1)
+        filled = _sweep(filled, unknown.float(), sweeps.counts[row], sweeps.radii[row])
     return filled
 
 

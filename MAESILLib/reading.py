@@ -20,6 +20,7 @@ from MAESILLib.ct_check import ImageHeader, check_ct, check_grid, check_header, 
 from MAESILLib.dicom import DICOM_SUFFIXES, find_series, has_dicom_magic
 from MAESILLib.dicom_stack import read_stack
 from MAESILLib.errors import InputError
+from MAESILLib.files import check_name
 from MAESILLib.geometry import geometry_of
 from MAESILLib.intact import check_meta_image, check_nrrd, nifti_length, nifti_spacing, require_length
 from MAESILLib.itk_quiet import one_line_reason, quiet_itk, silent_stderr
@@ -114,6 +115,7 @@ def _read_file(path: Path, check: bool) -> CTVolume:
     kind, image_io = FORMATS[suffix]
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
+    check_name(path)
     reader.SetFileName(str(path))
     length = nifti_length(path) if kind == "NIfTI" else 0
     with quiet_itk():

@@ -1,10 +1,12 @@
 """From a volume on the model's grid to its reconstruction, superpatch by superpatch.
 
-Memory holds the volume, four blending volumes and one superpatch at a time, however many there are.
+Memory holds the volume, four blending volumes, the prior of one slab and one superpatch, however many
+there are.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,14 +16,14 @@ import torch
 from MAESILLib.device import precision_context
 from MAESILLib.errors import InputError
 from MAESILLib.masking import MaskSpec, complete_cover, draw_visible, generator_for, hidden_tokens, visible_count
-from MAESILLib.model import MaskedAutoencoder, patchify, unpatchify, valid_voxels
-from MAESILLib.prior import smooth_fill
+from MAESILLib.model import MaskedAutoencoder, unpatchify, valid_voxels
+from MAESILLib.prior import THOROUGH, smooth_fill
 from MAESILLib.stopping import StopRequest
 from MAESILLib.superpatch import Blend, Shape, Superpatch, blending_weights, extract, partition
 
 COVERAGES = ("single", "complete")
 HALO = 2
-"""Patches around a superpatch whose visible voxels its prior draws on."""
+"""Patches above and below a superpatch whose visible voxels its prior draws on."""
 
 
 @dataclass(frozen=True)
@@ -102,45 +104,89 @@ def reconstruct(
     boxes = partition(shape, config.superpatch_size, config.patch_size, plan.overlap)
     hidden_blend, visible_blend = Blend(shape), Blend(shape)
     hidden_once = np.zeros(shape, bool)
+    prior = None
     # with overlap a neighbour shows what this superpatch hides, so its voxels must not be drawn on
-    whole = [] if plan.overlap > 0 else masks_of_volume(shape, config.superpatch_size, config.patch_size, plan, name)
-    passes, hidden_tokens_count, tokens_count = 1, 0, 0
-    for number, box in enumerate(boxes):
+    if config.prior and plan.overlap == 0 and plan.mask.strategy != "none":
+        hidden_volumes = masks_of_volume(shape, config.superpatch_size, config.patch_size, plan, name)
+        prior = PriorOfSlabs(unit, hidden_volumes, config.patch_size, torch.device(device))
+    masks = [superpatch_masks(token_grid(box.size, config.patch_size), plan, name, box.index) for box in boxes]
+    jobs = _in_order(boxes, masks)
+    for done, (box, number) in enumerate(jobs, start=1):
         if stop is not None:
             stop.check()
-        masks = superpatch_masks(token_grid(box.size, config.patch_size), plan, name, box.index)
-        predicted, shown, hidden = _predict_box(model, unit, box, masks, whole, torch.device(device), bf16)
+        visible = masks[box.index][number]
+        filled = None if prior is None else prior.of_box(box, number)
+        predicted, shown, hidden = _predict_box(
+            model, unit, box, visible, filled, plan.coverage == "single", torch.device(device), bf16
+        )
         weights = blending_weights(box.size) if plan.overlap > 0 else np.ones(box.size, np.float32)
-        for one_prediction, one_hidden in zip(predicted, hidden, strict=True):
-            hidden_blend.add(box, one_prediction, weights * one_hidden)
+        hidden_blend.add(box, predicted, weights * hidden)
         if plan.coverage == "single":
-            visible_blend.add(box, shown[0], weights * ~hidden[0])
-        hidden_once[box.in_volume(shape)] |= hidden[0][box.in_box(shape)]
-        passes = max(passes, len(masks))
-        tokens_count += _tokens(box.size, config.patch_size)
-        hidden_tokens_count += _tokens(box.size, config.patch_size) - masks.shape[1]
+            visible_blend.add(box, shown, weights * ~hidden)
+        if number == 0:
+            hidden_once[box.in_volume(shape)] |= hidden[box.in_box(shape)]
         if progress is not None:
-            progress((number + 1) / len(boxes))
+            progress(done / len(jobs))
+    tokens = sum(_tokens(box.size, config.patch_size) for box in boxes)
+    visible_tokens = sum(one.shape[1] for one in masks)
     prediction = hidden_blend.mean(visible_blend.mean())
-    return Reconstruction(prediction, hidden_once, passes, hidden_tokens_count / tokens_count, tuple(boxes))
+    passes = max(len(one) for one in masks)
+    return Reconstruction(prediction, hidden_once, passes, 1 - visible_tokens / tokens, tuple(boxes))
 
 
-def masks_of_volume(shape: Shape, superpatch_size: Shape, patch_size: Shape, plan: Plan, name: str) -> list[np.ndarray]:
-    """Return the hidden voxels (D, H, W) of each pass over a volume, without overlap.
+def _in_order(boxes: list[Superpatch], masks: list[torch.Tensor]) -> list[tuple[Superpatch, int]]:
+    """Return every superpatch with the number of every pass over it, slab by slab and pass by pass.
 
-    The same masks :func:`reconstruct` uses, for the trivial fills that stand beside the model. Superpatches
-    that need fewer passes repeat their first.
+    A slab's prior under one pass is then made once and need not be kept.
+    """
+    jobs = []
+    for _, group in itertools.groupby(boxes, key=lambda box: (box.start[0], box.size[0])):
+        slab = list(group)
+        passes = max(len(masks[box.index]) for box in slab)
+        jobs += [(box, n) for n in range(passes) for box in slab if n < len(masks[box.index])]
+    return jobs
+
+
+@dataclass(frozen=True)
+class VolumeMask:
+    """Which patches of a whole volume one pass hides, kept as one bool a patch.
+
+    Attributes:
+        tokens: (D, H, W) bool of the volume's patch grid, True where hidden.
+        shape: of the volume.
+    """
+
+    tokens: np.ndarray
+    shape: Shape
+    patch_size: Shape
+
+    def voxels(self, first: int = 0, last: int | None = None) -> np.ndarray:
+        """Return the hidden voxels (D, H, W) of the planes ``first`` to ``last`` - 1; of all by default."""
+        last = self.shape[0] if last is None else min(last, self.shape[0])
+        d, h, w = (np.arange(n) // p for n, p in zip(self.shape, self.patch_size, strict=True))
+        return self.tokens[np.ix_(d[first:last], h, w)]
+
+
+def masks_of_volume(shape: Shape, superpatch_size: Shape, patch_size: Shape, plan: Plan, name: str) -> list[VolumeMask]:
+    """Return what each pass over a volume hides, without overlap.
+
+    The same masks :func:`reconstruct` uses, for the prior and for the trivial fills that stand beside the
+    model. Superpatches that need fewer passes repeat their first.
     """
     boxes = partition(shape, superpatch_size, patch_size)
     drawn = [superpatch_masks(token_grid(box.size, patch_size), plan, name, box.index) for box in boxes]
-    volumes = []
+    d, h, w = (-(-n // p) for n, p in zip(shape, patch_size, strict=True))
+    masks = []
     for number in range(max(len(masks) for masks in drawn)):
-        volume = np.zeros(shape, bool)
-        for box, masks in zip(boxes, drawn, strict=True):
-            one = masks[number if number < len(masks) else 0][None]
-            volume[box.in_volume(shape)] = _hidden_voxels(one, box, patch_size)[0][box.in_box(shape)]
-        volumes.append(volume)
-    return volumes
+        tokens = np.zeros((d, h, w), bool)
+        for box, box_masks in zip(boxes, drawn, strict=True):
+            one = box_masks[number if number < len(box_masks) else 0][None]
+            begin = token_grid(box.start, patch_size)
+            grid = token_grid(box.size, patch_size)
+            place = tuple(slice(b, b + n) for b, n in zip(begin, grid, strict=True))
+            tokens[place] = hidden_tokens(one, grid)[0].numpy()
+        masks.append(VolumeMask(tokens, shape, patch_size))
+    return masks
 
 
 def token_grid(size: Shape, patch_size: Shape) -> Shape:
@@ -163,59 +209,73 @@ def _predict_box(
     model: MaskedAutoencoder,
     unit: np.ndarray,
     box: Superpatch,
-    masks: torch.Tensor,
-    whole: list[np.ndarray],
+    visible: torch.Tensor,
+    filled: torch.Tensor | None,
+    show: bool,
     device: torch.device,
     bf16: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (K, D, H, W) predictions of hidden patches, of visible ones, and which voxels are hidden."""
+    """Return (D, H, W) predictions of hidden patches, of visible ones if ``show``, and which voxels are hidden."""
     shape = (unit.shape[0], unit.shape[1], unit.shape[2])
     patch_size = model.config.patch_size
     image = torch.from_numpy(extract(unit, box))[None, None].to(device)
-    # a box that begins before the volume does not exist, so what is valid comes first
+    # no box begins before the volume, so what is valid comes first
     valid_size = torch.tensor([[s.stop for s in box.in_box(shape)]])
     valid = valid_voxels(valid_size.to(device), image.shape[2:])
+    queried = torch.arange(len(visible), device=device)[None] if show else None
+    with precision_context(device, bf16):
+        out = model(image, visible[None].to(device), valid=valid, queried=queried, filled=filled)
     grid = token_grid(box.size, patch_size)
-    predicted, shown = [], []
-    for number, visible in enumerate(masks.to(device)):
-        filled = None
-        if whole and model.config.prior:
-            filled = _prior_with_halo(unit, whole[number], box, patch_size, device)
-        queried = torch.arange(len(visible), device=device)[None] if len(masks) == 1 else None
-        with precision_context(device, bf16):
-            out = model(image, visible[None], valid=valid, queried=queried, filled=filled)
-        patches = torch.zeros_like(patchify(image, patch_size))
-        index = out.hidden[..., None].expand(-1, -1, patches.shape[-1])
-        volume = unpatchify(patches.scatter(1, index, out.hidden_patches.clamp(0, 1)), grid, patch_size)
-        predicted.append(volume[0, 0].cpu().numpy())
-        index = out.visible[..., None].expand(-1, -1, patches.shape[-1])
-        volume = unpatchify(patches.scatter(1, index, out.visible_patches.clamp(0, 1)), grid, patch_size)
-        shown.append(volume[0, 0].cpu().numpy())
-    return np.stack(predicted), np.stack(shown), _hidden_voxels(masks, box, patch_size)
+    predicted = _laid_out(out.hidden, out.hidden_patches, grid, patch_size)
+    shown = _laid_out(out.visible, out.visible_patches, grid, patch_size)
+    return predicted, shown, _hidden_voxels(visible[None], box, patch_size)[0]
 
 
-def _prior_with_halo(
-    unit: np.ndarray, hidden: np.ndarray, box: Superpatch, patch_size: Shape, device: torch.device
-) -> torch.Tensor:
-    """Return the prior (1, 1, D, H, W) of a box, made from the visible voxels around it too.
+def _laid_out(index: torch.Tensor, patches: torch.Tensor, grid: Shape, patch_size: Shape) -> np.ndarray:
+    """Lay patches (1, N, P) of the tokens ``index`` into a box (D, H, W), clipped to [0, 1]; the rest is 0."""
+    tokens = patches.new_zeros(1, grid[0] * grid[1] * grid[2], patches.shape[-1])
+    index = index[..., None].expand(-1, -1, patches.shape[-1])
+    box = unpatchify(tokens.scatter(1, index, patches.clamp(0, 1)), grid, patch_size)
+    return box[0, 0].float().cpu().numpy()
 
-    A superpatch alone would be filled as if nothing lay beyond its faces, and its borders would show.
+
+class PriorOfSlabs:
+    """The prior of a volume, made slab by slab: a slab is as thick as a superpatch and as wide as the volume.
+
+    A superpatch alone would be filled as if nothing lay beyond its faces, and its borders would show. The
+    slab's prior draws on the visible voxels of a few patches above and below it, too.
+
+    Args:
+        unit: (D, H, W) intensities.
+        masks: what each pass hides.
     """
-    shape = (unit.shape[0], unit.shape[1], unit.shape[2])
-    margins = [min(HALO * p, start) for p, start in zip(patch_size, box.start, strict=True)]
-    start = [s - m for s, m in zip(box.start, margins, strict=True)]
-    ends = [
-        min(s + n + HALO * p, -(-length // p) * p)
-        for s, n, p, length in zip(box.start, box.size, patch_size, shape, strict=True)
-    ]
-    size = [end - s for s, end in zip(start, ends, strict=True)]
-    wide = Superpatch(box.index, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
-    known = np.zeros(wide.size, bool)
-    known[wide.in_box(shape)] = ~hidden[wide.in_volume(shape)]
-    image = torch.from_numpy(extract(unit, wide))[None, None].to(device)
-    filled = smooth_fill(image, torch.from_numpy(known)[None, None].to(device), patch_size)
-    d, h, w = (slice(m, m + n) for m, n in zip(margins, box.size, strict=True))
-    return filled[:, :, d, h, w].contiguous()
+
+    def __init__(self, unit: np.ndarray, masks: list[VolumeMask], patch_size: Shape, device: torch.device) -> None:
+        self.unit, self.masks, self.patch_size, self.device = unit, masks, patch_size, device
+        self.latest: tuple[tuple[int, int, int], torch.Tensor] | None = None
+
+    def of_box(self, box: Superpatch, number: int) -> torch.Tensor:
+        """Return the prior (1, 1, D, H, W) of a superpatch under pass ``number``."""
+        key = (box.start[0], box.size[0], number)
+        if self.latest is None or self.latest[0] != key:
+            self.latest = (key, self._fill(box, self.masks[number]))
+        first = box.start[0] - self._margin(box)
+        d, h, w = (slice(s, s + n) for s, n in zip(box.start, box.size, strict=True))
+        return self.latest[1][:, :, d.start - first : d.stop - first, h, w].contiguous()
+
+    def _margin(self, box: Superpatch) -> int:
+        return min(HALO * self.patch_size[0], box.start[0])
+
+    def _fill(self, box: Superpatch, mask: VolumeMask) -> torch.Tensor:
+        depth, height, width = self.unit.shape
+        rounded = [-(-n // p) * p for n, p in zip((depth, height, width), self.patch_size, strict=True)]
+        first = box.start[0] - self._margin(box)
+        last = min(box.start[0] + box.size[0] + HALO * self.patch_size[0], rounded[0])
+        slab = Superpatch(0, (first, 0, 0), (last - first, rounded[1], rounded[2]))
+        known = np.zeros(slab.size, bool)
+        known[slab.in_box((depth, height, width))] = ~mask.voxels(first, last)
+        image = torch.from_numpy(extract(self.unit, slab))[None, None].to(self.device)
+        return smooth_fill(image, torch.from_numpy(known)[None, None].to(self.device), self.patch_size, THOROUGH)
 
 
 def _hidden_voxels(masks: torch.Tensor, box: Superpatch, patch_size: Shape) -> np.ndarray:

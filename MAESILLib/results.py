@@ -96,6 +96,7 @@ def reconstruct_volume(
         peak = peak_memory_mib(device)
         metrics["seconds"] = round(time.monotonic() - begin, 2)
         metrics["peak_memory_mib"] = None if peak is None else round(peak)
+        metrics["files"] = sorted(path.name for path in staging.iterdir())
         write_json(staging / "metrics.json", metrics)
         stop.check()
         written = sorted(path.name for path in staging.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from MAESILLib.body import body_mask
 from MAESILLib.config import ModelConfig
 from MAESILLib.fills import fill_harmonic
-from MAESILLib.metrics import psnr, score, score_whole
+from MAESILLib.metrics import Scores, WholeScores, psnr, score, score_whole
 from MAESILLib.reconstruction import Plan, Reconstruction, masks_of_volume
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import unit_to_hu
@@ -47,61 +49,69 @@ def measure(
     if body is None:
         body = body_mask(unit_to_hu(unit, window_hu))
         stop.check()
-    some = score(unit, result.prediction, result.hidden, body, window_hu, model.patch_size)
-    figures: dict[str, Any] = {
-        "psnr_masked_db": some.psnr_masked_db,
-        "mae_masked_hu": some.mae_masked_hu,
-        "psnr_composite_db": some.psnr_composite_db,
-        "ssim_composite": some.ssim_composite,
-        "border_index": some.border_index,
-        "baseline_harmonic_psnr_masked_db": None,
-    }
-    if plan.mask.strategy == "none":
-        whole = score_whole(unit, result.prediction, body, window_hu, model.patch_size)
-        figures |= {
-            "psnr_autoencoding_db": whole.psnr_db,
-            "ssim_autoencoding": whole.ssim,
-            "border_index": whole.border_index,
-        }
-        return _rounded(figures)
-    if plan.coverage == "complete":
-        stop.check()
-        whole = score_whole(unit, result.prediction, body, window_hu, model.patch_size)
-        figures |= {
-            "psnr_complete_db": whole.psnr_db,
-            "mae_complete_hu": whole.mae_hu,
-            "ssim_complete": whole.ssim,
-            "border_index": whole.border_index,
-        }
-    if plan.overlap == 0:
-        # overlapping superpatches hide a voxel here and show it there: no single fill compares with that
-        filled = harmonic(unit, plan, model, name, stop)
+    is_complete, is_masked = plan.coverage == "complete", plan.mask.strategy != "none"
+    # numpy and scipy let go of the interpreter, so two threads use two cores
+    with ThreadPoolExecutor(2) as pool:
+        masked = pool.submit(score, unit, result.prediction, result.hidden, body, window_hu, model.patch_size)
+        whole = None
+        if is_complete or not is_masked:
+            whole = pool.submit(score_whole, unit, result.prediction, body, window_hu, model.patch_size)
+        filled = None
+        if is_masked and plan.overlap == 0:
+            # overlapping superpatches hide a voxel here and show it there: no single fill compares with that
+            filled = harmonic(unit, plan, model, name, pool, stop)
+    figures = _figures(
+        masked.result(), None if whole is None else whole.result(), "complete" if is_complete else "autoencoding"
+    )
+    figures["baseline_harmonic_psnr_masked_db"] = None
+    if filled is not None:
         figures["baseline_harmonic_psnr_masked_db"] = _finite(psnr(unit, filled, result.hidden))
-        if plan.coverage == "complete":
+        if is_complete:
             figures["baseline_harmonic_psnr_complete_db"] = _finite(psnr(unit, filled))
-    return _rounded(figures)
+    return {key: None if value is None else round(float(value), 5) for key, value in figures.items()}
+
+
+def _figures(masked: Scores, whole: WholeScores | None, mode: str) -> dict[str, float | None]:
+    figures = {
+        "psnr_masked_db": masked.psnr_masked_db,
+        "mae_masked_hu": masked.mae_masked_hu,
+        "psnr_composite_db": masked.psnr_composite_db,
+        "ssim_composite": masked.ssim_composite,
+        "border_index": masked.border_index,
+    }
+    if whole is not None:
+        figures |= {
+            f"psnr_{mode}_db": whole.psnr_db,
+            f"mae_{mode}_hu": whole.mae_hu,
+            f"ssim_{mode}": whole.ssim,
+            "border_index": whole.border_index,
+        }
+    return figures
 
 
 def harmonic(
-    unit: np.ndarray, plan: Plan, model: ModelConfig, name: str, stop: StopRequest | None = None
+    unit: np.ndarray, plan: Plan, model: ModelConfig, name: str, pool: Executor, stop: StopRequest | None = None
 ) -> np.ndarray:
     """Return the harmonic fill of the masks of ``plan``: each voxel the mean over the passes that hid it.
 
-    The fill reads the whole volume's visible voxels, the model only those of its superpatch.
+    The fill reads the visible voxels of the whole volume; the model those of its superpatch, its prior those
+    a little around it.
     """
     shape = (unit.shape[0], unit.shape[1], unit.shape[2])
-    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-    for hidden in masks_of_volume(shape, model.superpatch_size, model.patch_size, plan, name):
+    masks = masks_of_volume(shape, model.superpatch_size, model.patch_size, plan, name)
+    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.uint16)
+    for first in range(0, len(masks), 2):
         if stop is not None:
             stop.check()
-        total[hidden] += fill_harmonic(unit, hidden)[hidden]
-        count += hidden
+        # two at a time: covers of masks that hide little have many passes
+        hidden = [mask.voxels() for mask in masks[first : first + 2]]
+        for one, filled in zip(hidden, pool.map(partial(fill_harmonic, unit), hidden), strict=True):
+            total[one] += filled[one]
+            count += one
+    if stop is not None:
+        stop.check()
     return np.where(count > 0, total / np.maximum(count, 1), unit)
 
 
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if value is None else round(float(value), 5) for key, value in figures.items()}

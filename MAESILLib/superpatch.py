@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from MAESILLib.config import check_sizes
 from MAESILLib.errors import InputError
 
 Shape = tuple[int, int, int]
@@ -61,16 +62,6 @@ def partition(shape: Shape, superpatch_size: Shape, patch_size: Shape, overlap: 
     axes = [_axis_boxes(n, s, p, overlap) for n, s, p in zip(shape, superpatch_size, patch_size, strict=True)]
     boxes = itertools.product(*axes)
     return [Superpatch(index, (d[0], h[0], w[0]), (d[1], h[1], w[1])) for index, (d, h, w) in enumerate(boxes)]
-
-
-def check_sizes(superpatch_size: Shape, patch_size: Shape) -> None:
-    """Raise InputError unless every superpatch side is a positive multiple of the patch side."""
-    for s, p in zip(superpatch_size, patch_size, strict=True):
-        if p < 1 or s < p or s % p:
-            raise InputError(
-                f"superpatch {superpatch_size} is not a multiple of patch {patch_size}",
-                "choose sizes that divide on every axis",
-            )
 
 
 def _axis_boxes(length: int, superpatch: int, patch: int, overlap: float) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def maesil(*arguments: object) -> Result:
         status = cli.main([str(a) for a in arguments])
         out.flush()
         err.flush()
-    return Result(status, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+    return Result(status, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
 def maesil_process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -118,9 +118,10 @@ def assert_refused_event(result: Result, kind: str, status: int) -> dict[str, An
     return error
 
 
-def write_checkpoint(path: Path, seed: int = 0) -> Path:
+def write_checkpoint(path: Path, seed: int = 0, prior: bool = True) -> Path:
     """Write a small checkpoint with random weights, whose output differs from the prior."""
     config = tiny_config()
+    config = replace(config, model=replace(config.model, prior=prior))
     torch.manual_seed(seed)
     network = MaskedAutoencoder(config.model)
     for head in (network.decoder.hidden_head, network.decoder.visible_head):

@@ -92,7 +92,7 @@ class TestDamage:
         good, rng = damaged.read_bytes(), np.random.default_rng(0)
         cache = read_cache(damaged.parent.parent)
         refused = 0
-        # with this seed, numpy fails in four ways: ValueError, EOFError, TokenError and OverflowError
+        # numpy itself fails in several ways here: ValueError, TokenError, OverflowError
         for _ in range(300):
             data = bytearray(good)
             for place in rng.integers(0, 128, 2):

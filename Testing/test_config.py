@@ -38,7 +38,7 @@ def test_a_file_lies_over_the_preset_and_arguments_over_the_file(tmp_path: Path)
         ("[trian]\nsteps = 3", r"unknown key 'trian'.*did you mean 'train'"),
         ("[train]\nsteps = 'many'", r"'train.steps' in .* is 'many'.*write a int"),
         ("[train]\nsteps = true", r"'train.steps' in .* is True"),
-        ("[train]\nsteps = 0", "start at 1"),
+        ("[train]\nsteps = 0", "steps starts at 1"),
         ("[model]\npatch_size = [8, 8]", "list of 3 values"),
         ("[model]\npatch_size = [7, 8, 8]", "not a multiple of patch"),
         ("[model]\nencoder_width = 100", "encoder_width is not a multiple"),
@@ -72,3 +72,45 @@ def test_every_key_is_read_somewhere() -> None:
             continue
         for key in dataclasses.fields(getattr(preset("small"), section.name)):
             assert f".{key.name}" in code, f"{section.name}.{key.name} is read nowhere"
+
+
+MODEL_CHANGES = {
+    "superpatch_size": (32, 32, 16),
+    "patch_size": (4, 8, 8),
+    "encoder_width": 64,
+    "encoder_depth": 1,
+    "decoder_width": 64,
+    "decoder_depth": 2,
+    "head_width": 8,
+    "mlp_ratio": 3.0,
+    "prior": False,
+    "context_margin": 1,
+}
+
+
+@pytest.mark.parametrize("key", [f.name for f in dataclasses.fields(preset("tiny").model)])
+def test_every_model_key_changes_the_network_or_its_superpatches(key: str) -> None:
+    import torch
+    from conftest import tiny_config
+
+    from MAESILLib.model import MaskedAutoencoder
+    from MAESILLib.superpatch import partition
+
+    def facts(model: object) -> object:
+        torch.manual_seed(0)
+        network = MaskedAutoencoder(model).eval()  # type: ignore[arg-type]
+        image = torch.linspace(0, 1, 32**3).view(1, 1, 32, 32, 32)
+        with torch.no_grad():
+            out = network(image, torch.tensor([[0, 3, 5]]), queried=torch.tensor([[0, 1, 2]]))
+        boxes = partition((40, 40, 40), model.superpatch_size, model.patch_size)  # type: ignore[attr-defined]
+        return out.hidden_patches.flatten().tolist(), out.visible_patches.flatten().tolist(), boxes
+
+    before = tiny_config().model
+    assert facts(dataclasses.replace(before, **{key: MODEL_CHANGES[key]})) != facts(before)
+
+
+def test_preprocessing_keys_change_what_the_network_sees() -> None:
+    """window_hu and spacing_mm: see test_training and test_prepare; here, that odd values are refused."""
+    for bad in ({"spacing_mm": 0.0}, {"spacing_mm": float("nan")}, {"window_hu": [1, 0]}, {"window_hu": [0, 1e30]}):
+        with pytest.raises(InputError, match="preprocessing"):
+            from_dict({"preprocessing": bad})

@@ -32,7 +32,6 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.resources import embedded_checkpoint
 
     cache = read_cache(args.data)
-    entries = cache.entries if args.split == "all" else cache.select(args.split)
     checkpoints = [Path(c) for c in args.checkpoint or [embedded_checkpoint()]]
     if args.window and not -math.inf < args.window[0] < args.window[1] < math.inf:
         raise InputError(
@@ -40,9 +39,10 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         )
     device = set_up_device(args)
 
-    from MAESILLib.evaluation.evaluate import evaluate, markdown, protocol, write
+    from MAESILLib.evaluation.evaluate import evaluate, held_out_share, markdown, protocol, write
     from MAESILLib.files import check_folder
 
+    entries = cache.entries if args.split == "all" else cache.select(args.split, held_out_share(checkpoints))
     settings = protocol(args.seed)
     if args.settings:
         unknown = sorted(set(args.settings) - {s.name for s in settings})

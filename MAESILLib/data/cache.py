@@ -92,7 +92,8 @@ class Cache:
         on the set of patients and on nothing else, and a larger share holds out the same ones and more.
         """
         if any(e.split for e in self.entries):
-            return tuple(e for e in self.entries if e.split == split)
+            # what nobody decided on is trained on: validation stays what was chosen for it
+            return tuple(e for e in self.entries if (e.split or "train") == split)
         held_out = self._held_out_patients(validation_share)
         return tuple(e for e in self.entries if (e.patient in held_out) == (split == "val"))
 

@@ -19,7 +19,7 @@ import torch
 
 from MAESILLib import __version__
 from MAESILLib.body import body_mask
-from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
+from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint, read_info
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name, memory_guard
 from MAESILLib.errors import InputError
@@ -55,6 +55,21 @@ class Setting:
 
     name: str
     plan: Plan
+
+
+def held_out_share(checkpoints: list[Path]) -> float:
+    """Return the share of patients the checkpoints' trainings held out, where their data named no split.
+
+    Raises:
+        InputError: they held out different shares, so one has been trained on what the other has not.
+    """
+    shares = {float(read_info(path).training.get("train", {}).get("validation_share", 0.1)) for path in checkpoints}
+    if len(shares) > 1:
+        raise InputError(
+            f"the checkpoints held out different shares of the patients: {sorted(shares)}",
+            "evaluate them one by one, or give volumes a split when preparing",
+        )
+    return shares.pop()
 
 
 def protocol(seed: int) -> list[Setting]:

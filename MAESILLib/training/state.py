@@ -7,6 +7,7 @@ and nothing else.
 
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,8 +62,11 @@ def save_state(
         "rng": torch.get_rng_state(),
     }
     path = folder / STATE
+    # torch.save to a file hides a full disk behind an error of its own
+    packed = io.BytesIO()
+    torch.save(state, packed)
     with atomic_path(folder / "state.new.pt") as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(packed.getbuffer())
     # at every moment one of the names holds a complete state
     if path.exists():
         path.replace(folder / PREVIOUS)

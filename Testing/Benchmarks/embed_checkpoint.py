@@ -1,7 +1,7 @@
 """Turn the best checkpoint of a run into the one that ships: half precision, data, licence and figures inside.
 
-    maesil evaluate --data CACHE --checkpoint RUN/best.safetensors --output EVALUATION
-    python Testing/Benchmarks/embed_checkpoint.py RUN/best.safetensors EVALUATION/evaluation.json TARGET
+maesil evaluate --data CACHE --checkpoint RUN/best.safetensors --output EVALUATION
+python Testing/Benchmarks/embed_checkpoint.py RUN/best.safetensors EVALUATION/evaluation.json TARGET
 """
 
 from __future__ import annotations

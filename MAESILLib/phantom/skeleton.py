@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from MAESILLib.phantom_muscles import scapula_surface
-from MAESILLib.phantom_shapes import (
+from MAESILLib.phantom.muscles import scapula_surface
+from MAESILLib.phantom.shapes import (
     Canvas,
     Tissue,
     Tube,
@@ -15,7 +15,7 @@ from MAESILLib.phantom_shapes import (
     smooth_max,
     tubes_field,
 )
-from MAESILLib.phantom_trunk import ANGLES, AXIS_Y, PolarSurface, Trunk, smooth_step
+from MAESILLib.phantom.trunk import ANGLES, AXIS_Y, PolarSurface, Trunk, smooth_step
 
 CORTEX_HU = 1180.0
 CARTILAGE_HU = 105.0

@@ -6,8 +6,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.spatial import cKDTree
 
-from MAESILLib.phantom_shapes import FAR_MM, Box, Canvas, Field, Tube, flat_tube, lattice_noise, round_tube, smooth_max
-from MAESILLib.phantom_trunk import ANGLES, PolarSurface, Trunk, smooth_step
+from MAESILLib.phantom.shapes import FAR_MM, Box, Canvas, Field, Tube, flat_tube, lattice_noise, round_tube, smooth_max
+from MAESILLib.phantom.trunk import ANGLES, PolarSurface, Trunk, smooth_step
 
 
 def paint_body(canvas: Canvas, trunk: Trunk) -> None:

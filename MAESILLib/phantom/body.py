@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from MAESILLib.errors import InputError
-from MAESILLib.phantom_lungs import paint_lungs
-from MAESILLib.phantom_muscles import paint_body
-from MAESILLib.phantom_organs import FLUID_LEVEL_Y, paint_abdomen, paint_chest, shape_chest
-from MAESILLib.phantom_scan import paint_couch, scan
-from MAESILLib.phantom_shapes import Canvas, Grid, Point
-from MAESILLib.phantom_skeleton import paint_skeleton, vertebra_height
-from MAESILLib.phantom_trunk import FIELD_MM, Patient, build_trunk, lung_field, mediastinum_field
+from MAESILLib.phantom.lungs import paint_lungs
+from MAESILLib.phantom.muscles import paint_body
+from MAESILLib.phantom.organs import FLUID_LEVEL_Y, paint_abdomen, paint_chest, shape_chest
+from MAESILLib.phantom.scan import paint_couch, scan
+from MAESILLib.phantom.shapes import Canvas, Grid, Point
+from MAESILLib.phantom.skeleton import paint_skeleton, vertebra_height
+from MAESILLib.phantom.trunk import FIELD_MM, Patient, build_trunk, lung_field, mediastinum_field
 
 if TYPE_CHECKING:
     from MAESILLib.volume import CTVolume

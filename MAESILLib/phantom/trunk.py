@@ -9,7 +9,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter
 
-from MAESILLib.phantom_shapes import (
+from MAESILLib.phantom.shapes import (
     Field,
     Grid,
     Tube,

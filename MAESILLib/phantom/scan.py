@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from MAESILLib.phantom_shapes import Canvas, Field
-from MAESILLib.phantom_trunk import Trunk, smooth_step
+from MAESILLib.phantom.shapes import Canvas, Field
+from MAESILLib.phantom.trunk import Trunk, smooth_step
 
 PSF_VOXELS = 0.48  # with the one-voxel edges of the painting about 0.6 in all
 

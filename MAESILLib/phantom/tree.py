@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from MAESILLib.phantom_shapes import Box, Canvas, Field, Grid, Tube, draw_tube
+from MAESILLib.phantom.shapes import Box, Canvas, Field, Grid, Tube, draw_tube
 
 Segments = tuple[np.ndarray, np.ndarray, np.ndarray]  # starts (S, 3), ends (S, 3), radii (S, 2)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from MAESILLib.phantom_shapes import Box, Canvas, Field, Tube, lattice_noise
-from MAESILLib.phantom_tree import Segments, Tree, grow_tree, join_segments, smooth_segments, tree_share
-from MAESILLib.phantom_trunk import Trunk
+from MAESILLib.phantom.shapes import Box, Canvas, Field, Tube, lattice_noise
+from MAESILLib.phantom.tree import Segments, Tree, grow_tree, join_segments, smooth_segments, tree_share
+from MAESILLib.phantom.trunk import Trunk
 
 VESSEL_TARGETS = 2600  # nodes of each arterial tree; the venous ones have two thirds of it
 HILA = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from MAESILLib.phantom_shapes import (
+from MAESILLib.phantom.shapes import (
     Box,
     Canvas,
     Field,
@@ -22,8 +22,8 @@ from MAESILLib.phantom_shapes import (
     smooth_max,
     smooth_min,
 )
-from MAESILLib.phantom_tree import grow_tree, smooth_segments, tree_share
-from MAESILLib.phantom_trunk import Trunk, smooth_step
+from MAESILLib.phantom.tree import grow_tree, smooth_segments, tree_share
+from MAESILLib.phantom.trunk import Trunk, smooth_step
 
 WALL_HU = 48.0
 FLUID_LEVEL_Y = -6.0  # the gas of the stomach lies in front of this plane: the patient is supine
