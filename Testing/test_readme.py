@@ -1,0 +1,56 @@
+"""The README's commands, run in its order in an empty folder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from MAESILLib.cli import main
+from MAESILLib.geometry import Geometry
+from MAESILLib.phantom import body_phantom
+from MAESILLib.resources import CHECKPOINT
+from MAESILLib.writing import write_volume
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^ {4}maesil (.+)$", README, re.MULTILINE)
+TARGETS = re.findall(r"^ {4}make (\w+)", README, re.MULTILINE)
+
+
+def write_scan(path: Path, seed: int) -> None:
+    hu = body_phantom(seed, size_dhw=(48, 64, 64), spacing_mm=3.0)[:, :, : 64 - 8 * seed]
+    shape = (hu.shape[0], hu.shape[1], hu.shape[2])
+    identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    write_volume(path, np.ascontiguousarray(hu), Geometry(shape, (1.5, 1.5, 1.5), (0.0, 0.0, 0.0), identity))
+
+
+def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (REPOSITORY / "Resources" / CHECKPOINT).exists():
+        pytest.skip("this checkout has no embedded checkpoint")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    write_scan(tmp_path / "ct.nii.gz", 0)
+    for seed in (1, 2):
+        write_scan(tmp_path / "scans" / f"scan{seed}.nii.gz", seed)
+    assert len(COMMANDS) >= 6
+    for command in COMMANDS:
+        assert main([*shlex.split(command), "--progress", "off", "--device", "cpu"]) == 0, command
+    for name in ("result", "complete", "slices", "mine"):
+        assert (tmp_path / name / "metrics.json").exists()
+        assert (tmp_path / name / "figure.png").exists()
+
+
+def test_make_targets_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert {"demo", "test"} <= set(TARGETS)
+    for target in TARGETS:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_links_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert (REPOSITORY / link).exists(), link
