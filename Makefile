@@ -1,7 +1,9 @@
 # make demo: reconstruct a generated CT with the embedded checkpoint
 # make test: lint, types and tests
 #
-# Both set up .venv by themselves. A torch that the Python already has, such as a CUDA build, is used as it is;
+# make bench: speed and memory beside peers
+#
+# All set up .venv by themselves. A torch that the Python already has, such as a CUDA build, is used as it is;
 # otherwise TORCH is installed.
 
 PYTHON ?= python3
@@ -17,17 +19,17 @@ demo: $(VENV)/ready
 
 test: lint types unit
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready-to-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/ready
+types: $(VENV)/ready-to-test
 	$(BIN)/mypy
 
-unit: $(VENV)/ready
+unit: $(VENV)/ready-to-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-bench: $(VENV)/ready
+bench: $(VENV)/ready-to-test
 	for script in Testing/Benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -36,6 +38,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@if $(PYTHON) -c 'import torch' 2>/dev/null; \
 	  then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install -q $(TORCH)
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/ready-to-test: $(VENV)/ready
 	$(PIP) install -q -c constraints.txt -e '.[test]'
 	@touch $@
 

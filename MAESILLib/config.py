@@ -226,12 +226,20 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
     """Build a model configuration from all its values, as a checkpoint holds them."""
+    _require_all(ModelConfig, values, where)
     return _build(ModelConfig, values, where, "model.")
 
 
 def preprocessing_from_dict(values: dict[str, Any], where: str) -> Preprocessing:
     """Build a preprocessing configuration from all its values, as a checkpoint holds them."""
+    _require_all(Preprocessing, values, where)
     return _build(Preprocessing, values, where, "preprocessing.")
+
+
+def _require_all(cls: type, values: dict[str, Any], where: str) -> None:
+    missing = sorted({f.name for f in dataclasses.fields(cls)} - set(values))
+    if missing:
+        raise InputError(f"{where} does not say its {missing[0]}", "it is incomplete; get it again")
 
 
 def check(config: Config, where: str = "the configuration") -> None:
@@ -240,9 +248,11 @@ def check(config: Config, where: str = "the configuration") -> None:
     check_preprocessing(config.preprocessing, where)
     check_sizes(config.train.crop_size, config.model.patch_size)
     model, mask, train = config.model, config.mask, config.train
-    counts = ("steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every")
-    shares = ("warmup_share", "visible_share", "validation_share", "min_foreground", "ema_decay")
-    amounts = ("learning_rate", "final_learning_rate", "weight_decay", "visible_weight", "gradient_weight", "noise")
+    counts = ["steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every"]
+    counts += ["validation_superpatches"]
+    shares = ("warmup_share", "visible_share", "validation_share", "min_foreground", "ema_decay", "scale_jitter")
+    amounts = ["learning_rate", "final_learning_rate", "weight_decay", "visible_weight", "gradient_weight", "noise"]
+    amounts += ["shift_jitter", "volume_weighting", "preview_at"]
     _refuse(
         where,
         (
@@ -254,6 +264,11 @@ def check(config: Config, where: str = "the configuration") -> None:
         *((not 0 <= getattr(train, name) <= 1, f"train.{name} lies between 0 and 1") for name in shares),
         *((not 0 <= getattr(train, name) < math.inf, f"train.{name} is at least 0") for name in amounts),
         (not train.gradient_clip > 0, "train.gradient_clip is above 0"),
+        (any(not 0 <= beta < 1 for beta in train.betas), "train.betas lie between 0 and 1"),
+        (
+            max(mask.hidden_shares, default=0) == 0 and train.visible_share == 0,
+            "mask.hidden_shares and train.visible_share leave nothing to train on",
+        ),
         (not mask.strategies or not mask.hidden_shares, "mask.strategies and mask.hidden_shares need an entry"),
         (any(not 0 <= r <= 0.95 for r in mask.hidden_shares), "mask.hidden_shares lie between 0 and 0.95"),
         (
@@ -266,15 +281,16 @@ def check(config: Config, where: str = "the configuration") -> None:
 def check_model(model: ModelConfig, where: str) -> None:
     """Raise InputError for a network that cannot be built."""
     check_sizes(model.superpatch_size, model.patch_size)
-    sizes = ("encoder_width", "encoder_depth", "decoder_width", "decoder_depth", "head_width")
+    depths, widths = ("encoder_depth", "decoder_depth", "head_width"), ("encoder_width", "decoder_width")
     _refuse(
         where,
-        *((not 1 <= getattr(model, name) <= 65536, f"model.{name} lies between 1 and 65536") for name in sizes),
+        *((not 1 <= getattr(model, name) <= 1024, f"model.{name} lies between 1 and 1024") for name in depths),
+        # two for each axis of a position
+        *((not 6 <= getattr(model, name) <= 16384, f"model.{name} lies between 6 and 16384") for name in widths),
         (not 0 < model.mlp_ratio <= 64, "model.mlp_ratio lies between 0 and 64"),
         (not 0 <= model.context_margin <= 64, "model.context_margin lies between 0 and 64"),
         (max(model.superpatch_size) > 4096, "model.superpatch_size is at most 4096"),
     )
-    widths = ("encoder_width", "decoder_width")
     _refuse(
         where,
         *(

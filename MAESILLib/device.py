@@ -56,18 +56,6 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
-def has_fast_bf16(device: torch.device) -> bool:
-    """Say whether bf16 matrix products are much faster than fp32 there: CUDA, or a CPU with AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" and _cpu_has_amx()
-
-
-def _cpu_has_amx() -> bool:
-    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(check and check())
-
-
 @contextlib.contextmanager
 def precision_context(device: torch.device, bf16: bool) -> Iterator[None]:
     """Run matrix products in bf16, or everything in fp32."""

@@ -218,22 +218,45 @@ def _tube(grid: Grid, spec: MaskSpec, batch: int, generator: torch.Generator, us
 
 
 def _block(grid: Grid, spec: MaskSpec, batch: int, generator: torch.Generator, uses: np.ndarray | None) -> np.ndarray:
-    block_of_token, n_blocks = _blocks(grid)
-    # the score of a token's block decides, unique to the block; within the last block, chance
-    scores = _random_keys((batch, n_blocks), generator, wide=True)
-    priority = scores.take(block_of_token, axis=1)
+    """Take whole blocks in random order; of the last one, as many tokens as are still missing."""
+    tokens_of_block, block_of_token = _blocks(grid)
+    n_blocks, tokens = len(tokens_of_block), len(block_of_token)
+    count = visible_count(grid, spec)
+    keys = _random_keys((batch, n_blocks), generator, wide=uses is not None)
     if uses is not None:
-        priority += uses << np.int64(_bits(n_blocks) + RANDOM_BITS)
-    return _random_subset(priority.shape, visible_count(grid, spec), generator, priority)
+        of_blocks = [np.bincount(block_of_token, row, n_blocks).astype(np.int64) for row in uses]
+        keys += np.stack(of_blocks) << np.int64(_bits(n_blocks) + RANDOM_BITS)
+    keys.sort(axis=-1)
+    order = keys & keys.dtype.type((1 << _bits(n_blocks)) - 1)
+    # every block begins at a random one of its tokens, so that the last one is not always cut alike
+    size = tokens_of_block.shape[1]
+    turn = torch.randint(size, (batch, 1), generator=generator).numpy()
+    sizes = (tokens_of_block < tokens).sum(1)
+    needed = int((sizes.take(order).cumsum(axis=1) < count).sum(1).max()) + 1
+    columns = (np.arange(size) + turn)[:, None, :] % size
+    drawn = tokens_of_block.reshape(-1).take(order[:, :needed, None] * size + columns).reshape(batch, -1)
+    surplus = (drawn < tokens).cumsum(axis=1, dtype=np.int32) > count
+    drawn[surplus] = tokens
+    drawn.sort(axis=-1)
+    return drawn[:, :count].astype(np.int64)
 
 
 @lru_cache(maxsize=16)
-def _blocks(grid: Grid) -> tuple[np.ndarray, int]:
-    """Return the block number of every token of ``grid`` (tokens,) and the number of blocks."""
+def _blocks(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of every block (blocks, BLOCK^3) int32, and the block of every token (tokens,).
+
+    Blocks at the far border can be smaller; the number of tokens stands for those they lack.
+    """
     blocks = tuple(-(-n // BLOCK) for n in grid)
     numbers = np.arange(blocks[0] * blocks[1] * blocks[2]).reshape(blocks)
     d, h, w = np.ix_(*(np.arange(n) // BLOCK for n in grid))
-    return numbers[d, h, w].reshape(-1), numbers.size
+    block_of_token = numbers[d, h, w].reshape(-1)
+    tokens_of_block = np.full((numbers.size, BLOCK**3), block_of_token.size, np.int32)
+    filled = np.zeros(numbers.size, np.int64)
+    for token, block in enumerate(block_of_token):
+        tokens_of_block[block, filled[block]] = token
+        filled[block] += 1
+    return tokens_of_block, block_of_token
 
 
 def _none(grid: Grid, spec: MaskSpec, batch: int, generator: torch.Generator, uses: np.ndarray | None) -> np.ndarray:

@@ -17,6 +17,7 @@ et al. 2023 (ViT-22B).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +91,13 @@ def sincos_positions(grid: Triple, width: int, offset: Triple = (0, 0, 0)) -> to
         [d[:, None, None].expand(shape), h[None, :, None].expand(shape), w[None, None].expand(shape)], -1
     ).reshape(-1, 6 * pairs)
     return F.pad(table, (0, width - table.shape[1])).float()
+
+
+@lru_cache(maxsize=32)
+def _positions_on(device: torch.device, grid: Triple, width: int, offset: Triple) -> torch.Tensor:
+    # inference mode would leave its mark on a table that training uses later
+    with torch.inference_mode(False):
+        return sincos_positions(grid, width, offset).to(device)
 
 
 class Attention(nn.Module):
@@ -304,7 +312,7 @@ class MaskedAutoencoder(nn.Module):
             return smooth_fill(image, known, self.config.patch_size)
 
     def _positions(self, grid: Triple, width: int, offset: Triple, device: torch.device) -> torch.Tensor:
-        return sincos_positions(grid, width, offset).to(device)
+        return _positions_on(device, grid, width, offset)
 
 
 def _initialise(module: nn.Module) -> None:

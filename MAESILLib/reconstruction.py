@@ -15,11 +15,11 @@ import torch
 
 from MAESILLib.device import precision_context
 from MAESILLib.errors import InputError
-from MAESILLib.masking import MaskSpec, complete_cover, draw_visible, generator_for, hidden_tokens, visible_count
+from MAESILLib.masking import MaskSpec, complete_cover, draw_visible, generator_for, hidden_tokens
 from MAESILLib.model import MaskedAutoencoder, unpatchify, valid_voxels
 from MAESILLib.prior import THOROUGH, smooth_fill
 from MAESILLib.stopping import StopRequest
-from MAESILLib.superpatch import Blend, Shape, Superpatch, blending_weights, extract, partition
+from MAESILLib.superpatch import Blend, Shape, Superpatch, blending_weights, extract, partition, token_grid
 
 COVERAGES = ("single", "complete")
 HALO = 2
@@ -187,16 +187,6 @@ def masks_of_volume(shape: Shape, superpatch_size: Shape, patch_size: Shape, pla
             tokens[place] = hidden_tokens(one, grid)[0].numpy()
         masks.append(VolumeMask(tokens, shape, patch_size))
     return masks
-
-
-def token_grid(size: Shape, patch_size: Shape) -> Shape:
-    """Return the token grid (D, H, W) of a box."""
-    return size[0] // patch_size[0], size[1] // patch_size[1], size[2] // patch_size[2]
-
-
-def expected_hidden_share(grid: Shape, mask: MaskSpec) -> float:
-    """Return the share of a token grid that a mask hides."""
-    return 1 - visible_count(grid, mask) / (grid[0] * grid[1] * grid[2])
 
 
 def _tokens(size: Shape, patch_size: Shape) -> int:

@@ -10,11 +10,12 @@ import numpy as np
 
 from MAESILLib.body import body_mask
 from MAESILLib.config import ModelConfig
+from MAESILLib.errors import InputError
 from MAESILLib.fills import fill_harmonic
-from MAESILLib.metrics import Scores, WholeScores, psnr, score, score_whole
+from MAESILLib.metrics import Scores, WholeScores, border_index, psnr, score, score_whole
 from MAESILLib.reconstruction import Plan, Reconstruction, masks_of_volume
 from MAESILLib.stopping import StopRequest
-from MAESILLib.volume import unit_to_hu
+from MAESILLib.volume import hu_to_unit, unit_to_hu
 
 Window = tuple[float, float]
 
@@ -26,49 +27,69 @@ def measure(
     model: ModelConfig,
     window_hu: Window,
     name: str,
+    *,
+    shown_hu: Window | None = None,
     body: np.ndarray | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Return the figures of metrics.json; None where one does not apply.
 
     Args:
-        unit: (D, H, W) the reference, intensities in [0, 1].
+        unit: (D, H, W) the reference, intensities in [0, 1] of the model's window ``window_hu``.
         result: what the model made of it under ``plan``.
         name: of the volume, as it was given to the reconstruction.
+        shown_hu: the window the figures refer to, within ``window_hu``; that one if not given. Model and fills
+            work in the model's window, and what they predict is mapped.
         body: (D, H, W) bool, the patient; found in ``unit`` if not given.
-        stop: checked between the figures, which take seconds on a large volume.
 
-    Keys with ``masked`` and ``composite`` refer to what the mask hid (with complete coverage: its first mask);
-    ``complete`` and ``autoencoding`` to every voxel.
+    Keys with ``masked`` and ``composite`` refer to what the mask hid; ``complete`` and ``autoencoding`` to every
+    voxel. With complete coverage ``masked`` refers to what the first mask hid, predicted like everything there by
+    the mean of all passes that hid it: compare it with single coverage only through the harmonic fill beside it.
 
     Raises:
+        InputError: ``shown_hu`` reaches beyond ``window_hu``.
         CancelledError: a stop was asked for.
     """
+    shown = shown_hu or window_hu
+    if not window_hu[0] <= shown[0] < shown[1] <= window_hu[1]:
+        limits = f"{window_hu[0]:g} to {window_hu[1]:g}"
+        raise InputError(
+            f"the window {shown[0]:g} to {shown[1]:g} HU reaches beyond the model's, {limits}", "narrow it"
+        )
     stop = stop or StopRequest()
-    stop.check()
     if body is None:
         body = body_mask(unit_to_hu(unit, window_hu))
-        stop.check()
     is_complete, is_masked = plan.coverage == "complete", plan.mask.strategy != "none"
+    reference = in_window(unit, window_hu, shown)
+    prediction = in_window(result.prediction, window_hu, shown)
     # numpy and scipy let go of the interpreter, so two threads use two cores
     with ThreadPoolExecutor(2) as pool:
-        masked = pool.submit(score, unit, result.prediction, result.hidden, body, window_hu, model.patch_size)
+        stop.check()
+        masked = pool.submit(score, reference, prediction, result.hidden, body, shown, model.patch_size)
         whole = None
         if is_complete or not is_masked:
-            whole = pool.submit(score_whole, unit, result.prediction, body, window_hu, model.patch_size)
+            whole = pool.submit(score_whole, reference, prediction, body, shown, model.patch_size)
         filled = None
         if is_masked and plan.overlap == 0:
             # overlapping superpatches hide a voxel here and show it there: no single fill compares with that
-            filled = harmonic(unit, plan, model, name, pool, stop)
+            filled = in_window(harmonic(unit, plan, model, name, pool, stop), window_hu, shown)
     figures = _figures(
         masked.result(), None if whole is None else whole.result(), "complete" if is_complete else "autoencoding"
     )
     figures["baseline_harmonic_psnr_masked_db"] = None
     if filled is not None:
-        figures["baseline_harmonic_psnr_masked_db"] = _finite(psnr(unit, filled, result.hidden))
+        figures["baseline_harmonic_psnr_masked_db"] = _finite(psnr(reference, filled, result.hidden))
+        figures["baseline_harmonic_border_index"] = _finite(
+            border_index(reference, filled, model.patch_size, where=body)
+        )
         if is_complete:
-            figures["baseline_harmonic_psnr_complete_db"] = _finite(psnr(unit, filled))
+            figures["baseline_harmonic_psnr_complete_db"] = _finite(psnr(reference, filled))
     return {key: None if value is None else round(float(value), 5) for key, value in figures.items()}
+
+
+def in_window(unit: np.ndarray, own: Window, shown: Window) -> np.ndarray:
+    """Map intensities of the window ``own`` to those of the window ``shown``."""
+    return unit if own == shown else hu_to_unit(unit_to_hu(unit, own), shown)
 
 
 def _figures(masked: Scores, whole: WholeScores | None, mode: str) -> dict[str, float | None]:

@@ -73,16 +73,21 @@ def _axis_boxes(length: int, superpatch: int, patch: int, overlap: float) -> lis
         edges = [round(i * tokens / count) for i in range(count + 1)]
         return [(a * patch, (b - a) * patch) for a, b in itertools.pairwise(edges)]
     reach = length - superpatch
-    stride = max(patch, superpatch * (1 - overlap) - patch)
-    count = 1 + int(np.ceil(reach / stride))
-    boxes = []
-    for i in range(count):
-        residue = patch // 2 if i % 2 else 0
-        steps = (reach * i / (count - 1) - residue) / patch
-        # round towards the neighbour, so that boxes always meet and the last one reaches the end
-        whole = int(np.ceil(steps)) if i == count - 1 else max(0, int(np.floor(steps)))
-        boxes.append((residue + whole * patch, superpatch))
+    boxes, start = [(0, superpatch)], 0
+    while start < reach:
+        # every second box lies half a patch off the grid
+        residue = 0 if start % patch else patch // 2
+        furthest = start + int(superpatch * (1 - overlap))
+        following = residue + (furthest - residue) // patch * patch
+        last = residue - (residue - reach) // patch * patch
+        start = min(max(following, start + patch - patch // 2), last)
+        boxes.append((start, superpatch))
     return boxes
+
+
+def token_grid(size: Shape, patch_size: Shape) -> Shape:
+    """Return the token grid (D, H, W) of a box."""
+    return size[0] // patch_size[0], size[1] // patch_size[1], size[2] // patch_size[2]
 
 
 def extract(volume: np.ndarray, box: Superpatch) -> np.ndarray:

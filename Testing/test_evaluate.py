@@ -187,15 +187,18 @@ class TestFiles:
             assert found["checkpoint"] == "tiny.safetensors"
             if line["setting"] in MASKED:
                 assert found["PSNR hidden (dB)"] == f"{line['psnr_masked_db']:.2f}"
-                assert found["harmonic"] == f"{line['baseline_harmonic_psnr_masked_db']:.2f}"
-                assert found["nearest"] == f"{line['baseline_nearest_psnr_masked_db']:.2f}"
-                assert found["mean"] == f"{line['baseline_mean_psnr_masked_db']:.2f}"
-                assert found["MAE hidden (HU)"] == f"{line['mae_masked_hu']:.1f}"
-            whole = {"complete dual 0.75": "complete", "auto-encoding": "autoencoding"}.get(
-                line["setting"], "composite"
-            )
-            assert found["PSNR whole"] == f"{line[f'psnr_{whole}_db']:.2f}"
+                assert found["harmonic fill (dB)"] == f"{line['baseline_harmonic_psnr_masked_db']:.2f}"
+                assert found["nearest (dB)"] == f"{line['baseline_nearest_psnr_masked_db']:.2f}"
+                assert found["mean (dB)"] == f"{line['baseline_mean_psnr_masked_db']:.2f}"
+                assert found["MAE (HU)"] == f"{line['mae_masked_hu']:.1f}"
+                assert found["PSNR whole (dB)"] == ""
+                assert found["SSIM"] == f"{line['ssim_composite']:.4f}"
+                continue
+            whole = {"complete dual 0.75": "complete", "auto-encoding": "autoencoding"}[line["setting"]]
+            assert found["PSNR hidden (dB)"] == "", "an ensemble of passes is no single pass"
+            assert found["PSNR whole (dB)"] == f"{line[f'psnr_{whole}_db']:.2f}"
             assert found["SSIM"] == f"{line[f'ssim_{whole}']:.4f}"
+        assert "split val" in text.splitlines()[0]
         assert "2 volumes" in text.splitlines()[0]
         assert "1.5 mm" in text.splitlines()[0]
 
@@ -360,3 +363,29 @@ def test_what_prepare_makes_can_be_evaluated(tmp_path: Path, data: Path) -> None
     assert evaluate(tmp_path, tmp_path / "out", "--settings", "dual 0.5").status == 0
     (held_out,) = read_cache(tmp_path / "cache").select("val")
     assert read(tmp_path / "out")["data"]["volumes"] == [held_out.name]
+
+
+class TestHonesty:
+    """What a model was trained on is said beside its figures."""
+
+    def test_training_volumes_are_named(self, data: Path, tmp_path: Path) -> None:
+        import dataclasses
+
+        from MAESILLib.checkpoint import load_checkpoint, save_checkpoint
+        from MAESILLib.data.cache import read_cache
+
+        cache = read_cache(data / "cache")
+        model, info = load_checkpoint(write_checkpoint(tmp_path / "tiny.safetensors"))
+        entry = cache.select("val")[0]
+        stage = {"training": {"data": {"sources_sha256": [entry.source_sha256]}}}
+        seen = dataclasses.replace(info, training={"data": {}, "initialised_from": stage})
+        save_checkpoint(tmp_path / "seen.safetensors", model, seen)
+        arguments = ("--settings", "dual 0.5", "--checkpoint", tmp_path / "seen.safetensors")
+        result = maesil(
+            "evaluate", "--data", data / "cache", "--output", tmp_path / "out", *arguments, "--progress", "bar"
+        )
+        assert result.status == 0
+        assert "was trained on 1 of these volumes" in result.err
+        written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+        assert written["checkpoints"][0]["trained_on"] == [entry.name]
+        assert "TRAINED on 1" in (tmp_path / "out" / "evaluation.md").read_text()

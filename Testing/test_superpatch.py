@@ -29,6 +29,21 @@ def test_boxes_cover_the_volume_with_whole_patches(shape: tuple[int, int, int], 
         assert covered.max() == 1, "superpatches overlap"
 
 
+@pytest.mark.parametrize("superpatch", [8, 16, 24, 64, 128])
+@pytest.mark.parametrize("overlap", [0.05, 0.25, 0.5, 0.75])
+def test_neighbours_share_what_was_asked_for_at_every_length(superpatch: int, overlap: float) -> None:
+    for length in range(superpatch + 1, 600):
+        boxes = partition((8, 8, length), (8, 8, superpatch), (8, 8, 8), overlap)
+        starts = [b.start[2] for b in boxes]
+        assert starts[0] == 0
+        assert starts[-1] + superpatch >= length
+        shared = min(a + superpatch - b for a, b in itertools.pairwise(starts))
+        # boxes lie on half patches, so the nearest neighbour is four voxels away
+        assert shared >= min(overlap * superpatch, superpatch - 4)
+        assert {start % 8 for start in starts} <= {0, 4}
+        assert starts[-1] + superpatch - 8 < length, "a patch of nothing but padding"
+
+
 def test_without_overlap_all_boxes_lie_on_one_patch_grid_and_are_even() -> None:
     boxes = partition((51, 181, 220), (128, 128, 128), (8, 8, 8))
     assert [b.index for b in boxes] == [0, 1, 2, 3]

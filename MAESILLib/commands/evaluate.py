@@ -56,6 +56,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         cache,
         entries,
         settings,
+        split=args.split,
         window_hu=(args.window[0], args.window[1]) if args.window else None,
         device=device,
         reporter=reporter,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib import config as configuration
     from MAESILLib.data.cache import read_cache
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("pretrain runs on one device", "start it without torchrun")
     values = overrides(args.set)
     train = values.setdefault("train", {})
     if args.seed is not None:

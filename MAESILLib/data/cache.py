@@ -82,7 +82,9 @@ class Cache:
 
     def fingerprint(self) -> str:
         """Return a hash of what the cache holds; the same for the same data wherever it lies."""
-        text = repr([self.spacing_mm, [(e.name, e.shape_dhw, e.source_sha256, e.split) for e in self.entries]])
+        text = repr(
+            [self.spacing_mm, [(e.name, e.shape_dhw, e.source_sha256, e.split, e.patient) for e in self.entries]]
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def select(self, split: str, validation_share: float = 0.1) -> tuple[CacheEntry, ...]:
@@ -92,8 +94,11 @@ class Cache:
         on the set of patients and on nothing else, and a larger share holds out the same ones and more.
         """
         if any(e.split for e in self.entries):
-            # what nobody decided on is trained on: validation stays what was chosen for it
-            return tuple(e for e in self.entries if (e.split or "train") == split)
+            # what nobody decided on is trained on, but never a patient who validates
+            validating = {e.patient for e in self.entries if e.split == "val"}
+            if split == "val":
+                return tuple(e for e in self.entries if e.split == "val")
+            return tuple(e for e in self.entries if e.split != "val" and e.patient not in validating)
         held_out = self._held_out_patients(validation_share)
         return tuple(e for e in self.entries if (e.patient in held_out) == (split == "val"))
 

@@ -265,9 +265,11 @@ def _prepare_one(
 def _refuse_both_sides(patient: str, split: str, others: tuple[CacheEntry, ...]) -> None:
     """Refuse a volume whose patient already lies on the other side of the split."""
     for other in others:
-        if patient == other.patient and {split, other.split} == {"train", "val"}:
+        # what has no split is trained on
+        here, there = split or "train", other.split or "train"
+        if patient == other.patient and here != there:
             raise InputError(
-                f"patient {patient} is in '{split}' here, but in '{other.split}' with {other.source}",
+                f"patient {patient} is in '{here}' here, but in '{there}' with {other.source}",
                 "give all volumes of a patient the same split",
             )
 

@@ -25,12 +25,11 @@ class Crop:
     Attributes:
         hu: (D, H, W) int16; whole patches of padding are air.
         valid_size: (D, H, W), voxels that are not padding; they come first on each axis.
-        flips: the axes it was flipped along, as three bools.
+        source: name of the volume.
     """
 
     hu: np.ndarray
     valid_size: Shape
-    flips: tuple[bool, bool, bool]
     source: str
 
 
@@ -88,13 +87,21 @@ class CropSampler:
         return Crop(
             _padded(hu, self.crop_size, self.patch_size),
             (hu.shape[0], hu.shape[1], hu.shape[2]),
-            (bool(flips[0]), bool(flips[1]), bool(flips[2])),
             self.names[which],
         )
 
     def _random_box(self, shape: Shape, rng: np.random.Generator) -> Superpatch:
-        d, h, w = (int(rng.integers(0, max(0, n - c) + 1)) for n, c in zip(shape, self.crop_size, strict=True))
+        d, h, w = (_random_start(n, c, rng) for n, c in zip(shape, self.crop_size, strict=True))
         return Superpatch(0, (d, h, w), self.crop_size)
+
+
+def _random_start(length: int, crop: int, rng: np.random.Generator) -> int:
+    """Draw where a crop begins; half a crop's reach beyond either end is clipped to it.
+
+    Uniform starts would show the outermost planes, where every reconstruction begins, once in a hundred crops.
+    """
+    start = int(rng.integers(-(crop // 2), max(0, length - crop) + crop // 2 + 1))
+    return min(max(start, 0), max(0, length - crop))
 
 
 def _padded(hu: np.ndarray, size: Shape, patch_size: Shape) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Measuring checkpoints on a cache: every setting on every volume, then mean and deviation over volumes.
 
-Masks come from fixed seeds, so every checkpoint is measured on the same ones, beside the trivial fills of
-the same masks.
+Masks come from fixed seeds, so every checkpoint with the same superpatch and patch sizes is measured on the same
+ones, beside the trivial fills of the same masks. LPIPS is left out: its weights do not ship with the library.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import io
 import math
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,25 @@ from MAESILLib.files import write_json, write_text
 from MAESILLib.fills import fill_mean, fill_nearest
 from MAESILLib.masking import MaskSpec
 from MAESILLib.metrics import psnr
-from MAESILLib.reconstruction import Plan, Reconstruction, reconstruct
-from MAESILLib.scoring import measure
+from MAESILLib.provenance import trained_on
+from MAESILLib.reconstruction import Plan, reconstruct
+from MAESILLib.scoring import in_window, measure
 from MAESILLib.stopping import StopRequest
-from MAESILLib.volume import hu_to_unit, unit_to_hu
+from MAESILLib.volume import hu_to_unit
 
 SCHEMA = "maesil-evaluation/1"
 HEADER = (
     "checkpoint",
     "setting",
     "PSNR hidden (dB)",
-    "harmonic",
-    "nearest",
-    "mean",
-    "MAE hidden (HU)",
-    "PSNR whole",
+    "PSNR whole (dB)",
+    "harmonic fill (dB)",
+    "nearest (dB)",
+    "mean (dB)",
+    "MAE (HU)",
     "SSIM",
     "border index",
+    "of harmonic",
 )
 Window = tuple[float, float]
 
@@ -91,6 +93,7 @@ def evaluate(
     entries: tuple[CacheEntry, ...],
     settings: list[Setting],
     *,
+    split: str,
     window_hu: tuple[float, float] | None = None,
     device: torch.device | str = "cpu",
     reporter: Reporter | None = None,
@@ -99,8 +102,9 @@ def evaluate(
     """Measure checkpoints on the volumes ``entries`` of ``cache``.
 
     Args:
-        window_hu: window the figures refer to; the checkpoint's own if not given. Predictions are made in
-            the checkpoint's window and mapped.
+        split: what ``entries`` are of the cache; only named in the result.
+        window_hu: window the figures refer to, within the checkpoint's own; that if not given. Model and fills
+            predict in the checkpoint's window, and what they predict is mapped.
 
     Returns:
         what evaluation.json holds: settings, one row for each checkpoint, volume and setting, and summaries.
@@ -114,6 +118,7 @@ def evaluate(
     reporter, stop = reporter or Reporter(), stop or StopRequest()
     device = torch.device(device)
     rows: list[dict[str, Any]] = []
+    described: list[dict[str, Any]] = []
     labels = label_checkpoints(checkpoints)
     total = len(labels) * len(entries) * len(settings)
     for path, label in labels.items():
@@ -124,20 +129,23 @@ def evaluate(
                 "prepare the data again with that --spacing",
             )
         own = info.preprocessing.window_hu
-        shown = window_hu or own
+        seen = trained_on(info.training, entries)
+        if seen:
+            reporter.warning(f"{label} was trained on {len(seen)} of these volumes or their patients, first {seen[0]}")
+        described.append({**checkpoint_identity(path), "name": label, "trained_on": seen})
         for entry in entries:
             hu = np.asarray(cache.open(entry))
             unit, body = hu_to_unit(hu, own), body_mask(hu)
-            reference = hu_to_unit(hu, shown)
             for setting in settings:
                 stop.check()
+                plan = setting.plan
                 with memory_guard(device, "choose --device cpu"):
-                    result = reconstruct(model, unit, setting.plan, name=entry.name, device=device, stop=stop)
-                if shown != own:
-                    result = _in_window(result, own, shown)
-                figures = measure(reference, result, setting.plan, info.model, shown, entry.name, body, stop)
-                if setting.plan.coverage == "single" and setting.plan.mask.strategy != "none":
-                    figures |= _trivial(reference, result.hidden)
+                    result = reconstruct(model, unit, plan, name=entry.name, device=device, stop=stop)
+                figures = measure(
+                    unit, result, plan, info.model, own, entry.name, shown_hu=window_hu, body=body, stop=stop
+                )
+                if plan.coverage == "single" and plan.mask.strategy != "none":
+                    figures |= _trivial(unit, result.hidden, own, window_hu or own)
                 row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}
                 row |= {"setting": setting.name, "hidden_share": round(result.hidden_share, 5)}
                 rows.append(row | figures)
@@ -145,8 +153,8 @@ def evaluate(
     return {
         "schema": SCHEMA,
         "library_version": __version__,
-        "data": {"fingerprint": cache.fingerprint(), "volumes": [e.name for e in entries]},
-        "checkpoints": [{**checkpoint_identity(path), "name": label} for path, label in labels.items()],
+        "data": {"fingerprint": cache.fingerprint(), "split": split, "volumes": [e.name for e in entries]},
+        "checkpoints": described,
         "window_hu": list(window_hu) if window_hu else "the checkpoint's own",
         "spacing_mm": cache.spacing_mm,
         "device": device_name(device),
@@ -185,14 +193,11 @@ def _describe(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _in_window(result: Reconstruction, own: Window, shown: Window) -> Reconstruction:
-    return replace(result, prediction=hu_to_unit(unit_to_hu(result.prediction, own), shown))
-
-
-def _trivial(unit: np.ndarray, hidden: np.ndarray) -> dict[str, float | None]:
+def _trivial(unit: np.ndarray, hidden: np.ndarray, own: Window, shown: Window) -> dict[str, float | None]:
+    reference = in_window(unit, own, shown)
     figures = {
-        "baseline_mean_psnr_masked_db": psnr(unit, fill_mean(unit, hidden), hidden),
-        "baseline_nearest_psnr_masked_db": psnr(unit, fill_nearest(unit, hidden), hidden),
+        "baseline_mean_psnr_masked_db": psnr(reference, in_window(fill_mean(unit, hidden), own, shown), hidden),
+        "baseline_nearest_psnr_masked_db": psnr(reference, in_window(fill_nearest(unit, hidden), own, shown), hidden),
     }
     # undefined where nothing is hidden, infinite where the fill is exact
     return {key: round(value, 5) if math.isfinite(value) else None for key, value in figures.items()}
@@ -210,10 +215,11 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if len(values) == len(chosen) and key != "hidden_share":
                 line[key] = round(statistics.fmean(values), 4)
                 line[f"{key}_sd"] = round(statistics.stdev(values), 4) if len(values) > 1 else None
+        kind = "complete" if "psnr_complete_db" in chosen[0] else "masked"
         margins = [
-            row["psnr_masked_db"] - row["baseline_harmonic_psnr_masked_db"]
+            row[f"psnr_{kind}_db"] - row[f"baseline_harmonic_psnr_{kind}_db"]
             for row in chosen
-            if row.get("baseline_harmonic_psnr_masked_db") is not None
+            if row.get(f"baseline_harmonic_psnr_{kind}_db") is not None
         ]
         if margins:
             line["over_harmonic_db"] = round(statistics.fmean(margins), 4)
@@ -239,27 +245,30 @@ def write(result: dict[str, Any], folder: Path | str) -> list[Path]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the summaries as a Markdown table."""
-    data = f"{len(result['data']['volumes'])} volumes (data {result['data']['fingerprint']})"
+    data = result["data"]
     lines = [
-        f"{data}, {result['spacing_mm']:g} mm, window {result['window_hu']}, "
-        f"seed {result['settings'][0]['seed']}; mean over volumes.",
-        "",
-        f"| {' | '.join(HEADER)} |",
-        "|---" * len(HEADER) + "|",
+        f"{len(data['volumes'])} volumes (split {data['split']}, data {data['fingerprint']}), "
+        f"{result['spacing_mm']:g} mm, window {result['window_hu']}, seed {result['settings'][0]['seed']}; "
+        "mean over volumes. Hidden: every hidden voxel, from one pass; whole: every voxel.",
     ]
+    for checkpoint in result["checkpoints"]:
+        if checkpoint["trained_on"]:
+            lines.append(f"{checkpoint['name']} was TRAINED on {len(checkpoint['trained_on'])} of these volumes.")
+    lines += ["", f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
     for row in result["summary"]:
-        kinds = ("complete", "autoencoding", "composite")
-        whole = next((row[f"psnr_{k}_db"] for k in kinds if f"psnr_{k}_db" in row), None)
-        ssim = next((row[f"ssim_{k}"] for k in kinds if f"ssim_{k}" in row), None)
+        kind = next((k for k in ("complete", "autoencoding") if f"psnr_{k}_db" in row), "")
+        is_masked = not kind
+        harmonic = row.get("baseline_harmonic_psnr_complete_db" if kind else "baseline_harmonic_psnr_masked_db")
         cells = [
-            _number(row.get("psnr_masked_db")),
-            _number(row.get("baseline_harmonic_psnr_masked_db")),
+            _number(row.get("psnr_masked_db") if is_masked else None),
+            _number(row.get(f"psnr_{kind}_db") if kind else None),
+            _number(harmonic),
             _number(row.get("baseline_nearest_psnr_masked_db")),
             _number(row.get("baseline_mean_psnr_masked_db")),
-            _number(row.get("mae_masked_hu"), 1),
-            _number(whole),
-            _number(ssim, 4),
-            _number(row.get("border_index"), 3),
+            _number(row.get("mae_masked_hu" if is_masked else f"mae_{kind}_hu"), 1),
+            _number(row.get("ssim_composite" if is_masked else f"ssim_{kind}"), 4),
+            _number(row.get("border_index"), 2),
+            _number(row.get("baseline_harmonic_border_index"), 2),
         ]
         lines.append(f"| {row['checkpoint']} | {row['setting']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -96,11 +96,12 @@ def make_batch(config: Config, sampler: CropSampler, step: int, first_sample: in
 
 def intensities(
     batch: Batch, window_hu: tuple[float, float], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Window, jitter and add noise on the device.
 
     Returns:
-        input (noisy), target (clean), both (B, 1, D, H, W) float32 in [0, 1], and valid, bool.
+        input (noisy), target (clean), both (B, 1, D, H, W) float32 in [0, 1], and valid, bool, or None
+        where nothing is padding.
     """
     low, high = window_hu
     scale, shift, sigma = batch.jitter.to(device)[:, :, None, None, None, None].unbind(1)
@@ -111,7 +112,9 @@ def intensities(
     for i, seed in enumerate(batch.noise_seeds):
         noise[i].normal_(generator=generator.manual_seed(seed))
     image = (target + sigma * noise).clamp_(0, 1)
-    return image, target, valid_voxels(batch.valid_size.to(device), batch.hu.shape[2:])
+    # known on the CPU, so that asking costs no wait for the device
+    is_whole = bool((batch.valid_size == torch.tensor(batch.hu.shape[2:])).all())
+    return image, target, None if is_whole else valid_voxels(batch.valid_size.to(device), batch.hu.shape[2:])
 
 
 class BatchLoader:
@@ -121,7 +124,7 @@ class BatchLoader:
         self.config, self.sampler = config, sampler
         self.pool = ThreadPoolExecutor(1)
         self.pending: tuple[tuple[int, int], Future[Batch]] | None = None
-        self.last_mask = MaskSpec()
+        self.last: Batch | None = None
 
     def batch(self, step: int, micro: int) -> Batch:
         """Return the batch of pass ``micro`` of update ``step``."""
@@ -129,7 +132,7 @@ class BatchLoader:
         future = self.pending[1] if self.pending and self.pending[0] == key else self._submit(key)
         following = (step, micro + 1) if micro + 1 < self.config.train.accumulation else (step + 1, 0)
         result = future.result()
-        self.last_mask = result.mask
+        self.last = result
         self.pending = (following, self._submit(following))
         return result
 

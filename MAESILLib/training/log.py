@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from MAESILLib.files import write_text
+
 COLUMNS = (
     "step",
     "samples",
@@ -38,12 +40,15 @@ class TrainingLog:
         kept: list[dict[str, str]] = []
         if from_step > 0 and path.is_file():
             with open(path, newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= from_step]
-        self.file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+                # a crash can leave half a row behind
+                kept = [r for r in csv.DictReader(file) if (r["step"] or "").isdigit() and int(r["step"]) <= from_step]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_text(path, text.getvalue())
+        self.file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
         self.writer = csv.DictWriter(self.file, COLUMNS, restval="")
-        self.writer.writeheader()
-        self.writer.writerows(kept)
-        self.file.flush()
         self.board = _board(folder / "tensorboard", from_step)
 
     @property

@@ -25,7 +25,7 @@ class Loss:
 def masked_loss(
     prediction: Prediction,
     target: torch.Tensor,
-    valid: torch.Tensor,
+    valid: torch.Tensor | None,
     patch_size: Triple,
     *,
     visible_weight: float,
@@ -36,13 +36,13 @@ def masked_loss(
     Args:
         prediction: of the network.
         target: (B, 1, D, H, W) intensities in [0, 1].
-        valid: (B, 1, D, H, W) bool, False in padding.
+        valid: (B, 1, D, H, W) bool, False in padding; None where nothing is padding.
         visible_weight: of the squared error of the visible patches that were queried.
         gradient_weight: of the squared error of steps between neighbouring voxels of the composite,
             where at least one of the two is hidden.
     """
     patches = patchify(target, patch_size)
-    weights = patchify(valid.to(target.dtype), patch_size)
+    weights = None if valid is None else patchify(valid.to(target.dtype), patch_size)
     difference, counted = _difference(prediction.hidden_patches, prediction.hidden, patches, weights)
     hidden = difference.square().sum() / counted
     shown, shown_counted = _difference(prediction.visible_patches, prediction.visible, patches, weights)
@@ -50,17 +50,20 @@ def masked_loss(
     gradient = target.new_zeros(())
     if gradient_weight > 0 and prediction.hidden.shape[1]:
         error = _composite_error(difference, prediction.hidden, target.shape, patch_size)
-        gradient = _gradient_energy(error) / (3 * counted)
+        gradient = _gradient_energy(error, valid) / (3 * counted)
     total = hidden + visible_weight * visible + gradient_weight * gradient
     return Loss(total, hidden.detach(), visible.detach(), gradient.detach())
 
 
 def _difference(
-    predicted: torch.Tensor, index: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+    predicted: torch.Tensor, index: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | int]:
     """Return predicted minus true patches, zero in padding, and the number of voxels that count, at least 1."""
+    difference = predicted - take_tokens(patches, index)
+    if weights is None:
+        return difference, max(1, difference.numel())
     weight = take_tokens(weights, index)
-    return (predicted - take_tokens(patches, index)) * weight, weight.sum().clamp_min(1)
+    return difference * weight, weight.sum().clamp_min(1)
 
 
 def _composite_error(
@@ -73,10 +76,16 @@ def _composite_error(
     return unpatchify(patches.scatter(1, index, difference), grid, patch_size)
 
 
-def _gradient_energy(error: torch.Tensor) -> torch.Tensor:
-    """Return the sum of squared steps between face neighbours; mse_loss keeps no copy of the steps."""
-    sums = [
-        F.mse_loss(error.narrow(axis, 1, n - 1), error.narrow(axis, 0, n - 1), reduction="sum")
-        for axis, n in ((2, error.shape[2]), (3, error.shape[3]), (4, error.shape[4]))
-    ]
+def _gradient_energy(error: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    """Return the sum of squared steps between face neighbours that both count."""
+    sums = []
+    for axis in (2, 3, 4):
+        n = error.shape[axis] - 1
+        lower, upper = error.narrow(axis, 0, n), error.narrow(axis, 1, n)
+        if valid is None:
+            # mse_loss keeps no copy of the steps for backward
+            sums.append(F.mse_loss(upper, lower, reduction="sum"))
+        else:
+            both = valid.narrow(axis, 0, n) & valid.narrow(axis, 1, n)
+            sums.append(((upper - lower) * both).square().sum())
     return torch.stack(sums).sum()

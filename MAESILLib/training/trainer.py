@@ -22,13 +22,14 @@ import torch
 
 from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from MAESILLib.config import Config, to_dict
-from MAESILLib.data.cache import Cache, CacheEntry
+from MAESILLib.data.cache import Cache
 from MAESILLib.data.sampling import CropSampler
 from MAESILLib.device import memory_guard, precision_context, use_bf16
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.files import write_json
 from MAESILLib.model import MaskedAutoencoder
+from MAESILLib.provenance import describe_data, trained_on
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.batch import Batch, BatchLoader, intensities
 from MAESILLib.training.log import TrainingLog
@@ -43,7 +44,7 @@ BEST = "best.safetensors"
 
 @dataclass(frozen=True)
 class StepResult:
-    """Figures of one update, means over its passes; None where the update was skipped."""
+    """Figures of one update, means over its passes."""
 
     loss: float
     hidden_mse: float
@@ -81,14 +82,18 @@ class Trainer:
         self.device = torch.device(device)
         self.reporter, self.stop = reporter or Reporter(), stop or StopRequest()
         self.bf16 = use_bf16(config.train.precision, self.device)
-        share = config.train.validation_share
-        entries = cache.select("train", share)
-        self.validation_superpatches = self._validation(validation, share)
-        if not entries:
-            raise InputError(f"{cache.folder} holds no training volume", "see its index.json: all are validation")
-        self.fingerprint = cache.fingerprint()
-        self.entries = entries
         self._check_folder(resume)
+        if resume and initial is not None:
+            raise InputError("a resumed run goes on from its own weights", "leave out either --resume or --init")
+        # with a validation set of its own nothing of the training data needs to be held out
+        share = 0.0 if validation else config.train.validation_share
+        self.entries = cache.select("train", share)
+        if not self.entries:
+            raise InputError(f"{cache.folder} holds no training volume", "see its index.json: all are validation")
+        self.data = describe_data(cache, self.entries)
+        self.validation_entries = validation.entries if validation else cache.select("val", share)
+        self._check_validation(self.data, "the training data")
+        self.fingerprint = f"{cache.fingerprint()}/{validation.fingerprint()}" if validation else cache.fingerprint()
 
         torch.manual_seed(config.train.seed)
         self.model = MaskedAutoencoder(config.model).to(self.device).train()
@@ -101,10 +106,11 @@ class Trainer:
         if resume:
             self._restore()
         self.averaged_model = MaskedAutoencoder(config.model).to(self.device).eval()
+        self.validation_superpatches = self._validation(validation or cache)
         self.network = torch.compile(self.model) if config.train.compile else self.model
         self.sampler = CropSampler(
             cache,
-            entries,
+            self.entries,
             crop_size=config.train.crop_size,
             patch_size=config.model.patch_size,
             volume_weighting=config.train.volume_weighting,
@@ -151,6 +157,8 @@ class Trainer:
                 )
             step = progress.step
             result = self._update(loader, step)
+            if result is None:
+                continue
             self.average.update(self.model, step)
             progress.step += 1
             progress.samples += train.batch_size * train.accumulation
@@ -170,13 +178,16 @@ class Trainer:
             if done % train.checkpoint_every == 0 or is_last:
                 self._save()
 
-    def _update(self, loader: BatchLoader, step: int) -> StepResult:
+    def _update(self, loader: BatchLoader, step: int) -> StepResult | None:
+        """Do one update; None, and nothing done, if a stop was asked for between its passes."""
         train = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(train, step)
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
         for micro in range(train.accumulation):
+            if micro > 0 and self.stop.requested():
+                return None
             loss = self._forward(loader.batch(step, micro))
             (loss.total / train.accumulation).backward()
             losses.append(torch.stack([loss.total.detach(), loss.hidden_mse, loss.visible_mse, loss.gradient]))
@@ -209,6 +220,9 @@ class Trainer:
             return None
         self._load_average()
         psnr = validate(self.averaged_model, self.validation_superpatches, self.device, self.bf16)
+        if not math.isfinite(psnr):
+            self.reporter.warning(f"validation at step {self.progress.step} gave no finite figure")
+            return None
         self.progress.validation.append({"step": self.progress.step, "psnr_masked_db": round(psnr, 4)})
         if self.progress.best_psnr_masked_db is None or psnr > self.progress.best_psnr_masked_db:
             self.progress.best_psnr_masked_db = psnr
@@ -226,7 +240,9 @@ class Trainer:
     def _log(
         self, log: TrainingLog, loader: BatchLoader, result: StepResult, step: int, rate: float, validated: float | None
     ) -> None:
-        mask = loader.last_mask
+        assert loader.last is not None
+        batch = loader.last
+        tokens = math.prod(n // p for n, p in zip(batch.hu.shape[2:], self.config.model.patch_size, strict=True))
         values: dict[str, Any] = {
             "loss": result.loss,
             "psnr_masked_db": _db(result.hidden_mse),
@@ -241,12 +257,12 @@ class Trainer:
             visible_mse=result.visible_mse,
             gradient_error=result.gradient,
             gradient_norm=result.gradient_norm,
-            mask=mask.strategy,
-            hidden_share=round(1 - (1 - mask.plane_ratio) * (1 - mask.axis_ratio), 4),
+            mask=batch.mask.strategy,
+            hidden_share=round(1 - batch.visible.shape[1] / tokens, 4),
             val_psnr_masked_db="" if validated is None else validated,
             skipped=self.progress.skipped,
             seconds=round(self.progress.seconds, 1),
-            **values,
+            **{k: "" if v is None or not math.isfinite(v) else v for k, v in values.items()},
         )
 
     def _save(self) -> None:
@@ -254,6 +270,7 @@ class Trainer:
             self.folder,
             config=self.config,
             data=self.fingerprint,
+            initial=self.initial,
             progress=self.progress,
             model=self.model,
             optimizer=self.optimizer,
@@ -272,11 +289,7 @@ class Trainer:
             "skipped_steps": progress.skipped,
             "seconds": round(progress.seconds),
             "train": to_dict(self.config.train),
-            "data": {
-                "fingerprint": self.fingerprint,
-                "volumes": [e.name for e in self.entries],
-                "licences": sorted({e.licence for e in self.entries if e.licence}),
-            },
+            "data": self.data,
             "validation": progress.validation[-1:],
             "best_psnr_masked_db": progress.best_psnr_masked_db,
         }
@@ -288,19 +301,33 @@ class Trainer:
         model, info = load_checkpoint(path, self.device)
         if info.model != self.config.model:
             raise InputError(f"{path} has another architecture than this run", "choose the preset it was trained with")
+        if info.preprocessing != self.config.preprocessing:
+            raise InputError(f"{path} was trained with another spacing or window", "set the same [preprocessing]")
+        seen = trained_on(info.training, self.validation_entries)
+        if seen:
+            raise InputError(
+                f"{path} was trained on {len(seen)} of the validation volumes or their patients, first '{seen[0]}'",
+                "choose another checkpoint, or other validation data",
+            )
         self.model.load_state_dict(model.state_dict())
         self.initial = {"name": Path(path).name, "training": info.training}
 
     def _load_average(self) -> None:
         self.averaged_model.load_state_dict(self.average.weights)
 
-    def _validation(self, validation: Cache | None, share: float) -> list[ValidationSuperpatch]:
-        cache = validation or self.cache
-        entries: tuple[CacheEntry, ...] = validation.entries if validation else self.cache.select("val", share)
-        if not entries:
+    def _validation(self, cache: Cache) -> list[ValidationSuperpatch]:
+        superpatches = validation_set(cache, self.validation_entries, self.config) if self.validation_entries else []
+        if not superpatches:
             self.reporter.warning("no volume is held out for validation, so no best checkpoint is kept")
-            return []
-        return validation_set(cache, entries, self.config)
+        return superpatches
+
+    def _check_validation(self, data: dict[str, Any], where: str) -> None:
+        seen = trained_on({"data": data}, self.validation_entries)
+        if seen:
+            raise InputError(
+                f"{len(seen)} validation volumes, first '{seen[0]}', or their patients are in {where}",
+                "validate on patients that nothing was trained on",
+            )
 
     def _check_folder(self, resume: bool) -> None:
         has_state = (self.folder / STATE).exists()
@@ -314,6 +341,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.weights = {k: v.to(self.device) for k, v in state["average"].items()}
         self.progress = Progress(**state["progress"])
+        self.initial = state["initial"]
         torch.set_rng_state(state["rng"])
 
 

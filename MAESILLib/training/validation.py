@@ -16,9 +16,9 @@ import torch
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import precision_context
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for, visible_count
 from MAESILLib.model import MaskedAutoencoder, Prediction, patchify, take_tokens, unpatchify, valid_voxels
-from MAESILLib.superpatch import extract, partition
+from MAESILLib.superpatch import Superpatch, extract, partition, token_grid
 from MAESILLib.training.png import write_grey_png
 
 SEED = 1000
@@ -36,33 +36,36 @@ class ValidationSuperpatch:
 
 
 def validation_set(cache: Cache, entries: tuple[CacheEntry, ...], config: Config) -> list[ValidationSuperpatch]:
-    """Choose superpatches spread evenly over the volumes, those with most foreground first."""
+    """Choose superpatches spread evenly over the volumes, of each those with most foreground first."""
+    queues = [_by_foreground(cache.open(entry), config) for entry in entries]
+    chosen: list[tuple[CacheEntry, Superpatch]] = []
+    for rank in range(max(len(queue) for queue in queues)):
+        chosen += [(entry, queue[rank]) for entry, queue in zip(entries, queues, strict=True) if rank < len(queue)]
     count = config.train.validation_superpatches
-    queues = [_by_foreground(cache.open(e), e.name, config) for e in entries]
-    chosen: list[ValidationSuperpatch] = []
-    while len(chosen) < count and any(queues):
-        for queue in queues:
-            if queue and len(chosen) < count:
-                chosen.append(queue.pop(0))
-    return chosen
+    return [_superpatch(cache.open(entry), entry.name, box, config) for entry, box in chosen[:count]]
 
 
-def _by_foreground(volume: np.ndarray, name: str, config: Config) -> list[ValidationSuperpatch]:
-    low, high = config.preprocessing.window_hu
+def _by_foreground(volume: np.ndarray, config: Config) -> list[Superpatch]:
+    """Return the superpatches of a volume in which the mask hides something, by their share above -500 HU."""
     shape = (volume.shape[0], volume.shape[1], volume.shape[2])
     boxes = partition(shape, config.model.superpatch_size, config.model.patch_size)
-    rows = []
-    for box in boxes:
-        hu = extract(volume, box)
-        unit = np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1)
-        inner = box.in_box(shape)
-        grid = tuple(s // p for s, p in zip(box.size, config.model.patch_size, strict=True))
-        visible = draw_visible((grid[0], grid[1], grid[2]), MASK, 1, generator_for(SEED, name, box.index))
-        valid = valid_voxels(torch.tensor([[s.stop for s in inner]]), torch.Size(box.size))
-        rows.append(
-            (float((hu > -500).mean()), ValidationSuperpatch(name, torch.from_numpy(unit)[None, None], valid, visible))
-        )
-    return [row for _, row in sorted(rows, key=lambda r: -r[0])]
+    shares = {box.index: float((volume[box.in_volume(shape)] > -500).mean()) for box in boxes}
+    usable = [box for box in boxes if _hides_something(token_grid(box.size, config.model.patch_size))]
+    return sorted(usable, key=lambda box: -shares[box.index])
+
+
+def _hides_something(grid: tuple[int, int, int]) -> bool:
+    return visible_count(grid, MASK) < grid[0] * grid[1] * grid[2]
+
+
+def _superpatch(volume: np.ndarray, name: str, box: Superpatch, config: Config) -> ValidationSuperpatch:
+    low, high = config.preprocessing.window_hu
+    shape = (volume.shape[0], volume.shape[1], volume.shape[2])
+    unit = np.clip((extract(volume, box).astype(np.float32) - low) / (high - low), 0, 1)
+    grid = token_grid(box.size, config.model.patch_size)
+    visible = draw_visible(grid, MASK, 1, generator_for(SEED, name, box.index))
+    valid = valid_voxels(torch.tensor([[s.stop for s in box.in_box(shape)]]), torch.Size(box.size))
+    return ValidationSuperpatch(name, torch.from_numpy(unit)[None, None], valid, visible)
 
 
 @torch.inference_mode()
@@ -83,7 +86,8 @@ def write_preview(
     """
     patch_size = model.config.patch_size
     prediction = _predict(model, superpatch, device, bf16)
-    grid = _grid(superpatch.image, patch_size)
+    d, h, w = superpatch.image.shape[2:]
+    grid = token_grid((d, h, w), patch_size)
     patches = patchify(superpatch.image, patch_size)
     index = prediction.hidden.cpu()[..., None].expand(-1, -1, patches.shape[-1])
     masked = unpatchify(patches.scatter(1, index, 0.0), grid, patch_size)[0, 0].numpy()
@@ -119,8 +123,3 @@ def _psnr_masked(model: MaskedAutoencoder, superpatch: ValidationSuperpatch, pre
     weight = take_tokens(patchify(superpatch.valid.double(), patch_size), hidden)
     error = (prediction.hidden_patches.cpu().double().clamp(0, 1) - target).square() * weight
     return -10 * math.log10(max(float(error.sum() / weight.sum()), 1e-12))
-
-
-def _grid(image: torch.Tensor, patch_size: tuple[int, int, int]) -> tuple[int, int, int]:
-    d, h, w = (n // p for n, p in zip(image.shape[2:], patch_size, strict=True))
-    return d, h, w

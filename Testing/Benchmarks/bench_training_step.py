@@ -56,13 +56,12 @@ def maesil(config, image):  # type: ignore[no-untyped-def]
     grid = tuple(s // p for s, p in zip(config.model.superpatch_size, config.model.patch_size, strict=True))
     visible = draw_visible(grid, MaskSpec("dual", 0.5, 0.5), 1, generator_for(0))
     queried = torch.arange(0, visible.shape[1], round(1 / config.train.visible_share))[None]
-    valid = torch.ones_like(image, dtype=torch.bool)
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        prediction = model(image, visible, valid=valid, queried=queried)
+        prediction = model(image, visible, queried=queried)
         weights = {"visible_weight": config.train.visible_weight, "gradient_weight": config.train.gradient_weight}
-        masked_loss(prediction, image, valid, config.model.patch_size, **weights).total.backward()
+        masked_loss(prediction, image, None, config.model.patch_size, **weights).total.backward()
 
     return model, step
 

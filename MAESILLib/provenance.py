@@ -1,0 +1,41 @@
+"""What a model was trained on: written by training into its checkpoint, read where it is measured."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from MAESILLib.data.cache import Cache, CacheEntry
+
+
+def describe_data(cache: Cache, entries: tuple[CacheEntry, ...]) -> dict[str, Any]:
+    """Return what a checkpoint says of its training volumes; patients only as hashes."""
+    return {
+        "fingerprint": cache.fingerprint(),
+        "volumes": [e.name for e in entries],
+        "sources_sha256": [e.source_sha256 for e in entries],
+        "patients_sha256": sorted({hash_of_patient(e) for e in entries}),
+        "licences": sorted({e.licence for e in entries if e.licence}),
+    }
+
+
+def hash_of_patient(entry: CacheEntry) -> str:
+    """Return a short hash that stands for a patient."""
+    return hashlib.sha256(entry.patient.encode()).hexdigest()[:16]
+
+
+def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> list[str]:
+    """Name the volumes that a checkpoint, or one it was initialised from, was trained on, or their patients.
+
+    Args:
+        training: of the checkpoint's description.
+    """
+    sources: set[str] = set()
+    patients: set[str] = set()
+    stage: dict[str, Any] | None = training
+    while stage:
+        data = stage.get("data", {})
+        sources |= set(data.get("sources_sha256", ()))
+        patients |= set(data.get("patients_sha256", ()))
+        stage = stage.get("initialised_from", {}).get("training")
+    return [e.name for e in entries if e.source_sha256 in sources or hash_of_patient(e) in patients]
