@@ -228,13 +228,17 @@ def _write_figure(
 
 def _caption(metrics: dict[str, Any]) -> str:
     parts = [f"checkpoint {metrics['checkpoint']['name']} ({metrics['checkpoint']['sha256'][:8]})"]
-    for key, text in (
-        ("psnr_complete_db", "PSNR, every patch unseen, {:.2f} dB"),
-        ("psnr_masked_db", "PSNR of hidden patches {:.2f} dB"),
-        ("baseline_harmonic_psnr_masked_db", "harmonic fill {:.2f} dB"),
-        ("mae_masked_hu", "mean error {:.0f} HU"),
-        ("psnr_autoencoding_db", "PSNR {:.2f} dB"),
+    if metrics.get("psnr_complete_db") is not None:
+        kind, text = "complete", "every patch predicted unseen: PSNR {:.2f} dB"
+    elif metrics.get("psnr_autoencoding_db") is not None:
+        kind, text = "autoencoding", "nothing hidden: PSNR {:.2f} dB"
+    else:
+        kind, text = "masked", "PSNR of hidden patches {:.2f} dB"
+    for key, form in (
+        (f"psnr_{kind}_db", text),
+        (f"baseline_harmonic_psnr_{kind}_db", "harmonic fill {:.2f} dB"),
+        (f"mae_{kind}_hu", "mean error {:.0f} HU"),
     ):
         if metrics.get(key) is not None:
-            parts.append(text.format(metrics[key]))
+            parts.append(form.format(metrics[key]))
     return " | ".join(parts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import os
 import signal
 import subprocess
@@ -21,32 +20,16 @@ from conftest import make_cache, smooth_hu, tiny_config
 from MAESILLib.checkpoint import load_checkpoint, read_info
 from MAESILLib.config import Config, from_dict, to_dict
 from MAESILLib.data.cache import Cache
-from MAESILLib.data.sampling import CropSampler
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.stopping import StopRequest
-from MAESILLib.training.batch import BatchLoader, intensities, make_batch, mask_of_step
 from MAESILLib.training.log import read_log
 from MAESILLib.training.loss import masked_loss
-from MAESILLib.training.optimizer import WeightAverage, is_decayed, learning_rate, make_optimizer
+from MAESILLib.training.optimizer import learning_rate, make_optimizer
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
-
-
-def sampler_for(config: Config, cache: Cache) -> CropSampler:
-    train = config.train
-    return CropSampler(
-        cache,
-        cache.select("train"),
-        crop_size=train.crop_size,
-        patch_size=config.model.patch_size,
-        volume_weighting=train.volume_weighting,
-        min_foreground=train.min_foreground,
-        flip=train.flip,
-        seed=train.seed,
-    )
 
 
 def losses(run: Path) -> list[Any]:
@@ -222,122 +205,6 @@ def test_training_beats_the_prior_it_starts_from(tmp_path: Path) -> None:
     assert trainer.progress.best_psnr_masked_db > before + 0.2
 
 
-def test_a_sample_depends_on_its_number_alone(cache: Cache) -> None:
-    config = tiny_config()
-    first, again = sampler_for(config, cache), sampler_for(config, cache)
-    for number in (5, 0, 17):
-        assert np.array_equal(first.crop(number).hu, again.crop(number).hu)
-    assert not np.array_equal(first.crop(0).hu, first.crop(1).hu)
-    four = make_batch(config, first, 3, 8, 4)
-    two = [make_batch(config, again, 3, 8 + 2 * i, 2) for i in range(2)]
-    assert torch.equal(four.hu, torch.cat([b.hu for b in two]))
-    assert torch.equal(four.visible, torch.cat([b.visible for b in two]))
-    assert torch.equal(four.jitter, torch.cat([b.jitter for b in two]))
-
-
-def test_crops_hold_what_the_volume_holds(cache: Cache) -> None:
-    """Without flips a crop is found in its volume; whole patches of padding are air, and not valid."""
-    sampler = sampler_for(dataclasses.replace(tiny_config(flip=False)), cache)
-    seen_short = False
-    for number in range(40):
-        crop = sampler.crop(number)
-        d, h, w = crop.valid_size
-        volume = np.asarray(cache.open(next(e for e in cache.entries if e.name == crop.source)))
-        inner = crop.hu[:d, :h, :w]
-        found = [
-            start
-            for start in np.ndindex(*(v - s + 1 for v, s in zip(volume.shape, (d, h, w), strict=True)))
-            if volume[start] == inner[0, 0, 0]
-            and np.array_equal(volume[start[0] : start[0] + d, start[1] : start[1] + h, start[2] : start[2] + w], inner)
-        ]
-        assert found
-        assert (inner > -500).mean() >= 0.2
-        if d < 32:
-            seen_short = True
-            assert d == 20
-            assert (crop.hu[24:] == -1024).all()
-            assert (crop.hu[20:24, :h, :w] == inner[-1]).all()
-    assert seen_short
-
-
-def test_intensities_are_windowed_jittered_and_clean_in_the_target(cache: Cache) -> None:
-    config = tiny_config(noise=0.0, scale_jitter=0.0, shift_jitter=0.0)
-    batch = make_batch(config, sampler_for(config, cache), 0, 0, 2)
-    image, target, valid = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
-    torch.testing.assert_close(target, ((batch.hu.float() + 1000) / 2000).clamp(0, 1))
-    assert torch.equal(image, target)
-    padded = next(
-        b
-        for b in (make_batch(config, sampler_for(config, cache), 0, n, 2) for n in range(40))
-        if (b.valid_size < 32).any()
-    )
-    _, _, counted = intensities(padded, (-1000.0, 1000.0), torch.device("cpu"))
-    assert counted is not None
-    assert counted.flatten(1).sum(1).tolist() == padded.valid_size.prod(1).tolist()
-    assert (valid is None) == bool((batch.valid_size == 32).all())
-    noisy = tiny_config(noise=0.05)
-    batch = make_batch(noisy, sampler_for(noisy, cache), 0, 0, 2)
-    image, target, _ = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
-    inside = (target > 0.2) & (target < 0.8)
-    sigma = (image - target)[0][inside[0]].std()
-    assert sigma == pytest.approx(float(batch.jitter[0, 2]), rel=0.1)
-    again, _, _ = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
-    assert torch.equal(image, again)
-
-
-def test_masks_of_steps_come_from_the_configuration() -> None:
-    config = tiny_config()
-    drawn = {
-        (m.strategy, round(1 - (1 - m.plane_ratio) ** 2, 3)) for m in (mask_of_step(config, s) for s in range(400))
-    }
-    assert drawn == {(s, h) for s in set(config.mask.strategies) for h in set(config.mask.hidden_shares)}
-
-
-def test_the_loader_gives_the_batches_in_order_and_from_anywhere(cache: Cache) -> None:
-    config = tiny_config(accumulation=2)
-    loader = BatchLoader(config, sampler_for(config, cache))
-    other = BatchLoader(config, sampler_for(config, cache))
-    try:
-        batches = [loader.batch(step, micro) for step in range(3) for micro in range(2)]
-        assert torch.equal(other.batch(2, 1).hu, batches[5].hu)
-        assert batches[2].mask == batches[3].mask, "one update has one mask"
-    finally:
-        loader.close()
-        other.close()
-
-
-def test_only_matrices_decay() -> None:
-    model = MaskedAutoencoder(tiny_config().model)
-    decayed = {name for name, p in model.named_parameters() if is_decayed(name, p)}
-    assert decayed
-    assert all(name.endswith("weight") and "norm" not in name for name in decayed)
-    rest = {name for name, _ in model.named_parameters()} - decayed
-    assert "decoder.mask_token" in rest
-    assert all(name.endswith(("bias", "token")) or "norm" in name for name in rest)
-
-
-def test_the_learning_rate_is_counted_in_steps() -> None:
-    train = tiny_config(steps=100, learning_rate=1.0, final_learning_rate=0.1, warmup_share=0.1).train
-    rates = [learning_rate(train, s) for s in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert rates[10] == pytest.approx(1.0)
-    assert rates[55] == pytest.approx(0.1 + 0.9 * 0.5)
-    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-
-
-def test_the_average_follows_its_formula() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 0.0)
-    average = WeightAverage(model, 0.5)
-    expected = 0.0
-    for step, value in enumerate([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]):
-        torch.nn.init.constant_(model.weight, value)
-        average.update(model, step)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * value
-    assert float(average.weights["weight"]) == pytest.approx(expected, rel=1e-6)
-
-
 CHANGES: dict[str, Any] = {
     "steps": 5,
     "batch_size": 3,
@@ -410,15 +277,6 @@ def test_every_training_key_changes_something(
 def test_the_same_configuration_gives_the_same_run(tmp_path: Path, reference_run: tuple[Cache, list[bytes]]) -> None:
     cache, expected = reference_run
     assert trace(tiny_config(steps=4), cache, tmp_path / "run") == expected
-
-
-def test_held_out_patients(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path / "cache", [(16, 16, 16)] * 20)
-    few, many = cache.select("val", 0.1), cache.select("val", 0.5)
-    assert (len(few), len(many)) == (2, 10)
-    assert {e.name for e in few} < {e.name for e in many}
-    assert not {e.name for e in few} & {e.name for e in cache.select("train", 0.1)}
-    assert cache.select("val", 0.0) == ()
 
 
 def test_the_loss_curve_of_twenty_steps(tmp_path: Path, cache: Cache) -> None:
@@ -525,11 +383,3 @@ def test_distributed_starts_are_refused(tmp_path: Path, cache: Cache, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["pretrain", "--data", str(cache.folder), "--output", str(tmp_path / "run"), "--progress", "off"]) == 2
     assert not (tmp_path / "run").exists()
-
-
-def test_the_ends_of_a_volume_are_seen(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path / "cache", [(96, 32, 32)], ["train"])
-    sampler = sampler_for(tiny_config(min_foreground=0.0, flip=False), cache)
-    first_plane = np.asarray(cache.open(cache.entries[0]))[0]
-    share = np.mean([np.array_equal(sampler.crop(n).hu[0], first_plane) for n in range(200)])
-    assert share > 0.1
