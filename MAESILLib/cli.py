@@ -29,6 +29,13 @@ COMMANDS = {
 }
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Says every default but None, which says nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises instead of printing its usage and ending the process; options are written out."""
 
@@ -50,7 +57,7 @@ def build_parser() -> Parser:
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=HelpFormatter,
         )
         _add_common_arguments(command)
         importlib.import_module(f"MAESILLib.commands.{name}").add_arguments(command)
