@@ -142,9 +142,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {
             "encoder_width": 768,
             "encoder_depth": 6,
-            "decoder_width": 192,
+            "decoder_width": 128,
             "decoder_depth": 3,
-            "head_width": 96,
+            "head_width": 128,
             "mlp_ratio": 2.0,
             "context_margin": 2,
         },
@@ -153,9 +153,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {
             "encoder_width": 768,
             "encoder_depth": 6,
-            "decoder_width": 192,
+            "decoder_width": 128,
             "decoder_depth": 3,
-            "head_width": 96,
+            "head_width": 128,
             "mlp_ratio": 2.0,
             "prior": False,
         },
