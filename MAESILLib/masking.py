@@ -235,8 +235,11 @@ def _block(grid: Grid, spec: MaskSpec, batch: int, generator: torch.Generator, u
     needed = int((sizes.take(order).cumsum(axis=1) < count).sum(1).max()) + 1
     columns = (np.arange(size) + turn)[:, None, :] % size
     drawn = tokens_of_block.reshape(-1).take(order[:, :needed, None] * size + columns).reshape(batch, -1)
-    surplus = (drawn < tokens).cumsum(axis=1, dtype=np.int32) > count
-    drawn[surplus] = tokens
+    if sizes.min() == size:
+        drawn = drawn[:, :count]
+    else:
+        surplus = (drawn < tokens).cumsum(axis=1, dtype=np.int32) > count
+        drawn[surplus] = tokens
     drawn.sort(axis=-1)
     return drawn[:, :count].astype(np.int64)
 

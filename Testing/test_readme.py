@@ -17,7 +17,7 @@ from MAESILLib.resources import CHECKPOINT
 from MAESILLib.writing import write_volume
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^ {4}maesil (.+)$", README, re.MULTILINE)
+COMMANDS = re.findall(r"^ {4}maesil ([a-z]+ .+)$", README, re.MULTILINE)
 TARGETS = re.findall(r"^ {4}make (\w+)", README, re.MULTILINE)
 
 
