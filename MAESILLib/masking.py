@@ -224,13 +224,17 @@ def _block(grid: Grid, spec: MaskSpec, batch: int, generator: torch.Generator, u
     count = visible_count(grid, spec)
     keys = _random_keys((batch, n_blocks), generator, wide=uses is not None)
     if uses is not None:
-        of_blocks = [np.bincount(block_of_token, row, n_blocks).astype(np.int64) for row in uses]
-        keys += np.stack(of_blocks) << np.int64(_bits(n_blocks) + RANDOM_BITS)
+        # a cover is drawn one mask at a time: blocks by their most used token, in a block the least used first
+        padded = np.append(uses[0], 0)[tokens_of_block]
+        keys += padded.max(1) << np.int64(_bits(n_blocks) + RANDOM_BITS)
+        tokens_of_block = np.take_along_axis(tokens_of_block, padded.argsort(1, kind="stable"), 1)
     keys.sort(axis=-1)
     order = keys & keys.dtype.type((1 << _bits(n_blocks)) - 1)
     # every block begins at a random one of its tokens, so that the last one is not always cut alike
     size = tokens_of_block.shape[1]
-    turn = torch.randint(size, (batch, 1), generator=generator).numpy()
+    turn = np.zeros((1, 1), np.int64)
+    if uses is None:
+        turn = torch.randint(size, (batch, 1), generator=generator).numpy()
     sizes = (tokens_of_block < tokens).sum(1)
     needed = int((sizes.take(order).cumsum(axis=1) < count).sum(1).max()) + 1
     columns = (np.arange(size) + turn)[:, None, :] % size
