@@ -14,11 +14,13 @@ from typing import Any
 from MAESILLib.errors import InputError
 
 Triple = tuple[int, int, int]
+Window = tuple[float, float]
 
 STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "block", "none")
 """The masks of :mod:`MAESILLib.masking`, named here because that module needs torch."""
 
 
+COVERAGE_NAMES = ("single", "complete")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -28,7 +30,7 @@ class Preprocessing:
 
     spacing_mm: float = 1.5
     """Isotropic voxel size of the model's grid."""
-    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    window_hu: Window = (-1000.0, 1000.0)
     """HU values mapped to 0 and 1; what lies beyond is clipped."""
 
 
@@ -86,7 +88,7 @@ class TrainConfig:
     visible_weight: float = 0.1
     """Weight of their loss."""
     gradient_weight: float = 0.1
-    """Weight of the squared difference of neighbouring voxels' steps inside hidden patches."""
+    """Weight of the squared error of steps between neighbouring voxels of the composite."""
     noise: float = 0.02
     """Largest standard deviation of the noise added to the input (intensities 0 to 1); the target is clean."""
     flip: bool = True

@@ -23,11 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from MAESILLib.config import ModelConfig
+from MAESILLib.config import ModelConfig, Triple
 from MAESILLib.masking import hidden_from_visible
 from MAESILLib.prior import smooth_fill
-
-Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -191,11 +189,11 @@ class PriorContext(nn.Module):
             (B, N, decoder_width)
         """
         place = _token_places(hidden, is_visible.shape[1:])
-        # the margin never looks past the superpatch: its edge voxels are repeated
         neighbours = F.pad(is_visible.float(), (1,) * 6)
         for axis in (1, 2, 3):
             neighbours = neighbours.unfold(axis, 3, 1)
         nearby = self.neighbours(neighbours[place].flatten(2))
+        # the margin does not look past the superpatch: its edge voxels are repeated
         around = F.pad(filled, (self.margin,) * 6, mode="replicate")[:, 0] * 2 - 1
         for axis, p in enumerate(self.patch_size, start=1):
             around = around.unfold(axis, p + 2 * self.margin, p)
@@ -279,10 +277,10 @@ class MaskedAutoencoder(nn.Module):
         hidden = hidden_from_visible(visible, tokens)
 
         patches = patchify(image, patch_size)
-        positions = self._positions(grid, self.encoder.width, offset, image.device).expand(len(image), -1, -1)
+        positions = _positions_on(image.device, grid, self.encoder.width, offset).expand(len(image), -1, -1)
         encoded = self.encoder(take_tokens(patches, visible), take_tokens(positions, visible))
 
-        positions = self._positions(grid, self.decoder.width, offset, image.device).expand(len(image), -1, -1)
+        positions = _positions_on(image.device, grid, self.decoder.width, offset).expand(len(image), -1, -1)
         memory = self.decoder.memory(encoded) + take_tokens(positions, visible)
         queries = self.decoder.mask_token + take_tokens(positions, hidden)
         base: torch.Tensor | float = 0.0
@@ -310,9 +308,6 @@ class MaskedAutoencoder(nn.Module):
             known = known & valid
         with torch.autocast(image.device.type, enabled=False), torch.no_grad():
             return smooth_fill(image, known, self.config.patch_size)
-
-    def _positions(self, grid: Triple, width: int, offset: Triple, device: torch.device) -> torch.Tensor:
-        return _positions_on(device, grid, width, offset)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
+from MAESILLib.config import Window
 from MAESILLib.device import device_name, memory_guard, peak_memory_mib
 from MAESILLib.errors import InputError, MAESILError
 from MAESILLib.events import Reporter
 from MAESILLib.files import explain_os_error, missing_folders, remove_empty, write_json
-from MAESILLib.reconstruction import Plan, Reconstruction, reconstruct
+from MAESILLib.plan import Plan
+from MAESILLib.reconstruction import Reconstruction, reconstruct
 from MAESILLib.scoring import measure
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import CTVolume, ModelGrid, hu_to_unit, model_grid, unit_to_hu
@@ -27,7 +29,6 @@ from MAESILLib.writing import write_volume
 
 SCHEMA = "maesil-reconstruction/1"
 KINDS = ("masked", "reconstruction", "composite", "error", "mask")
-Window = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def reconstruct_volume(
         )
         stop.check()
         reporter.progress("measure", 0.0)
-        figures = measure(unit, result, plan, info.model, window, volume.name, stop=stop)
+        figures = measure(unit, result, plan, info.model.patch_size, window, stop=stop)
         reporter.progress("measure", 1.0)
         metrics = {
             **_describe(volume, checkpoint, plan, grid, result),

@@ -9,24 +9,22 @@ from typing import Any
 import numpy as np
 
 from MAESILLib.body import body_mask
-from MAESILLib.config import ModelConfig
+from MAESILLib.config import Window
 from MAESILLib.errors import InputError
 from MAESILLib.fills import fill_harmonic
 from MAESILLib.metrics import Scores, WholeScores, border_index, psnr, score, score_whole
-from MAESILLib.reconstruction import Plan, Reconstruction, masks_of_volume
+from MAESILLib.plan import Plan, VolumeMask
+from MAESILLib.reconstruction import Reconstruction
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import hu_to_unit, unit_to_hu
-
-Window = tuple[float, float]
 
 
 def measure(
     unit: np.ndarray,
     result: Reconstruction,
     plan: Plan,
-    model: ModelConfig,
+    patch_size: tuple[int, int, int],
     window_hu: Window,
-    name: str,
     *,
     shown_hu: Window | None = None,
     body: np.ndarray | None = None,
@@ -37,7 +35,6 @@ def measure(
     Args:
         unit: (D, H, W) the reference, intensities in [0, 1] of the model's window ``window_hu``.
         result: what the model made of it under ``plan``.
-        name: of the volume, as it was given to the reconstruction.
         shown_hu: the window the figures refer to, within ``window_hu``; that one if not given. Model and fills
             work in the model's window, and what they predict is mapped.
         body: (D, H, W) bool, the patient; found in ``unit`` if not given.
@@ -65,23 +62,21 @@ def measure(
     # numpy and scipy let go of the interpreter, so two threads use two cores
     with ThreadPoolExecutor(2) as pool:
         stop.check()
-        masked = pool.submit(score, reference, prediction, result.hidden, body, shown, model.patch_size)
+        masked = pool.submit(score, reference, prediction, result.hidden, body, shown, patch_size)
         whole = None
         if is_complete or not is_masked:
-            whole = pool.submit(score_whole, reference, prediction, body, shown, model.patch_size)
+            whole = pool.submit(score_whole, reference, prediction, body, shown, patch_size)
         filled = None
-        if is_masked and plan.overlap == 0:
+        if is_masked and result.masks:
             # overlapping superpatches hide a voxel here and show it there: no single fill compares with that
-            filled = in_window(harmonic(unit, plan, model, name, pool, stop), window_hu, shown)
+            filled = in_window(harmonic(unit, result.masks, pool, stop), window_hu, shown)
     figures = _figures(
         masked.result(), None if whole is None else whole.result(), "complete" if is_complete else "autoencoding"
     )
     figures["baseline_harmonic_psnr_masked_db"] = None
     if filled is not None:
         figures["baseline_harmonic_psnr_masked_db"] = _finite(psnr(reference, filled, result.hidden))
-        figures["baseline_harmonic_border_index"] = _finite(
-            border_index(reference, filled, model.patch_size, where=body)
-        )
+        figures["baseline_harmonic_border_index"] = _finite(border_index(reference, filled, patch_size, where=body))
         if is_complete:
             figures["baseline_harmonic_psnr_complete_db"] = _finite(psnr(reference, filled))
     return {key: None if value is None else round(float(value), 5) for key, value in figures.items()}
@@ -110,27 +105,21 @@ def _figures(masked: Scores, whole: WholeScores | None, mode: str) -> dict[str, 
     return figures
 
 
-def harmonic(
-    unit: np.ndarray, plan: Plan, model: ModelConfig, name: str, pool: Executor, stop: StopRequest | None = None
-) -> np.ndarray:
-    """Return the harmonic fill of the masks of ``plan``: each voxel the mean over the passes that hid it.
+def harmonic(unit: np.ndarray, masks: tuple[VolumeMask, ...], pool: Executor, stop: StopRequest) -> np.ndarray:
+    """Return the harmonic fill of the passes of a reconstruction: each voxel the mean over those that hid it.
 
     The fill reads the visible voxels of the whole volume; the model those of its superpatch, its prior those
     a little around it.
     """
-    shape = (unit.shape[0], unit.shape[1], unit.shape[2])
-    masks = masks_of_volume(shape, model.superpatch_size, model.patch_size, plan, name)
-    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.uint16)
+    total, count = np.zeros(unit.shape, np.float32), np.zeros(unit.shape, np.uint16)
     for first in range(0, len(masks), 2):
-        if stop is not None:
-            stop.check()
+        stop.check()
         # two at a time: covers of masks that hide little have many passes
         hidden = [mask.voxels() for mask in masks[first : first + 2]]
         for one, filled in zip(hidden, pool.map(partial(fill_harmonic, unit), hidden), strict=True):
             total[one] += filled[one]
             count += one
-    if stop is not None:
-        stop.check()
+    stop.check()
     return np.where(count > 0, total / np.maximum(count, 1), unit)
 
 

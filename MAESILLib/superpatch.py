@@ -25,7 +25,7 @@ Slices = tuple[slice, slice, slice]
 class Superpatch:
     """A box of voxels, ``start`` and ``size`` as (D, H, W); ``size`` is a multiple of the patch.
 
-    The box may begin before the volume and end after it; what lies outside is padding.
+    The box begins inside the volume and may end after it; what lies outside is padding.
     """
 
     index: int
@@ -35,7 +35,7 @@ class Superpatch:
     def in_volume(self, shape: Shape) -> Slices:
         """Return the part of a volume of ``shape`` that the box covers."""
         ends = (min(n, s + size) for s, size, n in zip(self.start, self.size, shape, strict=True))
-        d, h, w = (slice(max(0, s), end) for s, end in zip(self.start, ends, strict=True))
+        d, h, w = (slice(s, end) for s, end in zip(self.start, ends, strict=True))
         return d, h, w
 
     def in_box(self, shape: Shape) -> Slices:
@@ -94,7 +94,7 @@ def extract(volume: np.ndarray, box: Superpatch) -> np.ndarray:
     """Return the voxels of ``box`` from ``volume`` (D, H, W), edges repeated where it sticks out."""
     part = volume[box.in_volume(volume.shape)]
     inner = box.in_box(volume.shape)
-    pads = [(s.start, size - s.stop) for s, size in zip(inner, box.size, strict=True)]
+    pads = [(0, size - s.stop) for s, size in zip(inner, box.size, strict=True)]
     return np.pad(part, pads, mode="edge") if any(map(any, pads)) else np.ascontiguousarray(part)
 
 

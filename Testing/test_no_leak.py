@@ -20,7 +20,8 @@ from MAESILLib import reconstruction
 from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.masking import MaskSpec
 from MAESILLib.model import MaskedAutoencoder
-from MAESILLib.reconstruction import Plan, masks_of_volume, superpatch_masks
+from MAESILLib.plan import Plan, masks_of_volume, superpatch_masks
+from MAESILLib.superpatch import partition, token_grid
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,9 @@ class TestNoLeak:
     def test_a_complete_cover_covers(self) -> None:
         for strategy in STRATEGIES:
             plan = Plan(MaskSpec(strategy, 0.4, 0.4), "complete", seed=3)
-            masks = masks_of_volume((40, 33, 50), (32, 32, 32), (8, 8, 8), plan, "scan")
+            boxes = partition((40, 33, 50), (32, 32, 32), (8, 8, 8))
+            drawn = [superpatch_masks(token_grid(box.size, (8, 8, 8)), plan, "scan", box.index) for box in boxes]
+            masks = masks_of_volume((40, 33, 50), boxes, drawn, (8, 8, 8))
             assert np.logical_or.reduce([mask.voxels() for mask in masks]).all()
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from MAESILLib.config import STRATEGY_NAMES
+from MAESILLib.config import COVERAGE_NAMES, STRATEGY_NAMES
 from MAESILLib.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from MAESILLib.reconstruction import Plan
-
-COVERAGE_NAMES = ("single", "complete")
+    from MAESILLib.plan import Plan
 
 
 def set_up_device(args: argparse.Namespace) -> torch.device:
@@ -59,6 +57,6 @@ def plan_from(args: argparse.Namespace) -> Plan:
         InputError: a ratio, overlap or combination that is not possible.
     """
     from MAESILLib.masking import MaskSpec
-    from MAESILLib.reconstruction import Plan
+    from MAESILLib.plan import Plan
 
     return Plan(MaskSpec(args.mask, args.plane_ratio, args.axis_ratio), args.coverage, args.overlap, args.seed)

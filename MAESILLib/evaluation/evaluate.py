@@ -20,6 +20,7 @@ import torch
 from MAESILLib import __version__
 from MAESILLib.body import body_mask
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint, read_info
+from MAESILLib.config import Window
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name, memory_guard
 from MAESILLib.errors import InputError
@@ -28,8 +29,9 @@ from MAESILLib.files import write_json, write_text
 from MAESILLib.fills import fill_mean, fill_nearest
 from MAESILLib.masking import MaskSpec
 from MAESILLib.metrics import psnr
+from MAESILLib.plan import Plan
 from MAESILLib.provenance import trained_on
-from MAESILLib.reconstruction import Plan, reconstruct
+from MAESILLib.reconstruction import reconstruct
 from MAESILLib.scoring import in_window, measure
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import hu_to_unit
@@ -48,7 +50,6 @@ HEADER = (
     "border index",
     "of harmonic",
 )
-Window = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,8 @@ def evaluate(
                 plan = setting.plan
                 with memory_guard(device, "choose --device cpu"):
                     result = reconstruct(model, unit, plan, name=entry.name, device=device, stop=stop)
-                figures = measure(
-                    unit, result, plan, info.model, own, entry.name, shown_hu=window_hu, body=body, stop=stop
-                )
+                patch_size = info.model.patch_size
+                figures = measure(unit, result, plan, patch_size, own, shown_hu=window_hu, body=body, stop=stop)
                 if plan.coverage == "single" and plan.mask.strategy != "none":
                     figures |= _trivial(unit, result.hidden, own, window_hu or own)
                 row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}

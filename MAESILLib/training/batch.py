@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from MAESILLib.config import Config
+from MAESILLib.config import Config, Triple
 from MAESILLib.data.sampling import CropSampler, random_for
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.model import valid_voxels
-
-Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from MAESILLib.config import Triple
 from MAESILLib.model import Prediction, patchify, take_tokens, unpatchify
-
-Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

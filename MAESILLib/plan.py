@@ -1,0 +1,86 @@
+"""What is hidden where in a volume: a plan, the masks of its superpatches, and those of the whole volume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from MAESILLib.config import COVERAGE_NAMES
+from MAESILLib.errors import InputError
+from MAESILLib.masking import MaskSpec, complete_cover, draw_visible, generator_for, hidden_tokens
+from MAESILLib.superpatch import Shape, Superpatch, token_grid
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a volume is to be reconstructed.
+
+    Attributes:
+        coverage: ``single``, one mask a superpatch; or ``complete``, masks that hide every patch at least
+            once, each patch predicted from the passes that hid it alone.
+        overlap: share of a superpatch's length that neighbours have in common.
+        seed: with the volume's name and the superpatch's number it decides every mask.
+    """
+
+    mask: MaskSpec = field(default_factory=MaskSpec)
+    coverage: str = "single"
+    overlap: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.coverage not in COVERAGE_NAMES:
+            raise InputError(f"unknown coverage '{self.coverage}'", f"choose one of {', '.join(COVERAGE_NAMES)}")
+        if self.coverage == "complete" and self.mask.strategy == "none":
+            raise InputError("mask 'none' hides nothing, so it has no complete coverage", "choose coverage 'single'")
+
+
+def superpatch_masks(grid: Shape, plan: Plan, volume: str, index: int) -> torch.Tensor:
+    """Return the masks (K, n_visible) of superpatch ``index``, one for each pass."""
+    generator = generator_for(plan.seed, volume, index)
+    if plan.coverage == "complete":
+        return complete_cover(grid, plan.mask, generator)
+    return draw_visible(grid, plan.mask, 1, generator)
+
+
+@dataclass(frozen=True)
+class VolumeMask:
+    """Which patches of a whole volume one pass hides, kept as one bool a patch.
+
+    Attributes:
+        tokens: (D, H, W) bool of the volume's patch grid, True where hidden.
+        shape: of the volume.
+    """
+
+    tokens: np.ndarray
+    shape: Shape
+    patch_size: Shape
+
+    def voxels(self, first: int = 0, last: int | None = None) -> np.ndarray:
+        """Return the hidden voxels (D, H, W) of the planes ``first`` to ``last`` - 1; of all by default."""
+        last = self.shape[0] if last is None else min(last, self.shape[0])
+        d, h, w = (np.arange(n) // p for n, p in zip(self.shape, self.patch_size, strict=True))
+        return self.tokens[np.ix_(d[first:last], h, w)]
+
+
+def masks_of_volume(
+    shape: Shape, boxes: list[Superpatch], masks: list[torch.Tensor], patch_size: Shape
+) -> tuple[VolumeMask, ...]:
+    """Return what each pass over a volume hides; for superpatches that do not overlap.
+
+    Args:
+        boxes: the superpatches of a volume of ``shape``.
+        masks: of each box (K, n_visible), one row for each pass. Boxes that need fewer passes repeat their first.
+    """
+    d, h, w = (-(-n // p) for n, p in zip(shape, patch_size, strict=True))
+    passes = []
+    for number in range(max(len(of_box) for of_box in masks)):
+        tokens = np.zeros((d, h, w), bool)
+        for box, of_box in zip(boxes, masks, strict=True):
+            one = of_box[number if number < len(of_box) else 0][None]
+            begin, grid = token_grid(box.start, patch_size), token_grid(box.size, patch_size)
+            place = tuple(slice(b, b + n) for b, n in zip(begin, grid, strict=True))
+            tokens[place] = hidden_tokens(one, grid)[0].numpy()
+        passes.append(VolumeMask(tokens, shape, patch_size))
+    return tuple(passes)
