@@ -6,7 +6,6 @@ safetensors holds numbers and text only: opening a stranger's file cannot run co
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +13,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from MAESILLib import __version__
-from MAESILLib.config import (
-    ModelConfig,
-    Preprocessing,
-    check_model,
-    check_preprocessing,
-    model_from_dict,
-    preprocessing_from_dict,
-    to_dict,
-)
+from MAESILLib.checkpoint_info import FORMAT, KEY, CheckpointInfo, read_info
+from MAESILLib.config import to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path, sha256_of
 from MAESILLib.model import MaskedAutoencoder
 
-FORMAT = "maesil-checkpoint/1"
-KEY = "maesil"
+__all__ = ["DTYPES", "CheckpointInfo", "checkpoint_identity", "load_checkpoint", "read_info", "save_checkpoint"]
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a checkpoint says of itself."""
-
-    model: ModelConfig
-    preprocessing: Preprocessing
-    mask: dict[str, Any] = field(default_factory=dict)
-    """The masks it was trained with."""
-    training: dict[str, Any] = field(default_factory=dict)
-    """Preset, steps, samples, data with licence, validation figures; for reading, not for computing."""
-    library_version: str = __version__
 
 
 def save_checkpoint(path: Path | str, model: MaskedAutoencoder, info: CheckpointInfo, dtype: str = "fp32") -> None:
@@ -66,34 +44,6 @@ def save_checkpoint(path: Path | str, model: MaskedAutoencoder, info: Checkpoint
     with atomic_path(path) as temporary:
         # save_file would make a file that nobody else may read, whatever the umask
         temporary.write_bytes(save(tensors, metadata={KEY: json.dumps(description)}))
-
-
-def read_info(path: Path | str) -> CheckpointInfo:
-    """Read what a checkpoint says of itself, without its weights.
-
-    Raises:
-        InputError: no such file, not a safetensors file, or not one of MAESIL.
-    """
-    with _open(path) as file:
-        metadata = file.metadata() or {}
-    try:
-        values = json.loads(metadata[KEY])
-        if values["format"] != FORMAT:
-            raise InputError(f"{path} has format {values['format']!r}", f"this version reads {FORMAT!r}")
-        preprocessing = dict(values["preprocessing"])
-        orientation = preprocessing.pop("orientation")
-        if orientation != "LPS":
-            raise InputError(f"{path} wants orientation {orientation!r}", "this version prepares LPS only")
-        model = model_from_dict(values["model"], str(path))
-        prepared = preprocessing_from_dict(preprocessing, str(path))
-        check_model(model, str(path))
-        check_preprocessing(prepared, str(path))
-        return CheckpointInfo(model, prepared, values["mask"], values["training"], values["library_version"])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{path} is a safetensors file, but not a MAESIL checkpoint",
-            "choose a model.safetensors of maesil pretrain",
-        ) from None
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tuple[MaskedAutoencoder, CheckpointInfo]:

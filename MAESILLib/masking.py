@@ -20,62 +20,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
 from MAESILLib.errors import InputError
+from MAESILLib.mask_spec import MAX_RATIO, Grid, MaskSpec, kept_count, visible_count
 
-Grid = tuple[int, int, int]
+__all__ = [
+    "MAX_RATIO",
+    "STRATEGIES",
+    "MaskSpec",
+    "complete_cover",
+    "draw_visible",
+    "generator_for",
+    "hidden_from_visible",
+    "hidden_tokens",
+    "visible_count",
+]
 
-MAX_RATIO = 0.95
 BLOCK = 2
 RANDOM_BITS = 16
-
-
-@dataclass(frozen=True)
-class MaskSpec:
-    """What to hide: a strategy and its two ratios, each in [0, 0.95].
-
-    Raises:
-        InputError: an unknown strategy or a ratio out of range.
-    """
-
-    strategy: str = "dual"
-    plane_ratio: float = 0.5
-    axis_ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise InputError(f"unknown mask strategy '{self.strategy}'", f"choose one of {', '.join(STRATEGIES)}")
-        for name in ("plane_ratio", "axis_ratio"):
-            value = getattr(self, name)
-            if not 0 <= value <= MAX_RATIO:
-                raise InputError(f"{name} is {value}", f"choose a value from 0 to {MAX_RATIO}")
 
 
 def generator_for(seed: int, *labels: object) -> torch.Generator:
     """Return a CPU generator whose state depends on ``seed`` and ``labels`` and on nothing else."""
     digest = hashlib.blake2b(repr((int(seed), *map(str, labels))).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-def visible_count(grid: Grid, spec: MaskSpec) -> int:
-    """Return how many tokens of ``grid`` the mask leaves visible; the same for every draw."""
-    depth, plane = grid[0], grid[1] * grid[2]
-    n_plane = _kept(plane, spec.plane_ratio)
-    n_dual = depth * _kept(n_plane, spec.axis_ratio)
-    counts = {
-        "dual": n_dual,
-        "uniform": n_dual,
-        "block": n_dual,
-        "product": _kept(depth, spec.axis_ratio) * n_plane,
-        "tube": depth * _kept(plane, 1 - (1 - spec.plane_ratio) * (1 - spec.axis_ratio)),
-        "none": depth * plane,
-    }
-    return counts[spec.strategy]
 
 
 def draw_visible(grid: Grid, spec: MaskSpec, batch: int, generator: torch.Generator) -> torch.Tensor:
@@ -130,11 +102,6 @@ def hidden_tokens(visible: torch.Tensor, grid: Grid) -> torch.Tensor:
     return is_hidden.view(-1, *grid)
 
 
-def _kept(count: int, ratio: float) -> int:
-    """How many of ``count`` stay visible; never none, because an encoder needs something to see."""
-    return max(1, int(np.floor(count * (1 - ratio) + 0.5)))
-
-
 def _random_subset(
     shape: tuple[int, ...], count: int, generator: torch.Generator, priority: np.ndarray | None = None
 ) -> np.ndarray:
@@ -178,10 +145,10 @@ def _bits(count: int) -> int:
 def _dual(grid: Grid, spec: MaskSpec, batch: int, generator: torch.Generator, uses: np.ndarray | None) -> np.ndarray:
     depth, plane = grid[0], grid[1] * grid[2]
     by_depth = None if uses is None else uses.reshape(batch, depth, plane)
-    n_plane = _kept(plane, spec.plane_ratio)
+    n_plane = kept_count(plane, spec.plane_ratio)
     kept = _random_subset((batch, plane), n_plane, generator, None if by_depth is None else by_depth.sum(1))
     axis_uses = None if by_depth is None else np.take_along_axis(by_depth, kept[:, None].repeat(depth, 1), 2)
-    n_axis = _kept(n_plane, spec.axis_ratio)
+    n_axis = kept_count(n_plane, spec.axis_ratio)
     chosen = _random_subset((batch, depth, n_plane), n_axis, generator, axis_uses)
     rows = np.arange(batch).reshape(-1, 1, 1) * n_plane
     tokens = kept.reshape(-1).take(chosen + rows)
@@ -198,10 +165,10 @@ def _product(grid: Grid, spec: MaskSpec, batch: int, generator: torch.Generator,
     depth, plane = grid[0], grid[1] * grid[2]
     by_depth = None if uses is None else uses.reshape(batch, depth, plane)
     columns = _random_subset(
-        (batch, plane), _kept(plane, spec.plane_ratio), generator, None if by_depth is None else by_depth.sum(1)
+        (batch, plane), kept_count(plane, spec.plane_ratio), generator, None if by_depth is None else by_depth.sum(1)
     )
     slices = _random_subset(
-        (batch, depth), _kept(depth, spec.axis_ratio), generator, None if by_depth is None else by_depth.sum(2)
+        (batch, depth), kept_count(depth, spec.axis_ratio), generator, None if by_depth is None else by_depth.sum(2)
     )
     return (slices[:, :, None] * plane + columns[:, None, :]).reshape(batch, -1)
 
