@@ -1,0 +1,1 @@
+# Nothing of a scripted module depends on it.
