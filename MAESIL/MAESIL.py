@@ -1,0 +1,468 @@
+"""MAESIL: reconstruct masked CT and train superpatch masked autoencoders, in Slicer.
+
+The work is done by MAESILLib in background processes; this file puts the parts in MAESILWidgets together.
+From Python in Slicer:
+
+    import MAESIL
+    logic = MAESIL.MAESILLogic()
+    result = logic.reconstruct(volumeNode, mask="dual", coverage="complete", waitForCompletion=True)
+    result.metrics["psnr_complete_db"], result.node("reconstruction")
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+FOLDER = Path(__file__).resolve().parent
+OLDEST_PYTHON = (3, 11)
+IS_SUPPORTED = sys.version_info >= OLDEST_PYTHON
+
+for _folder in (FOLDER, FOLDER.parent):
+    # developers add this file's folder alone to the module paths; a package has everything in one folder
+    if (_folder / "MAESILLib" / "__init__.py").is_file() and str(_folder) not in sys.path:
+        sys.path.append(str(_folder))
+if str(FOLDER) not in sys.path:
+    sys.path.append(str(FOLDER))
+
+
+def resource(relative):
+    """Return the path of a file in Resources: beside this file in a package, one folder up in a checkout."""
+    found = [folder / "Resources" / relative for folder in (FOLDER, FOLDER.parent)]
+    return str(next((path for path in found if path.is_file()), found[0]))
+
+
+class MAESIL(ScriptedLoadableModule):
+    """What Slicer shows of the module before it is opened."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("MAESIL")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Machine Learning")]
+        parent.dependencies = []
+        parent.contributors = ["the MAESIL contributors"]
+        parent.helpText = _(
+            "Hides part of a CT, lets a superpatch masked autoencoder reconstruct it, and shows masked input, "
+            "reconstruction and error map in three anatomical views. Trains such models as well."
+        )
+        parent.acknowledgementText = _(
+            "An implementation of the method of the paper MAESIL. For research; not for clinical use."
+        )
+        import qt
+
+        parent.icon = qt.QIcon(resource("Icons/MAESIL.png"))
+        slicer.app.connect("startupCompleted()", onStartupCompleted)
+
+
+def onStartupCompleted():
+    """Register the layouts and the sample when Slicer is up."""
+    if not IS_SUPPORTED:
+        return
+    from MAESILWidgets import layout
+
+    layout.register()
+    registerSampleData()
+
+
+def registerSampleData():
+    """Offer the generated CT in the Sample Data module."""
+    import SampleData
+
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="MAESIL",
+        sampleName="MAESILSampleCT",
+        thumbnailFileName=resource("Icons/MAESIL.png"),
+        customDownloader=downloadSample,
+        sampleDescription=_("A made-up CT of a torso, generated on this computer; needs no network."),
+    )
+
+
+def downloadSample(source=None):
+    """Generate the sample and return its node; called by the Sample Data module."""
+    return MAESILLogic().loadSample()
+
+
+class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self.parameters = None
+        self.guiTag = None
+        self.panels = []
+
+    def setup(self):
+        """Build the panel."""
+        ScriptedLoadableModuleWidget.setup(self)
+        if not IS_SUPPORTED:
+            self._explainPython()
+            return
+        from MAESILWidgets import layout
+        from MAESILWidgets.advanced_panel import AdvancedPanel
+        from MAESILWidgets.input_panel import InputPanel
+        from MAESILWidgets.reconstruct_panel import ReconstructPanel
+        from MAESILWidgets.result_panel import ResultPanel
+        from MAESILWidgets.system import System
+        from MAESILWidgets.train_panel import TrainPanel
+
+        widget = slicer.util.loadUI(resource("UI/MAESIL.ui"))
+        self.layout.addWidget(widget)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        layout.register()
+        self.logic = MAESILLogic()
+        self.views = layout.Views()
+        self.system = System(self.update)
+        self.advanced = AdvancedPanel(self.ui, self.system, lambda: self.logic.lastArguments)
+        self.input = InputPanel(self.ui, self.update)
+        self.results = ResultPanel(self.ui, self.views)
+        self.reconstruct = ReconstructPanel(
+            self.ui, self.input, self.system, self.logic.startReconstruction, self.advanced.log, self.results.open
+        )
+        self.train = TrainPanel(
+            self.ui, self.system, self.views, self.logic.startTraining, self.advanced.log, self.input.add_checkpoint
+        )
+        self.panels = [self.input, self.reconstruct, self.results, self.train]
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
+        slicer.app.connect("aboutToQuit()", self.stopJobs)
+        self.initializeParameterNode()
+        self.system.refresh()
+
+    def cleanup(self):
+        """Stop everything: the module is reloaded, or Slicer closes."""
+        if self.panels:
+            self.stopJobs()
+            slicer.app.disconnect("aboutToQuit()", self.stopJobs)
+            self.results.stop()
+            self.setParameterNode(None)
+        self.removeObservers()
+
+    def enter(self):
+        """The module is opened."""
+        if self.panels:
+            self.initializeParameterNode()
+
+    def exit(self):
+        """Another module is opened; jobs go on."""
+
+    def onReload(self):
+        """Developers: load this module, its parts and the library anew."""
+        name = self.moduleName
+        for module in list(sys.modules):
+            if module.split(".")[0] in ("MAESILLib", "MAESILWidgets"):
+                del sys.modules[module]
+        slicer.util.reloadScriptedModule(name)
+
+    def stopJobs(self):
+        """End every background process."""
+        for one in (self.reconstruct, self.train, self.input, self.system):
+            one.stop()
+
+    def initializeParameterNode(self):
+        """Take up the scene's parameters, made with the first volume as input where there are none."""
+        if self.parameters is None:
+            self.setParameterNode(self.logic.getParameterNode())
+        if not self.parameters.inputVolume:
+            first = firstVolume()
+            if first is not None:
+                self.parameters.inputVolume = first
+
+    def setParameterNode(self, parameters):
+        """Connect the panel to a parameter node, or to none."""
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self.guiTag)
+            self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self.update)
+        self.parameters = parameters
+        if parameters is not None:
+            self.guiTag = parameters.connectGui(self.ui)
+            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
+        for panel in self.panels:
+            panel.set_parameters(parameters)
+        self.advanced.update()
+
+    def update(self, caller=None, event=None):
+        """Bring every section up to date."""
+        if self.parameters is None:
+            return
+        self.input.update()
+        self.reconstruct.update()
+        self.train.update()
+        self.advanced.update()
+
+    def onSceneStartClose(self, caller, event):
+        """Let go of the scene's nodes."""
+        self.results.stop()
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller, event):
+        """Start anew with the empty scene."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller, event):
+        """A scene was loaded: take up its parameters, its results and its views."""
+        self.setParameterNode(None)
+        self.initializeParameterNode()
+        self.results.restore()
+        self.update()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, caller, event, node):
+        """A node left the scene: a result may have lost a part."""
+        if self.parameters is None or slicer.mrmlScene.IsClosing() or node is None:
+            return
+        if node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLTextNode"):
+            self.results.update()
+            self.update()
+
+    def _explainPython(self):
+        import qt
+
+        needed = ".".join(str(n) for n in OLDEST_PYTHON)
+        label = qt.QLabel(
+            _("MAESIL needs Slicer 5.10 or later (Python {needed}); this one has Python {found}.").format(
+                needed=needed, found=sys.version.split()[0]
+            )
+        )
+        label.setWordWrap(True)
+        self.layout.addWidget(label)
+        self.layout.addStretch(1)
+
+
+def firstVolume():
+    """Return the first scalar volume of the scene that is not a result of ours, or None."""
+    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+        is_ours = node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview")
+        if not is_ours and not node.IsA("vtkMRMLLabelMapVolumeNode") and not node.GetHideFromEditors():
+            return node
+    return None
+
+
+class MAESILLogic(ScriptedLoadableModuleLogic):
+    """What the module does, without its panel."""
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.lastArguments = []
+
+    def getParameterNode(self):
+        """Return the panel's choices, as saved with the scene."""
+        from MAESILWidgets.parameters import MAESILParameterNode
+
+        return MAESILParameterNode(super().getParameterNode())
+
+    def reconstruct(
+        self,
+        volumeNode,
+        checkpoint="",
+        mask="dual",
+        planeRatio=0.5,
+        axisRatio=0.5,
+        coverage="single",
+        overlap=0.0,
+        seed=0,
+        device="auto",
+        waitForCompletion=False,
+        onProgress=None,
+        onEnd=None,
+    ):
+        """Reconstruct a CT in the background.
+
+        :param volumeNode: scalar volume in Hounsfield units.
+        :param checkpoint: path of a MAESIL checkpoint; the embedded one if empty.
+        :param mask: dual, uniform, product, tube, block or none.
+        :param planeRatio, axisRatio: shares that are hidden, 0 to 0.95.
+        :param coverage: single, or complete (every patch predicted from passes that hid it).
+        :param overlap: share of its length by which a superpatch overlaps the next, 0 to 0.75.
+        :param seed: the same seed gives the same masks.
+        :param device: auto, cpu, cuda, cuda:n or mps.
+        :param waitForCompletion: return when it is done; Slicer goes on responding meanwhile.
+        :param onProgress: called with the share done (0 to 1), the stage, and the seconds left or None.
+        :param onEnd: called with the state (finished, failed, cancelled), the Result or None, the Failure or None.
+
+        :return: with ``waitForCompletion`` the :class:`Result` (``metrics``, ``node(kind)`` for masked, reconstruction,
+            composite, error, mask; ``delete()``); without, the running task (``cancel()``, ``is_running``).
+        :raises ValueError: there is no such volume, or it is not a CT.
+        :raises RuntimeError: with ``waitForCompletion``, if it failed; says why and what to do.
+        """
+        from MAESILWidgets import checkpoints
+        from MAESILWidgets.commands import ReconstructOptions
+        from MAESILWidgets.results_scene import Result
+        from MAESILWidgets.volume_info import describe
+
+        if volumeNode is None:
+            raise ValueError("there is no volume to reconstruct: give a scalar volume node")
+        model = checkpoints.describe(str(checkpoint))
+        problem = model.problem or describe(volumeNode, model.info).refusal
+        if problem:
+            raise ValueError(problem)
+        options = ReconstructOptions(
+            str(checkpoint), mask, planeRatio, axisRatio, coverage, overlap, seed, device
+        )
+
+        def ended(state, textNode, failure):
+            if onEnd is not None:
+                onEnd(state, Result(textNode) if textNode is not None else None, failure)
+
+        task = self.startReconstruction(
+            volumeNode, options, on_progress=onProgress or (lambda *_: None), on_end=ended
+        )
+        if not waitForCompletion:
+            return task
+        self._wait(task)
+        return Result(task.result)
+
+    def train(
+        self,
+        runFolder,
+        folders=(),
+        volumeNodes=(),
+        preset="tiny",
+        steps=200,
+        mask="mix",
+        device="auto",
+        seed=0,
+        resume=False,
+        waitForCompletion=False,
+        onEvent=None,
+        onEnd=None,
+    ):
+        """Train a model in the background.
+
+        :param runFolder: folder of the training: checkpoints, log, previews, prepared data.
+        :param folders: files or folders of CTs to learn from.
+        :param volumeNodes: volumes of the scene to learn from, instead of ``folders``.
+        :param preset: tiny, small, base or paper.
+        :param steps: updates of the model.
+        :param mask: mix, dual, uniform, product, tube or block.
+        :param resume: go on with the training in ``runFolder``; data need not be given then.
+        :param waitForCompletion: return when it is done; Slicer goes on responding meanwhile.
+        :param onEvent: called with every event of the worker (a dictionary; see MAESILLib/events.py).
+        :param onEnd: called with the state, the checkpoint's path, and the Failure or None.
+
+        :return: with ``waitForCompletion`` the path of the checkpoint; without, the running task.
+        :raises ValueError: there is nothing to train on.
+        :raises RuntimeError: with ``waitForCompletion``, if it failed; says why and what to do.
+        """
+        from MAESILWidgets.commands import TrainOptions
+
+        if not resume and not folders and not volumeNodes:
+            raise ValueError("there is nothing to train on: give folders or volumeNodes")
+        options = TrainOptions(str(runFolder), preset, steps, mask, device, seed, resume)
+        task = self.startTraining(
+            options,
+            [str(folder) for folder in folders],
+            list(volumeNodes),
+            on_event=onEvent or (lambda _: None),
+            on_end=onEnd or (lambda *_: None),
+        )
+        if not waitForCompletion:
+            return task
+        self._wait(task)
+        return task.checkpoint
+
+    def loadSample(self):
+        """Generate the sample CT, a made-up torso, and return its volume node.
+
+        :raises RuntimeError: it could not be generated.
+        """
+        from MAESILWidgets.sample_task import SampleTask
+
+        failures = []
+        task = SampleTask(lambda node, failure: failures.append(failure))
+        task.start()
+        while task.is_running:
+            slicer.app.processEvents()
+            time.sleep(0.01)
+        if task.node is None:
+            raise RuntimeError(failures[0].text())
+        return task.node
+
+    def startReconstruction(self, volumeNode, options, **callbacks):
+        """Start a reconstruction as MAESILWidgets asks for it; return the running task."""
+        from MAESILWidgets.reconstruction_task import ReconstructionTask
+
+        task = ReconstructionTask(volumeNode, options, **callbacks)
+        self.lastArguments = task.arguments
+        task.start()
+        return task
+
+    def startTraining(self, options, inputs, nodes, **callbacks):
+        """Start a training as MAESILWidgets asks for it; return the running task."""
+        from MAESILWidgets.training_task import TrainingTask
+
+        task = TrainingTask(options, inputs, nodes, **callbacks)
+        self.lastArguments = task.arguments
+        task.start()
+        return task
+
+    @staticmethod
+    def _wait(task):
+        while task.is_running:
+            slicer.app.processEvents()
+            time.sleep(0.01)
+        if task.state != "finished":
+            raise RuntimeError(task.failure.text() if task.failure is not None else "it was cancelled")
+
+
+class MAESILTest(ScriptedLoadableModuleTest):
+    """Self test: the sample, reconstructed with the embedded checkpoint. Runs in a real Slicer."""
+
+    def setUp(self):
+        """Begin with an empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        """Run all tests."""
+        self.setUp()
+        self.test_sampleIsReconstructedWhereItLies()
+        self.setUp()
+        self.test_whatIsNoCTIsRefused()
+
+    def test_sampleIsReconstructedWhereItLies(self):
+        """Every result lies on the input's grid, and the model beats the harmonic fill."""
+        import numpy as np
+
+        self.delayDisplay("Generating the sample")
+        logic = MAESILLogic()
+        volume = logic.loadSample()
+        self.delayDisplay("Reconstructing it")
+        result = logic.reconstruct(volume, waitForCompletion=True)
+        expected, found = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+        volume.GetIJKToRASMatrix(expected)
+        for kind in ("masked", "reconstruction", "composite", "error", "mask"):
+            node = result.node(kind)
+            node.GetIJKToRASMatrix(found)
+            self.assertTrue(
+                np.array_equal(slicer.util.arrayFromVTKMatrix(expected), slicer.util.arrayFromVTKMatrix(found)), kind
+            )
+            self.assertEqual(slicer.util.arrayFromVolume(node).shape, slicer.util.arrayFromVolume(volume).shape)
+        metrics = result.metrics
+        self.assertGreater(metrics["psnr_masked_db"], metrics["baseline_harmonic_psnr_masked_db"])
+        self.assertNotIn("torch", sys.modules)
+        self.delayDisplay("Reconstructed")
+
+    def test_whatIsNoCTIsRefused(self):
+        """A volume without Hounsfield units is refused before anything is started."""
+        import numpy as np
+
+        node = slicer.util.addVolumeFromArray(np.linspace(0, 1, 16**3).reshape(16, 16, 16))
+        with self.assertRaises(ValueError):
+            MAESILLogic().reconstruct(node)

@@ -1,0 +1,83 @@
+"""The Advanced section: packages, log, and what to copy into a terminal or a report."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from MAESILWidgets import packages
+from MAESILWidgets.commands import for_terminal
+from MAESILWidgets.system import System
+
+
+class AdvancedPanel:
+    """Shows packages and log.
+
+    Args:
+        ui: the widgets of MAESIL.ui.
+        last_arguments: returns the arguments of the last command, or an empty list.
+    """
+
+    def __init__(self, ui: Any, system: System, last_arguments: Callable[[], list[str]]) -> None:
+        self.ui, self.system, self.last_arguments = ui, system, last_arguments
+        ui.installButton.connect("clicked(bool)", lambda _checked: self.install())
+        ui.copyCommandButton.connect("clicked(bool)", lambda _checked: _copy(self.command()))
+        ui.copyDiagnosticsButton.connect("clicked(bool)", lambda _checked: _copy(self.diagnostics()))
+
+    def update(self) -> None:
+        """Show what is installed."""
+        lines = []
+        for package in self.system.packages():
+            found = package.installed or _("missing")
+            mark = "" if package.is_fine else "⚠ "
+            lines.append(f"{mark}{package.name} {found}" + ("" if package.is_fine else f" (>= {package.needed})"))
+        self.ui.packagesLabel.text = _("Python packages: {list}").format(list=", ".join(lines))
+        self.ui.installButton.enabled = bool(self.system.missing())
+        self.ui.copyCommandButton.enabled = bool(self.last_arguments())
+
+    def log(self, line: str) -> None:
+        """Add a line of the background process."""
+        self.ui.logView.appendPlainText(line)
+
+    def install(self) -> None:
+        """Show what is missing; install it if the user agrees."""
+        wanted = self.system.missing()
+        if not wanted or not slicer.util.confirmOkCancelDisplay(packages.install_text(wanted), _("MAESIL")):
+            return
+        with slicer.util.WaitCursor():
+            failed = packages.install(wanted)
+        if failed:
+            slicer.util.errorDisplay(_("Not everything was installed.") + "\n\n" + "\n\n".join(failed))
+        self.system.refresh()
+
+    def command(self) -> str:
+        """Return the last command as for a terminal."""
+        arguments = self.last_arguments()
+        return for_terminal(arguments) if arguments else ""
+
+    def diagnostics(self) -> str:
+        """Return versions, devices, command and log."""
+        from MAESILLib import __version__
+
+        app = slicer.app
+        lines = [
+            f"MAESIL {__version__}",
+            f"Slicer {app.applicationVersion} (revision {app.revision}, {app.os})",
+            f"Python {sys.version.split()[0]}, {platform.platform()}",
+            "packages: " + ", ".join(f"{p.name} {p.installed or 'missing'}" for p in self.system.packages()),
+            "devices: " + ("; ".join(self.system.device_items().values())),
+            f"command: {self.command() or 'none yet'}",
+            "log:",
+            self.ui.logView.toPlainText(),
+        ]
+        return "\n".join(lines)
+
+
+def _copy(text: str) -> None:
+    qt.QApplication.clipboard().setText(text)

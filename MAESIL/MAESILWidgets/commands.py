@@ -1,0 +1,86 @@
+"""The command lines of MAESILLib, from what the panel or a script asks for."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+TRAIN_MASKS = {
+    "mix": (),
+    "dual": ("--set", 'mask.strategies=["dual"]'),
+    "uniform": ("--set", 'mask.strategies=["uniform"]'),
+    "product": ("--set", 'mask.strategies=["product"]'),
+    "tube": ("--set", 'mask.strategies=["tube"]'),
+    "block": ("--set", 'mask.strategies=["block"]'),
+}
+"""What training hides: the configuration's own mixture, or one strategy."""
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """What ``maesil reconstruct`` is asked for; an empty checkpoint is the embedded one."""
+
+    checkpoint: str = ""
+    mask: str = "dual"
+    plane_ratio: float = 0.5
+    axis_ratio: float = 0.5
+    coverage: str = "single"
+    overlap: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+
+    def title(self) -> str:
+        """Return a short name for the result."""
+        ratios = "" if self.mask == "none" else f" {self.plane_ratio:.2f}/{self.axis_ratio:.2f}"
+        return f"{self.mask}{ratios}{' complete' if self.coverage == 'complete' else ''}"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``maesil pretrain`` is asked for."""
+
+    run_folder: str
+    preset: str = "tiny"
+    steps: int = 200
+    mask: str = "mix"
+    device: str = "auto"
+    seed: int = 0
+    resume: bool = False
+
+
+def reconstruct_arguments(volume: Path, output: Path, options: ReconstructOptions) -> list[str]:
+    """Return the arguments of ``maesil`` that reconstruct a file."""
+    arguments = ["reconstruct", str(volume), "--output", str(output)]
+    if options.checkpoint:
+        arguments += ["--checkpoint", options.checkpoint]
+    # numbers by repr: a command line knows no decimal comma
+    return [
+        *arguments,
+        *("--mask", options.mask, "--plane-ratio", repr(float(options.plane_ratio))),
+        *("--axis-ratio", repr(float(options.axis_ratio)), "--coverage", options.coverage),
+        *("--overlap", repr(float(options.overlap)), "--seed", str(int(options.seed)), "--device", options.device),
+        *("--no-figure", "--no-compress"),
+    ]
+
+
+def prepare_arguments(inputs: list[str], cache: Path) -> list[str]:
+    """Return the arguments of ``maesil`` that prepare CTs for training."""
+    return ["prepare", *inputs, "--output", str(cache)]
+
+
+def pretrain_arguments(cache: Path, options: TrainOptions) -> list[str]:
+    """Return the arguments of ``maesil`` that train."""
+    arguments = ["pretrain", "--data", str(cache), "--output", options.run_folder]
+    arguments += ["--preset", options.preset, "--steps", str(int(options.steps)), "--seed", str(int(options.seed))]
+    arguments += ["--device", options.device, *TRAIN_MASKS[options.mask]]
+    # a panel is looked at: figures and pictures come sooner than a cluster wants them
+    arguments += ["--set", "train.log_every=5", "--set", f"train.validate_every={max(10, options.steps // 10)}"]
+    arguments += ["--set", f"train.checkpoint_every={max(10, min(500, options.steps // 4))}"]
+    arguments += ["--set", f"train.preview_at={min(10, options.steps)}"]
+    return [*arguments, "--resume"] if options.resume else arguments
+
+
+def for_terminal(arguments: list[str]) -> str:
+    """Return the command as a user can paste it into a terminal."""
+    return shlex.join(["python", "-m", "MAESILLib", *arguments])

@@ -1,0 +1,154 @@
+"""How results look: one window for all grey images, a diverging map with a legend for the error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+WINDOWS = {"lung": (-600.0, 1500.0), "soft": (40.0, 400.0), "bone": (400.0, 1800.0), "wide": (0.0, 2000.0)}
+"""Presets as (level, width) in HU."""
+GREY = ("masked", "reconstruction", "composite")
+ERROR_RANGE_HU = 300
+ERROR_COLOURS = (
+    (-1.0, (0.55, 0.85, 1.0)),
+    (-0.5, (0.1, 0.4, 0.85)),
+    (0.0, (0.06, 0.06, 0.06)),
+    (0.5, (0.85, 0.3, 0.1)),
+    (1.0, (1.0, 0.85, 0.45)),
+)
+"""Too dark is blue, too bright is red; dark where there is no error, as the background of a CT is."""
+MASK_COLOUR = (0.25, 0.45, 0.75)
+
+
+def set_up(result: Any) -> None:
+    """Give a new result its display nodes, the wide window and the error's colours."""
+    for kind in GREY:
+        node = result.node(kind)
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    result.node("error").CreateDefaultDisplayNodes()
+    result.node("error").GetDisplayNode().SetInterpolate(False)
+    mask = result.node("mask")
+    mask.CreateDefaultDisplayNodes()
+    mask.GetDisplayNode().SetAndObserveColorNodeID(_mask_colours().GetID())
+    set_window(result, *WINDOWS["wide"])
+    set_error_range(result, ERROR_RANGE_HU)
+
+
+def set_window(result: Any, level: float, width: float) -> None:
+    """Show the grey volumes of a result with one level and window width in HU."""
+    for kind in GREY:
+        node = result.node(kind)
+        if node is not None and node.GetDisplayNode() is not None:
+            shown = node.GetDisplayNode()
+            with _one_change(shown):
+                shown.SetAutoWindowLevel(False)
+                shown.SetWindowLevel(width, level)
+
+
+def set_error_range(result: Any, hu: float) -> None:
+    """Let the error map span -hu to +hu."""
+    node = result.node("error")
+    if node is None or node.GetDisplayNode() is None:
+        return
+    shown = node.GetDisplayNode()
+    with _one_change(shown):
+        shown.SetAndObserveColorNodeID(_error_colours(hu).GetID())
+        shown.SetAutoWindowLevel(False)
+        shown.SetWindowLevel(2 * hu, 0)
+
+
+def show_legend(result: Any, view_ids: list[str]) -> None:
+    """Show the error's colour legend in these views alone; the layers must have been set before."""
+    node = result.node("error")
+    legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
+    with _one_change(legend):
+        legend.SetTitleText(_("Error (HU)"))
+        legend.SetLabelFormat("%.0f")
+        legend.SetNumberOfLabels(3)
+        legend.SetMaxNumberOfColors(256)
+        legend.SetVisibility(True)
+        legend.RemoveAllViewNodeIDs()
+        for view_id in view_ids:
+            legend.AddViewNodeID(view_id)
+
+
+class SharedWindow:
+    """Keeps level and window of a result's grey volumes alike, whichever of them the user changes."""
+
+    def __init__(self) -> None:
+        self._observed: list[tuple[Any, int]] = []
+        self._nodes: list[Any] = []
+        self._busy = False
+
+    def watch(self, result: Any) -> None:
+        """Watch the volumes of ``result``, or of none."""
+        self.stop()
+        nodes = [result.node(kind) for kind in GREY] if result is not None else []
+        self._nodes = [n.GetDisplayNode() for n in nodes if n is not None and n.GetDisplayNode() is not None]
+        self._observed = [(n, n.AddObserver(vtk.vtkCommand.ModifiedEvent, self._changed)) for n in self._nodes]
+
+    def stop(self) -> None:
+        """Stop watching."""
+        for node, tag in self._observed:
+            node.RemoveObserver(tag)
+        self._observed, self._nodes = [], []
+
+    def _changed(self, changed: Any, event: str) -> None:
+        if self._busy:
+            return
+        wanted = (changed.GetWindow(), changed.GetLevel())
+        self._busy = True
+        try:
+            for node in self._nodes:
+                if (node.GetWindow(), node.GetLevel()) != wanted:
+                    node.SetWindowLevel(*wanted)
+        finally:
+            self._busy = False
+
+
+def _error_colours(hu: float) -> Any:
+    """Return the diverging colours from -hu to +hu, made when first asked for."""
+    name = f"MAESIL error {hu:g} HU"
+    found = slicer.mrmlScene.GetFirstNodeByName(name)
+    if found is not None and found.IsA("vtkMRMLProceduralColorNode"):
+        return found
+    colours = vtk.vtkDiscretizableColorTransferFunction()
+    colours.SetColorSpaceToRGB()
+    for place, rgb in ERROR_COLOURS:
+        colours.AddRGBPoint(place * hu, *rgb)
+    colours.Build()
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", name)
+    node.SetAndObserveColorTransferFunction(colours)
+    node.SetHideFromEditors(True)
+    return node
+
+
+def _mask_colours() -> Any:
+    name = "MAESIL hidden patches"
+    found = slicer.mrmlScene.GetFirstNodeByName(name)
+    if found is not None and found.IsA("vtkMRMLColorTableNode"):
+        return found
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
+    node.SetTypeToUser()
+    node.SetNumberOfColors(2)
+    node.SetColor(0, _("visible"), 0.0, 0.0, 0.0, 0.0)
+    node.SetColor(1, _("hidden"), *MASK_COLOUR, 1.0)
+    node.NamesInitialisedOn()
+    node.SetHideFromEditors(True)
+    return node
+
+
+@contextmanager
+def _one_change(node: Any) -> Iterator[None]:
+    """Let several changes of a node cause one event."""
+    was = node.StartModify()
+    try:
+        yield
+    finally:
+        node.EndModify(was)

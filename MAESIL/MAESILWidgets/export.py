@@ -1,0 +1,153 @@
+"""A volume node written to a file for the worker, a piece at a time so that Slicer stays responsive.
+
+NRRD because it keeps type and geometry exactly. SimpleITK writes a file in one go, which takes a second for a large
+CT; its event loop would stand still for that long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qt
+import slicer
+import vtk
+
+from MAESILWidgets.messages import Failure
+
+PIECE_BYTES = 8 << 20
+NRRD_TYPES = {
+    "int8": "int8",
+    "uint8": "uint8",
+    "int16": "int16",
+    "uint16": "uint16",
+    "int32": "int32",
+    "uint32": "uint32",
+    "int64": "int64",
+    "uint64": "uint64",
+    "float32": "float",
+    "float64": "double",
+}
+
+
+def ijk_to_ras(node: Any) -> np.ndarray:
+    """Return the volume's own 4x4 matrix from (i, j, k, 1) to RAS mm, parent transforms left out."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def nrrd_header(array: np.ndarray, matrix: np.ndarray) -> bytes:
+    """Return the header of an attached, raw NRRD file (Teem's format definition, version 5).
+
+    Args:
+        array: (D, H, W) little-endian.
+        matrix: 4x4 from (i, j, k, 1) to RAS mm.
+    """
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+
+    def vector(column: int) -> str:
+        return "(" + ",".join(repr(float(x)) for x in lps[:3, column]) + ")"
+
+    lines = [
+        "NRRD0005",
+        f"type: {NRRD_TYPES[array.dtype.name]}",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        "sizes: " + " ".join(str(n) for n in array.shape[::-1]),
+        "space directions: " + " ".join(vector(c) for c in range(3)),
+        "kinds: domain domain domain",
+        "endian: little",
+        "encoding: raw",
+        "space origin: " + vector(3),
+    ]
+    return ("\n".join(lines) + "\n\n").encode("ascii")
+
+
+class VolumeExport:
+    """Writes the voxels of a volume node to ``path``, 8 MiB a turn of the event loop.
+
+    Args:
+        on_progress: called with the share written.
+        on_end: called once with None, or with why it failed. Nothing half-written is left then.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        path: Path,
+        on_progress: Callable[[float], None],
+        on_end: Callable[[Failure | None], None],
+    ) -> None:
+        self.node_id, self.path = node.GetID(), Path(path)
+        self.on_progress, self.on_end = on_progress, on_end
+        self.scene = node.GetScene()
+        array = slicer.util.arrayFromVolume(node)
+        # numpy keeps the memory of the node's image alive, whatever becomes of the node
+        self.image = node.GetImageData()
+        self.array = array if array.dtype.byteorder in "=<|" else array.astype(array.dtype.newbyteorder("<"))
+        self.matrix = ijk_to_ras(node)
+        self.next_plane = 0
+        self.file: Any = None
+        self.timer = qt.QTimer()
+        self.timer.connect("timeout()", self._write_piece)
+
+    def start(self) -> None:
+        """Begin; the rest happens in the event loop."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "wb")  # noqa: SIM115 (open over many turns of the event loop)
+            self.file.write(nrrd_header(self.array, self.matrix))
+        except OSError as error:
+            self._end(_failure(error, self.path))
+            return
+        self.timer.start(0)
+
+    def cancel(self) -> None:
+        """Stop and remove what was written; ``on_end`` is not called."""
+        self.timer.stop()
+        self._close()
+        with suppress(OSError):
+            self.path.unlink()
+
+    def _write_piece(self) -> None:
+        planes = len(self.array)
+        count = max(1, PIECE_BYTES // max(1, self.array[0].nbytes))
+        piece = self.array[self.next_plane : self.next_plane + count]
+        try:
+            self.file.write(np.ascontiguousarray(piece).data)
+            self.next_plane += len(piece)
+            if self.next_plane >= planes:
+                self.file.close()
+        except OSError as error:
+            self._end(_failure(error, self.path))
+            return
+        self.on_progress(self.next_plane / planes)
+        if self.next_plane >= planes:
+            self._end(None)
+
+    def _end(self, failure: Failure | None) -> None:
+        self.timer.stop()
+        self._close()
+        if failure is not None:
+            with suppress(OSError):
+                self.path.unlink()
+        self.on_end(failure)
+
+    def _close(self) -> None:
+        if self.file is not None:
+            with suppress(OSError):
+                self.file.close()
+            self.file = None
+        self.array = self.image = None
+
+
+def _failure(error: OSError, path: Path) -> Failure:
+    from MAESILLib.files import explain_os_error
+
+    explained = explain_os_error(error, path, hint="choose another temporary folder in Slicer's settings")
+    message, hint = getattr(explained, "message", str(error)), getattr(explained, "hint", "see the log")
+    return Failure(message, hint, getattr(explained, "kind", "error"))

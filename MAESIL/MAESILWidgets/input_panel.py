@@ -1,0 +1,144 @@
+"""The Input section: which volume, which checkpoint, what they are and whether they go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from MAESILWidgets import checkpoints
+from MAESILWidgets.choices import Choice
+from MAESILWidgets.messages import Failure
+from MAESILWidgets.sample_task import SampleTask
+from MAESILWidgets.volume_info import VolumeInfo, describe
+
+
+class InputPanel:
+    """Shows and checks the input.
+
+    Args:
+        ui: the widgets of MAESIL.ui.
+        on_change: called when volume or checkpoint have changed.
+    """
+
+    def __init__(self, ui: Any, on_change: Callable[[], None]) -> None:
+        self.ui, self.on_change = ui, on_change
+        self.parameters: Any = None
+        self.volume = VolumeInfo("")
+        self.checkpoint = checkpoints.Checkpoint("", "")
+        self.sample: SampleTask | None = None
+        self._described: tuple[Any, ...] = ()
+        self._checkpoint_read: tuple[Any, ...] = ()
+        self.choice = Choice(ui.checkpointSelector, {}, self._checkpoint_chosen)
+        ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._volume_chosen)
+        ui.browseCheckpointButton.connect("clicked(bool)", self._browse)
+        ui.sampleButton.connect("clicked(bool)", self.load_sample)
+
+    def set_parameters(self, parameters: Any) -> None:
+        """Take the parameter node, or None while there is none."""
+        self.parameters = parameters
+        self.update()
+
+    def update(self) -> None:
+        """Show what is chosen now."""
+        if self.parameters is None:
+            return
+        self._list_checkpoints()
+        self._read_checkpoint()
+        node = self.parameters.inputVolume
+        self._describe(node)
+        self.ui.volumeInfoLabel.text = self.volume.line
+        self.ui.checkpointInfoLabel.text = self.checkpoint.line
+        problems = [t for t in (self.volume.refusal, self.checkpoint.problem, *self.volume.warnings) if t]
+        self.ui.volumeWarningLabel.text = "\n".join(f"⚠ {text}" for text in problems)
+        self.ui.volumeInfoLabel.setVisible(bool(self.volume.line))
+        self.ui.checkpointInfoLabel.setVisible(bool(self.checkpoint.line))
+        self.ui.volumeWarningLabel.setVisible(bool(problems))
+
+    def problem(self) -> str:
+        """Return why nothing can be reconstructed now; empty if it can."""
+        if self.parameters is None or self.parameters.inputVolume is None:
+            return _("Select a CT volume, or load the sample")
+        return self.volume.refusal or self.checkpoint.problem
+
+    def add_checkpoint(self, path: str) -> None:
+        """Put a checkpoint into the selector and choose it."""
+        checkpoints.remember(path)
+        if self.parameters is not None:
+            self.parameters.checkpoint = str(Path(path).resolve())
+        self.update()
+        self.on_change()
+
+    def load_sample(self, _checked: bool = False) -> None:
+        """Generate the sample in the background and load it."""
+        if self.sample is not None:
+            return
+        self.ui.sampleButton.enabled = False
+        self.ui.sampleButton.text = _("Loading...")
+        self.sample = SampleTask(self._sample_ended)
+        self.sample.start()
+
+    def stop(self) -> None:
+        """Stop what runs in the background."""
+        if self.sample is not None:
+            self.sample.abandon()
+            self.sample = None
+
+    def _sample_ended(self, node: Any, failure: Failure | None) -> None:
+        self.sample = None
+        self.ui.sampleButton.enabled = True
+        self.ui.sampleButton.text = _("Load sample")
+        if failure is not None:
+            self.ui.volumeWarningLabel.text = f"⚠ {failure.text()}"
+            self.ui.volumeWarningLabel.setVisible(True)
+        elif self.parameters is not None:
+            self.parameters.inputVolume = node
+            slicer.util.setSliceViewerLayers(background=node, fit=True)
+
+    def _volume_chosen(self, _node: Any = None) -> None:
+        self.update()
+        self.on_change()
+
+    def _checkpoint_chosen(self, path: str) -> None:
+        self.parameters.checkpoint = path
+        self.update()
+        self.on_change()
+
+    def _browse(self, _checked: bool = False) -> None:
+        path = qt.QFileDialog.getOpenFileName(
+            slicer.util.mainWindow(), _("Choose a checkpoint"), "", _("MAESIL checkpoints") + " (*.safetensors)"
+        )
+        if path:
+            self.add_checkpoint(path)
+
+    def _list_checkpoints(self) -> None:
+        chosen = self.parameters.checkpoint
+        paths = ["", *checkpoints.known()]
+        if chosen not in paths:
+            paths.append(chosen)
+        if list(paths) != [self.ui.checkpointSelector.itemData(i) for i in range(self.ui.checkpointSelector.count)]:
+            self.choice.set_items({path: checkpoints.label(path) for path in paths})
+        self.choice.select(chosen)
+
+    def _read_checkpoint(self) -> None:
+        path = self.parameters.checkpoint
+        stamp = (path, Path(path).stat().st_mtime if path and Path(path).is_file() else 0)
+        if stamp != self._checkpoint_read:
+            self.checkpoint = checkpoints.describe(path)
+            self._checkpoint_read = stamp
+
+    def _describe(self, node: Any) -> None:
+        if node is None:
+            self.volume, self._described = VolumeInfo(""), ()
+            return
+        image = node.GetImageData()
+        stamp = (node.GetID(), node.GetName(), node.GetMTime(), image.GetMTime() if image else 0, self._checkpoint_read)
+        if stamp != self._described:
+            self.volume = describe(node, self.checkpoint.info)
+            self._described = stamp
+
+

@@ -1,0 +1,146 @@
+"""The 3x3 views: rows masked, reconstruction, error; columns axial, coronal, sagittal. And the training's view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+from MAESILWidgets import display
+
+LAYOUT_ID = 5820
+TRAINING_LAYOUT_ID = 5821
+VIEW_GROUP = 58
+"""One group for our views, so that linked views are ours alone."""
+ROWS = (("masked", "Masked", "M", "#4a7fc1"), ("reconstruction", "Reconstruction", "R", "#4aa564"), ("error", "Error", "E", "#c1774a"))
+"""Kind of volume, part of the view's name, first letter of its label, colour of its bar."""
+COLUMNS = ("Axial", "Coronal", "Sagittal")
+PLOTS = ("Loss", "PSNR")
+HIDDEN_OPACITY = 0.55
+
+
+def view_name(row: str, column: str) -> str:
+    """Return the singleton tag of a view, as ``MAESIL-Masked-Axial``."""
+    return f"MAESIL-{row}-{column}"
+
+
+def view_names() -> list[str]:
+    """Return the nine tags, row by row."""
+    return [view_name(row, column) for _kind, row, _letter, _colour in ROWS for column in COLUMNS]
+
+
+def _slice_view(row: str, letter: str, colour: str, column: str) -> str:
+    return (
+        f'<item><view class="vtkMRMLSliceNode" singletontag="{view_name(row, column)}">'
+        f'<property name="orientation" action="default">{column}</property>'
+        f'<property name="viewlabel" action="default">{letter}{column[0]}</property>'
+        f'<property name="viewcolor" action="default">{colour}</property>'
+        f'<property name="viewgroup" action="default">{VIEW_GROUP}</property></view></item>'
+    )
+
+
+def _plot_view(name: str) -> str:
+    return (
+        f'<item><view class="vtkMRMLPlotViewNode" singletontag="MAESIL-{name}">'
+        f'<property name="viewlabel" action="default">{name[0]}</property></view></item>'
+    )
+
+
+def layout_xml() -> str:
+    """Return the 3x3 layout's description."""
+    rows = "".join(
+        '<item><layout type="horizontal">'
+        + "".join(_slice_view(row, letter, colour, column) for column in COLUMNS)
+        + "</layout></item>"
+        for _kind, row, letter, colour in ROWS
+    )
+    return f'<layout type="vertical">{rows}</layout>'
+
+
+def training_layout_xml() -> str:
+    """Return the training's description: the preview in axial views above, the curves below."""
+    previews = "".join(_slice_view(row, letter, colour, "Axial") for _kind, row, letter, colour in ROWS)
+    plots = "".join(_plot_view(name) for name in PLOTS)
+    return (
+        f'<layout type="vertical"><item><layout type="horizontal">{previews}</layout></item>'
+        f'<item><layout type="horizontal">{plots}</layout></item></layout>'
+    )
+
+
+def _layout_node() -> Any:
+    return slicer.app.layoutManager().layoutLogic().GetLayoutNode()
+
+
+def register() -> None:
+    """Make the layouts known, so that a scene saved with one can be loaded."""
+    node = _layout_node()
+    for number, xml in ((LAYOUT_ID, layout_xml()), (TRAINING_LAYOUT_ID, training_layout_xml())):
+        if node.IsLayoutDescription(number):
+            node.SetLayoutDescription(number, xml)
+        else:
+            node.AddLayoutDescription(number, xml)
+
+
+class Views:
+    """Switches between the layouts and fills them."""
+
+    def __init__(self) -> None:
+        self.previous = 0
+
+    def is_shown(self) -> bool:
+        """Whether the 3x3 views are up."""
+        return int(_layout_node().GetViewArrangement()) == LAYOUT_ID
+
+    def is_training_shown(self) -> bool:
+        """Whether the training's views are up."""
+        return int(_layout_node().GetViewArrangement()) == TRAINING_LAYOUT_ID
+
+    def switch(self, number: int) -> None:
+        """Show a layout of ours, remembering the user's."""
+        current = int(_layout_node().GetViewArrangement())
+        if current not in (LAYOUT_ID, TRAINING_LAYOUT_ID):
+            self.previous = current
+        slicer.app.layoutManager().setLayout(number)
+
+    def back(self) -> None:
+        """Show the layout that the user had before, or the conventional one."""
+        conventional = int(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+        slicer.app.layoutManager().setLayout(self.previous if self.previous > 0 else conventional)
+
+    def show(self, result: Any) -> None:
+        """Show a result in the 3x3 views."""
+        self.switch(LAYOUT_ID)
+        self.fill({kind: result.node(kind) for kind in ("masked", "reconstruction", "error", "mask")}, COLUMNS)
+        display.show_legend(result, [self.slice_node("Error", column).GetID() for column in COLUMNS])
+
+    def fill(self, nodes: dict[str, Any], columns: tuple[str, ...]) -> None:
+        """Show volumes by kind in the rows of these columns, along the volume's own axes, fitted."""
+        for kind, row, _letter, _colour in ROWS:
+            for column in columns:
+                node = nodes[kind]
+                logic = slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic()
+                composite, slice_node = logic.GetSliceCompositeNode(), logic.GetSliceNode()
+                composite.SetBackgroundVolumeID(node.GetID() if node is not None else None)
+                composite.SetForegroundVolumeID(None)
+                hidden = nodes.get("mask") if kind == "masked" else None
+                composite.SetLabelVolumeID(hidden.GetID() if hidden is not None else None)
+                composite.SetLabelOpacity(HIDDEN_OPACITY)
+                slice_node.SetOrientation(column)
+                if node is not None:
+                    slice_node.RotateToVolumePlane(node)
+                    logic.FitSliceToBackground()
+                    logic.SnapSliceOffsetToIJK()
+        for _kind, row, _letter, _colour in ROWS:
+            for column in columns:
+                name = view_name(row, column)
+                composite = slicer.app.layoutManager().sliceWidget(name).sliceLogic().GetSliceCompositeNode()
+                composite.SetLinkedControl(True)
+
+    def slice_node(self, row: str, column: str) -> Any:
+        """Return the slice node of a view."""
+        return slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic().GetSliceNode()
+
+    def jump_to(self, ras: tuple[float, float, float]) -> None:
+        """Move all nine views to a point in RAS mm."""
+        for name in view_names():
+            slicer.app.layoutManager().sliceWidget(name).sliceLogic().GetSliceNode().JumpSliceByOffsetting(*ras)

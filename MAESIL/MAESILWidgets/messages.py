@@ -1,0 +1,49 @@
+"""What went wrong, in words a user can act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from slicer.i18n import tr as _
+
+KILLED = (137, -9, 9)
+"""Exit codes of a process that got SIGKILL: a shell's, Python's and Qt's way to say so."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job ended without a result: what, and what to do. ``kind`` is that of the error event, or of its end."""
+
+    message: str
+    hint: str = ""
+    kind: str = "error"
+
+    def text(self) -> str:
+        """Return message and hint as one paragraph."""
+        message = self.message.rstrip(".") + "."
+        return f"{message} {self.hint[0].upper()}{self.hint[1:].rstrip('.')}." if self.hint else message
+
+
+def failure_of(exit_code: int, crashed: bool, error: dict[str, Any] | None, last_lines: list[str]) -> Failure:
+    """Return why a worker failed, from its exit code, its error event and the last lines it printed."""
+    if error is not None:
+        return Failure(str(error["message"]), str(error["hint"]), str(error["kind"]))
+    if crashed or exit_code in KILLED:
+        return Failure(
+            _("The background process was ended from outside (signal {number}), most likely because the computer ran "
+              "out of memory").format(number=9 if exit_code in KILLED else exit_code),
+            _("close other programs, or choose a smaller volume or preset, then repeat"),
+            "killed",
+        )
+    if any("No module named" in line for line in last_lines):
+        missing = next(line for line in reversed(last_lines) if "No module named" in line)
+        return Failure(missing.strip(), _("install the Python packages in the Advanced section"), "missing_package")
+    if exit_code == 0:
+        return Failure(_("The background process ended without saying that it is done"), _("see the log"), "crashed")
+    last = last_lines[-1].strip() if last_lines else ""
+    return Failure(
+        _("The background process failed with exit code {code}").format(code=exit_code) + (f": {last}" if last else ""),
+        _("this is a fault of MAESIL: use Copy diagnostics in the Advanced section and report it"),
+        "crashed",
+    )

@@ -1,0 +1,131 @@
+"""Superpatch outlines in the views, and which superpatch lies under the mouse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+OUTLINE_COLOUR = (0.95, 0.85, 0.3)
+SELECTED_COLOUR = (0.3, 1.0, 0.5)
+FACES = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5))
+
+
+def ijk_to_ras(metrics: dict[str, Any]) -> np.ndarray:
+    """Return the 4x4 matrix from (i, j, k, 1) of the model's grid to RAS mm, under the input's parent transform."""
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.array(metrics["model_grid"]["ijk_to_lps"], dtype=np.float64)
+
+
+def boxes(metrics: dict[str, Any]) -> np.ndarray:
+    """Return (n, 2, 3): first and last border (D, H, W) of every superpatch in voxels, padding left out."""
+    size = np.array(metrics["model_grid"]["size_dhw"])
+    start = np.array([box["start_dhw"] for box in metrics["superpatches"]]).reshape(-1, 3)
+    end = start + np.array([box["size_dhw"] for box in metrics["superpatches"]]).reshape(-1, 3)
+    return np.stack([start, np.minimum(end, size)], 1)
+
+
+def superpatch_at(metrics: dict[str, Any], ras: tuple[float, float, float]) -> int | None:
+    """Return the number of the superpatch at a point in RAS mm of the input's own space, or None outside.
+
+    Where superpatches overlap it is the one whose middle is nearest.
+    """
+    index = (np.linalg.inv(ijk_to_ras(metrics)) @ np.array([*ras, 1.0]))[2::-1] + 0.5
+    found = boxes(metrics)
+    inside = np.flatnonzero(((found[:, 0] <= index) & (index < found[:, 1])).all(1))
+    if not inside.size:
+        return None
+    distance = np.abs(found[inside].mean(1) - index).max(1)
+    return int(inside[distance.argmin()])
+
+
+def to_own_space(node: Any, world_ras: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Return a point of the world in the space of a node, its parent transforms undone."""
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node.GetParentTransformNode(), transform)
+    x, y, z = transform.TransformPoint(world_ras)
+    return float(x), float(y), float(z)
+
+
+def to_world(node: Any, ras: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Return a point of a node's own space in the world."""
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(node.GetParentTransformNode(), None, transform)
+    x, y, z = transform.TransformPoint(ras)
+    return float(x), float(y), float(z)
+
+
+def middle(metrics: dict[str, Any], number: int) -> tuple[float, float, float]:
+    """Return the middle of a superpatch in RAS mm of the input's own space."""
+    dhw = boxes(metrics)[number].mean(0) - 0.5
+    x, y, z = (ijk_to_ras(metrics) @ np.array([*dhw[::-1], 1.0]))[:3]
+    return float(x), float(y), float(z)
+
+
+def surface(metrics: dict[str, Any], numbers: list[int]) -> Any:
+    """Return the faces of these superpatches as vtkPolyData in RAS mm."""
+    matrix = ijk_to_ras(metrics)
+    points, cells = vtk.vtkPoints(), vtk.vtkCellArray()
+    for box in boxes(metrics)[numbers]:
+        first = points.GetNumberOfPoints()
+        for corner in range(8):
+            # borders of voxels lie half a voxel before their centres
+            dhw = [box[(corner >> axis) & 1][axis] - 0.5 for axis in range(3)]
+            points.InsertNextPoint((matrix @ np.array([*dhw[::-1], 1.0]))[:3])
+        for face in FACES:
+            cells.InsertNextCell(4, [first + corner for corner in face])
+    mesh = vtk.vtkPolyData()
+    mesh.SetPoints(points)
+    mesh.SetPolys(cells)
+    return mesh
+
+
+def show(result: Any, view_ids: list[str], is_visible: bool) -> None:
+    """Show or hide the outlines of all superpatches in these views."""
+    node = _model(result, "outlines", OUTLINE_COLOUR, 1, view_ids) if is_visible else result.node("outlines")
+    if node is None:
+        return
+    if is_visible:
+        metrics = result.metrics
+        node.SetAndObservePolyData(surface(metrics, list(range(len(metrics["superpatches"])))))
+    node.GetDisplayNode().SetVisibility(is_visible)
+
+
+def select(result: Any, number: int | None, view_ids: list[str]) -> None:
+    """Outline one superpatch, or none."""
+    if number is None:
+        node = result.node("selected")
+        if node is not None:
+            node.GetDisplayNode().SetVisibility(False)
+        return
+    node = _model(result, "selected", SELECTED_COLOUR, 3, view_ids)
+    node.SetAndObservePolyData(surface(result.metrics, [number]))
+    node.GetDisplayNode().SetVisibility(True)
+
+
+def _model(result: Any, role: str, colour: tuple[float, float, float], width: int, view_ids: list[str]) -> Any:
+    """Return the model of a role, made when first asked for, in the result's folder and under the input's transform."""
+    node = result.node(role)
+    if node is not None:
+        return node
+    scene = result.text_node.GetScene()
+    node = scene.AddNewNodeByClass("vtkMRMLModelNode", f"{result.name} {role}")
+    node.CreateDefaultDisplayNodes()
+    shown = node.GetDisplayNode()
+    shown.SetColor(*colour)
+    shown.SetLineWidth(width)
+    shown.SetSliceIntersectionThickness(width)
+    shown.SetVisibility2D(True)
+    shown.SetVisibility3D(False)
+    for view_id in view_ids:
+        shown.AddViewNodeID(view_id)
+    node.SetSelectable(False)
+    volume = result.node("reconstruction")
+    if volume is not None:
+        node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    folder = tree.GetItemParent(tree.GetItemByDataNode(result.text_node))
+    tree.SetItemParent(tree.GetItemByDataNode(node), folder)
+    result.set_node(role, node)
+    return node

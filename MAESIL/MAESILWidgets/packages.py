@@ -1,0 +1,135 @@
+"""The Python packages of the background process: which are there, and installing them on a click.
+
+Slicer's own numpy, SimpleITK and scipy are never touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+REQUIRED = {"torch": "2.4", "safetensors": "0.4", "numpy": "1.26", "scipy": "1.11", "SimpleITK": "2.3"}
+"""Packages and their lowest versions."""
+SLICERS_OWN = ("numpy", "scipy", "SimpleITK")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package, the version needed at least, and the one installed (empty if none)."""
+
+    name: str
+    needed: str
+    installed: str
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether it is there and new enough."""
+        return bool(self.installed) and _numbers(self.installed) >= _numbers(self.needed)
+
+
+def packages() -> list[Package]:
+    """Return what is needed and what is installed; nothing is imported."""
+    importlib.invalidate_caches()
+    return [Package(name, needed, _version(name)) for name, needed in REQUIRED.items()]
+
+
+def missing() -> list[Package]:
+    """Return the packages that are missing or too old."""
+    return [package for package in packages() if not package.is_fine]
+
+
+def install_text(wanted: list[Package]) -> str:
+    """Return what installing will do, for a user to agree to."""
+    lines = [_("MAESIL needs these Python packages in Slicer:"), ""]
+    for package in wanted:
+        found = _("not installed") if not package.installed else _("installed: {v}").format(v=package.installed)
+        lines.append(f"  {package.name} >= {package.needed}  ({found})")
+    lines.append("")
+    if any(package.name == "torch" for package in wanted):
+        lines.append(
+            _("PyTorch takes 200 MB to 3 GB and some minutes; Slicer does not respond until it is installed.")
+        )
+    lines.append(_("Install now?"))
+    return "\n".join(lines)
+
+
+def install(wanted: list[Package]) -> list[str]:
+    """Install packages; it blocks.
+
+    Returns:
+        for each package that failed: its name, the reason, and the command that repeats it.
+    """
+    failed = []
+    for package in wanted:
+        requirement = f"{package.name}>={package.needed}"
+        try:
+            if package.name in SLICERS_OWN:
+                raise RuntimeError(_("it belongs to Slicer and is never replaced; update Slicer"))
+            if package.name == "torch":
+                _install_torch(package.needed)
+            else:
+                _pip(requirement)
+        except Exception as error:  # noqa: BLE001 (pip, network and PyTorchUtils fail in many ways; each is reported)
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            command = f"PythonSlicer -m pip install '{requirement}'"
+            failed.append(_("{name}: {reason}. To repeat: {command}").format(
+                name=package.name, reason=reason.rstrip("."), command=command
+            ))
+    return failed
+
+
+def _pip(requirement: str) -> None:
+    ensure = _pip_ensure()
+    if ensure is None:
+        slicer.util.pip_install(requirement)
+        return
+    from packaging.requirements import Requirement
+
+    # what is installed was shown and agreed to already; the name of that option has changed
+    known = inspect.signature(ensure).parameters
+    quiet = {name: False for name in ("prompt_install", "prompt") if name in known}
+    ensure([Requirement(requirement)], requester="MAESIL", **quiet)
+
+
+def _pip_ensure() -> Any:
+    """Return Slicer's own installer, or None before Slicer 5.12."""
+    for name in ("slicer.packaging", "slicer.pydeps"):
+        try:
+            return importlib.import_module(name).pip_ensure
+        except (ImportError, AttributeError):
+            continue
+    return None
+
+
+def _install_torch(needed: str) -> None:
+    try:
+        import PyTorchUtils
+    except ImportError:
+        raise RuntimeError(
+            _("the PyTorch extension is missing; install it from the Extensions Manager and restart Slicer")
+        ) from None
+    logic: Any = PyTorchUtils.PyTorchUtilsLogic()
+    if logic.installTorch(askConfirmation=False, torchVersionRequirement=f">={needed}") is None:
+        raise RuntimeError(_("PyTorch could not be installed; see the Python console"))
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+    # Slicer's own SimpleITK lies there without a description of its version
+    module = sys.modules.get(name)
+    return str(getattr(module, "__version__", "")) if module is not None else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version.split("+")[0])[:3])

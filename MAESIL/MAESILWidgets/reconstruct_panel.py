@@ -1,0 +1,171 @@
+"""The upper half of the Reconstruct section: what to do, start, progress, end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from MAESILWidgets.choices import COVERAGES, MASKS, Choice
+from MAESILWidgets.commands import ReconstructOptions
+from MAESILWidgets.input_panel import InputPanel
+from MAESILWidgets.job import CANCELLED, FINISHED
+from MAESILWidgets.messages import Failure
+from MAESILWidgets.system import System
+from MAESILWidgets.volume_info import hidden_share
+
+STAGES = {
+    "export": "Writing the volume",
+    "start": "Starting",
+    "read": "Reading",
+    "reconstruct": "Reconstructing",
+    "measure": "Measuring",
+    "write": "Writing results",
+    "load": "Loading results",
+}
+
+
+class ReconstructPanel:
+    """Starts and stops reconstructions.
+
+    Args:
+        ui: the widgets of MAESIL.ui.
+        start: called with volume node, options and the callbacks of a task; returns the running task.
+        on_result: called with the text node of a new result.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        input_panel: InputPanel,
+        system: System,
+        start: Callable[..., Any],
+        on_log: Callable[[str], None],
+        on_result: Callable[[Any], None],
+    ) -> None:
+        self.ui, self.input, self.system = ui, input_panel, system
+        self.start_task, self.on_log, self.on_result = start, on_log, on_result
+        self.parameters: Any = None
+        self.task: Any = None
+        self.mask = Choice(ui.maskSelector, MASKS, lambda value: self._set("mask", value))
+        self.coverage = Choice(ui.coverageSelector, COVERAGES, lambda value: self._set("coverage", value))
+        self.device = Choice(ui.deviceSelector, system.device_items(), lambda value: self._set("device", value))
+        ui.applyButton.connect("clicked(bool)", self.apply)
+        ui.cancelButton.connect("clicked(bool)", self.cancel)
+        ui.statusLabel.setVisible(False)
+
+    def set_parameters(self, parameters: Any) -> None:
+        """Take the parameter node, or None while there is none."""
+        self.parameters = parameters
+        self.update()
+
+    def update(self) -> None:
+        """Show what is chosen, and whether it can be done."""
+        if self.parameters is None:
+            self.ui.applyButton.enabled = False
+            return
+        parameters = self.parameters
+        self.device.set_items(self.system.device_items())
+        self.mask.select(parameters.mask)
+        self.coverage.select(parameters.coverage)
+        if not self.device.select(parameters.device):
+            self.device.select("auto")
+        has_mask = parameters.mask != "none"
+        self.ui.planeRatioSlider.enabled = has_mask
+        self.ui.axisRatioSlider.enabled = has_mask
+        share = hidden_share(self.input.volume.grids, parameters.mask, parameters.planeRatio, parameters.axisRatio)
+        self.ui.hiddenShareLabel.text = _("{share:.1f} % of the patches").format(share=100 * share)
+        self._show_estimate(share)
+        problem = self.problem(share)
+        self.ui.applyButton.enabled = not problem and self.task is None
+        self.ui.applyButton.toolTip = problem or _("Reconstruct the selected volume.")
+        self.ui.cancelButton.enabled = self.task is not None
+
+    def problem(self, share: float) -> str:
+        """Return why Apply is disabled; empty if it is not."""
+        found = self.input.problem()
+        if found:
+            return found
+        if self.system.missing():
+            return _("Install the Python packages in the Advanced section")
+        if self.parameters.coverage == "complete" and share == 0:
+            return _("A mask that hides nothing covers nothing: choose single coverage, or larger ratios")
+        return ""
+
+    def options(self) -> ReconstructOptions:
+        """Return what the panel asks for."""
+        p = self.parameters
+        device = self.device.value() or "auto"
+        return ReconstructOptions(
+            p.checkpoint, p.mask, p.planeRatio, p.axisRatio, p.coverage, p.overlap, int(p.seed), device
+        )
+
+    def apply(self, _checked: bool = False) -> None:
+        """Start."""
+        with slicer.util.tryWithErrorDisplay(_("The reconstruction could not be started."), waitCursor=False):
+            self._began = time.monotonic()
+            self.ui.progressBar.setVisible(True)
+            self._show_status("")
+            self.task = self.start_task(
+                self.parameters.inputVolume,
+                self.options(),
+                on_progress=self._progress,
+                on_log=self.on_log,
+                on_end=self._ended,
+            )
+        if self.task is not None and not self.task.is_running:
+            # it ended while it was being started
+            self.task = None
+        self.update()
+
+    def cancel(self, _checked: bool = False) -> None:
+        """Stop."""
+        if self.task is not None:
+            self.ui.progressBar.setFormat(_("Stopping..."))
+            self.ui.cancelButton.enabled = False
+            self.task.cancel()
+
+    def stop(self) -> None:
+        """End the worker at once: Slicer or the module is closing."""
+        if self.task is not None:
+            self.task.abandon()
+            self.task = None
+
+    def _set(self, name: str, value: str) -> None:
+        setattr(self.parameters, name, value)
+
+    def _show_estimate(self, share: float) -> None:
+        estimate = self.system.estimate(self.input.volume, self.input.checkpoint, self.parameters, share)
+        self.ui.estimateLabel.setVisible(bool(estimate))
+        self.ui.estimateLabel.text = estimate
+
+    def _progress(self, share: float, stage: str, eta_s: float | None) -> None:
+        bar = self.ui.progressBar
+        bar.value = int(1000 * share)
+        text = _(STAGES.get(stage, stage))
+        passed = time.monotonic() - self._began
+        if share > 0.2:
+            text += _(", about {s:.0f} s left").format(s=max(1.0, passed * (1 - share) / share))
+        bar.setFormat(f"{text} (%p%)")
+
+    def _ended(self, state: str, text_node: Any, failure: Failure | None) -> None:
+        warnings = list(getattr(self.task, "warnings", []))
+        self.task = None
+        self.ui.progressBar.setVisible(False)
+        self.ui.progressBar.value = 0
+        if state == FINISHED:
+            self.system.learn(self.input.volume, self.input.checkpoint, self.parameters, text_node)
+            self._show_status("\n".join(f"⚠ {warning}" for warning in warnings))
+            self.on_result(text_node)
+        elif state == CANCELLED:
+            self._show_status(_("Cancelled; the scene is as it was."))
+        elif failure is not None:
+            self._show_status(f"⚠ {failure.text()}")
+        self.update()
+
+    def _show_status(self, text: str) -> None:
+        self.ui.statusLabel.text = text
+        self.ui.statusLabel.setVisible(bool(text))

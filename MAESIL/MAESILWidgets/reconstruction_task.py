@@ -1,0 +1,199 @@
+"""One reconstruction from click to nodes: write the volume, run the worker, read its results back.
+
+Nothing in the scene changes before everything has been read. The input is held by its id: it can vanish, and the
+scene can close, while the worker runs; then the task ends with a message and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from MAESILWidgets.commands import ReconstructOptions, reconstruct_arguments
+from MAESILWidgets.export import VolumeExport
+from MAESILWidgets.job import CANCELLED, FAILED, FINISHED, BackgroundJob
+from MAESILWidgets.messages import Failure
+from MAESILWidgets.results_scene import ResultVolumes, add_result, read_result_volume
+from MAESILWidgets.scene_watch import NodeWatch
+
+STAGES = {"export": 0.03, "start": 0.17, "read": 0.07, "reconstruct": 0.45, "measure": 0.15, "write": 0.05, "load": 0.08}
+"""What each stage takes of the whole, roughly: for one bar that does not run backwards."""
+
+
+class ReconstructionTask:
+    """Reconstructs a volume node in the background.
+
+    Args:
+        node: the CT.
+        on_progress: called with the share done (0 to 1), the stage, and the seconds left or None.
+        on_log: called with each line of the worker's log.
+        on_end: called once with the state, the result's text node (or None), and the Failure (or None).
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        options: ReconstructOptions,
+        *,
+        on_progress: Callable[[float, str, float | None], None] = lambda *_: None,
+        on_log: Callable[[str], None] = lambda _: None,
+        on_end: Callable[[str, Any, Failure | None], None] = lambda *_: None,
+    ) -> None:
+        self.options, self.node_id, self.name = options, node.GetID(), node.GetName()
+        self.on_progress, self.on_log, self.on_end = on_progress, on_log, on_end
+        self.state = "running"
+        self.failure: Failure | None = None
+        self.result: Any = None
+        self.warnings: list[str] = []
+        self.began = time.monotonic()
+        self.folder = Path(tempfile.mkdtemp(prefix="maesil-", dir=slicer.app.temporaryPath))
+        self.volume_path = self.folder / f"{file_name(self.name)}.nrrd"
+        self.output = self.folder / "result"
+        self.arguments = reconstruct_arguments(self.volume_path, self.output, options)
+        self.job = BackgroundJob(
+            self.arguments, self.folder / "stop", on_event=self._on_event, on_log=on_log, on_end=self._on_job_end
+        )
+        self.export = VolumeExport(node, self.volume_path, lambda share: self._progress("export", share), self._exported)
+        self.watch = NodeWatch(self.node_id, self._input_lost)
+        self.loader: Any = None
+        self._loaded = ResultVolumes({}, {})
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the task has not ended yet."""
+        return self.state == "running"
+
+    def start(self) -> None:
+        """Begin; everything else happens in the event loop."""
+        self._progress("export", 0.0)
+        self.export.start()
+
+    def cancel(self) -> None:
+        """Stop; ``on_end`` is called when the worker is gone."""
+        if not self.is_running:
+            return
+        if self.job.is_running:
+            self.job.cancel()
+            return
+        self.export.cancel()
+        self._end(CANCELLED, None)
+
+    def abandon(self) -> None:
+        """Slicer is closing: end the worker now and remove its files."""
+        if not self.is_running:
+            return
+        self.state = CANCELLED
+        self.watch.stop()
+        self.export.cancel()
+        self._stop_loading()
+        if self.job.is_running:
+            self.job.on_end = lambda *_: None
+            self.job.kill()
+            self.job.wait(2000)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _exported(self, failure: Failure | None) -> None:
+        if failure is not None:
+            self._end(FAILED, failure)
+            return
+        try:
+            self.job.start()
+        except FileNotFoundError as error:
+            self._end(FAILED, Failure(str(error), "", "missing_package"))
+            return
+        self._progress("start", 0.0)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            stage = event["stage"] if event["stage"] in STAGES else "measure"
+            self._progress(stage, float(event["fraction"]), event["eta_s"])
+        elif event["event"] == "warning":
+            self.warnings.append(str(event["message"]))
+
+    def _progress(self, stage: str, share: float, eta_s: float | None = None) -> None:
+        names = list(STAGES)
+        before = sum(STAGES[name] for name in names[: names.index(stage)])
+        self.on_progress(min(1.0, before + STAGES[stage] * share), stage, eta_s)
+
+    def _on_job_end(self, state: str, failure: Failure | None) -> None:
+        if self.failure is not None:
+            # stopped because the input was lost
+            self._end(FAILED, self.failure)
+        elif state == FINISHED:
+            self._load()
+        else:
+            self._end(state, failure)
+
+    def _input_lost(self, reason: str) -> None:
+        self.failure = Failure(
+            _("The volume {name} is gone ({reason}), so its reconstruction was stopped").format(
+                name=self.name, reason=reason
+            ),
+            _("load it again, then repeat"),
+            "input_lost",
+        )
+        if self.job.is_running:
+            self.job.cancel()
+            return
+        self.export.cancel()
+        self._stop_loading()
+        self._end(FAILED, self.failure)
+
+    def _load(self) -> None:
+        try:
+            metrics = json.loads((self.output / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            self._end(FAILED, Failure(_("The results cannot be read: {error}").format(error=error)))
+            return
+        self._loaded = ResultVolumes({}, metrics)
+        self._to_load = ["masked", "reconstruction", "composite", "error", "mask"]
+        # one volume a turn of the event loop
+        self.loader = qt.QTimer()
+        self.loader.connect("timeout()", self._load_next)
+        self.loader.start(0)
+
+    def _load_next(self) -> None:
+        node = slicer.mrmlScene.GetNodeByID(self.node_id)
+        try:
+            if self._to_load:
+                kind = self._to_load.pop(0)
+                shape = slicer.util.arrayFromVolume(node).shape
+                self._loaded.arrays[kind] = read_result_volume(self.output / f"{kind}.nrrd", shape)
+                self._progress("load", len(self._loaded.arrays) / 6)
+                return
+            self._stop_loading()
+            self.watch.stop()
+            self.result = add_result(node, self._loaded, self.options.title())
+        except (OSError, RuntimeError, ValueError) as error:
+            self._stop_loading()
+            self._end(FAILED, Failure(_("The results cannot be read: {error}").format(error=error)))
+            return
+        self._progress("load", 1.0)
+        self._end(FINISHED, None)
+
+    def _stop_loading(self) -> None:
+        if self.loader is not None:
+            self.loader.stop()
+            self.loader = None
+
+    def _end(self, state: str, failure: Failure | None) -> None:
+        self.state, self.failure = state, failure
+        self.watch.stop()
+        self._loaded = ResultVolumes({}, {})
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.on_end(state, self.result, failure)
+
+
+def file_name(name: str) -> str:
+    """Return a node's name as a file can bear it; it goes into the masks' seed, so equal names give equal masks."""
+    kept = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(" .")
+    return kept[:80] or "volume"

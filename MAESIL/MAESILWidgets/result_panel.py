@@ -1,0 +1,199 @@
+"""The lower half of the Reconstruct section: figures, windows, layout, outlines, the superpatch under the mouse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from MAESILWidgets import display, outlines
+from MAESILWidgets.choices import Choice
+from MAESILWidgets.layout import Views, view_names
+from MAESILWidgets.picking import ViewClicks
+from MAESILWidgets.results_scene import Result, find_result, results
+
+
+class ResultPanel:
+    """Shows the results of the scene, one at a time.
+
+    Args:
+        ui: the widgets of MAESIL.ui.
+    """
+
+    def __init__(self, ui: Any, views: Views) -> None:
+        self.ui, self.views = ui, views
+        self.parameters: Any = None
+        self.result: Result | None = None
+        self.window = display.SharedWindow()
+        self.clicks = ViewClicks(self.click)
+        self.selected: int | None = None
+        self.choice = Choice(ui.resultSelector, {}, self._chosen)
+        self.window_buttons = {
+            "lung": ui.lungWindowButton,
+            "soft": ui.softWindowButton,
+            "bone": ui.boneWindowButton,
+            "wide": ui.wideWindowButton,
+        }
+        for name, button in self.window_buttons.items():
+            # a default argument, because all loops share one variable
+            button.connect("clicked(bool)", lambda _checked, name=name: self._window_chosen(name))
+        ui.errorRangeSpinBox.connect("valueChanged(int)", self._range_chosen)
+        ui.layoutButton.connect("clicked(bool)", lambda _checked: self.show())
+        ui.layoutBackButton.connect("clicked(bool)", lambda _checked: self.back())
+        ui.outlinesCheckBox.connect("toggled(bool)", lambda _checked: self._show_outlines())
+        ui.removeResultButton.connect("clicked(bool)", lambda _checked: self.remove())
+
+    def set_parameters(self, parameters: Any) -> None:
+        """Take the parameter node, or None while there is none."""
+        self.parameters = parameters
+        self.update()
+
+    def stop(self) -> None:
+        """Let go of nodes and views."""
+        self.window.stop()
+        self.clicks.stop()
+        self.result = None
+
+    def update(self) -> None:
+        """Show the current result, or that there is none."""
+        found = results() if self.parameters is not None else []
+        self.choice.set_items({result.id: result.name for result in found})
+        current = find_result(self.parameters.currentResult) if self.parameters is not None else None
+        if current is None and found:
+            current = found[-1]
+        self._take(current)
+
+    def open(self, text_node: Any) -> None:
+        """Choose a result and show it in the 3x3 views."""
+        self.parameters.currentResult = text_node.GetID()
+        self.update()
+        self._apply_display()
+        self.show()
+
+    def show(self) -> None:
+        """Show the current result in the 3x3 views."""
+        if self.result is None or not self.result.is_whole():
+            return
+        self.views.show(self.result)
+        self.clicks.start()
+        self._show_outlines()
+
+    def back(self) -> None:
+        """Return to the user's own layout."""
+        self.clicks.stop()
+        self.views.back()
+
+    def remove(self) -> None:
+        """Remove the current result from the scene."""
+        if self.result is None:
+            return
+        self.window.stop()
+        result, self.result = self.result, None
+        result.delete()
+        self.parameters.currentResult = ""
+        self.update()
+        if self.result is not None and self.views.is_shown():
+            self.show()
+
+    def restore(self) -> None:
+        """After a scene was loaded: take up its result, and the views if they are up."""
+        self.update()
+        if self.views.is_shown():
+            self.clicks.start()
+
+    def click(self, world_ras: tuple[float, float, float]) -> None:
+        """Select the superpatch at a point of the world (RAS, mm)."""
+        if self.result is None:
+            return
+        volume = self.result.node("reconstruction")
+        if volume is None:
+            return
+        number = outlines.superpatch_at(self.result.metrics, outlines.to_own_space(volume, world_ras))
+        self._select(number)
+
+    def _select(self, number: int | None) -> None:
+        self.selected = number
+        outlines.select(self.result, number, self._view_ids())
+        self.ui.superpatchLabel.text = superpatch_text(self.result.metrics, number) if number is not None else ""
+        self.ui.superpatchLabel.setVisible(number is not None)
+
+    def _take(self, result: Result | None) -> None:
+        is_new = result is None or self.result is None or result.id != self.result.id
+        self.result = result
+        if result is not None:
+            self.choice.select(result.id)
+        has_result = result is not None
+        for widget in (self.ui.resultSelector, self.ui.removeResultButton, self.ui.metricsTable, self.ui.layoutButton,
+                       self.ui.errorRangeSpinBox, self.ui.outlinesCheckBox, *self.window_buttons.values()):  # fmt: skip
+            widget.enabled = has_result
+        if is_new:
+            self.window.watch(result)
+            self._fill_table()
+            self.selected = None
+            self.ui.superpatchLabel.text = _("Click into a view to see the figures of the superpatch there.")
+            self.ui.superpatchLabel.setVisible(has_result)
+        if self.parameters is not None:
+            for name, button in self.window_buttons.items():
+                button.checked = has_result and name == self.parameters.windowPreset
+
+    def _fill_table(self) -> None:
+        rows = self.result.figures() if self.result is not None else []
+        table = self.ui.metricsTable
+        table.setRowCount(len(rows))
+        for number, row in enumerate(rows):
+            for column, text in enumerate(row):
+                table.setItem(number, column, qt.QTableWidgetItem(text))
+        table.resizeColumnToContents(0)
+
+    def _chosen(self, node_id: str) -> None:
+        self.parameters.currentResult = node_id
+        self.update()
+        self._apply_display()
+        if self.views.is_shown():
+            self.show()
+
+    def _apply_display(self) -> None:
+        if self.result is not None:
+            display.set_window(self.result, *display.WINDOWS.get(self.parameters.windowPreset, display.WINDOWS["wide"]))
+            display.set_error_range(self.result, self.parameters.errorRange)
+
+    def _window_chosen(self, name: str) -> None:
+        self.parameters.windowPreset = name
+        if self.result is not None:
+            display.set_window(self.result, *display.WINDOWS[name])
+        self._take(self.result)
+
+    def _range_chosen(self, hu: int) -> None:
+        if self.result is not None and hu > 0:
+            display.set_error_range(self.result, hu)
+
+    def _show_outlines(self) -> None:
+        if self.result is not None and self.result.is_whole() and self.views.is_shown():
+            outlines.show(self.result, self._view_ids(), bool(self.ui.outlinesCheckBox.checked))
+
+    def _view_ids(self) -> list[str]:
+        if not self.views.is_shown():
+            return []
+        manager = slicer.app.layoutManager()
+        return [manager.sliceWidget(name).sliceLogic().GetSliceNode().GetID() for name in view_names()]
+
+
+def superpatch_text(metrics: dict[str, Any], number: int) -> str:
+    """Return the figures of one superpatch."""
+    box = metrics["superpatches"][number]
+    size = " x ".join(str(n) for n in box["size_dhw"][::-1])
+    text = _("Superpatch {n} of {all}, {size} voxels of the model").format(
+        n=number + 1, all=len(metrics["superpatches"]), size=size
+    )
+    parts = []
+    if box.get("hidden_share") is not None:
+        parts.append(_("{share:.1%} hidden").format(share=box["hidden_share"]))
+    if box.get("psnr_masked_db") is not None:
+        parts.append(_("PSNR {db:.2f} dB").format(db=box["psnr_masked_db"]))
+    if box.get("baseline_harmonic_psnr_masked_db") is not None:
+        parts.append(_("harmonic fill {db:.2f} dB").format(db=box["baseline_harmonic_psnr_masked_db"]))
+    if box.get("mae_masked_hu") is not None:
+        parts.append(_("mean error {hu:.0f} HU").format(hu=box["mae_masked_hu"]))
+    return f"{text}: {', '.join(parts)}" if parts else text

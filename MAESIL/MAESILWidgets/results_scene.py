@@ -1,0 +1,213 @@
+"""A reconstruction as nodes of the scene: volumes, figures and the folder that holds them.
+
+The text node with metrics.json stands for the result: it refers to every other node, is saved with the scene and is
+found again when the scene is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from MAESILWidgets import display
+
+MARK = "MAESIL.Result"
+VOLUMES = ("masked", "reconstruction", "composite", "error", "mask")
+REFERENCES = (*VOLUMES, "table", "input", "outlines", "selected")
+FIGURES = {
+    "psnr_masked_db": ("PSNR, hidden patches", "{:.2f} dB"),
+    "baseline_harmonic_psnr_masked_db": ("   harmonic fill, same mask", "{:.2f} dB"),
+    "mae_masked_hu": ("Mean error, hidden patches", "{:.1f} HU"),
+    "psnr_composite_db": ("PSNR, visible pasted in", "{:.2f} dB"),
+    "ssim_composite": ("SSIM, visible pasted in", "{:.3f}"),
+    "psnr_complete_db": ("PSNR, every patch unseen", "{:.2f} dB"),
+    "baseline_harmonic_psnr_complete_db": ("   harmonic fill, same cover", "{:.2f} dB"),
+    "ssim_complete": ("SSIM, every patch unseen", "{:.3f}"),
+    "psnr_autoencoding_db": ("PSNR, auto-encoding", "{:.2f} dB"),
+    "ssim_autoencoding": ("SSIM, auto-encoding", "{:.3f}"),
+    "border_index": ("Border index (1 = no grid)", "{:.2f}"),
+    "seconds": ("Time", "{:.1f} s"),
+    "peak_memory_mib": ("Peak memory", "{:.0f} MiB"),
+}
+"""The keys of metrics.json a user is shown, in order, with what they are called."""
+
+
+@dataclass(frozen=True)
+class ResultVolumes:
+    """What a worker wrote: arrays (D, H, W) on the input's grid by kind, and metrics.json."""
+
+    arrays: dict[str, np.ndarray]
+    metrics: dict[str, Any]
+
+
+class Result:
+    """A result in the scene, by its text node."""
+
+    def __init__(self, text_node: Any) -> None:
+        self.text_node = text_node
+
+    @property
+    def id(self) -> str:
+        """Node id of the text node."""
+        return str(self.text_node.GetID())
+
+    @property
+    def name(self) -> str:
+        """What the result is called."""
+        return str(self.text_node.GetAttribute("MAESIL.Title") or self.text_node.GetName())
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json held; empty if the text was changed to something else."""
+        try:
+            return dict(json.loads(self.text_node.GetText() or "{}"))
+        except ValueError:
+            return {}
+
+    def node(self, role: str) -> Any:
+        """Return the node of a role, or None if it is gone."""
+        return self.text_node.GetNodeReference(f"MAESIL.{role}")
+
+    def set_node(self, role: str, node: Any) -> None:
+        """Let ``node`` (or nothing) have a role."""
+        self.text_node.SetNodeReferenceID(f"MAESIL.{role}", node.GetID() if node is not None else None)
+
+    def is_whole(self) -> bool:
+        """Say whether the three volumes that the views show are still there."""
+        return all(self.node(kind) is not None for kind in ("masked", "reconstruction", "error"))
+
+    def figures(self) -> list[tuple[str, str]]:
+        """Return (name, value) of every figure there is."""
+        metrics = self.metrics
+        rows = [(_("Hidden patches"), f"{metrics['mask']['hidden_share']:.1%}")] if "mask" in metrics else []
+        for key, (name, form) in FIGURES.items():
+            if isinstance(metrics.get(key), int | float):
+                rows.append((_(name), form.format(metrics[key])))
+        return rows
+
+    def delete(self) -> None:
+        """Remove the result's own nodes and its folder; the input stays."""
+        scene = self.text_node.GetScene()
+        tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        folder = tree.GetItemParent(tree.GetItemByDataNode(self.text_node))
+        for role in REFERENCES:
+            node = self.node(role)
+            if node is not None and role != "input":
+                scene.RemoveNode(node)
+        scene.RemoveNode(self.text_node)
+        if tree.GetItemLevel(folder) == "Folder" and not tree.GetNumberOfItemChildren(folder):
+            tree.RemoveItem(folder)
+
+
+def results() -> list[Result]:
+    """Return the results of the scene, oldest first."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLTextNode")
+    return [Result(node) for node in nodes if node.GetAttribute(MARK)]
+
+
+def find_result(node_id: str) -> Result | None:
+    """Return the result with this id, or None."""
+    return next((result for result in results() if result.id == node_id), None)
+
+
+def read_result_volume(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the voxels (D, H, W) of a result.
+
+    Raises:
+        ValueError: it has another shape than the input.
+        RuntimeError: it cannot be read.
+    """
+    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    if array.shape != shape:
+        raise ValueError(f"{path.name} has {array.shape} voxels, the input {shape}")
+    return array
+
+
+def add_result(input_node: Any, volumes: ResultVolumes, title: str) -> Any:
+    """Put a result into the scene, on the input's grid and under its transform.
+
+    Args:
+        title: what was asked for, in a few words.
+
+    Returns:
+        the text node that stands for the result. If anything fails, the scene is as it was.
+    """
+    scene = input_node.GetScene()
+    name = scene.GenerateUniqueName(f"{input_node.GetName()} {title}")
+    made: list[Any] = []
+    try:
+        for kind in VOLUMES:
+            made.append(_add_volume(input_node, volumes.arrays[kind], f"{name} {kind}", kind))
+        text = scene.AddNewNodeByClass("vtkMRMLTextNode", f"{name} metrics")
+        made.append(text)
+        text.SetText(json.dumps(volumes.metrics, indent=1))
+        text.SetAttribute(MARK, "1")
+        text.SetAttribute("MAESIL.Title", name)
+        result = Result(text)
+        for kind, node in zip(VOLUMES, made, strict=False):
+            result.set_node(kind, node)
+        result.set_node("input", input_node)
+        table = _add_table(result, f"{name} figures")
+        made.append(table)
+        result.set_node("table", table)
+        _file_in_folder(input_node, name, made)
+    except Exception:
+        for node in made:
+            scene.RemoveNode(node)
+        raise
+    display.set_up(result)
+    return text
+
+
+def _add_volume(input_node: Any, array: np.ndarray, name: str, kind: str) -> Any:
+    """Add a volume with exactly the input's IJK-to-RAS matrix and parent transform."""
+    class_name = "vtkMRMLLabelMapVolumeNode" if kind == "mask" else "vtkMRMLScalarVolumeNode"
+    node = input_node.GetScene().AddNewNodeByClass(class_name, name)
+    matrix = vtk.vtkMatrix4x4()
+    input_node.GetIJKToRASMatrix(matrix)
+    node.SetIJKToRASMatrix(matrix)
+    slicer.util.updateVolumeFromArray(node, array)
+    node.SetAndObserveTransformNodeID(input_node.GetTransformNodeID())
+    node.SetAttribute("MAESIL.Kind", kind)
+    node.SetDescription(_DESCRIPTIONS[kind])
+    return node
+
+
+_DESCRIPTIONS = {
+    "masked": "HU clipped to the model's window; hidden patches at its lower end",
+    "reconstruction": "HU; the model's output everywhere",
+    "composite": "HU; reconstruction where hidden, input elsewhere",
+    "error": "HU; reconstruction minus input, both clipped to the model's window",
+    "mask": "1 = hidden",
+}
+
+
+def _add_table(result: Result, name: str) -> Any:
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+    rows = result.figures()
+    for number, title in enumerate((_("Figure"), _("Value"))):
+        column = vtk.vtkStringArray()
+        column.SetName(title)
+        for row in rows:
+            column.InsertNextValue(row[number].strip())
+        node.AddColumn(column)
+    node.SetUseColumnNameAsColumnHeader(True)
+    node.SetLocked(True)
+    return node
+
+
+def _file_in_folder(input_node: Any, name: str, nodes: list[Any]) -> None:
+    """Make a folder beside the input in the subject hierarchy and move the nodes into it."""
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(input_node.GetScene())
+    parent = tree.GetItemParent(tree.GetItemByDataNode(input_node)) or tree.GetSceneItemID()
+    folder = tree.CreateFolderItem(parent, name)
+    for node in nodes:
+        tree.SetItemParent(tree.GetItemByDataNode(node), folder)

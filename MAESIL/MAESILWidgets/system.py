@@ -1,0 +1,164 @@
+"""What this computer has: packages, devices and memory, and from these how long a reconstruction takes.
+
+torch is asked in a background process; Slicer itself never imports it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from MAESILWidgets import packages
+from MAESILWidgets.job import FINISHED, BackgroundJob
+
+SPEED_SETTING = "MAESIL/Speed"
+
+
+class System:
+    """Asks once, and again when packages were installed.
+
+    Args:
+        on_change: called when something new is known.
+    """
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.on_change = on_change
+        self.details: dict[str, Any] = {}
+        self.job: BackgroundJob | None = None
+        self._packages: list[packages.Package] | None = None
+
+    def packages(self) -> list[packages.Package]:
+        """Return the packages needed, with what is installed."""
+        if self._packages is None:
+            self._packages = packages.packages()
+        return self._packages
+
+    def missing(self) -> list[packages.Package]:
+        """Return the packages that are missing or too old."""
+        return [package for package in self.packages() if not package.is_fine]
+
+    def refresh(self) -> None:
+        """Look again at packages and devices; the devices come later."""
+        self._packages = None
+        if self.missing() or self.job is not None:
+            self.on_change()
+            return
+        stop_file = Path(tempfile.gettempdir()) / f"maesil-info-{id(self)}-{slicer.app.applicationPid()}.stop"
+        self.job = BackgroundJob(
+            ["info", "--system"],
+            stop_file,
+            on_event=self._on_event,
+            on_log=lambda _: None,
+            on_end=self._ended,
+        )
+        try:
+            self.job.start()
+        except FileNotFoundError:
+            self.job = None
+        self.on_change()
+
+    def stop(self) -> None:
+        """End what runs in the background."""
+        if self.job is not None:
+            self.job.on_end = lambda *_: None
+            self.job.kill()
+            self.job.wait(1000)
+            self.job = None
+
+    def device_items(self) -> dict[str, str]:
+        """Return what the device selector offers: text by value, named and with memory."""
+        devices = self.details.get("devices") or []
+        items = {"auto": _("Automatic")}
+        if devices:
+            items["auto"] += f": {devices[0]['name']}"
+        for device in devices:
+            memory = device.get("memory_gib")
+            items[device["device"]] = device["name"] + (f", {memory:.0f} GiB" if memory else "")
+        return items
+
+    def device_kind(self, device: str) -> str:
+        """Return cpu, cuda or mps."""
+        devices = self.details.get("devices") or []
+        if device == "auto":
+            device = devices[0]["device"] if devices else "cpu"
+        return device.split(":")[0]
+
+    def estimate(self, volume: Any, checkpoint: Any, parameters: Any, hidden_share: float) -> str:
+        """Return how long it will take and how much memory, with a warning if that is more than there is."""
+        if not volume.model_voxels or checkpoint.info is None or volume.refusal:
+            return ""
+        cost = self._cost(volume, checkpoint, parameters, hidden_share)
+        seconds = cost.seconds * self._learned(self.device_kind(parameters.device))
+        text = _("About {seconds} and {memory:.1f} GiB of memory").format(
+            seconds=_duration(seconds), memory=cost.memory_mib / 1024
+        )
+        free = free_memory_mib()
+        if free is not None and cost.memory_mib > free:
+            text += "\n⚠ " + _("Only {free:.1f} GiB are free: close other programs, or crop the volume").format(
+                free=free / 1024
+            )
+        return text
+
+    def learn(self, volume: Any, checkpoint: Any, parameters: Any, text_node: Any) -> None:
+        """Compare what a run took with what was expected, for the next estimate."""
+        import json
+
+        try:
+            metrics = json.loads(text_node.GetText())
+            seconds, share = float(metrics["seconds"]), float(metrics["mask"]["hidden_share"])
+        except (AttributeError, ValueError, KeyError, TypeError):
+            return
+        if not volume.model_voxels or checkpoint.info is None:
+            return
+        expected = self._cost(volume, checkpoint, parameters, share).seconds
+        kind = self.device_kind(parameters.device)
+        slicer.app.userSettings().setValue(f"{SPEED_SETTING}/{kind}", min(20.0, max(0.05, seconds / expected)))
+
+    def _cost(self, volume: Any, checkpoint: Any, parameters: Any, hidden_share: float) -> Any:
+        from MAESILLib.estimate import reconstruction_cost
+
+        return reconstruction_cost(
+            checkpoint.info.model,
+            source_voxels=volume.source_voxels,
+            model_voxels=volume.model_voxels,
+            hidden_share=hidden_share,
+            is_complete=parameters.coverage == "complete",
+            overlap=parameters.overlap,
+            device=self.device_kind(parameters.device),
+        )
+
+    def _learned(self, kind: str) -> float:
+        try:
+            return float(slicer.app.userSettings().value(f"{SPEED_SETTING}/{kind}", 1.0))
+        except (TypeError, ValueError):
+            return 1.0
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "info":
+            self.details = event
+
+    def _ended(self, state: str, failure: Any) -> None:
+        self.job = None
+        if state == FINISHED:
+            self.on_change()
+
+
+def free_memory_mib() -> float | None:
+    """Return the memory that programs can still have, or None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) / 1024 if found else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return _("{n} s").format(n=max(1, round(seconds)))
+    return _("{n} min").format(n=round(seconds / 60))

@@ -1,0 +1,264 @@
+"""The Train section: data, model, start, stop, resume, and what is to be seen meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from MAESILWidgets.choices import DATA_SOURCES, PRESETS, TRAIN_MASKS, Choice
+from MAESILWidgets.commands import TrainOptions
+from MAESILWidgets.job import CANCELLED, FINISHED
+from MAESILWidgets.layout import Views
+from MAESILWidgets.messages import Failure
+from MAESILWidgets.system import System
+from MAESILWidgets.training_plots import TrainingPlots
+from MAESILWidgets.training_preview import TrainingPreview
+from MAESILWidgets.training_task import is_resumable, read_settings
+
+STAGES = {"export": "Writing the volumes", "prepare": "Preparing the data", "pretrain": "Training"}
+
+
+class TrainPanel:
+    """Starts, shows, stops and resumes trainings.
+
+    Args:
+        ui: the widgets of MAESIL.ui.
+        start: called with options, inputs, nodes and the callbacks of a task; returns the running task.
+        on_checkpoint: called with the path of a new checkpoint.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        system: System,
+        views: Views,
+        start: Callable[..., Any],
+        on_log: Callable[[str], None],
+        on_checkpoint: Callable[[str], None],
+    ) -> None:
+        self.ui, self.system, self.views = ui, system, views
+        self.start_task, self.on_log, self.on_checkpoint = start, on_log, on_checkpoint
+        self.parameters: Any = None
+        self.task: Any = None
+        self.plots, self.preview = TrainingPlots(), TrainingPreview()
+        self.source = Choice(ui.dataSourceSelector, DATA_SOURCES, lambda value: self._set("dataSource", value))
+        self.preset = Choice(ui.presetSelector, PRESETS, lambda value: self._set("preset", value))
+        self.mask = Choice(ui.trainMaskSelector, TRAIN_MASKS, lambda value: self._set("trainMask", value))
+        ui.dataFolderSelector.connect("currentPathChanged(QString)", lambda path: self._set("dataFolder", path))
+        ui.runFolderSelector.connect("currentPathChanged(QString)", lambda path: self._set("runFolder", path))
+        ui.sceneVolumesSelector.connect("checkedNodesChanged()", lambda: self.update())
+        ui.trainButton.connect("clicked(bool)", lambda _checked: self.start())
+        ui.resumeTrainButton.connect("clicked(bool)", lambda _checked: self.start(resume=True))
+        ui.stopTrainButton.connect("clicked(bool)", lambda _checked: self.cancel())
+        ui.curvesButton.connect("clicked(bool)", lambda _checked: self.show())
+        ui.trainStatusLabel.setVisible(False)
+        ui.trainFiguresLabel.setVisible(False)
+
+    def set_parameters(self, parameters: Any) -> None:
+        """Take the parameter node, or None while there is none."""
+        self.parameters = parameters
+        self.update()
+
+    def update(self) -> None:
+        """Show what is chosen, and whether it can be done."""
+        if self.parameters is None:
+            return
+        p, ui = self.parameters, self.ui
+        self.source.select(p.dataSource)
+        self.preset.select(p.preset)
+        self.mask.select(p.trainMask)
+        for widget, path in ((ui.dataFolderSelector, p.dataFolder), (ui.runFolderSelector, p.runFolder)):
+            if widget.currentPath != path:
+                widget.currentPath = path
+        ui.dataFolderSelector.enabled = p.dataSource == "folder"
+        ui.sceneVolumesSelector.enabled = p.dataSource == "scene"
+        is_running = self.task is not None
+        problem, no_resume = self.problem(), self.resume_problem()
+        ui.trainButton.enabled = not is_running and not problem
+        ui.trainButton.toolTip = problem or _("Train a new model.")
+        ui.resumeTrainButton.enabled = not is_running and not no_resume
+        ui.resumeTrainButton.toolTip = no_resume or _("Go on with the training in the output folder.")
+        ui.stopTrainButton.enabled = is_running
+        told = "" if is_running or not no_resume else problem
+        ui.trainInfoLabel.text = told
+        ui.trainInfoLabel.setVisible(bool(told))
+
+    def problem(self) -> str:
+        """Return why Start is disabled; empty if it is not."""
+        p = self.parameters
+        if self.system.missing():
+            return _("Install the Python packages in the Advanced section")
+        if p.dataSource == "folder" and not Path(p.dataFolder or "?").is_dir():
+            return _("Choose the folder of CTs to learn from")
+        if p.dataSource == "scene" and not self._scene_nodes():
+            return _("Check at least one volume of the scene")
+        if not p.runFolder:
+            return _("Choose an output folder")
+        if is_resumable(Path(p.runFolder)):
+            return _("The output folder already holds a training: resume it, or choose another folder")
+        return ""
+
+    def resume_problem(self) -> str:
+        """Return why Resume is disabled; empty if it is not."""
+        if self.system.missing():
+            return _("Install the Python packages in the Advanced section")
+        if not self.parameters.runFolder or not is_resumable(Path(self.parameters.runFolder)):
+            return _("The output folder holds no training to go on with")
+        return ""
+
+    def options(self, resume: bool) -> TrainOptions:
+        """Return what the panel asks for; a resumed run goes on with what it was begun with, but for the steps."""
+        p = self.parameters
+        begun = read_settings(Path(p.runFolder)) if resume else {}
+        return TrainOptions(
+            run_folder=p.runFolder,
+            preset=begun.get("preset", p.preset),
+            steps=int(p.steps),
+            mask=begun.get("mask", p.trainMask),
+            device=self.ui.deviceSelector.itemData(self.ui.deviceSelector.currentIndex) or "auto",
+            seed=int(begun.get("seed", p.seed)),
+            resume=resume,
+        )
+
+    def start(self, resume: bool = False) -> None:
+        """Start or resume."""
+        with slicer.util.tryWithErrorDisplay(_("The training could not be started."), waitCursor=False):
+            p = self.parameters
+            options = self.options(resume)
+            self._began, self._first_step, self._steps = time.monotonic(), None, options.steps
+            self.plots.begin(read_rows(Path(p.runFolder)) if resume else None)
+            self.ui.trainProgressBar.setVisible(True)
+            self._show_status("")
+            self._show_figures("")
+            self.task = self.start_task(
+                options,
+                [p.dataFolder] if p.dataSource == "folder" else [],
+                self._scene_nodes() if p.dataSource == "scene" and not resume else [],
+                on_event=self._on_event,
+                on_stage=self._on_stage,
+                on_log=self.on_log,
+                on_end=self._ended,
+            )
+        if self.task is not None and not self.task.is_running:
+            self.task = None
+        self.update()
+
+    def cancel(self) -> None:
+        """Stop; the state is saved."""
+        if self.task is not None:
+            self.ui.trainProgressBar.setFormat(_("Saving the state..."))
+            self.ui.stopTrainButton.enabled = False
+            self.task.cancel()
+
+    def show(self) -> None:
+        """Show curves and preview in the views."""
+        from MAESILWidgets.layout import TRAINING_LAYOUT_ID
+
+        self.views.switch(TRAINING_LAYOUT_ID)
+        self.plots.show()
+        latest = Path(self.parameters.runFolder or "?") / "previews" / "latest.npz"
+        if latest.is_file():
+            self._show_preview(latest)
+
+    def stop(self) -> None:
+        """Let the worker save its state and end: Slicer or the module is closing."""
+        if self.task is not None:
+            self.task.abandon()
+            self.task = None
+
+    def _set(self, name: str, value: str) -> None:
+        if self.parameters is not None and getattr(self.parameters, name) != value:
+            setattr(self.parameters, name, value)
+            self.update()
+
+    def _scene_nodes(self) -> list[Any]:
+        return list(self.ui.sceneVolumesSelector.checkedNodes())
+
+    def _on_stage(self, stage: str) -> None:
+        self.ui.trainProgressBar.value = 0
+        self.ui.trainProgressBar.setFormat(f"{_(STAGES[stage])} (%p%)")
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "progress":
+            self.ui.trainProgressBar.value = int(1000 * event["fraction"])
+        elif kind == "metric":
+            self.plots.add(event)
+            self._show_figures(self._figures(event))
+        elif kind == "artifact" and event["kind"] == "preview_volume":
+            self._show_preview(Path(event["path"]))
+        elif kind == "warning":
+            self._show_status(f"⚠ {event['message']}")
+
+    def _figures(self, event: dict[str, Any]) -> str:
+        step, now = int(event["step"]), time.monotonic()
+        if self._first_step is None:
+            self._first_step, self._began = step, now
+        parts = [_("Step {n:,} of {all:,}").format(n=step, all=self._steps)]
+        for key, form in (
+            ("loss", _("loss {v:.4f}")),
+            ("psnr_masked_db", _("PSNR {v:.2f} dB")),
+            ("val_psnr_masked_db", _("validation {v:.2f} dB")),
+            ("samples_per_s", _("{v:.2g} samples/s")),
+        ):
+            if event.get(key) is not None:
+                parts.append(form.format(v=event[key]))
+        if step > self._first_step:
+            left = (now - self._began) * (self._steps - step) / (step - self._first_step)
+            parts.append(_("{t} left").format(t=clock(left)))
+        return ", ".join(parts)
+
+    def _show_preview(self, path: Path) -> None:
+        try:
+            nodes = self.preview.load(path)
+        except (OSError, ValueError, KeyError) as error:
+            self.on_log(f"preview {path}: {error}")
+            return
+        if self.views.is_training_shown():
+            self.views.fill(nodes, ("Axial",))
+
+    def _ended(self, state: str, checkpoint: str, failure: Failure | None) -> None:
+        self.task = None
+        self.plots.end()
+        self.ui.trainProgressBar.setVisible(False)
+        if checkpoint and state in (FINISHED, CANCELLED):
+            self.on_checkpoint(checkpoint)
+        if state == FINISHED:
+            self._show_status(_("Done. The checkpoint is selected above: {path}").format(path=checkpoint))
+        elif state == CANCELLED and is_resumable(Path(self.parameters.runFolder or "?")):
+            self._show_status(_("Stopped; Resume goes on from there."))
+        elif state == CANCELLED:
+            self._show_status(_("Stopped before the first step."))
+        elif failure is not None:
+            self._show_status(f"⚠ {failure.text()}")
+        self.update()
+
+    def _show_status(self, text: str) -> None:
+        self.ui.trainStatusLabel.text = text
+        self.ui.trainStatusLabel.setVisible(bool(text))
+
+    def _show_figures(self, text: str) -> None:
+        self.ui.trainFiguresLabel.text = text
+        self.ui.trainFiguresLabel.setVisible(bool(text))
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as h:mm:ss or m:ss."""
+    from MAESILLib.events import clock as as_clock
+
+    return as_clock(seconds)
+
+
+def read_rows(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's log.csv as metric events."""
+    from MAESILLib.training.log import read_log
+
+    path = run / "log.csv"
+    if not path.is_file():
+        return []
+    return [row for row in read_log(path) if row.get("step") is not None]

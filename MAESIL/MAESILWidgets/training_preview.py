@@ -1,0 +1,60 @@
+"""The latest preview of a training as volumes in the scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import slicer
+
+from MAESILWidgets import display
+
+KINDS = ("masked", "reconstruction", "error")
+
+
+class TrainingPreview:
+    """Shows previews/latest.npz of a run: one validation superpatch, masked, reconstructed, and its error."""
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Read a preview into the scene; the nodes are reused.
+
+        Returns:
+            the volume nodes by kind.
+
+        Raises:
+            OSError, ValueError, KeyError: it cannot be read.
+        """
+        # no pickles: a file must not be able to run code
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {kind: file[kind] for kind in KINDS}
+            spacing = float(file["spacing_mm"])
+        return {kind: self._node(kind, arrays[kind], spacing) for kind in KINDS}
+
+    def _node(self, kind: str, array: np.ndarray, spacing: float) -> Any:
+        node = find(kind)
+        is_new = node is None
+        if is_new:
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"MAESIL preview {kind}")
+            node.SetAttribute("MAESIL.Preview", kind)
+            # the array is in LPS order (D superior, H posterior, W left): RAS needs the first two axes turned round
+            node.SetIJKToRASDirections(-1, 0, 0, 0, -1, 0, 0, 0, 1)
+        node.SetSpacing(spacing, spacing, spacing)
+        slicer.util.updateVolumeFromArray(node, array)
+        if is_new:
+            node.CreateDefaultDisplayNodes()
+            one = SimpleNamespace(node=lambda role: node if role == kind else None)
+            if kind == "error":
+                display.set_error_range(one, display.ERROR_RANGE_HU)
+            else:
+                display.set_window(one, *display.WINDOWS["wide"])
+        return node
+
+
+def find(kind: str) -> Any:
+    """Return the preview's volume of this kind, or None."""
+    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+        if node.GetAttribute("MAESIL.Preview") == kind:
+            return node
+    return None

@@ -1,0 +1,92 @@
+"""What the selected volume is, and whether it can be reconstructed: told before the work, not after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from MAESILWidgets.export import ijk_to_ras
+
+
+@dataclass(frozen=True)
+class VolumeInfo:
+    """A volume as the panel tells it.
+
+    Attributes:
+        line: size, spacing, HU range, superpatches.
+        warnings: what the user should know.
+        refusal: why it cannot be reconstructed; empty if it can.
+        source_voxels, model_voxels: for the estimate of time and memory.
+        grids: token grids (D, H, W) of the superpatches, for the share that a mask hides.
+    """
+
+    line: str
+    warnings: tuple[str, ...] = ()
+    refusal: str = ""
+    source_voxels: int = 0
+    model_voxels: int = 0
+    grids: tuple[tuple[int, int, int], ...] = ()
+
+
+def describe(node: Any, checkpoint: Any) -> VolumeInfo:
+    """Describe a volume node.
+
+    Args:
+        checkpoint: the CheckpointInfo that is to reconstruct it, or None if that cannot be read.
+    """
+    from MAESILLib.ct_check import check_grid, check_values
+    from MAESILLib.errors import InputError
+    from MAESILLib.geometry import Geometry
+    from MAESILLib.superpatch import partition, token_grid
+    from MAESILLib.volume import model_grid
+
+    name = node.GetName()
+    if node.GetImageData() is None or node.GetImageData().GetNumberOfPoints() == 0:
+        return VolumeInfo("", refusal=_("{name} holds no voxels").format(name=name))
+    array = slicer.util.arrayFromVolume(node)
+    if array.ndim != 3:
+        return VolumeInfo("", refusal=_("{name} is not a scalar 3D volume").format(name=name))
+    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ijk_to_ras(node)
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    low, high = float(array.min()), float(array.max())
+    line = _("{size} voxels, {spacing} mm, {low:.0f} to {high:.0f} HU").format(
+        size=" x ".join(str(n) for n in array.shape[::-1]),
+        spacing=" x ".join(f"{s:.3g}" for s in spacing),
+        low=low,
+        high=high,
+    )
+    with np.errstate(all="ignore"):
+        direction = tuple(float(x) for x in (matrix[:3, :3] / spacing).ravel())
+    try:
+        check_grid(array.shape[::-1], tuple(float(s) for s in spacing), direction, name)
+        warnings = check_values(array, name)
+    except InputError as error:
+        return VolumeInfo(line, refusal=str(error))
+    if checkpoint is None:
+        return VolumeInfo(line, warnings)
+    depth, height, width = array.shape
+    geometry = Geometry((depth, height, width), tuple(spacing[::-1]), tuple(matrix[:3, 3]), direction)
+    shape = model_grid(geometry, checkpoint.preprocessing.spacing_mm).geometry.size_dhw
+    boxes = partition(shape, checkpoint.model.superpatch_size, checkpoint.model.patch_size)
+    grids = tuple(token_grid(box.size, checkpoint.model.patch_size) for box in boxes)
+    counted = _("1 superpatch") if len(boxes) == 1 else _("{n} superpatches").format(n=len(boxes))
+    return VolumeInfo(
+        f"{line}; {counted}",
+        warnings,
+        source_voxels=int(array.size),
+        model_voxels=int(np.prod(shape)),
+        grids=grids,
+    )
+
+
+def hidden_share(grids: tuple[tuple[int, int, int], ...], mask: str, plane: float, axis: float) -> float:
+    """Return the share of patches that a mask hides in superpatches with these token grids."""
+    from MAESILLib.mask_spec import MaskSpec, visible_count
+
+    spec = MaskSpec(mask, plane, axis)
+    grids = grids or ((16, 16, 16),)
+    return 1 - sum(visible_count(g, spec) for g in grids) / sum(int(np.prod(g)) for g in grids)
