@@ -23,7 +23,12 @@ from MAESILLib.training.optimizer import WeightAverage
 
 FORMAT = "maesil-training-state/1"
 STATE = "state.pt"
+NEW = "state.new.pt"
 PREVIOUS = "state.previous.pt"
+STATES = (NEW, STATE, PREVIOUS)
+"""Every name under which a state may lie, the newest first: ``NEW`` is there only where saving was cut short."""
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError)
+"""What torch.load raises for files that are cut, overwritten or none of its own."""
 
 
 @dataclass
@@ -38,6 +43,26 @@ class Progress:
     best_psnr_masked_db: float | None = None
     validation: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state that was read.
+
+    Attributes:
+        values: what :func:`save_state` packed.
+        path: the file it came from.
+        problem: which newer file could not be read, and why; empty where this is the newest.
+    """
+
+    values: dict[str, Any]
+    path: Path
+    problem: str = ""
+
+
+def holds_state(folder: Path) -> bool:
+    """Tell whether a run lies in ``folder``, whatever moment of its saving it was ended at."""
+    return any((folder / name).is_file() for name in STATES)
 
 
 def save_state(
@@ -67,33 +92,35 @@ def save_state(
     # torch.save to a file hides a full disk behind an error of its own
     packed = io.BytesIO()
     torch.save(state, packed)
-    with atomic_path(folder / "state.new.pt") as temporary:
+    with atomic_path(folder / NEW) as temporary:
         temporary.write_bytes(packed.getbuffer())
     # at every moment one of the names holds a complete state
     if path.exists():
         path.replace(folder / PREVIOUS)
-    (folder / "state.new.pt").replace(path)
+    (folder / NEW).replace(path)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """Read the newest complete state of a run.
+def read_state(folder: Path) -> SavedState:
+    """Read the newest complete state of a run; say so where a newer file is damaged.
 
     Raises:
         InputError: there is none, or none can be read.
     """
-    found = [folder / name for name in (STATE, "state.new.pt", PREVIOUS) if (folder / name).is_file()]
+    found = [folder / name for name in STATES if (folder / name).is_file()]
     if not found:
         raise InputError(f"{folder} holds no training state", "start without --resume, or give the run's folder")
-    problem = ""
+    # saving never leaves the one before alone
+    problem = f"{STATE}: it is not there" if found[0].name == PREVIOUS else ""
     for path in found:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            problem = f"{path.name}: {str(error).splitlines()[0]}"
-            continue
-        if isinstance(state, dict) and state.get("format") == FORMAT:
-            return state
-        problem = f"{path.name}: not a {FORMAT}"
+        except UNREADABLE as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+        else:
+            if isinstance(state, dict) and state.get("format") == FORMAT:
+                return SavedState(state, path, problem)
+            reason = f"not a {FORMAT}"
+        problem = problem or f"{path.name}: {reason}"
     raise InputError(f"no training state in {folder} can be read ({problem})", "start a new run")
 
 

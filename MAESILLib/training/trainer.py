@@ -35,7 +35,7 @@ from MAESILLib.training.batch import Batch, BatchLoader, intensities
 from MAESILLib.training.log import TrainingLog
 from MAESILLib.training.loss import Loss, masked_loss
 from MAESILLib.training.optimizer import WeightAverage, learning_rate, make_optimizer
-from MAESILLib.training.state import STATE, Progress, check_same_run, read_state, save_state
+from MAESILLib.training.state import Progress, check_same_run, holds_state, read_state, save_state
 from MAESILLib.training.validation import ValidationSuperpatch, validate, validation_set, write_preview
 
 MODEL = "model.safetensors"
@@ -330,12 +330,12 @@ class Trainer:
             )
 
     def _check_folder(self, resume: bool) -> None:
-        has_state = (self.folder / STATE).exists()
-        if has_state and not resume:
+        if holds_state(self.folder) and not resume:
             raise InputError(f"{self.folder} already holds a run", "add --resume to go on, or choose another folder")
 
     def _restore(self) -> None:
-        state = read_state(self.folder)
+        saved = read_state(self.folder)
+        state = saved.values
         check_same_run(state, self.config, self.fingerprint, self.folder)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -343,6 +343,10 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         self.initial = state["initial"]
         torch.set_rng_state(state["rng"])
+        if saved.problem:
+            self.reporter.warning(
+                f"a newer state cannot be read ({saved.problem}); going on from {saved.path}, step {self.progress.step}"
+            )
 
 
 def _db(mse: float) -> float:
