@@ -61,6 +61,22 @@ def cache(tmp_path: Path) -> Cache:
     return make_cache(tmp_path / "cache", shapes, ["train", "train", "train", "val"])
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint with random weights; tests read it only."""
+    from cli_factory import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic CT of (40, 48, 44) voxels; tests read it only."""
+    from cli_factory import write_ct
+
+    return write_ct(tmp_path_factory.mktemp("scan") / "scan.nii.gz")
+
+
 def tiny_config(**train: object) -> Config:
     """The smallest configuration that has every part."""
     return load(

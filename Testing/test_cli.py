@@ -25,7 +25,6 @@ from cli_factory import (
     no_root,
     reconstruct,
     run_process,
-    write_checkpoint,
     write_ct,
     write_image,
 )
@@ -36,16 +35,6 @@ from MAESILLib import __version__, cli
 from MAESILLib.checkpoint import CheckpointInfo
 
 COMMANDS = ("demo", "reconstruct", "prepare", "pretrain", "evaluate", "info")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_ct(tmp_path_factory.mktemp("scan") / "scan.nii.gz")
 
 
 class TestImports:

@@ -28,22 +28,11 @@ from cli_factory import (
     maesil_process,
     reconstruct,
     run_process,
-    write_checkpoint,
     write_ct,
 )
 
 from MAESILLib.events import Reporter, parse_event
 from MAESILLib.stopping import StopRequest
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_ct(tmp_path_factory.mktemp("scan") / "scan.nii.gz")
 
 
 def read_size(path: Path) -> int:

@@ -16,22 +16,11 @@ from cli_factory import (
     maesil_process,
     reconstruct,
     run_process,
-    write_checkpoint,
     write_ct,
 )
 
 from MAESILLib import __version__
 from MAESILLib.events import EVENTS, Reporter, parse_event
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_ct(tmp_path_factory.mktemp("scan") / "scan.nii.gz")
 
 
 class TestEvents:

@@ -24,11 +24,6 @@ from MAESILLib.plan import Plan, masks_of_volume, superpatch_masks
 from MAESILLib.superpatch import partition, token_grid
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
 class TestMasks:
     @pytest.mark.parametrize("strategy", STRATEGIES)
     @pytest.mark.parametrize("coverage", ["single", "complete"])

@@ -14,7 +14,6 @@ import SimpleITK as sitk
 import torch
 from cli_factory import (
     maesil,
-    write_checkpoint,
     write_ct,
     write_image,
 )
@@ -36,11 +35,6 @@ GRIDS: dict[str, dict[str, Any]] = {
     "thick slices": {"spacing_dhw": (5.0, 0.8, 0.8)},
     "thin slices": {"spacing_dhw": (0.6, 1.9, 2.1)},
 }
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 class TestGrids:
