@@ -22,6 +22,7 @@ from volume_factory import geometry, image_of, trunk
 
 from MAESILLib import cli
 from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
+from MAESILLib.config import Preprocessing
 from MAESILLib.events import parse_event
 from MAESILLib.geometry import Geometry
 from MAESILLib.model import MaskedAutoencoder
@@ -118,7 +119,7 @@ def assert_refused_event(result: Result, kind: str, status: int) -> dict[str, An
     return error
 
 
-def write_checkpoint(path: Path, seed: int = 0, prior: bool = True) -> Path:
+def write_checkpoint(path: Path, seed: int = 0, prior: bool = True, preprocessing: Preprocessing | None = None) -> Path:
     """Write a small checkpoint with random weights, whose output differs from the prior."""
     config = tiny_config()
     config = replace(config, model=replace(config.model, prior=prior))
@@ -126,7 +127,7 @@ def write_checkpoint(path: Path, seed: int = 0, prior: bool = True) -> Path:
     network = MaskedAutoencoder(config.model)
     for head in (network.decoder.hidden_head, network.decoder.visible_head):
         torch.nn.init.normal_(head.weight, std=0.02)
-    save_checkpoint(path, network, CheckpointInfo(config.model, config.preprocessing))
+    save_checkpoint(path, network, CheckpointInfo(config.model, preprocessing or config.preprocessing))
     return path
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from cli_factory import read_array, reconstruct, write_checkpoint, write_ct
+from conftest import tiny_config
 
-import MAESILLib
-from MAESILLib.config import PRESETS, Config, from_dict, load, preset, to_dict
+from MAESILLib.config import PRESETS, Config, Preprocessing, from_dict, load, preset, to_dict
+from MAESILLib.data.cache import Cache
 from MAESILLib.errors import InputError
+from MAESILLib.model import MaskedAutoencoder
+from MAESILLib.superpatch import extract, partition
+from MAESILLib.training.batch import make_batch
+from MAESILLib.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -63,17 +71,6 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "none.toml")
 
 
-def test_every_key_is_read_somewhere() -> None:
-    """A key that no code reads would be one that changes nothing."""
-    folder = Path(inspect.getfile(MAESILLib)).parent
-    code = "\n".join(p.read_text(encoding="utf-8") for p in folder.rglob("*.py") if p.name != "config.py")
-    for section in dataclasses.fields(Config):
-        if section.name == "preset":
-            continue
-        for key in dataclasses.fields(getattr(preset("small"), section.name)):
-            assert f".{key.name}" in code, f"{section.name}.{key.name} is read nowhere"
-
-
 MODEL_CHANGES = {
     "superpatch_size": (32, 32, 16),
     "patch_size": (4, 8, 8),
@@ -88,14 +85,24 @@ MODEL_CHANGES = {
 }
 
 
-@pytest.mark.parametrize("key", [f.name for f in dataclasses.fields(preset("tiny").model)])
+MASK_CHANGES = {"strategies": ("tube",), "hidden_shares": (0.6,)}
+PREPROCESSING_CHANGES = {"spacing_mm": 3.0, "window_hu": (-160.0, 240.0)}
+
+
+def test_every_key_is_tested() -> None:
+    """What a changed key changes is tested below; for the section ``train``, in test_training."""
+    config = preset("tiny")
+    assert [f.name for f in dataclasses.fields(config)] == ["preset", "preprocessing", "model", "mask", "train"]
+    for section, changes in (
+        (config.model, MODEL_CHANGES),
+        (config.mask, MASK_CHANGES),
+        (config.preprocessing, PREPROCESSING_CHANGES),
+    ):
+        assert sorted(changes) == sorted(f.name for f in dataclasses.fields(section))
+
+
+@pytest.mark.parametrize("key", MODEL_CHANGES)
 def test_every_model_key_changes_the_network_or_its_superpatches(key: str) -> None:
-    import torch
-    from conftest import tiny_config
-
-    from MAESILLib.model import MaskedAutoencoder
-    from MAESILLib.superpatch import partition
-
     def facts(model: object) -> object:
         torch.manual_seed(0)
         network = MaskedAutoencoder(model).eval()  # type: ignore[arg-type]
@@ -109,8 +116,74 @@ def test_every_model_key_changes_the_network_or_its_superpatches(key: str) -> No
     assert facts(dataclasses.replace(before, **{key: MODEL_CHANGES[key]})) != facts(before)
 
 
-def test_preprocessing_keys_change_what_the_network_sees() -> None:
-    """window_hu and spacing_mm: see test_training and test_prepare; here, that odd values are refused."""
-    for bad in ({"spacing_mm": 0.0}, {"spacing_mm": float("nan")}, {"window_hu": [1, 0]}, {"window_hu": [0, 1e30]}):
-        with pytest.raises(InputError, match="preprocessing"):
-            from_dict({"preprocessing": bad})
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The images (D, H, W) that any network is given, in order."""
+    images: list[np.ndarray] = []
+    forward = MaskedAutoencoder.forward
+
+    def watched(self: MaskedAutoencoder, image: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        images.extend(image[:, 0].detach().cpu().numpy().copy())
+        return forward(self, image, *rest, **options)
+
+    monkeypatch.setattr(MaskedAutoencoder, "forward", watched)
+    return images
+
+
+def in_window(hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
+    return np.clip((hu.astype(np.float64) - window_hu[0]) / (window_hu[1] - window_hu[0]), 0, 1)
+
+
+@pytest.mark.parametrize("window_hu", [(-1000.0, 1000.0), PREPROCESSING_CHANGES["window_hu"]])
+def test_training_shows_the_network_the_window(
+    tmp_path: Path, cache: Cache, seen: list[np.ndarray], window_hu: tuple[float, float]
+) -> None:
+    plain = tiny_config(steps=1, noise=0.0, scale_jitter=0.0, shift_jitter=0.0)
+    config = dataclasses.replace(plain, preprocessing=dataclasses.replace(plain.preprocessing, window_hu=window_hu))
+    trainer = Trainer(config, cache, tmp_path / "run")
+    trainer.run()
+    crops = [trainer.sampler.crop(number).hu for number in range(config.train.batch_size)]
+    for image, crop in zip(seen, crops, strict=False):
+        np.testing.assert_allclose(image, in_window(crop, window_hu), atol=1e-6)
+    # after them come the validation superpatches
+    assert len(seen) > len(crops)
+    volume = cache.open(trainer.validation_entries[0])
+    boxes = partition(volume.shape, config.model.superpatch_size, config.model.patch_size)
+    known = [in_window(extract(volume, box), window_hu) for box in boxes]
+    for image in seen[len(crops) :]:
+        assert any(k.shape == image.shape and np.allclose(k, image, atol=1e-6) for k in known)
+
+
+@pytest.mark.parametrize("key", [None, *PREPROCESSING_CHANGES])
+def test_reconstruction_shows_the_network_the_window_and_the_spacing(
+    tmp_path: Path, seen: list[np.ndarray], key: str | None
+) -> None:
+    changes = {} if key is None else {key: PREPROCESSING_CHANGES[key]}
+    preprocessing = dataclasses.replace(Preprocessing(), **changes)
+    checkpoint = write_checkpoint(tmp_path / "c.safetensors", preprocessing=preprocessing)
+    scan = write_ct(tmp_path / "scan.nrrd", (32, 32, 32), spacing_dhw=(1.5, 1.5, 1.5))
+    assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
+    (image,) = seen
+    if preprocessing.spacing_mm == 1.5:
+        np.testing.assert_allclose(image, in_window(read_array(scan), preprocessing.window_hu), atol=1e-6)
+    else:
+        assert image.shape == (16, 16, 16)
+
+
+@pytest.mark.parametrize("key", MASK_CHANGES)
+def test_every_mask_key_changes_the_masks_of_training(cache: Cache, key: str) -> None:
+    def masks(config: Config) -> list[object]:
+        sampler = Trainer(config, cache, cache.folder.parent / "run").sampler
+        return [make_batch(config, sampler, step, 2 * step, 2).visible.tolist() for step in range(4)]
+
+    before = tiny_config()
+    changed = dataclasses.replace(before, mask=dataclasses.replace(before.mask, **{key: MASK_CHANGES[key]}))
+    assert masks(changed) != masks(before)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"spacing_mm": 0.0}, {"spacing_mm": float("nan")}, {"window_hu": [1, 0]}, {"window_hu": [0, 1e30]}]
+)
+def test_impossible_preprocessing_is_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="preprocessing"):
+        from_dict({"preprocessing": bad})
