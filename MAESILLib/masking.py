@@ -71,6 +71,7 @@ def complete_cover(grid: Grid, spec: MaskSpec, generator: torch.Generator) -> to
 
     Raises:
         InputError: the mask hides nothing, so nothing can be covered.
+        RuntimeError: a strategy did not hide what was visible most often; a bug, which would else never end.
     """
     tokens = grid[0] * grid[1] * grid[2]
     if visible_count(grid, spec) == tokens:
@@ -82,6 +83,8 @@ def complete_cover(grid: Grid, spec: MaskSpec, generator: torch.Generator) -> to
     uses = np.zeros((1, tokens), np.int64)
     masks: list[np.ndarray] = []
     while not masks or uses.max() == len(masks):
+        if len(masks) == tokens:
+            raise RuntimeError(f"{tokens} masks by {spec} leave a token of a {grid} grid that none of them hides")
         masks.append(draw(grid, spec, 1, generator, uses))
         uses[0, masks[-1][0]] += 1
     return torch.from_numpy(np.concatenate(masks))

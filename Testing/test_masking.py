@@ -126,6 +126,30 @@ def test_a_cover_is_two_disjoint_masks_where_half_is_hidden(strategy: str, ratio
     assert cover.flatten().unique().numel() == cover.numel()
 
 
+@pytest.mark.parametrize("strategy", HIDING)
+def test_covers_of_ragged_grids_end_and_hide_every_token(strategy: str) -> None:
+    """Blocks and rows that are cut at the border, and ratios that hide one token or leave one."""
+    tried = 0
+    for grid in itertools.product((1, 2, 3, 4, 5, 8), repeat=3):
+        tokens = grid[0] * grid[1] * grid[2]
+        for ratios in itertools.product((0.0, 0.05, 0.3, 0.5, 0.95), repeat=2):
+            spec = MaskSpec(strategy, *ratios)
+            if visible_count(grid, spec) == tokens:
+                continue
+            cover = complete_cover(grid, spec, generator_for(0, grid, ratios))
+            seen = torch.bincount(cover.flatten(), minlength=tokens)
+            assert seen.max() < len(cover) <= tokens, (grid, ratios)
+            assert seen.sum() == len(cover) * visible_count(grid, spec)
+            tried += 1
+    assert tried > 4000
+
+
+def test_a_strategy_that_never_covers_is_a_bug_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STRATEGIES, "uniform", lambda *_: np.array([[0, 1, 2]]))
+    with pytest.raises(RuntimeError, match=r"24 masks by .*uniform.* of a \(2, 3, 4\) grid that none of them hides"):
+        complete_cover((2, 3, 4), MaskSpec("uniform"), generator_for(0))
+
+
 def test_hidden_is_the_sorted_complement() -> None:
     visible = torch.tensor([[0, 2, 5], [1, 3, 4]])
     assert hidden_from_visible(visible, 6).tolist() == [[1, 3, 4], [0, 2, 5]]
