@@ -52,7 +52,7 @@ def device_name(device: torch.device) -> str:
 def use_bf16(precision: str, device: torch.device) -> bool:
     """Resolve ``auto``: bf16 on CUDA cards that have it, fp32 elsewhere."""
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bf16"
 
 

@@ -16,7 +16,7 @@ import torch
 
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.config import Window
-from MAESILLib.device import device_name, memory_guard, peak_memory_mib
+from MAESILLib.device import device_name, memory_guard, peak_memory_mib, use_bf16
 from MAESILLib.errors import InputError, MAESILError
 from MAESILLib.events import Reporter
 from MAESILLib.files import explain_os_error, missing_folders, remove_empty, write_json
@@ -67,40 +67,44 @@ def reconstruct_volume(
     _spare_input(volume, outputs)
     for warning in volume.warnings:
         reporter.warning(warning)
-    model, info = load_checkpoint(checkpoint, device)
-    window = info.preprocessing.window_hu
-    grid = model_grid(volume.geometry, info.preprocessing.spacing_mm)
-    unit = hu_to_unit(grid.to_model(volume.hu), window)
-    with memory_guard(device, "choose --device cpu, or close other programs"), _staged(outputs.folder) as staging:
-        result = reconstruct(
-            model,
-            unit,
-            plan,
-            name=volume.name,
-            device=device,
-            stop=stop,
-            progress=lambda share: reporter.progress("reconstruct", share),
-        )
-        stop.check()
-        reporter.progress("measure", 0.0)
-        figures = measure(unit, result, plan, info.model.patch_size, window, stop=stop)
-        reporter.progress("measure", 1.0)
-        metrics = {
-            **_describe(volume, checkpoint, plan, grid, result),
-            **figures,
-            "window_hu": list(window),
-            "device": device_name(device),
-        }
-        _write_volumes(staging, volume, grid, result, window, outputs.format, reporter, stop)
-        if outputs.figure:
-            _write_figure(staging / "figure.png", grid, unit, result, window, metrics)
-        peak = peak_memory_mib(device)
-        metrics["seconds"] = round(time.monotonic() - begin, 2)
-        metrics["peak_memory_mib"] = None if peak is None else round(peak)
-        metrics["files"] = sorted(path.name for path in staging.iterdir())
-        write_json(staging / "metrics.json", metrics)
-        stop.check()
-        written = sorted(path.name for path in staging.iterdir())
+    bf16 = use_bf16("auto", device)
+    with memory_guard(device, "choose --device cpu, or close other programs"):
+        model, info = load_checkpoint(checkpoint, device)
+        window = info.preprocessing.window_hu
+        grid = model_grid(volume.geometry, info.preprocessing.spacing_mm)
+        unit = hu_to_unit(grid.to_model(volume.hu), window)
+        with _staged(outputs.folder) as staging:
+            result = reconstruct(
+                model,
+                unit,
+                plan,
+                name=volume.name,
+                device=device,
+                bf16=bf16,
+                stop=stop,
+                progress=lambda share: reporter.progress("reconstruct", share),
+            )
+            stop.check()
+            reporter.progress("measure", 0.0)
+            figures = measure(unit, result, plan, info.model.patch_size, window, stop=stop)
+            reporter.progress("measure", 1.0)
+            metrics = {
+                **_describe(volume, checkpoint, plan, grid, result),
+                **figures,
+                "window_hu": list(window),
+                "device": device_name(device),
+                "precision": "bf16" if bf16 else "fp32",
+            }
+            _write_volumes(staging, volume, grid, result, window, outputs.format, reporter, stop)
+            if outputs.figure:
+                _write_figure(staging / "figure.png", grid, unit, result, window, metrics)
+            peak = peak_memory_mib(device)
+            metrics["seconds"] = round(time.monotonic() - begin, 2)
+            metrics["peak_memory_mib"] = None if peak is None else round(peak)
+            metrics["files"] = sorted(path.name for path in staging.iterdir())
+            write_json(staging / "metrics.json", metrics)
+            stop.check()
+            written = sorted(path.name for path in staging.iterdir())
     for name in written:
         reporter.artifact(name.split(".")[0], outputs.folder / name)
     return metrics

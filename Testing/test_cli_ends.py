@@ -70,7 +70,7 @@ class TestResources:
         def too_large(*_: object, **__: object) -> None:
             np.empty(1 << 60, np.uint8)
 
-        for name in ("reconstruct", "measure"):
+        for name in ("load_checkpoint", "ModelGrid.to_model", "reconstruct", "measure"):
             with monkeypatch.context() as patch:
                 patch.setattr(f"MAESILLib.results.{name}", too_large)
                 assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
@@ -87,8 +87,10 @@ class TestResources:
         def too_large(*_: object, **__: object) -> None:
             torch.empty(1 << 60, dtype=torch.uint8)
 
-        monkeypatch.setattr("MAESILLib.results.reconstruct", too_large)
-        assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
+        for name in ("load_checkpoint", "reconstruct"):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"MAESILLib.results.{name}", too_large)
+                assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_bug_keeps_its_traceback(

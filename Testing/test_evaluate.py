@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cli_factory import (
     Result,
     assert_refused,
@@ -340,6 +341,14 @@ class TestEnds:
         assert_refused_event(result, "disk_full", 4)
         assert leftovers(tmp_path) == []
         assert not list(tmp_path.rglob("evaluation.*"))
+
+    @pytest.mark.parametrize("name", ["load_checkpoint", "reconstruct"])
+    def test_memory(self, data: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def too_large(*_: object, **__: object) -> None:
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+        monkeypatch.setattr(f"MAESILLib.evaluation.evaluate.{name}", too_large)
+        assert_refused(evaluate(data, tmp_path / "out"), "too little memory", "--device cpu", status=4)
 
     def test_a_volume_too_small_to_hide_anything(self, data: Path, tmp_path: Path) -> None:
         """One column of patches: the dual mask keeps one of one position. No figure, and no NaN in the files."""

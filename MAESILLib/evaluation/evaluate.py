@@ -22,7 +22,7 @@ from MAESILLib.body import body_mask
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint, read_info
 from MAESILLib.config import Window
 from MAESILLib.data.cache import Cache, CacheEntry
-from MAESILLib.device import device_name, memory_guard
+from MAESILLib.device import device_name, memory_guard, use_bf16
 from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.files import write_json, write_text
@@ -122,34 +122,37 @@ def evaluate(
     described: list[dict[str, Any]] = []
     labels = label_checkpoints(checkpoints)
     total = len(labels) * len(entries) * len(settings)
-    for path, label in labels.items():
-        model, info = load_checkpoint(path, device)
-        if info.preprocessing.spacing_mm != cache.spacing_mm:
-            raise InputError(
-                f"{path} needs {info.preprocessing.spacing_mm} mm voxels, {cache.folder} has {cache.spacing_mm} mm",
-                "prepare the data again with that --spacing",
-            )
-        own = info.preprocessing.window_hu
-        seen = trained_on(info.training, entries)
-        if seen:
-            reporter.warning(f"{label} was trained on {len(seen)} of these volumes or their patients, first {seen[0]}")
-        described.append({**checkpoint_identity(path), "name": label, "trained_on": seen})
-        for entry in entries:
-            hu = np.asarray(cache.open(entry))
-            unit, body = hu_to_unit(hu, own), body_mask(hu)
-            for setting in settings:
-                stop.check()
-                plan = setting.plan
-                with memory_guard(device, "choose --device cpu"):
-                    result = reconstruct(model, unit, plan, name=entry.name, device=device, stop=stop)
-                patch_size = info.model.patch_size
-                figures = measure(unit, result, plan, patch_size, own, shown_hu=window_hu, body=body, stop=stop)
-                if plan.coverage == "single" and plan.mask.strategy != "none":
-                    figures |= _trivial(unit, result.hidden, own, window_hu or own)
-                row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}
-                row |= {"setting": setting.name, "hidden_share": round(result.hidden_share, 5)}
-                rows.append(row | figures)
-                reporter.progress("evaluate", len(rows) / total, f"{entry.name} {setting.name}")
+    bf16 = use_bf16("auto", device)
+    with memory_guard(device, "choose --device cpu, or close other programs"):
+        for path, label in labels.items():
+            model, info = load_checkpoint(path, device)
+            if info.preprocessing.spacing_mm != cache.spacing_mm:
+                raise InputError(
+                    f"{path} needs {info.preprocessing.spacing_mm} mm voxels, {cache.folder} has {cache.spacing_mm} mm",
+                    "prepare the data again with that --spacing",
+                )
+            own = info.preprocessing.window_hu
+            seen = trained_on(info.training, entries)
+            if seen:
+                reporter.warning(
+                    f"{label} was trained on {len(seen)} of these volumes or their patients, first {seen[0]}"
+                )
+            described.append({**checkpoint_identity(path), "name": label, "trained_on": seen})
+            for entry in entries:
+                hu = np.asarray(cache.open(entry))
+                unit, body = hu_to_unit(hu, own), body_mask(hu)
+                for setting in settings:
+                    stop.check()
+                    plan = setting.plan
+                    result = reconstruct(model, unit, plan, name=entry.name, device=device, bf16=bf16, stop=stop)
+                    patch_size = info.model.patch_size
+                    figures = measure(unit, result, plan, patch_size, own, shown_hu=window_hu, body=body, stop=stop)
+                    if plan.coverage == "single" and plan.mask.strategy != "none":
+                        figures |= _trivial(unit, result.hidden, own, window_hu or own)
+                    row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}
+                    row |= {"setting": setting.name, "hidden_share": round(result.hidden_share, 5)}
+                    rows.append(row | figures)
+                    reporter.progress("evaluate", len(rows) / total, f"{entry.name} {setting.name}")
     return {
         "schema": SCHEMA,
         "library_version": __version__,
@@ -158,6 +161,7 @@ def evaluate(
         "window_hu": list(window_hu) if window_hu else "the checkpoint's own",
         "spacing_mm": cache.spacing_mm,
         "device": device_name(device),
+        "precision": "bf16" if bf16 else "fp32",
         "settings": [_describe(setting) for setting in settings],
         "rows": rows,
         "summary": summarise(rows),
