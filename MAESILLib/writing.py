@@ -6,7 +6,6 @@ most a few per cent (smooth or noisy voxels) to a third (voxels rounded to multi
 
 from __future__ import annotations
 
-import errno
 import shutil
 import zlib
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from MAESILLib.errors import DiskFullError, InputError, MAESILError
-from MAESILLib.files import atomic_path, explain_os_error
+from MAESILLib.files import atomic_path
 from MAESILLib.geometry import Geometry, set_geometry
 from MAESILLib.itk_quiet import one_line_reason, quiet_itk, silent_stderr
 
@@ -50,18 +49,13 @@ def write_volume(path: Path | str, array: NDArray[Any], geometry: Geometry, *, c
     if not suffix:
         raise InputError(f"cannot write {path}: unknown suffix", f"use one of {', '.join(WRITABLE_SUFFIXES)}")
     image = _image_of(array, geometry)
-    try:
-        with atomic_path(path) as temporary, quiet_itk():
-            if suffix == ".nii.gz":
-                _write_nifti_gz(image, temporary, path)
-            elif suffix == ".nii":
-                _write_nifti(image, temporary, path)
-            else:
-                _write(image, temporary, path, compress)
-    except OSError as error:
-        if error.errno == errno.EFBIG:  # ulimit -f, or a file system with small files only
-            raise DiskFullError(f"{path} is larger than the system allows", "choose another folder") from error
-        raise explain_os_error(error, path) from error
+    with atomic_path(path) as temporary, quiet_itk():
+        if suffix == ".nii.gz":
+            _write_nifti_gz(image, temporary, path)
+        elif suffix == ".nii":
+            _write_nifti(image, temporary, path)
+        else:
+            _write(image, temporary, path, compress)
 
 
 def _image_of(array: NDArray[Any], geometry: Geometry) -> Any:
