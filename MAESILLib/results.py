@@ -128,6 +128,7 @@ def _describe(
             "plane_ratio": plan.mask.plane_ratio,
             "axis_ratio": plan.mask.axis_ratio,
             "hidden_share": round(result.hidden_share, 6),
+            "hidden_voxel_share": round(float(result.hidden.mean()), 6),
             "seed": plan.seed,
             "coverage": plan.coverage,
             "passes": result.passes,
@@ -136,6 +137,14 @@ def _describe(
         "model_grid": {"size_dhw": list(grid.geometry.size_dhw), "spacing_mm": grid.geometry.spacing_dhw[0]},
         "superpatches": [{"start_dhw": list(b.start), "size_dhw": list(b.size)} for b in result.superpatches],
     }
+
+
+def shown_share(mask: dict[str, Any]) -> float:
+    """Return the share that ``masked`` and the figure show as hidden, of what metrics.json says of the mask.
+
+    Where superpatches overlap, a voxel is shown as hidden that any of them hid: more than each hides by itself.
+    """
+    return mask["hidden_voxel_share"] if mask["overlap"] > 0 else mask["hidden_share"]
 
 
 def _spare_input(volume: CTVolume, outputs: Outputs) -> None:
@@ -215,7 +224,7 @@ def _write_figure(
     mask = metrics["mask"]
     title = (
         f"{metrics['input']['name']}: {mask['strategy']} mask {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, "
-        f"{mask['hidden_share']:.0%} hidden, {mask['coverage']} coverage"
+        f"{shown_share(mask):.0%} hidden, {mask['coverage']} coverage"
     )
     reconstruction_figure(
         path,

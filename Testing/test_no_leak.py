@@ -38,6 +38,7 @@ class TestMasks:
         assert metrics["mask"]["strategy"] == strategy
         assert metrics["mask"]["overlap"] == float(overlap)
         hidden = arrays["mask"] == 1
+        assert metrics["mask"]["hidden_voxel_share"] == pytest.approx(hidden.mean(), abs=1e-6)
         assert metrics["psnr_masked_db"] == pytest.approx(
             psnr(np.clip(hu, LOW, HIGH)[hidden], arrays["reconstruction"][hidden]), abs=0.005
         )
@@ -47,6 +48,7 @@ class TestMasks:
             # no one fill compares with a mask that differs where superpatches overlap
             assert metrics["baseline_harmonic_psnr_masked_db"] is None
             assert len(metrics["superpatches"]) > 1
+            assert metrics["mask"]["hidden_voxel_share"] > metrics["mask"]["hidden_share"] + 0.02
 
     def test_the_dual_mask(self, tmp_path: Path, checkpoint: Path) -> None:
         """One superpatch of 4x4x4 tokens: 8 positions kept in plane, the same at every depth, 4 of them at each."""

@@ -311,6 +311,26 @@ class TestFigurePicture:
         assert [event["path"] for event in figures] == [str(tmp_path / "out" / "figure.png")]
         assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
+    @pytest.mark.parametrize("overlap", ["0", "0.25"])
+    def test_the_title_says_what_the_picture_shows_as_hidden(
+        self, tmp_path: Path, checkpoint: Path, overlap: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn: dict[str, Any] = {}
+
+        def draw(path: Path, **options: Any) -> None:
+            path.touch()
+            drawn.update(options)
+
+        monkeypatch.setattr("MAESILLib.figure.reconstruction_figure", draw)
+        path = write_ct(tmp_path / "scan.nrrd", (32, 40, 48))
+        arguments = ("reconstruct", path, "--output", tmp_path / "out", "--checkpoint", checkpoint)
+        result = maesil(*arguments, "--overlap", overlap, "--progress", "off")
+        assert result.status == 0, result.err
+        share = drawn["hidden"].mean()
+        assert (share > 0.77) == (overlap != "0")
+        assert f", {share:.0%} hidden, " in drawn["title"]
+        assert f"hides {share:.1%}" in result.out
+
 
 def has_embedded_checkpoint() -> bool:
     try:

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
 def table(metrics: dict[str, Any]) -> str:
     """Return the figures of a reconstruction as text for people."""
+    from MAESILLib.results import shown_share
+
     mask, checkpoint = metrics["mask"], metrics["checkpoint"]
     rows = [
         (
@@ -60,7 +62,7 @@ def table(metrics: dict[str, Any]) -> str:
         ("checkpoint", f"{checkpoint['name']} ({checkpoint['sha256'][:12]})"),
         (
             "mask",
-            f"{mask['strategy']} {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, hides {mask['hidden_share']:.1%}"
+            f"{mask['strategy']} {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, hides {shown_share(mask):.1%}"
             f", coverage {mask['coverage']}, seed {mask['seed']}",
         ),
     ]
