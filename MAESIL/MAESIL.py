@@ -84,7 +84,6 @@ def registerSampleData():
         sampleName="MAESILSampleCT",
         thumbnailFileName=resource("Icons/MAESIL.png"),
         customDownloader=downloadSample,
-        sampleDescription=_("A made-up CT of a torso, generated on this computer; needs no network."),
     )
 
 
@@ -313,17 +312,13 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         problem = model.problem or describe(volumeNode, model.info).refusal
         if problem:
             raise ValueError(problem)
-        options = ReconstructOptions(
-            str(checkpoint), mask, planeRatio, axisRatio, coverage, overlap, seed, device
-        )
+        options = ReconstructOptions(str(checkpoint), mask, planeRatio, axisRatio, coverage, overlap, seed, device)
 
         def ended(state, textNode, failure):
             if onEnd is not None:
                 onEnd(state, Result(textNode) if textNode is not None else None, failure)
 
-        task = self.startReconstruction(
-            volumeNode, options, on_progress=onProgress or (lambda *_: None), on_end=ended
-        )
+        task = self.startReconstruction(volumeNode, options, on_progress=onProgress or (lambda *_: None), on_end=ended)
         if not waitForCompletion:
             return task
         self._wait(task)

@@ -21,6 +21,7 @@ from MAESILLib.stopping import StopRequest
 
 COMMANDS = {
     "demo": "reconstruct a generated sample with the embedded checkpoint",
+    "sample": "generate the sample CT as a file",
     "reconstruct": "hide part of a CT and reconstruct it",
     "prepare": "check CTs and store them for training",
     "pretrain": "train a model on prepared CTs",
@@ -93,6 +94,7 @@ def _run(arguments: list[str]) -> int:
         args = build_parser().parse_args(arguments)
         stop = StopRequest(args.stop_file, args.watch_parent)
         stop.install()
+        reporter.on_reader_gone = lambda: stop.ask("whoever read the output has gone")
         reporter.started(args.command)
         importlib.import_module(f"MAESILLib.commands.{args.command}").run(args, reporter, stop)
     except MAESILError as error:

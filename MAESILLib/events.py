@@ -20,6 +20,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -65,6 +66,8 @@ class Reporter:
         self.mode = mode
         self.out = sys.stdout if out is None else out
         self.log = sys.stderr if log is None else log
+        self.on_reader_gone: Callable[[], None] | None = None
+        """Called when whoever read the events has gone; BrokenPipeError is raised if not set."""
         self.begin = time.monotonic()
         self._stage, self._stage_begin, self._stage_from, self._last = "", self.begin, 0.0, 0.0
         self._bar_length = 0
@@ -115,7 +118,7 @@ class Reporter:
     def text(self, line: str) -> None:
         """Write a line for people, clear of the progress bar."""
         self.clear_bar()
-        print(line, file=self.log, flush=True)
+        self._print(line, self.log)
 
     def clear_bar(self) -> None:
         """Remove the progress bar from its line."""
@@ -126,7 +129,17 @@ class Reporter:
     def _emit(self, event: str, **values: Any) -> None:
         if self.mode == "json":
             # flushed, because the parent reads through a pipe; escaped, whatever the encoding of stdout
-            print(json.dumps({"event": event, **values}), file=self.out, flush=True)
+            self._print(json.dumps({"event": event, **values}), self.out)
+
+    def _print(self, line: str, stream: TextIO) -> None:
+        try:
+            print(line, file=stream, flush=True)
+        except BrokenPipeError:
+            if self.on_reader_gone is None:
+                raise
+            # the work ends where it can end cleanly: a training saves its state first
+            self.out = self.log = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+            self.on_reader_gone()
 
     def _draw(self, stage: str, fraction: float, eta: float | None, note: str) -> None:
         if not self.log.isatty():

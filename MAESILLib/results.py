@@ -22,7 +22,7 @@ from MAESILLib.events import Reporter
 from MAESILLib.files import explain_os_error, missing_folders, remove_empty, write_json
 from MAESILLib.plan import Plan
 from MAESILLib.reconstruction import Reconstruction, reconstruct
-from MAESILLib.scoring import measure
+from MAESILLib.scoring import measure, superpatch_figures
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import CTVolume, ModelGrid, hu_to_unit, model_grid, unit_to_hu
 from MAESILLib.writing import write_volume
@@ -33,11 +33,12 @@ KINDS = ("masked", "reconstruction", "composite", "error", "mask")
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where results go, and as what: ``format`` is nrrd or nii.gz."""
+    """Where results go, and as what: ``format`` is nrrd or nii.gz; ``compress`` is for nrrd, nii.gz always is."""
 
     folder: Path
     format: str = "nrrd"
     figure: bool = True
+    compress: bool = True
 
 
 def reconstruct_volume(
@@ -86,16 +87,17 @@ def reconstruct_volume(
             )
             stop.check()
             reporter.progress("measure", 0.0)
-            figures = measure(unit, result, plan, info.model.patch_size, window, stop=stop)
+            measured = measure(unit, result, plan, info.model.patch_size, window, stop=stop)
             reporter.progress("measure", 1.0)
             metrics = {
                 **_describe(volume, checkpoint, plan, grid, result),
-                **figures,
+                **measured.figures,
+                "superpatches": superpatch_figures(measured, result),
                 "window_hu": list(window),
                 "device": device_name(device),
                 "precision": "bf16" if bf16 else "fp32",
             }
-            _write_volumes(staging, volume, grid, result, window, outputs.format, reporter, stop)
+            _write_volumes(staging, volume, grid, result, window, outputs, reporter, stop)
             if outputs.figure:
                 _write_figure(staging / "figure.png", grid, unit, result, window, metrics)
             peak = peak_memory_mib(device)
@@ -134,8 +136,11 @@ def _describe(
             "passes": result.passes,
             "overlap": plan.overlap,
         },
-        "model_grid": {"size_dhw": list(grid.geometry.size_dhw), "spacing_mm": grid.geometry.spacing_dhw[0]},
-        "superpatches": [{"start_dhw": list(b.start), "size_dhw": list(b.size)} for b in result.superpatches],
+        "model_grid": {
+            "size_dhw": list(grid.geometry.size_dhw),
+            "spacing_mm": grid.geometry.spacing_dhw[0],
+            "ijk_to_lps": grid.geometry.ijk_to_lps().tolist(),
+        },
     }
 
 
@@ -188,7 +193,7 @@ def _write_volumes(
     grid: ModelGrid,
     result: Reconstruction,
     window: Window,
-    suffix: str,
+    outputs: Outputs,
     reporter: Reporter,
     stop: StopRequest,
 ) -> None:
@@ -210,7 +215,7 @@ def _write_volumes(
     for number, kind in enumerate(KINDS):
         stop.check()
         reporter.progress("write", number / len(KINDS))
-        write_volume(staging / f"{kind}.{suffix}", made[kind](), volume.geometry)
+        write_volume(staging / f"{kind}.{outputs.format}", made[kind](), volume.geometry, compress=outputs.compress)
     reporter.progress("write", 1.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,30 @@ from MAESILLib.body import body_mask
 from MAESILLib.config import Window
 from MAESILLib.errors import InputError
 from MAESILLib.fills import fill_harmonic
-from MAESILLib.metrics import Scores, WholeScores, border_index, psnr, score, score_whole
+from MAESILLib.metrics import Scores, WholeScores, border_index, mae_hu, psnr, score, score_whole
 from MAESILLib.plan import Plan, VolumeMask
 from MAESILLib.reconstruction import Reconstruction
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import hu_to_unit, unit_to_hu
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What :func:`measure` found; arrays (D, H, W) are intensities of the window the figures refer to.
+
+    Attributes:
+        figures: those of metrics.json; None where one does not apply.
+        reference: the input.
+        prediction: what the model made of it.
+        filled: the harmonic fill of the same masks; None where nothing is hidden or superpatches overlap.
+        window_hu: the window.
+    """
+
+    figures: dict[str, Any]
+    reference: np.ndarray
+    prediction: np.ndarray
+    filled: np.ndarray | None
+    window_hu: Window
 
 
 def measure(
@@ -29,8 +49,8 @@ def measure(
     shown_hu: Window | None = None,
     body: np.ndarray | None = None,
     stop: StopRequest | None = None,
-) -> dict[str, Any]:
-    """Return the figures of metrics.json; None where one does not apply.
+) -> Measured:
+    """Compare a reconstruction with its input, and the harmonic fill with both.
 
     Args:
         unit: (D, H, W) the reference, intensities in [0, 1] of the model's window ``window_hu``.
@@ -79,6 +99,34 @@ def measure(
         figures["baseline_harmonic_border_index"] = _finite(border_index(reference, filled, patch_size, where=body))
         if is_complete:
             figures["baseline_harmonic_psnr_complete_db"] = _finite(psnr(reference, filled))
+    return Measured(_rounded(figures), reference, prediction, filled, shown)
+
+
+def superpatch_figures(measured: Measured, result: Reconstruction) -> list[dict[str, Any]]:
+    """Return the place and the figures of every superpatch, over what its part of the mask hid.
+
+    With nothing hidden they refer to every voxel; padding does not count.
+    """
+    low, high = measured.window_hu
+    rows = []
+    for box in result.superpatches:
+        part = box.in_volume(result.hidden.shape)
+        hidden = result.hidden[part]
+        where = hidden if hidden.any() else np.ones_like(hidden)
+        reference, prediction = measured.reference[part], measured.prediction[part]
+        figures: dict[str, float | None] = {
+            "hidden_share": float(hidden.mean()),
+            "psnr_masked_db": _finite(psnr(reference, prediction, where)),
+            "mae_masked_hu": mae_hu(reference, prediction, (low, high), where),
+            "baseline_harmonic_psnr_masked_db": None,
+        }
+        if measured.filled is not None:
+            figures["baseline_harmonic_psnr_masked_db"] = _finite(psnr(reference, measured.filled[part], where))
+        rows.append({"start_dhw": list(box.start), "size_dhw": list(box.size), **_rounded(figures)})
+    return rows
+
+
+def _rounded(figures: dict[str, float | None]) -> dict[str, Any]:
     return {key: None if value is None else round(float(value), 5) for key, value in figures.items()}
 
 

@@ -39,6 +39,10 @@ class StopRequest:
                 self.reason = "the parent process ended"
         return bool(self.reason)
 
+    def ask(self, reason: str) -> None:
+        """Ask for a stop."""
+        self.reason = self.reason or reason
+
     def check(self) -> None:
         """Raise CancelledError if a stop was asked for."""
         if self.requested():

@@ -21,6 +21,7 @@ from cli_factory import (
 
 from MAESILLib import __version__
 from MAESILLib.events import EVENTS, Reporter, parse_event
+from MAESILLib.stopping import StopRequest
 
 
 class TestEvents:
@@ -171,3 +172,21 @@ class TestNames:
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert process.wait(30) == 3
+
+
+def test_a_reader_that_goes_away_ends_the_work_cleanly() -> None:
+    """The work is asked to stop, not torn down: a training has a state to save."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    stop = StopRequest()
+    reporter = Reporter("json", out=Gone(), log=io.StringIO())
+    reporter.on_reader_gone = lambda: stop.ask("whoever read the output has gone")
+    reporter.progress("pretrain", 0.5)
+    reporter.artifact("checkpoint", "model.safetensors")
+    assert stop.requested()
+    assert "has gone" in stop.reason
+    with pytest.raises(BrokenPipeError):
+        Reporter("json", out=Gone(), log=io.StringIO()).progress("pretrain", 0.5)

@@ -194,7 +194,27 @@ class TestFigures:
         assert metrics["device"].startswith("cpu")
         assert 0 < metrics["seconds"] < 60
         assert metrics["peak_memory_mib"] > 50
-        assert metrics["model_grid"] == {"size_dhw": [32, 40, 33], "spacing_mm": 1.5}
+        grid = metrics["model_grid"]
+        assert (grid["size_dhw"], grid["spacing_mm"]) == ([32, 40, 33], 1.5)
+        assert np.linalg.norm(np.array(grid["ijk_to_lps"])[:3, :3], axis=0) == pytest.approx(1.5)
+
+    def test_superpatches_make_up_the_whole(self, results: tuple[dict[str, Any], ...]) -> None:
+        """Their figures, weighted by what is hidden in each, are those of the volume."""
+        metrics = results[0]
+        boxes = metrics["superpatches"]
+        size = np.array(metrics["model_grid"]["size_dhw"])
+        weights = []
+        for box in boxes:
+            start = np.array(box["start_dhw"])
+            voxels = np.prod(np.minimum(start + box["size_dhw"], size) - start)
+            weights.append(voxels * box["hidden_share"])
+        assert sum(weights) == pytest.approx(metrics["mask"]["hidden_voxel_share"] * size.prod(), rel=1e-3)
+        mse = np.average([10 ** (-b["psnr_masked_db"] / 10) for b in boxes], weights=weights)
+        assert -10 * math.log10(mse) == pytest.approx(metrics["psnr_masked_db"], abs=1e-3)
+        fill = np.average([10 ** (-b["baseline_harmonic_psnr_masked_db"] / 10) for b in boxes], weights=weights)
+        assert -10 * math.log10(fill) == pytest.approx(metrics["baseline_harmonic_psnr_masked_db"], abs=1e-3)
+        mae = np.average([b["mae_masked_hu"] for b in boxes], weights=weights)
+        assert mae == pytest.approx(metrics["mae_masked_hu"], rel=1e-4)
 
     def test_errors_of_hidden_voxels(self, results: tuple[Any, Any, Any]) -> None:
         metrics, arrays, hu = results

@@ -315,7 +315,23 @@ def test_events_of_a_run(tmp_path: Path, cache: Cache, capsys: pytest.CaptureFix
     assert [m["step"] for m in metrics] == list(range(1, 9))
     assert {"loss", "psnr_masked_db", "lr", "samples_per_s"} <= set(metrics[0])
     kinds = [e["kind"] for e in events if e and e["event"] == "artifact"]
-    assert kinds == ["preview", "preview", "preview", "checkpoint", "best_checkpoint"]
+    assert kinds == ["preview", "preview_volume"] * 3 + ["checkpoint", "best_checkpoint"]
+
+
+def test_preview_volume(tmp_path: Path, cache: Cache) -> None:
+    """Masked and reconstruction agree where patches are visible, and the error is their difference to the input."""
+    trainer = Trainer(tiny_config(), cache, tmp_path / "run")
+    trainer.run()
+    superpatch = trainer.validation_superpatches[0]
+    with np.load(tmp_path / "run" / "previews" / "latest.npz", allow_pickle=False) as file:
+        masked, reconstruction, error = (file[kind].astype(int) for kind in ("masked", "reconstruction", "error"))
+        assert float(file["spacing_mm"]) == 1.5
+    hu = -1000 + 2000 * superpatch.image[0, 0].numpy()
+    assert np.abs(reconstruction - error - hu).max() <= 1.01
+    changed = masked != reconstruction
+    assert 0.3 < changed.mean() < 0.8
+    assert (masked[changed] == -1000).all()
+    assert np.abs(error[~changed]).max() <= 1
 
 
 def test_nothing_is_validated_on_that_was_trained_on(tmp_path: Path, cache: Cache) -> None:

@@ -140,5 +140,3 @@ class InputPanel:
         if stamp != self._described:
             self.volume = describe(node, self.checkpoint.info)
             self._described = stamp
-
-

@@ -12,7 +12,11 @@ LAYOUT_ID = 5820
 TRAINING_LAYOUT_ID = 5821
 VIEW_GROUP = 58
 """One group for our views, so that linked views are ours alone."""
-ROWS = (("masked", "Masked", "M", "#4a7fc1"), ("reconstruction", "Reconstruction", "R", "#4aa564"), ("error", "Error", "E", "#c1774a"))
+ROWS = (
+    ("masked", "Masked", "M", "#4a7fc1"),
+    ("reconstruction", "Reconstruction", "R", "#4aa564"),
+    ("error", "Error", "E", "#c1774a"),
+)
 """Kind of volume, part of the view's name, first letter of its label, colour of its bar."""
 COLUMNS = ("Axial", "Coronal", "Sagittal")
 PLOTS = ("Loss", "PSNR")

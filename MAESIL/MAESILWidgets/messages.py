@@ -31,8 +31,10 @@ def failure_of(exit_code: int, crashed: bool, error: dict[str, Any] | None, last
         return Failure(str(error["message"]), str(error["hint"]), str(error["kind"]))
     if crashed or exit_code in KILLED:
         return Failure(
-            _("The background process was ended from outside (signal {number}), most likely because the computer ran "
-              "out of memory").format(number=9 if exit_code in KILLED else exit_code),
+            _(
+                "The background process was ended from outside (signal {number}), most likely because the computer ran "
+                "out of memory"
+            ).format(number=9 if exit_code in KILLED else exit_code),
             _("close other programs, or choose a smaller volume or preset, then repeat"),
             "killed",
         )

@@ -54,9 +54,7 @@ def install_text(wanted: list[Package]) -> str:
         lines.append(f"  {package.name} >= {package.needed}  ({found})")
     lines.append("")
     if any(package.name == "torch" for package in wanted):
-        lines.append(
-            _("PyTorch takes 200 MB to 3 GB and some minutes; Slicer does not respond until it is installed.")
-        )
+        lines.append(_("PyTorch takes 200 MB to 3 GB and some minutes; Slicer does not respond until it is installed."))
     lines.append(_("Install now?"))
     return "\n".join(lines)
 
@@ -77,12 +75,14 @@ def install(wanted: list[Package]) -> list[str]:
                 _install_torch(package.needed)
             else:
                 _pip(requirement)
-        except Exception as error:  # noqa: BLE001 (pip, network and PyTorchUtils fail in many ways; each is reported)
+        except Exception as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             command = f"PythonSlicer -m pip install '{requirement}'"
-            failed.append(_("{name}: {reason}. To repeat: {command}").format(
-                name=package.name, reason=reason.rstrip("."), command=command
-            ))
+            failed.append(
+                _("{name}: {reason}. To repeat: {command}").format(
+                    name=package.name, reason=reason.rstrip("."), command=command
+                )
+            )
     return failed
 
 

@@ -25,7 +25,15 @@ from MAESILWidgets.messages import Failure
 from MAESILWidgets.results_scene import ResultVolumes, add_result, read_result_volume
 from MAESILWidgets.scene_watch import NodeWatch
 
-STAGES = {"export": 0.03, "start": 0.17, "read": 0.07, "reconstruct": 0.45, "measure": 0.15, "write": 0.05, "load": 0.08}
+STAGES = {
+    "export": 0.03,
+    "start": 0.17,
+    "read": 0.07,
+    "reconstruct": 0.45,
+    "measure": 0.15,
+    "write": 0.05,
+    "load": 0.08,
+}
 """What each stage takes of the whole, roughly: for one bar that does not run backwards."""
 
 
@@ -62,7 +70,9 @@ class ReconstructionTask:
         self.job = BackgroundJob(
             self.arguments, self.folder / "stop", on_event=self._on_event, on_log=on_log, on_end=self._on_job_end
         )
-        self.export = VolumeExport(node, self.volume_path, lambda share: self._progress("export", share), self._exported)
+        self.export = VolumeExport(
+            node, self.volume_path, lambda share: self._progress("export", share), self._exported
+        )
         self.watch = NodeWatch(self.node_id, self._input_lost)
         self.loader: Any = None
         self._loaded = ResultVolumes({}, {})

@@ -5,6 +5,7 @@ torch is asked in a background process; Slicer itself never imports it.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ class System:
         if self.missing() or self.job is not None:
             self.on_change()
             return
-        stop_file = Path(tempfile.gettempdir()) / f"maesil-info-{id(self)}-{slicer.app.applicationPid()}.stop"
+        stop_file = Path(tempfile.gettempdir()) / f"maesil-info-{id(self)}-{os.getpid()}.stop"
         self.job = BackgroundJob(
             ["info", "--system"],
             stop_file,

@@ -111,7 +111,9 @@ class TrainingTask:
             return
         node = slicer.mrmlScene.GetNodeByID(self.node_ids.pop(0))
         if node is None:
-            self._end(FAILED, Failure(_("A volume to train on was deleted"), _("choose the volumes again"), "input_lost"))
+            self._end(
+                FAILED, Failure(_("A volume to train on was deleted"), _("choose the volumes again"), "input_lost")
+            )
             return
         path = self.exports / f"{len(self.node_ids):03d}" / f"{file_name(node.GetName())}.nrrd"
         self.export = VolumeExport(node, path, lambda share: None, self._on_exported)

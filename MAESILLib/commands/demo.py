@@ -36,11 +36,11 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     volume = read_volume(args.input) if args.input else phantom_volume(args.seed)
     reporter.progress("sample", 1.0)
     begin = time.monotonic()
-    outputs = Outputs(folder, args.format, args.figure)
+    outputs = Outputs(folder, args.format, args.figure, args.compress)
     metrics = reconstruct_volume(volume, checkpoint, plan, outputs, device, reporter, stop, begin)
     if not args.input:
         # beside its results, so that they can be compared in a viewer
-        write_volume(folder / f"input.{args.format}", volume.hu, volume.geometry)
+        write_volume(folder / f"input.{args.format}", volume.hu, volume.geometry, compress=args.compress)
         reporter.artifact("input", folder / f"input.{args.format}")
     if args.progress != "json":
         print(table(metrics))

@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how results are written."""
     parser.add_argument("--format", choices=FORMATS, default="nrrd", help="of the volumes written")
+    parser.add_argument(
+        "--compress",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compress .nrrd volumes; .nii.gz always is",
+    )
     parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=True, help="write figure.png")
 
 
@@ -43,7 +49,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     reporter.progress("read", 0.0)
     volume = read_volume(args.input, series=args.series)
     reporter.progress("read", 1.0)
-    outputs = Outputs(Path(args.output), args.format, args.figure)
+    outputs = Outputs(Path(args.output), args.format, args.figure, args.compress)
     metrics = reconstruct_volume(volume, checkpoint, plan, outputs, device, reporter, stop, begin)
     if args.progress != "json":
         print(table(metrics))

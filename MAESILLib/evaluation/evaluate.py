@@ -146,7 +146,8 @@ def evaluate(
                     plan = setting.plan
                     result = reconstruct(model, unit, plan, name=entry.name, device=device, bf16=bf16, stop=stop)
                     patch_size = info.model.patch_size
-                    figures = measure(unit, result, plan, patch_size, own, shown_hu=window_hu, body=body, stop=stop)
+                    found = measure(unit, result, plan, patch_size, own, shown_hu=window_hu, body=body, stop=stop)
+                    figures = found.figures
                     if plan.coverage == "single" and plan.mask.strategy != "none":
                         figures |= _trivial(unit, result.hidden, own, window_hu or own)
                     row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}

@@ -7,7 +7,7 @@ A run is a folder:
     best.safetensors        the averaged weights that validated best
     state.pt                everything needed to go on
     log.csv, tensorboard/   figures
-    previews/               pictures
+    previews/               pictures, and the latest as a volume
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ from MAESILLib.training.log import TrainingLog
 from MAESILLib.training.loss import Loss, masked_loss
 from MAESILLib.training.optimizer import WeightAverage, learning_rate, make_optimizer
 from MAESILLib.training.state import Progress, check_same_run, holds_state, read_state, save_state
-from MAESILLib.training.validation import ValidationSuperpatch, validate, validation_set, write_preview
+from MAESILLib.training.validation import (
+    ValidationSuperpatch,
+    preview,
+    validate,
+    validation_set,
+    write_preview_picture,
+    write_preview_volume,
+)
 
 MODEL = "model.safetensors"
 BEST = "best.safetensors"
@@ -233,9 +240,14 @@ class Trainer:
         if not self.validation_superpatches:
             return
         self._load_average()
-        path = self.folder / "previews" / f"step_{self.progress.step:07d}.png"
-        write_preview(path, self.averaged_model, self.validation_superpatches[0], self.device, self.bf16)
-        self.reporter.artifact("preview", path)
+        shown = preview(self.averaged_model, self.validation_superpatches[0], self.device, self.bf16)
+        folder = self.folder / "previews"
+        picture = folder / f"step_{self.progress.step:07d}.png"
+        write_preview_picture(picture, shown)
+        self.reporter.artifact("preview", picture)
+        # pictures are kept, the volume is for whoever watches: the latest one is enough
+        write_preview_volume(folder / "latest.npz", shown, self.config.preprocessing)
+        self.reporter.artifact("preview_volume", folder / "latest.npz")
 
     def _log(
         self, log: TrainingLog, loader: BatchLoader, result: StepResult, step: int, rate: float, validated: float | None

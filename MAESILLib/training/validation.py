@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from MAESILLib.config import Config
+from MAESILLib.config import Config, Preprocessing
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import precision_context
+from MAESILLib.files import atomic_path
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for, visible_count
 from MAESILLib.model import MaskedAutoencoder, Prediction, patchify, take_tokens, unpatchify, valid_voxels
 from MAESILLib.superpatch import Superpatch, extract, partition, token_grid
@@ -76,14 +77,24 @@ def validate(
     return float(np.mean([_psnr_masked(model, s, _predict(model, s, device, bf16)) for s in superpatches]))
 
 
-@torch.inference_mode()
-def write_preview(
-    path: Path, model: MaskedAutoencoder, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool
-) -> None:
-    """Write a picture of one superpatch: rows axial, coronal, sagittal; columns input, masked, composite, error.
+@dataclass(frozen=True)
+class Preview:
+    """A validation superpatch as the model sees and completes it; arrays (D, H, W) in [0, 1], LPS order.
 
-    The error is drawn around mid-grey, black and white at -300 and +300 HU of the wide window.
+    Attributes:
+        image: the input.
+        masked: hidden patches at 0.
+        composite: hidden patches predicted.
     """
+
+    image: np.ndarray
+    masked: np.ndarray
+    composite: np.ndarray
+
+
+@torch.inference_mode()
+def preview(model: MaskedAutoencoder, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
+    """Complete one superpatch."""
     patch_size = model.config.patch_size
     prediction = _predict(model, superpatch, device, bf16)
     d, h, w = superpatch.image.shape[2:]
@@ -93,14 +104,34 @@ def write_preview(
     masked = unpatchify(patches.scatter(1, index, 0.0), grid, patch_size)[0, 0].numpy()
     hidden_patches = prediction.hidden_patches.float().cpu().clamp(0, 1)
     composite = unpatchify(patches.scatter(1, index, hidden_patches), grid, patch_size)[0, 0].numpy()
-    image = superpatch.image[0, 0].numpy()
-    error = 0.5 + (composite - image) / 0.3
+    return Preview(superpatch.image[0, 0].numpy(), masked, composite)
+
+
+def write_preview_picture(path: Path, shown: Preview) -> None:
+    """Write a picture: rows axial, coronal, sagittal; columns input, masked, composite, error.
+
+    The error is drawn around mid-grey, black and white at -300 and +300 HU of the wide window.
+    """
+    error = 0.5 + (shown.composite - shown.image) / 0.3
     rows = []
     for axis in range(3):
-        views = [_middle(v, axis) for v in (image, masked, composite, error)]
+        views = [_middle(v, axis) for v in (shown.image, shown.masked, shown.composite, error)]
         rows.append(np.concatenate(views, 1))
     width = max(row.shape[1] for row in rows)
     write_grey_png(path, np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows]))
+
+
+def write_preview_volume(path: Path, shown: Preview, preprocessing: Preprocessing) -> None:
+    """Write masked, reconstruction and error in HU, int16, with ``spacing_mm``, as one .npz for a viewer."""
+    low, high = preprocessing.window_hu
+    arrays = {
+        "masked": low + shown.masked * (high - low),
+        "reconstruction": low + shown.composite * (high - low),
+        "error": (shown.composite - shown.image) * (high - low),
+    }
+    whole = {kind: np.rint(array).astype(np.int16) for kind, array in arrays.items()}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **whole, spacing_mm=np.float64(preprocessing.spacing_mm))
 
 
 def _middle(volume: np.ndarray, axis: int) -> np.ndarray:
