@@ -1,0 +1,296 @@
+"""The qMRML widgets that panels use; they follow a real MRML scene."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import shiboken6
+import vtk
+from PySide6 import QtCore, QtWidgets
+
+from . import ctk_widgets
+from .ui_loader import register
+from .widget_parts import Stored, stored, with_setters
+
+SCENE_SIGNAL = {"mrmlSceneChanged(vtkMRMLScene*)": "mrmlSceneChanged(PyObject)"}
+
+
+class SceneFollower:
+    """Mixin: a widget with a scene, and observers that end with the widget."""
+
+    _scene: Any = None
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+    def setMRMLScene(self, scene: Any) -> None:
+        if scene is self._scene:
+            return
+        self._stop_observing()
+        self._scene = scene
+        if scene is not None:
+            for event in self._scene_events():
+                self._observe(scene, event)
+        self._scene_changed()
+        self.mrmlSceneChanged.emit(scene)  # type: ignore[attr-defined]
+
+    def _scene_events(self) -> list[int]:
+        return []
+
+    def _scene_changed(self) -> None:
+        pass
+
+    def _refresh(self) -> None:
+        pass
+
+    def _observe(self, thing: Any, event: Any) -> None:
+        tag = thing.AddObserver(event, _Weak(self))
+        self.__dict__.setdefault("_observed", []).append((thing, tag))
+
+    def _stop_observing(self) -> None:
+        for thing, tag in self.__dict__.pop("_observed", []):
+            thing.RemoveObserver(tag)
+
+
+class _Weak:
+    """Refreshes a widget as long as Qt has it."""
+
+    def __init__(self, widget: Any) -> None:
+        self.widget = widget
+
+    def __call__(self, *_: Any) -> None:
+        if shiboken6.isValid(self.widget):
+            self.widget._refresh()
+
+
+@register
+class qMRMLWidget(SceneFollower, QtWidgets.QWidget):  # noqa: N801
+    """A widget with a scene that it tells to what is connected to it."""
+
+    mrmlSceneChanged = QtCore.Signal(object)
+    _signal_aliases = SCENE_SIGNAL
+
+
+@register
+@with_setters
+class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
+    """Chooses among the scene's nodes of some types. Never selects a node by itself; disabled without a scene."""
+
+    mrmlSceneChanged = QtCore.Signal(object)
+    currentNodeChanged = QtCore.Signal((object,), (bool,))
+    currentNodeIDChanged = QtCore.Signal(str)
+    nodeAddedByUser = QtCore.Signal(object)
+    nodeActivated = QtCore.Signal(object)
+    nodeAdded = QtCore.Signal(object)
+    _signal_aliases = {  # noqa: RUF012
+        **SCENE_SIGNAL,
+        "currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged(PyObject)",
+        "nodeAddedByUser(vtkMRMLNode*)": "nodeAddedByUser(PyObject)",
+        "nodeActivated(vtkMRMLNode*)": "nodeActivated(PyObject)",
+        "nodeAdded(vtkMRMLNode*)": "nodeAdded(PyObject)",
+    }
+
+    nodeTypes = stored("QStringList", "nodeTypes", [])
+    noneEnabled = stored(bool, "noneEnabled", False)
+    noneDisplay = stored(str, "noneDisplay", "")
+    addEnabled = stored(bool, "addEnabled", True)
+    removeEnabled = stored(bool, "removeEnabled", True)
+    editEnabled = stored(bool, "editEnabled", False)
+    renameEnabled = stored(bool, "renameEnabled", False)
+    showHidden = stored(bool, "showHidden", False)
+    showChildNodeTypes = stored(bool, "showChildNodeTypes", True)
+    selectNodeUponCreation = stored(bool, "selectNodeUponCreation", True)
+    baseName = stored(str, "baseName", "")
+    interactionNodeSingletonTag = stored(str, "interactionNodeSingletonTag", "")
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        self._values: dict[str, Any] = {}
+        self._current = ""
+        self._ids: list[str] = []
+        super().__init__(parent)
+        self._box = QtWidgets.QComboBox()
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._box)
+        self._box.activated.connect(self._picked)
+        self.setEnabled(False)
+
+    def _scene_events(self) -> list[int]:
+        scene = self._scene
+        return [scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent]
+
+    def _scene_changed(self) -> None:
+        self.setEnabled(self._scene is not None)
+        self._refresh()
+
+    def _property_changed(self, name: str) -> None:
+        self._refresh()
+
+    def _shows(self, node: Any) -> bool:
+        if node.GetHideFromEditors() and not self.showHidden:
+            return False
+        if self.showChildNodeTypes:
+            return any(node.IsA(kind) for kind in self.nodeTypes)
+        return node.GetClassName() in self.nodeTypes
+
+    def _nodes(self) -> list[Any]:
+        if self._scene is None:
+            return []
+        everything = [self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes())]
+        return [node for node in everything if self._shows(node)]
+
+    def _refresh(self) -> None:
+        if self._scene is not None and self._scene.IsBatchProcessing():
+            return
+        nodes = self._nodes()
+        self._watch_names(nodes)
+        self._ids = ([""] if self.noneEnabled else []) + [node.GetID() for node in nodes]
+        self._box.clear()
+        self._box.setPlaceholderText(self.noneDisplay or f"Select a {' or '.join(self._type_names())}")
+        self._box.addItems(([self.noneDisplay or "None"] if self.noneEnabled else []) + [n.GetName() for n in nodes])
+        if self._current and self._current not in self._ids:
+            self._select("")
+        self._show_current()
+
+    def _type_names(self) -> list[str]:
+        return [kind.replace("vtkMRML", "").replace("Node", "") for kind in self.nodeTypes]
+
+    def _watch_names(self, nodes: list[Any]) -> None:
+        watched = self.__dict__.setdefault("_watched", {})
+        for node in nodes:
+            if node not in watched:
+                watched[node] = node.GetName()
+                self._observe(node, vtk.vtkCommand.ModifiedEvent)
+        gone = [node for node in watched if node not in nodes]
+        for node in gone:
+            del watched[node]
+
+    def _show_current(self) -> None:
+        self._box.setCurrentIndex(self._ids.index(self._current) if self._current in self._ids else -1)
+
+    def _picked(self, index: int) -> None:
+        self._select(self._ids[index])
+        self.nodeActivated.emit(self.currentNode())
+
+    def _select(self, node_id: str) -> None:
+        if node_id == self._current:
+            return
+        self._current = node_id
+        self._show_current()
+        node = self.currentNode()
+        self.currentNodeChanged[object].emit(node)
+        self.currentNodeChanged[bool].emit(node is not None)
+        self.currentNodeIDChanged.emit(node_id)
+
+    def currentNode(self) -> Any:
+        return self._scene.GetNodeByID(self._current) if self._scene is not None and self._current else None
+
+    def setCurrentNode(self, node: Any) -> None:
+        self._set_id(node.GetID() if node is not None else "")
+
+    def _set_id(self, node_id: str | None) -> None:
+        self._select(node_id if node_id in self._ids else "")
+
+    def setCurrentNodeID(self, node_id: str | None) -> None:
+        self._set_id(node_id)
+
+    def setCurrentNodeIndex(self, index: int) -> None:
+        nodes = [node_id for node_id in self._ids if node_id]
+        self._select(nodes[index] if 0 <= index < len(nodes) else "")
+
+    def nodeCount(self) -> int:
+        return len([node_id for node_id in self._ids if node_id])
+
+    def nodeFromIndex(self, index: int) -> Any:
+        return self._scene.GetNodeByID([node_id for node_id in self._ids if node_id][index])
+
+    def addNode(self, class_name: str = "") -> Any:
+        node = self._scene.AddNewNodeByClass(class_name or self.nodeTypes[0], self.baseName or self._type_names()[0])
+        if self.selectNodeUponCreation:
+            self.setCurrentNode(node)
+        self.nodeAddedByUser.emit(node)
+        return node
+
+    currentNodeID = QtCore.Property(str, lambda self: self._current, _set_id)
+
+
+@register
+class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):  # noqa: N801
+    """Chooses several nodes."""
+
+    checkedNodesChanged = QtCore.Signal()
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        self._checked: set[str] = set()
+        super().__init__(parent)
+
+    def checkedNodes(self) -> list[Any]:
+        return [node for node in self._nodes() if node.GetID() in self._checked]
+
+    def uncheckedNodes(self) -> list[Any]:
+        return [node for node in self._nodes() if node.GetID() not in self._checked]
+
+    def noneChecked(self) -> bool:
+        return not self.checkedNodes()
+
+    def allChecked(self) -> bool:
+        return not self.uncheckedNodes()
+
+    def setCheckState(self, node: Any, state: QtCore.Qt.CheckState) -> None:
+        if state == QtCore.Qt.CheckState.Checked:
+            self._checked.add(node.GetID())
+        else:
+            self._checked.discard(node.GetID())
+        self.checkedNodesChanged.emit()
+
+
+@register
+class qMRMLTableView(SceneFollower, QtWidgets.QTableWidget):  # noqa: N801
+    """Shows a vtkMRMLTableNode."""
+
+    mrmlSceneChanged = QtCore.Signal(object)
+    _signal_aliases = SCENE_SIGNAL
+    _node: Any = None
+
+    def mrmlTableNode(self) -> Any:
+        return self._node
+
+    def setMRMLTableNode(self, node: Any) -> None:
+        if node is not self._node:
+            self._stop_observing()
+            self._node = node
+            if node is not None:
+                self._observe(node, vtk.vtkCommand.ModifiedEvent)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        table = self._node.GetTable() if self._node is not None else None
+        self.setRowCount(table.GetNumberOfRows() if table else 0)
+        self.setColumnCount(table.GetNumberOfColumns() if table else 0)
+        if table:
+            self.setHorizontalHeaderLabels([table.GetColumnName(c) for c in range(table.GetNumberOfColumns())])
+            for row in range(table.GetNumberOfRows()):
+                for column in range(table.GetNumberOfColumns()):
+                    item = QtWidgets.QTableWidgetItem(table.GetValue(row, column).ToString())
+                    self.setItem(row, column, item)
+
+
+@register
+class qMRMLSliderWidget(SceneFollower, ctk_widgets.ctkSliderWidget):  # noqa: N801
+    """A slider that knows the scene's units."""
+
+    mrmlSceneChanged = QtCore.Signal(object)
+    _signal_aliases = SCENE_SIGNAL
+
+
+@register
+class qMRMLSpinBox(SceneFollower, ctk_widgets.ctkDoubleSpinBox):  # noqa: N801
+    """A spin box that knows the scene's units."""
+
+    mrmlSceneChanged = QtCore.Signal(object)
+    _signal_aliases = SCENE_SIGNAL
+
+
+ALL = (
+    qMRMLWidget, qMRMLNodeComboBox, qMRMLCheckableNodeComboBox, qMRMLTableView, qMRMLSliderWidget, qMRMLSpinBox,
+)  # fmt: skip

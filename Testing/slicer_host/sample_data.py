@@ -1,0 +1,59 @@
+"""The SampleData module: collects what modules register, and refuses what the real one would not understand."""
+
+from __future__ import annotations
+
+import re
+import types
+from typing import Any
+
+from . import state
+
+registered: list[dict[str, Any]] = []
+
+
+class SampleDataLogic:
+    """Registering sample data."""
+
+    @staticmethod
+    def registerCustomSampleDataSource(
+        category: str = "Custom",
+        sampleName: str | None = None,
+        uris: Any = None,
+        fileNames: Any = None,
+        nodeNames: Any = None,
+        customDownloader: Any = None,
+        thumbnailFileName: str | None = None,
+        loadFileType: Any = None,
+        loadFiles: Any = None,
+        loadFileProperties: dict[str, Any] | None = None,
+        checksums: Any = None,
+    ) -> None:
+        entry = {name: value for name, value in locals().items() if value is not None}
+        lists = [entry[key] for key in ("uris", "fileNames", "nodeNames", "checksums") if key in entry]
+        lengths = {1 if isinstance(value, str) else len(value) for value in lists}
+        if not sampleName or len(lengths) > 1 or (customDownloader is None and uris is None):
+            raise ValueError(f"sample data {sampleName!r}: {entry}")
+        for checksum in [checksums] if isinstance(checksums, str) else checksums or []:
+            if checksum and not re.fullmatch(r"SHA256:[0-9a-f]{64}|MD5:[0-9a-f]{32}|SHA512:[0-9a-f]{128}", checksum):
+                raise ValueError(f"checksum {checksum!r}")
+        if thumbnailFileName is not None:
+            with open(thumbnailFileName, "rb"):
+                pass
+        registered.append(entry)
+
+    def sourceForSampleName(self, sampleName: str) -> Any:
+        found = [entry for entry in registered if entry["sampleName"] == sampleName]
+        return types.SimpleNamespace(**found[0]) if found else None
+
+
+def downloadSample(sampleName: str) -> Any:
+    state.complain(f"the host downloads nothing ({sampleName})")
+
+
+def make() -> types.ModuleType:
+    module = types.ModuleType("SampleData")
+    module.SampleDataLogic = SampleDataLogic
+    module.downloadSample = downloadSample
+    return module
+
+

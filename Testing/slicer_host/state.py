@@ -1,0 +1,50 @@
+"""What the host collects while code runs on it: errors, popups, opened links; and the answers given to popups."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections import deque
+from typing import Any, NamedTuple
+
+
+class Message(NamedTuple):
+    """A popup that was shown: kind is information, warning, critical, question, message or dialog."""
+
+    kind: str
+    text: str
+    detailed_text: str = ""
+
+
+errors: list[str] = []
+messages: list[Message] = []
+answers: deque[Any] = deque()
+opened_urls: list[str] = []
+
+
+def record(where: str) -> None:
+    """Collect the exception being handled, with its traceback."""
+    text = f"{where}\n{traceback.format_exc()}"
+    errors.append(text)
+    print(text, file=sys.stderr)
+
+
+def complain(text: str) -> None:
+    """Collect a fault that Slicer would at most print."""
+    errors.append(text)
+    print(text, file=sys.stderr)
+
+
+def collect_unhandled(kind: type[BaseException], value: BaseException, trace: Any) -> None:
+    """For sys.excepthook: observers of VTK and virtual methods of Qt end here when they raise."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, value, trace)
+        return
+    text = "unhandled exception\n" + "".join(traceback.format_exception(kind, value, trace))
+    errors.append(text)
+    print(text, file=sys.stderr)
+
+
+def reset() -> None:
+    for collected in (errors, messages, answers, opened_urls):
+        collected.clear()
