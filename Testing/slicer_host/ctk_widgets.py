@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+import shiboken6
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from . import dialogs
@@ -32,6 +33,7 @@ class ctkCollapsibleButton(Stored, QtWidgets.QWidget):  # noqa: N801
         parent = next((arg for arg in args if isinstance(arg, QtWidgets.QWidget)), None)
         self._values: dict[str, Any] = {"text": title}
         self._collapsed = False
+        self._busy = False
         self._to_show: list[QtWidgets.QWidget] = []
         super().__init__(parent)
         self.setContentsMargins(0, HEADER, 0, 0)
@@ -46,20 +48,25 @@ class ctkCollapsibleButton(Stored, QtWidgets.QWidget):  # noqa: N801
         value = checked(bool, value)
         if value == self._collapsed:
             return
-        children = [child for child in self.children() if isinstance(child, QtWidgets.QWidget)]
+        self._busy = True
         if value:
-            self._to_show = [child for child in children if not child.isHidden()]
-            self._collapsed = True
-            for child in self._to_show:
-                child.hide()
-        else:
-            self._collapsed = False
-            for child in self._to_show:
-                child.show()
-            self._to_show = []
+            explicit = QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide
+            children = [child for child in self.children() if isinstance(child, QtWidgets.QWidget)]
+            self._to_show = [child for child in children if not (child.testAttribute(explicit) and child.isHidden())]
+        for child in self._to_show:
+            if shiboken6.isValid(child):
+                child.installEventFilter(self)
+                self._force(child, not value)
+        self._collapsed = value
+        self._busy = False
         self.updateGeometry()
         self.contentsCollapsed.emit(value)
         self.toggled.emit(not value)
+
+    def _force(self, child: QtWidgets.QWidget, shown: bool) -> None:
+        """Show or hide without its counting as the module's wish, so that a later hide() is noticed."""
+        child.setVisible(shown)
+        child.setAttribute(QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide, False)
 
     collapsed = QtCore.Property(bool, _get_collapsed, _set_collapsed)
     checked = QtCore.Property(
@@ -71,17 +78,21 @@ class ctkCollapsibleButton(Stored, QtWidgets.QWidget):  # noqa: N801
         self.clicked.emit(not self._collapsed)
 
     def event(self, event: QtCore.QEvent) -> bool:
-        if event.type() == QtCore.QEvent.Type.ChildAdded and getattr(self, "_collapsed", False):
-            child = event.child()
-            if isinstance(child, QtWidgets.QWidget):
-                QtCore.QTimer.singleShot(0, self, self._hide_late_children)
+        if event.type() == QtCore.QEvent.Type.ChildPolished and isinstance(event.child(), QtWidgets.QWidget):
+            event.child().installEventFilter(self)
         return super().event(event)
 
-    def _hide_late_children(self) -> None:
-        for child in self.children():
-            if self._collapsed and isinstance(child, QtWidgets.QWidget) and not child.isHidden():
-                self._to_show.append(child)
-                child.hide()
+    def eventFilter(self, child: QtCore.QObject, event: QtCore.QEvent) -> bool:
+        """What is shown or hidden while folded takes effect when unfolded."""
+        if self._collapsed and not self._busy and isinstance(child, QtWidgets.QWidget):
+            if event.type() == QtCore.QEvent.Type.ShowToParent:
+                self._to_show = [*[c for c in self._to_show if c is not child], child]
+                self._busy = True
+                self._force(child, False)
+                self._busy = False
+            elif event.type() == QtCore.QEvent.Type.HideToParent:
+                self._to_show = [c for c in self._to_show if c is not child]
+        return False
 
     def sizeHint(self) -> QtCore.QSize:
         return QtCore.QSize(120, HEADER) if self._collapsed else super().sizeHint()

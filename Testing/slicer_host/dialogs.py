@@ -35,10 +35,11 @@ def is_answer_for_box(answer: Any) -> bool:
 
 def chosen_button(box: QtWidgets.QMessageBox) -> QtWidgets.QAbstractButton | None:
     """The button of the next answer. A choice without an answer is a fault; a mere notice is confirmed."""
-    buttons = box.buttons()
-    if not buttons:
+    if not box.buttons():
         box.addButton(Button.Ok)
-        buttons = box.buttons()
+    # the button that unfolds the detailed text is no choice
+    details = box.standardButtons() == Button.NoButton and len(box.buttons()) == 1
+    buttons = [b for b in box.buttons() if details or not b.text().endswith("Details...")]
     if state.answers and is_answer_for_box(state.answers[0]):
         answer = state.answers.popleft()
         for button in buttons:
@@ -65,15 +66,14 @@ def show_message(box: QtWidgets.QMessageBox) -> QtWidgets.QAbstractButton | None
 
 @override("QMessageBox", "exec_", "exec")
 def exec_message_box(self: Any) -> Any:
-    """Shows the box, presses the button, returns its code as QMessageBox does."""
+    """Presses the button, returns what QMessageBox does; no loop is run, the box may await deletion already."""
     box = unwrap(self)
     button = show_message(box)
     if button is None:
-        QtCore.QTimer.singleShot(0, box.reject)
+        box.reject()
     else:
-        QtCore.QTimer.singleShot(0, button.click)
-    QtCore.QTimer.singleShot(PATIENCE_MS, box.reject)
-    return int(box.exec())
+        button.click()
+    return int(box.result())
 
 
 @override("QMessageBox", "show", "open")
@@ -209,5 +209,3 @@ class ctkMessageBox(QtWidgets.QMessageBox):  # noqa: N801
         self._dont_show_key = key
 
     dontShowAgainSettingsKey = QtCore.Property(str, _get_key, _set_key)
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 
@@ -42,7 +42,7 @@ class EnumInt(int):
     __str__ = int.__repr__
 
 
-@lru_cache(maxsize=None)
+@cache
 def flat_enums(real_class: type) -> dict[str, EnumInt]:
     """The enum values of a class and its bases, by their bare names."""
     found: dict[str, EnumInt] = {}

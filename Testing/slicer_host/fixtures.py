@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from . import Host, boot
+from .probe import write_module
 
 
 @pytest.fixture
@@ -20,3 +23,12 @@ def host() -> Iterator[Host]:
     booted.reset()
     if collected:
         pytest.fail("collected by the host:\n" + "\n".join(collected))
+
+
+@pytest.fixture
+def probe(host: Host, tmp_path: Path) -> Any:
+    """The widget of a small module that is open in the host."""
+    write_module(tmp_path / "Probe")
+    host.add_module_path(tmp_path / "Probe")
+    host.load_module("Probe")
+    return host.open_module("Probe")

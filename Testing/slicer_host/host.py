@@ -146,6 +146,12 @@ class Host:
                 view.forceRender()
         self.process_events()
 
+    def view_image(self, view: Any) -> Any:
+        """What a rendered view shows: (height, width, 3), uint8."""
+        from .wrapping import unwrap
+
+        return unwrap(view)._pixels()
+
     def view_pixels(self, name: str) -> Any:
         """What the slice view shows: (height, width, 3), uint8."""
         view = self._app._layout.sliceWidget(name).sliceView()
@@ -181,7 +187,7 @@ class Host:
 
     def _mouse(self, interactor: Any, x: int, y: int, *events: str) -> None:
         for event in events:
-            interactor.SetEventInformation(x, y, 0, 0, "", 0, "")
+            interactor.SetEventInformation(x, y, 0, 0, "\0", 0, None)
             interactor.InvokeEvent(event)
 
     # scenes

@@ -38,11 +38,24 @@ def translate(context: str, text: str) -> str:
     return text
 
 
+def qt_message(kind: Any, context: Any, text: str) -> None:
+    """Qt's own complaints; those about signals, timers and objects are faults of the code that runs here."""
+    from . import state
+
+    if text.startswith("This plugin does not support"):
+        return
+    if text.startswith(("QObject::", "QTimer", "QMetaObject::", "QLayout")):
+        state.complain(text)
+    else:
+        print(text, file=sys.stderr)
+
+
 def install(settings_dir: Path) -> Any:
     """Make and connect everything; returns the application (PySide's view of it)."""
     prepare_environment()
     from PySide6 import QtCore
 
+    QtCore.qInstallMessageHandler(qt_message)
     QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
     for scope in (QtCore.QSettings.Scope.UserScope, QtCore.QSettings.Scope.SystemScope):
         QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, scope, str(settings_dir))
@@ -50,10 +63,9 @@ def install(settings_dir: Path) -> Any:
 
     clean_slicer_namespace(slicer)
     from . import application, qt_module
-    from .wrapping import expose, wrap
+    from .wrapping import wrap
 
-    qt = qt_module.make()
-    sys.modules["qt"] = qt
+    sys.modules["qt"] = qt_module.make()
     sys.modules["ctk"] = make_ctk()
     expose_slicer_widgets(slicer)
     app = application.qSlicerApplication.instance() or application.qSlicerApplication([])
@@ -62,14 +74,13 @@ def install(settings_dir: Path) -> Any:
     scene, logic = start_mrml(slicer, settings_dir)
     slicer.mrmlScene = scene
     slicer.modules = types.SimpleNamespace()
-    slicer.app = expose_application(app)
+    slicer.app = wrap(app)
     window = application.qSlicerMainWindow()
     window.resize(*WINDOW_SIZE)
     app._start(logic, scene, window)
     app._modules._load_cpp(scene, logic)
     logic.SetColorLogic(slicer.modules.colors.logic())
     install_python_modules(slicer)
-    assert wrap(app) and expose
     return app
 
 
@@ -94,12 +105,6 @@ def expose_slicer_widgets(slicer: Any) -> None:
         setattr(slicer, made.__name__, expose(made, exact_isinstance=True))
 
 
-def expose_application(app: Any) -> Any:
-    from .wrapping import wrap
-
-    return wrap(app)
-
-
 def start_mrml(slicer: Any, settings_dir: Path) -> tuple[Any, Any]:
     """Scene and application logic, connected as the application does it."""
     import vtk
@@ -117,7 +122,11 @@ def start_mrml(slicer: Any, settings_dir: Path) -> tuple[Any, Any]:
     remote.SetMRMLApplicationLogic(logic)
     data.SetMRMLApplicationLogic(logic)
     logic.SetMRMLSceneDataIO(scene, remote, data)
-    logic._host_io = None if not hasattr(logic, "__dict__") else (remote, data)
+    crosshair = slicer.vtkMRMLCrosshairNode()
+    crosshair.SetCrosshairName("default")
+    crosshair.SetName("Crosshair")
+    crosshair.SetSingletonTag("default")
+    scene.AddNode(crosshair)
     return scene, logic
 
 

@@ -71,7 +71,9 @@ def _start(self: Any, parameterNode: Any, prefix: str | None = None) -> None:
     self._guis = {}
     self._next_tag = 0
     self._updating = False
-    self._cells = {name: _Cell(parameter, parameterNode, prefix or "") for name, parameter in self.allParameters.items()}
+    self._cells = {
+        name: _Cell(parameter, parameterNode, prefix or "") for name, parameter in self.allParameters.items()
+    }
 
 
 def _cell(self: Any, name: str) -> _Cell:
@@ -123,7 +125,9 @@ def _connect_gui(self: Any, gui: Any) -> int:
     """Bind the widgets that have a SlicerParameterName: children of a widget, or attributes of a ui object."""
     is_widget = getattr(gui, "isWidgetType", lambda: False)()
     widgets = gui.findChildren(qt.QWidget) if is_widget else vars(gui).values()
-    return _connect_parameters(self, {widget.property(PROPERTY): widget for widget in widgets if widget.property(PROPERTY)})
+    return _connect_parameters(
+        self, {widget.property(PROPERTY): widget for widget in widgets if widget.property(PROPERTY)}
+    )
 
 
 def _disconnect_gui(self: Any, tag: int) -> None:
@@ -141,7 +145,9 @@ def _attribute(name: str) -> property:
 MEMBERS = {
     "_is_parameter_node_wrapper": True,
     "default": lambda self, name: Default(_cell(self, name).parameter.default),
-    "isCached": lambda self, name: not isinstance(_cell(self, name).parameter.serializer, parameter_types.ListSerializer),
+    "isCached": lambda self, name: (
+        not isinstance(_cell(self, name).parameter.serializer, parameter_types.ListSerializer)
+    ),
     "getValue": lambda self, name: _cell(self, name).value,
     "setValue": lambda self, name, value: _cell(self, name).write(value),
     "dataType": lambda self, name: _cell(self, name).parameter.hint,
@@ -156,7 +162,7 @@ MEMBERS = {
 }
 
 
-def parameterNodeWrapper(classtype: type | None = None) -> Any:  # noqa: N802
+def parameterNodeWrapper(classtype: type | None = None) -> Any:
     """Class decorator."""
 
     def decorate(cls: Any) -> Any:
@@ -174,7 +180,7 @@ def parameterNodeWrapper(classtype: type | None = None) -> Any:  # noqa: N802
     return decorate if classtype is None else decorate(classtype)
 
 
-def isParameterNodeWrapper(thing: Any) -> bool:  # noqa: N802
+def isParameterNodeWrapper(thing: Any) -> bool:
     return getattr(thing, "_is_parameter_node_wrapper", False)
 
 
@@ -183,6 +189,16 @@ def make() -> types.ModuleType:
     module.parameterNodeWrapper = parameterNodeWrapper
     module.isParameterNodeWrapper = isParameterNodeWrapper
     module.SlicerParameterNamePropertyName = PROPERTY
-    for name in ("WithinRange", "Minimum", "Maximum", "Choice", "Exclude", "NotNone", "Default", "Decimals", "SingleStep"):
+    for name in (
+        "WithinRange",
+        "Minimum",
+        "Maximum",
+        "Choice",
+        "Exclude",
+        "NotNone",
+        "Default",
+        "Decimals",
+        "SingleStep",
+    ):
         setattr(module, name, getattr(parameter_types, name))
     return module

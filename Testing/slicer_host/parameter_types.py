@@ -111,7 +111,7 @@ class Serializer:
         self.kind = kind
 
     def default(self) -> Any:
-        return {int: 0, float: 0, str: "", bool: False}.get(self.kind, None)
+        return {int: 0, float: 0, str: "", bool: False}.get(self.kind)
 
     def check(self, value: Any) -> None:
         accepted = (int, float) if self.kind is float else self.kind

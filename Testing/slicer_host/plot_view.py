@@ -55,7 +55,9 @@ class qMRMLPlotView(RenderedView):  # noqa: N801
         chart = self._node.GetPlotChartNode()
         things = [self._node, chart, *self._series(), *(s.GetTableNode() for s in self._series() if s is not None)]
         unique = {id(thing): thing for thing in things if thing is not None}
-        self._tags = [(thing, thing.AddObserver(vtk.vtkCommand.ModifiedEvent, self._watch)) for thing in unique.values()]
+        self._tags = [
+            (thing, thing.AddObserver(vtk.vtkCommand.ModifiedEvent, self._watch)) for thing in unique.values()
+        ]
         for thing, event in ((self._node, self._node.PlotChartNodeChangedEvent),):
             self._tags.append((thing, thing.AddObserver(event, self._watch)))
         if chart is not None:
@@ -90,7 +92,11 @@ class qMRMLPlotView(RenderedView):  # noqa: N801
     def _draw(self, series: Any) -> None:
         node = series.GetTableNode()
         table = node.GetTable() if node is not None else None
-        if table is None or table.GetNumberOfRows() == 0 or table.GetColumnByName(series.GetYColumnName() or "") is None:
+        if (
+            table is None
+            or table.GetNumberOfRows() == 0
+            or table.GetColumnByName(series.GetYColumnName() or "") is None
+        ):
             return
         bars = series.GetPlotType() in (series.PlotTypeBar, series.PlotTypeScatterBar)
         scatter = series.GetPlotType() == series.PlotTypeScatter

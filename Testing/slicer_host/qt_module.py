@@ -24,7 +24,7 @@ class QtModule(types.ModuleType):
     """Wraps a class when it is first asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in ABSENT or not name.startswith("Q") or name.startswith("Qt") and name != "Qt":
+        if name in ABSENT or not name.startswith("Q") or (name.startswith("Qt") and name != "Qt"):
             raise AttributeError(f"module 'qt' has no attribute '{name}'")
         for source in (QtCore, QtGui, QtWidgets):
             real = getattr(source, name, None)

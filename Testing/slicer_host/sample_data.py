@@ -55,5 +55,3 @@ def make() -> types.ModuleType:
     module.SampleDataLogic = SampleDataLogic
     module.downloadSample = downloadSample
     return module
-
-

@@ -40,7 +40,9 @@ class ScriptedLoadableModule:
 
     def getDefaultModuleDocumentationLink(self, docPage: str | None = None) -> str:
         page = docPage or f"user_guide/modules/{self.moduleName.lower()}.html"
-        return f'<p>For more information see the <a href="{slicer.app.documentationBaseUrl}{page}">documentation</a>.</p>'
+        return (
+            f'<p>For more information see the <a href="{slicer.app.documentationBaseUrl}{page}">documentation</a>.</p>'
+        )
 
     def runTest(self, msec: int = 100, **kwargs: Any) -> None:
         test = getattr(sys.modules[type(self).__module__], self.moduleName + "Test")()

@@ -47,7 +47,7 @@ class qMRMLSliceView(RenderedView):  # noqa: N801
         self._interactor = vtk.vtkGenericRenderWindowInteractor()
         self._interactor.SetRenderWindow(self._window)
         self._interactor.EnableRenderOff()
-        self._interactor.SetInteractorStyle(None)
+        self._interactor.SetInteractorStyle(vtk.vtkInteractorStyleUser())
         self._mapper = vtk.vtkImageMapper()
         self._mapper.SetColorWindow(255)
         self._mapper.SetColorLevel(127.5)

@@ -113,8 +113,8 @@ class UiLoader(QtCore.QObject):
         found = []
         for block in tree.findall("connections"):
             for entry in block.findall("connection"):
-                sender, signal, receiver, slot = (entry.findtext(tag) or "" for tag in ("sender", "signal", "receiver", "slot"))
-                found.append((sender, signal, receiver, slot))
+                sender, signal = entry.findtext("sender") or "", entry.findtext("signal") or ""
+                found.append((sender, signal, entry.findtext("receiver") or "", entry.findtext("slot") or ""))
             tree.remove(block)
         return found
 

@@ -324,7 +324,7 @@ def address(real: Any) -> int:
     return shiboken6.getCppPointer(real)[0]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def subclass_for(cls: type) -> type:
     """The PySide subclass behind a module's own subclass: virtual methods reach the module's methods."""
     plain = next(base for base in cls.__mro__ if base.__dict__.get("_plain"))

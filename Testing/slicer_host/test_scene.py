@@ -1,0 +1,347 @@
+"""The host's scene, views and modules."""
+
+from __future__ import annotations
+
+import pathlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from . import Host
+from .fixtures import host, probe  # noqa: F401
+from .probe import PLANES, UI, add_volume, grid_layout, write_module
+
+
+def names(row: str) -> list[str]:
+    return [f"Probe-{row}-{plane}" for plane in PLANES]
+
+
+# modules
+
+
+def test_module_life(host: Host, probe: Any) -> None:  # noqa: F811
+    import slicer
+
+    module = slicer.modules.probe
+    assert (module.title, module.name) == ("Probe", "Probe")
+    assert Path(module.path).name == "Probe.py"
+    assert slicer.util.modulePath("Probe") == module.path
+    assert module.widgetRepresentation().self() is probe is slicer.modules.ProbeWidget
+    assert slicer.util.getModuleLogic("Probe") is probe.logic
+    assert slicer.util.selectedModule() == "Probe"
+    assert probe.calls == ["enter"]
+    assert probe.parent.inherits("QWidget")
+    assert [entry["sampleName"] for entry in host.sample_data] == ["A"]
+    assert slicer.util.mainWindow().objectName == "qSlicerMainWindow"
+    assert slicer.util.showStatusMessage("hello") is True
+    slicer.util.reloadScriptedModule("Probe")
+    assert probe.calls == ["enter", "cleanup"]
+    reloaded = slicer.modules.ProbeWidget
+    assert reloaded is not probe
+    assert slicer.util.getModuleWidget("Probe") is reloaded
+    host.unload_modules()
+    assert reloaded.calls[-2:] == ["exit", "cleanup"]
+    assert not hasattr(slicer.modules, "probe")
+
+
+def test_slicer_has_no_more_than_slicer(host: Host) -> None:  # noqa: F811
+    import slicer
+
+    for name in ("loadVolume", "arrayFromVolume", "packaging"):
+        assert not hasattr(slicer, name)
+    with pytest.raises(ImportError):
+        import slicer.packaging
+    assert not hasattr(slicer.app, "pythonManager")
+
+
+def test_load_ui(host: Host, probe: Any) -> None:  # noqa: F811
+    import qt
+
+    ui = probe.ui
+    assert ui.slider.className() == "ctkSliderWidget"
+    assert (ui.slider.decimals, ui.slider.singleStep) == (1, 0.5)
+    assert (ui.slider.minimum, ui.slider.maximum) == (-100, 200)
+    assert ui.path.filters == ui.path.Dirs | ui.path.Writable
+    assert ui.section.text == "Section"
+    assert ui.selector.property("SlicerParameterName") == "inputVolume" == ui.selector.SlicerParameterName
+    assert type(ui.apply) is qt.QPushButton
+    ui.section.collapsed = True
+    assert not ui.edit.visible
+    ui.edit.hide()
+    ui.label.show()
+    assert not ui.label.visible
+    ui.section.collapsed = False
+    assert ui.label.visible
+    assert not ui.edit.visible
+
+
+def test_unknown_widget_class(host: Host, tmp_path: Path) -> None:  # noqa: F811
+    import slicer
+
+    write_module(tmp_path / "m", UI.replace("ctkSliderWidget", "ctkNoSuchWidget"))
+    widget = slicer.util.loadUI(str(tmp_path / "m" / "Resources" / "UI" / "Probe.ui"))
+    slider = slicer.util.childWidgetVariables(widget).slider
+    assert slider.className() == "QWidget"
+    assert slider.decimals == 1
+    assert "ctkNoSuchWidget" in host.errors[0]
+    host.errors.clear()
+
+
+# node combo boxes
+
+
+def test_node_combo_box(host: Host, probe: Any) -> None:  # noqa: F811
+    import slicer
+
+    box, seen = probe.ui.selector, []
+    assert box.enabled
+    assert not probe.ui.unconnected.enabled
+    box.connect("currentNodeChanged(vtkMRMLNode*)", seen.append)
+    volume = add_volume()
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    hidden = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "hidden")
+    hidden.SetHideFromEditors(True)
+    slicer.mrmlScene.RemoveNode(hidden)
+    assert box.nodeCount() == 1
+    assert box.currentNode() is None
+    assert seen == []
+    box.setCurrentNode(volume)
+    assert (box.currentNode(), box.currentNodeID) == (volume, volume.GetID())
+    volume.SetName("renamed")
+    assert box.findChild("QComboBox").currentText == "renamed"
+    slicer.mrmlScene.RemoveNode(volume)
+    assert box.currentNode() is None
+    assert seen == [volume, None]
+
+
+# parameter nodes
+
+
+def test_parameters(host: Host, probe: Any) -> None:  # noqa: F811
+    parameters, ui = probe.parameters, probe.ui
+    assert (parameters.threshold, parameters.count, parameters.mode, parameters.label) == (100, 3, "good", "start")
+    with pytest.raises(ValueError, match="within range"):
+        parameters.threshold = 300
+    with pytest.raises(ValueError, match="one of"):
+        parameters.mode = "slow"
+    with pytest.raises(TypeError):
+        parameters.count = "many"
+    with pytest.raises(TypeError):
+        parameters.folder = "not a Path"
+    parameters.treshold = 5  # a misspelled attribute is silently accepted, as in Slicer
+    ui.slider.value, ui.spin.value, ui.check.checked, ui.edit.text = 12.5, 4, True, "new"
+    ui.combo.currentIndex, ui.path.currentPath = 0, "/some/where"
+    assert (parameters.threshold, parameters.count, parameters.invert) == (12.5, 4, True)
+    assert (parameters.label, parameters.mode, parameters.folder) == ("new", "fast", pathlib.Path("/some/where"))
+    volume = add_volume()
+    parameters.inputVolume, parameters.threshold, parameters.mode = volume, 7.5, "good"
+    assert (ui.selector.currentNode(), ui.slider.value, ui.combo.currentText) == (volume, 7.5, "good")
+    parameters.names = ["a", "b"]
+    parameters.names.append("c")
+    assert parameters.names == ["a", "b", "c"]
+    parameters.disconnectGui(probe.tag)
+    parameters.threshold = 1
+    assert ui.slider.value == 7.5
+    with pytest.raises(RuntimeError):
+        parameters.connectParametersToGui({"label": ui.spin})
+
+
+def test_scene_round_trip(host: Host, probe: Any, tmp_path: Path) -> None:  # noqa: F811
+    import slicer
+
+    volume = add_volume("kept")
+    expected = slicer.util.arrayFromVolume(volume).copy()
+    probe.parameters.inputVolume, probe.parameters.count = volume, 7
+    grid_layout(701)
+    mrml = host.save_scene(tmp_path / "scene")
+    host.close_scene()
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+    host.load_scene(mrml)
+    node = slicer.util.getNode("kept")
+    assert np.array_equal(slicer.util.arrayFromVolume(node), expected)
+    assert slicer.app.layoutManager().layout == 701
+    import Probe
+
+    parameters = Probe.ProbeParameters(Probe.ProbeLogic().getParameterNode())
+    assert (parameters.inputVolume, parameters.count) == (node, 7)
+
+
+def test_files(host: Host, tmp_path: Path) -> None:  # noqa: F811
+    import slicer
+
+    volume = add_volume()
+    matrix = slicer.util.vtkMatrixFromArray(np.array([[-2, 0, 0, 5], [0, 0, 3, 6], [0, 1, 0, 7], [0, 0, 0, 1.0]]))
+    volume.SetIJKToRASMatrix(matrix)
+    for ending in (".nrrd", ".nii.gz"):
+        path = str(tmp_path / f"vol\u00e9{ending}")
+        assert slicer.util.saveNode(volume, path)
+        loaded = slicer.util.loadVolume(path)
+        assert loaded.GetName().startswith("vol\u00e9")
+        assert np.array_equal(slicer.util.arrayFromVolume(loaded), slicer.util.arrayFromVolume(volume))
+        found = slicer.util.vtkMatrixFromArray(np.eye(4))
+        loaded.GetIJKToRASMatrix(found)
+        assert np.allclose(slicer.util.arrayFromVTKMatrix(found), slicer.util.arrayFromVTKMatrix(matrix))
+    with pytest.raises(RuntimeError):
+        slicer.util.loadVolume(str(tmp_path / "absent.nrrd"))
+
+
+# views
+
+
+def test_nine_views(host: Host, tmp_path: Path) -> None:  # noqa: F811
+    import slicer
+
+    volumes = {row: add_volume(row, seed) for row, seed in (("A", 0), ("B", 3), ("C", 5))}
+    grid_layout(702)
+    manager = slicer.app.layoutManager()
+    for row, volume in volumes.items():
+        for name in names(row):
+            composite = manager.sliceWidget(name).mrmlSliceCompositeNode()
+            composite.SetBackgroundVolumeID(volume.GetID())
+    for name in manager.sliceViewNames():
+        manager.sliceWidget(name).sliceLogic().FitSliceToBackground()
+    host.process_events(0.2)
+    pictures = {name: host.view_pixels(name) for row in volumes for name in names(row)}
+    assert all(picture.mean() > 20 for picture in pictures.values())
+    assert len({picture.tobytes() for picture in pictures.values()}) == 9
+    for name in pictures:
+        widget = manager.sliceWidget(name)
+        assert widget.sliceOrientation == name.split("-")[2]
+        assert widget.sliceView().visible
+        assert widget.mrmlSliceNode().GetViewGroup() == 7
+        size = widget.sliceView().size
+        assert widget.mrmlSliceNode().GetDimensions()[:2] == (size.width(), size.height())
+    assert not manager.sliceWidget("Red") or not manager.sliceWidget("Red").visible
+    host.screenshot(tmp_path / "nine.png")
+    assert (tmp_path / "nine.png").stat().st_size > 50_000
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    host.process_events(0.1)
+    assert manager.sliceWidget("Red").visible
+    assert not manager.sliceWidget(names("A")[0]).visible
+
+
+def test_linked_scroll_moves_the_column(host: Host) -> None:  # noqa: F811
+    import slicer
+
+    volume = add_volume()
+    grid_layout(702)
+    manager = slicer.app.layoutManager()
+    every = [name for row in "ABC" for name in names(row)]
+    for name in every:
+        composite = manager.sliceWidget(name).mrmlSliceCompositeNode()
+        composite.SetBackgroundVolumeID(volume.GetID())
+        composite.SetLinkedControl(True)
+        composite.SetHotLinkedControl(True)
+        manager.sliceWidget(name).sliceLogic().FitSliceToBackground()
+    host.process_events(0.1)
+    before = {name: manager.sliceWidget(name).mrmlSliceNode().GetSliceOffset() for name in every}
+    logic = manager.sliceWidget("Probe-B-Axial").sliceLogic()
+    logic.StartSliceOffsetInteraction()
+    logic.SetSliceOffset(before["Probe-B-Axial"] + 6)
+    logic.EndSliceOffsetInteraction()
+    moved = {name for name in every if manager.sliceWidget(name).mrmlSliceNode().GetSliceOffset() != before[name]}
+    assert moved == {"Probe-A-Axial", "Probe-B-Axial", "Probe-C-Axial"}
+    host.scroll_slice("Probe-C-Coronal", 2)
+    moved = {name for name in every if manager.sliceWidget(name).mrmlSliceNode().GetSliceOffset() != before[name]}
+    assert moved >= {"Probe-A-Coronal", "Probe-B-Coronal", "Probe-C-Coronal"}
+    assert "Probe-A-Sagittal" not in moved
+
+
+def test_click_in_slice(host: Host) -> None:  # noqa: F811
+    import slicer
+    import vtk
+
+    volume = add_volume()
+    grid_layout(702)
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)
+    host.process_events(0.1)
+    view = slicer.app.layoutManager().sliceWidget("Probe-A-Axial").sliceView()
+    seen: list[Any] = []
+
+    def pressed(caller: Any, event: str) -> None:
+        seen.append(caller.GetEventPosition())
+
+    tag = view.interactor().AddObserver(vtk.vtkCommand.LeftButtonPressEvent, pressed)
+    ras = host.click_in_slice("Probe-A-Axial", 40, 60)
+    view.interactor().RemoveObserver(tag)
+    assert seen == [(40, 60)]
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    cursor = [0.0, 0.0, 0.0]
+    crosshair.GetCursorPositionRAS(cursor)
+    assert np.allclose(cursor, ras, atol=1e-3)
+
+
+def test_color_legend(host: Host) -> None:  # noqa: F811
+    import slicer
+    import vtk
+
+    volume = add_volume()
+    colors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", "diverging")
+    function = vtk.vtkDiscretizableColorTransferFunction()
+    for value, color in ((0, (0, 0, 1)), (300, (1, 1, 1)), (600, (1, 0, 0))):
+        function.AddRGBPoint(value, *color)
+    colors.SetAndObserveColorTransferFunction(function)
+    volume.GetDisplayNode().SetAndObserveColorNodeID(colors.GetID())
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)
+    host.process_events(0.1)
+    bare = host.view_pixels("Red")
+    legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(volume)
+    legend.SetTitleText("HU")
+    legend.SetLabelFormat("%.0f")
+    host.process_events(0.1)
+    assert np.abs(host.view_pixels("Red").astype(int) - bare).max() > 100
+    assert host.view_pixels("Red").std(axis=2).max() > 50
+
+
+def test_plot(host: Host) -> None:  # noqa: F811
+    import slicer
+
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView)
+    steps = np.arange(1, 20.0)
+    nodes: dict[str, Any] = {}
+    chart = slicer.util.plot(np.column_stack([steps, 1 / steps]), 0, ["step", "loss"], show=False, nodes=nodes)
+    nodes["series"][0].SetColor(1, 0, 0)
+    slicer.app.applicationLogic().GetSelectionNode().SetReferenceActivePlotChartID(chart.GetID())
+    slicer.app.applicationLogic().PropagatePlotChartSelection()
+    manager = slicer.app.layoutManager()
+    assert manager.plotViewCount == 1
+    view = manager.plotWidget(0).plotView()
+    view.forceRender()
+    picture = host.view_image(view)
+    red = (picture[..., 0] > 200) & (picture[..., 1] < 100)
+    assert red.sum() > 50
+    slicer.util.updateTableFromArray(nodes["table"], np.column_stack([steps, steps]), ["step", "loss"])
+    host.process_events(0.2)
+    assert not np.array_equal(host.view_image(view), picture)
+
+
+def test_layout_manager_refuses_unknown_layouts_views(host: Host) -> None:  # noqa: F811
+    import slicer
+
+    manager = slicer.app.layoutManager()
+    seen: list[int] = []
+    manager.connect("layoutChanged(int)", seen.append)
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    manager.layout = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+    assert seen == [6, 3]
+    manager.disconnect("layoutChanged(int)", seen.append)
+    assert manager.sliceWidget("NoSuchView") is None
+
+
+def test_application(host: Host) -> None:  # noqa: F811
+    import slicer
+
+    assert (slicer.app.majorVersion, slicer.app.minorVersion) == (5, 12)
+    assert slicer.app.applicationName == "Slicer"
+    assert Path(slicer.app.temporaryPath).is_dir()
+    assert slicer.app.testingEnabled() is False
+    assert "PATH" in slicer.util.startupEnvironment()
+    with slicer.util.RenderBlocker(), slicer.util.WaitCursor():
+        slicer.app.processEvents()
+    slicer.util.delayDisplay("short", 0)
+    with pytest.raises(RuntimeError, match="wanted"), slicer.util.tryWithErrorDisplay("Failed"):
+        raise RuntimeError("wanted")
+    assert host.messages[-1].kind == "critical"
