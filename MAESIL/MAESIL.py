@@ -102,6 +102,7 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.parameters = None
         self.guiTag = None
         self.panels = []
+        self.isOpen = False
 
     def setup(self):
         """Build the panel."""
@@ -155,11 +156,13 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         """The module is opened."""
+        self.isOpen = True
         if self.panels:
             self.initializeParameterNode()
 
     def exit(self):
         """Another module is opened; jobs go on."""
+        self.isOpen = False
 
     def onReload(self):
         """Developers: load this module, its parts and the library anew."""
@@ -212,7 +215,7 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndClose(self, caller, event):
         """Start anew with the empty scene."""
-        if self.parent.isEntered:
+        if self.isOpen:
             self.initializeParameterNode()
 
     def onSceneEndImport(self, caller, event):

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gui_factory import panel  # noqa: F401 (a fixture)
+from slicer_host.fixtures import host  # noqa: F401 (a fixture)
 
 from MAESILLib.config import Config, Preprocessing, load
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, write_index

@@ -8,6 +8,8 @@ import numpy as np
 import slicer
 import vtk
 
+from MAESILWidgets.results_scene import move_into
+
 OUTLINE_COLOUR = (0.95, 0.85, 0.3)
 SELECTED_COLOUR = (0.3, 1.0, 0.5)
 FACES = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5))
@@ -126,6 +128,6 @@ def _model(result: Any, role: str, colour: tuple[float, float, float], width: in
         node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     folder = tree.GetItemParent(tree.GetItemByDataNode(result.text_node))
-    tree.SetItemParent(tree.GetItemByDataNode(node), folder)
+    move_into(tree, node, folder)
     result.set_node(role, node)
     return node

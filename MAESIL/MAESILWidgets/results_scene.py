@@ -210,4 +210,13 @@ def _file_in_folder(input_node: Any, name: str, nodes: list[Any]) -> None:
     parent = tree.GetItemParent(tree.GetItemByDataNode(input_node)) or tree.GetSceneItemID()
     folder = tree.CreateFolderItem(parent, name)
     for node in nodes:
-        tree.SetItemParent(tree.GetItemByDataNode(node), folder)
+        move_into(tree, node, folder)
+
+
+def move_into(tree: Any, node: Any, folder: int) -> None:
+    """Put a node into a folder of the subject hierarchy, whether or not it is shown there already."""
+    item = tree.GetItemByDataNode(node)
+    if item:
+        tree.SetItemParent(item, folder)
+    else:
+        tree.CreateItem(folder, node)

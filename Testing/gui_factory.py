@@ -1,0 +1,164 @@
+"""The module in the host: its panel, its inputs, and what a user does with them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from volume_factory import trunk
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESULT_KINDS = ("masked", "reconstruction", "composite", "error", "mask")
+
+
+@pytest.fixture
+def panel(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The opened panel, with workers on one thread and a temporary folder of its own."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launchers = tmp_path / "launchers"
+    launchers.mkdir()
+    host.install_python_slicer(launchers)
+    temporary = tmp_path / "temporary files"
+    temporary.mkdir()
+    import slicer
+
+    was = slicer.app.temporaryPath
+    slicer.app.temporaryPath = str(temporary)
+    host.add_module_path(REPOSITORY / "MAESIL")
+    host.load_module("MAESIL")
+    widget = host.open_module("MAESIL")
+    widget.temporary = temporary
+    yield widget
+    widget.stopJobs()
+    slicer.app.temporaryPath = was
+
+
+def ct_node(size_dhw: tuple[int, int, int] = (40, 48, 44), name: str = "ct", seed: int = 0) -> Any:
+    """A synthetic CT of 1.5 mm as a volume node, in the usual axial orientation."""
+    import slicer
+
+    node = slicer.util.addVolumeFromArray(trunk(size_dhw, seed).astype(np.int16), name=name)
+    node.SetSpacing(1.5, 1.5, 1.5)
+    node.SetIJKToRASDirections(-1, 0, 0, 0, -1, 0, 0, 0, 1)
+    node.SetOrigin(20.0, 30.0, -40.0)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def load_ct(path: Path) -> Any:
+    """A CT file as a volume node."""
+    import slicer
+
+    return slicer.util.loadVolume(str(path))
+
+
+def choose(combo: Any, value: str) -> None:
+    """Choose an item by its value, as a user does."""
+    index = combo.findData(value)
+    assert index >= 0, f"{value} is not offered"
+    combo.setCurrentIndex(index)
+
+
+def use_checkpoint(widget: Any, checkpoint: Path) -> None:
+    """Choose a checkpoint that is quick to run."""
+    widget.input.add_checkpoint(str(checkpoint))
+
+
+def wait_for_end(host: Any, panel_part: Any, timeout: float = 90) -> None:
+    """Run the event loop until the part's task has ended."""
+    host.process_events(until=lambda: panel_part.task is None, timeout=timeout)
+
+
+def apply_and_wait(host: Any, widget: Any, timeout: float = 90) -> None:
+    """Click Apply and wait for the end."""
+    assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+    widget.ui.applyButton.click()
+    wait_for_end(host, widget.reconstruct, timeout)
+
+
+def wait_for_worker(host: Any, task_of: Any, timeout: float = 60) -> int:
+    """Run the event loop until the worker has said its process id; return that."""
+
+    def pid() -> int:
+        task = task_of()
+        job = getattr(task, "job", None)
+        return job.worker_pid if job is not None and job.is_running else 0
+
+    return int(host.process_events(until=pid, timeout=timeout))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def workers_of_this_process() -> list[int]:
+    """Process ids of living MAESILLib processes below this one."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"MAESILLib" in command and is_alive(int(folder.name)) and _descends(int(folder.name), os.getpid()):
+            found.append(int(folder.name))
+    return found
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            return False
+        if pid == ancestor:
+            return True
+    return False
+
+
+def wait_until_gone(pid: int, seconds: float) -> float:
+    """Wait until a process has ended; return how long it took, or fail."""
+    begin = time.monotonic()
+    while is_alive(pid):
+        assert time.monotonic() - begin < seconds, f"process {pid} lives on after {seconds} s"
+        time.sleep(0.01)
+    return time.monotonic() - begin
+
+
+def scene_state() -> dict[str, Any]:
+    """What a user has in the scene: the nodes, where they lie, and their voxels."""
+    import slicer
+
+    state = {}
+    for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
+        voxels = slicer.util.arrayFromVolume(node).copy() if node.IsA("vtkMRMLVolumeNode") else None
+        matrix = None
+        if voxels is not None:
+            import vtk
+
+            matrix = vtk.vtkMatrix4x4()
+            node.GetIJKToRASMatrix(matrix)
+            matrix = slicer.util.arrayFromVTKMatrix(matrix).tolist()
+        checksum = None if voxels is None else hash(voxels.tobytes())
+        state[node.GetID()] = (node.GetName(), node.GetTransformNodeID(), matrix, checksum)
+    for class_name in ("vtkMRMLTextNode", "vtkMRMLTableNode", "vtkMRMLModelNode"):
+        for node in slicer.util.getNodesByClass(class_name):
+            state[node.GetID()] = node.GetName()
+    return state
+
+
+def result_of(widget: Any) -> Any:
+    """The result the panel shows."""
+    assert widget.results.result is not None, widget.ui.statusLabel.text
+    return widget.results.result
