@@ -244,6 +244,7 @@ class Host:
     def reset(self) -> None:
         """As after a start: no modules, empty scene, no layout chosen, nothing collected."""
         import slicer
+        from PySide6 import QtCore
 
         from . import rendered_view
 
@@ -256,6 +257,7 @@ class Host:
                 scene.RemoveNode(node)
         rendered_view._paused[0] = 0
         slicer.app.commandOptions().testingEnabled = False
+        QtCore.QLocale.setDefault(QtCore.QLocale.system())
         os.environ["PATH"] = self._initial_path
         self._app.settings().clear()
         self.sample_data.clear()

@@ -63,6 +63,7 @@ def install(settings_dir: Path) -> Any:
 
     clean_slicer_namespace(slicer)
     from . import application, qt_module
+    from .subject_hierarchy import SubjectHierarchy
     from .wrapping import wrap
 
     sys.modules["qt"] = qt_module.make()
@@ -77,6 +78,7 @@ def install(settings_dir: Path) -> Any:
     slicer.app = wrap(app)
     window = application.qSlicerMainWindow()
     window.resize(*WINDOW_SIZE)
+    SubjectHierarchy(scene)
     app._start(logic, scene, window)
     app._modules._load_cpp(scene, logic)
     logic.SetColorLogic(slicer.modules.colors.logic())

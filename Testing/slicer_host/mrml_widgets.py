@@ -63,6 +63,17 @@ class _Weak:
             self.widget._refresh()
 
 
+class _Renamed(_Weak):
+    """Refreshes a node combo box only where a node's entry has changed: volumes are modified all the time."""
+
+    def __call__(self, node: Any, *_: Any) -> None:
+        if shiboken6.isValid(self.widget):
+            box = self.widget
+            entry = box._ids.index(node.GetID()) if node.GetID() in box._ids else -1
+            if entry < 0 or box._box.itemText(entry) != node.GetName() or not box._shows(node):
+                box._refresh()
+
+
 @register
 class qMRMLWidget(SceneFollower, QtWidgets.QWidget):  # noqa: N801
     """A widget with a scene that it tells to what is connected to it."""
@@ -107,6 +118,7 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
         self._values: dict[str, Any] = {}
         self._current = ""
         self._ids: list[str] = []
+        self._watched: dict[Any, int] = {}
         super().__init__(parent)
         self._box = QtWidgets.QComboBox()
         row = QtWidgets.QHBoxLayout(self)
@@ -156,14 +168,14 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
         return [kind.replace("vtkMRML", "").replace("Node", "") for kind in self.nodeTypes]
 
     def _watch_names(self, nodes: list[Any]) -> None:
-        watched = self.__dict__.setdefault("_watched", {})
-        for node in nodes:
-            if node not in watched:
-                watched[node] = node.GetName()
-                self._observe(node, vtk.vtkCommand.ModifiedEvent)
-        gone = [node for node in watched if node not in nodes]
-        for node in gone:
-            del watched[node]
+        """Observe what is listed, for its name and for its being hidden."""
+        for node, tag in self._watched.items():
+            node.RemoveObserver(tag)
+        self._watched = {node: node.AddObserver(vtk.vtkCommand.ModifiedEvent, _Renamed(self)) for node in nodes}
+
+    def _stop_observing(self) -> None:
+        self._watch_names([])
+        super()._stop_observing()
 
     def _show_current(self) -> None:
         self._box.setCurrentIndex(self._ids.index(self._current) if self._current in self._ids else -1)

@@ -187,6 +187,38 @@ def test_files(host: Host, tmp_path: Path) -> None:  # noqa: F811
         slicer.util.loadVolume(str(tmp_path / "absent.nrrd"))
 
 
+def test_subject_hierarchy(host: Host, tmp_path: Path) -> None:  # noqa: F811
+    import slicer
+
+    volume = add_volume("inside")
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    item = hierarchy.GetItemByDataNode(volume)
+    assert hierarchy.GetItemName(item) == "inside"
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Results")
+    hierarchy.SetItemParent(item, folder)
+    mrml = host.save_scene(tmp_path / "scene")
+    host.close_scene()
+    assert slicer.mrmlScene.GetSubjectHierarchyNode().GetNumberOfItems() == 0
+    host.load_scene(mrml)
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    item = hierarchy.GetItemByDataNode(slicer.util.getNode("inside"))
+    folder = hierarchy.GetItemParent(item)
+    assert hierarchy.GetItemName(folder) == "Results"
+    hierarchy.RemoveItem(folder)
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+
+
+def test_decimal_comma(host: Host, probe: Any) -> None:  # noqa: F811
+    import qt
+
+    qt.QLocale.setDefault(qt.QLocale(qt.QLocale.German))
+    slider = qt.QDoubleSpinBox()
+    slider.value = 1.5
+    assert slider.text == "1,50"
+    probe.ui.slider.value = 12.5
+    assert probe.logic.getParameterNode().GetParameter("threshold") == "12.5"
+
+
 # views
 
 
