@@ -202,8 +202,8 @@ class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801
         super().__init__()
         self._logic = slicer.vtkMRMLSliceLogic()
         self._logic.SetMRMLApplicationLogic(application_logic)
+        self._logic.SetSliceNode(node)  # before the scene: the slice model takes its name from the node
         self._logic.SetMRMLScene(node.GetScene())
-        self._logic.SetSliceNode(node)
         application_logic.GetSliceLogics().AddItem(self._logic)
         self._application_logic = application_logic
         self._controller = qMRMLSliceControllerWidget(self._logic)
