@@ -41,7 +41,7 @@ class Host:
     def __init__(self, settings_dir: Path) -> None:
         self.settings_dir = settings_dir
         self.errors, self.messages, self.answers = state.errors, state.messages, state.answers
-        self.opened_urls = state.opened_urls
+        self.opened_urls, self.vtk_errors = state.opened_urls, state.vtk_errors
         sys.excepthook = state.collect_unhandled
         self._app = install(settings_dir)
         from . import sample_data

@@ -38,6 +38,21 @@ def translate(context: str, text: str) -> str:
     return text
 
 
+def collect_vtk_errors() -> None:
+    """Errors that VTK and MRML print go into state.vtk_errors too; in Slicer they are red lines of its log."""
+    import vtk
+
+    from . import state
+
+    window = vtk.vtkOutputWindow.GetInstance()
+
+    @vtk.calldata_type(vtk.VTK_STRING)
+    def observer(caller: Any, event: str, text: str) -> None:
+        state.vtk_errors.append(text)
+
+    window.AddObserver(vtk.vtkCommand.ErrorEvent, observer)
+
+
 def qt_message(kind: Any, context: Any, text: str) -> None:
     """Qt's own complaints; those about signals, timers and objects are faults of the code that runs here."""
     from . import state
@@ -62,6 +77,7 @@ def install(settings_dir: Path) -> Any:
     import slicer
 
     clean_slicer_namespace(slicer)
+    collect_vtk_errors()
     from . import application, qt_module
     from .subject_hierarchy import SubjectHierarchy
     from .wrapping import wrap

@@ -52,8 +52,8 @@ def single_shot(milliseconds: int, *target: Any) -> None:
         slot = receiver_slot(*target)
     else:
         (slot,) = target
-    if not callable(slot):
-        raise TypeError(f"singleShot: {slot!r} cannot be called")
+    if not callable(slot) or not isinstance(milliseconds, int):
+        raise TypeError(f"singleShot({milliseconds!r}, {slot!r})")
     QtCore.QTimer.singleShot(int(milliseconds), guarded(slot, "QTimer.singleShot"))
 
 

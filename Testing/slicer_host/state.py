@@ -20,6 +20,7 @@ errors: list[str] = []
 messages: list[Message] = []
 answers: deque[Any] = deque()
 opened_urls: list[str] = []
+vtk_errors: list[str] = []
 
 
 def record(where: str) -> None:
@@ -46,5 +47,5 @@ def collect_unhandled(kind: type[BaseException], value: BaseException, trace: An
 
 
 def reset() -> None:
-    for collected in (errors, messages, answers, opened_urls):
+    for collected in (errors, messages, answers, opened_urls, vtk_errors):
         collected.clear()

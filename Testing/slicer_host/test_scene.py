@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +364,38 @@ def test_layout_manager_refuses_unknown_layouts_views(host: Host) -> None:  # no
     assert seen == [6, 3]
     manager.disconnect("layoutChanged(int)", seen.append)
     assert manager.sliceWidget("NoSuchView") is None
+
+
+def test_vtk_errors_are_kept(host: Host) -> None:  # noqa: F811
+    import slicer
+
+    slicer.mrmlScene.AddNode(None)
+    assert any("AddNode" in text for text in host.vtk_errors)
+
+
+def test_close(tmp_path: Path) -> None:
+    """In a process of its own: there is no way back."""
+    script = (
+        "from slicer_host import boot\n"
+        "from slicer_host.probe import write_module\n"
+        "from pathlib import Path\n"
+        "import sys\n"
+        "host = boot(sys.argv[1])\n"
+        "write_module(Path(sys.argv[2]))\n"
+        "host.add_module_path(sys.argv[2])\n"
+        "host.load_module('Probe')\n"
+        "widget = host.open_module('Probe')\n"
+        "import slicer\n"
+        "slicer.app.connect('aboutToQuit()', lambda: widget.calls.append('quit'))\n"
+        "host.close()\n"
+        "print(widget.calls, host.errors)\n"
+    )
+    (tmp_path / "settings").mkdir()
+    command = [sys.executable, "-c", script, str(tmp_path / "settings"), str(tmp_path / "Probe")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "LC_ALL": "de_DE.UTF-8"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['enter', 'exit', 'cleanup', 'quit'] []"
 
 
 def test_application(host: Host) -> None:  # noqa: F811

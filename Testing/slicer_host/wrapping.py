@@ -68,13 +68,13 @@ def unwrap(value: Any) -> Any:
 
 
 def wrap(value: Any) -> Any:
-    """What a module sees of a PySide value."""
+    """What a module sees of a PySide value; Qt's lists come as tuples."""
     if isinstance(value, enum.Enum):
         return EnumInt(value) if isinstance(value.value, int) else value
     if isinstance(value, shiboken6.Object):
         return wrap_object(value)
     if type(value) in (list, tuple):
-        return type(value)(wrap(item) for item in value)
+        return tuple(wrap(item) for item in value)
     if type(value) is dict:
         return {key: wrap(item) for key, item in value.items()}
     return value
