@@ -33,6 +33,7 @@ def panel(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     host.load_module("MAESIL")
     widget = host.open_module("MAESIL")
     widget.temporary = temporary
+    host.process_events(until=lambda: widget.system.job is None, timeout=60)
     yield widget
     widget.stopJobs()
     slicer.app.temporaryPath = was
@@ -142,6 +143,9 @@ def scene_state() -> dict[str, Any]:
 
     state = {}
     for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
+        if node.GetHideFromEditors():
+            # the application's own: planes of the slice views
+            continue
         voxels = slicer.util.arrayFromVolume(node).copy() if node.IsA("vtkMRMLVolumeNode") else None
         matrix = None
         if voxels is not None:
