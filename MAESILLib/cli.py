@@ -72,7 +72,20 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
     group.add_argument("--progress", choices=MODES, default="bar", help="bar on stderr, JSON events on stdout, or off")
     group.add_argument("--stop-file", metavar="FILE", help="stop cleanly when this file appears")
-    group.add_argument("--watch-parent", action="store_true", help="stop cleanly when the parent process ends")
+    group.add_argument(
+        "--watch-parent",
+        nargs="?",
+        const=0,
+        type=_process_id,
+        metavar="PID",
+        help="stop cleanly when the parent process ends, or the one further up with this id",
+    )
+
+
+def _process_id(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"'{text}' is no process id; other arguments stand before a bare option")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +109,7 @@ def _run(arguments: list[str]) -> int:
         stop.install()
         reporter.on_reader_gone = lambda: stop.ask("whoever read the output has gone")
         reporter.started(args.command)
+        stop.check()
         importlib.import_module(f"MAESILLib.commands.{args.command}").run(args, reporter, stop)
     except MAESILError as error:
         return _failed(reporter, error)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from pathlib import Path
 from types import FrameType
 
 from MAESILLib.errors import CancelledError
+from MAESILLib.parent import ParentWatch
 
 
 class StopRequest:
@@ -16,12 +16,13 @@ class StopRequest:
 
     Args:
         stop_file: asking is creating this file.
-        watch_parent: the parent's end is a request too (the parent is a panel, not a shell).
+        watch_parent: the end of this process is a request too: its id, or 0 for the direct parent. It has to be
+            the parent or further up (a panel that started a launcher). None watches none.
     """
 
-    def __init__(self, stop_file: Path | str | None = None, watch_parent: bool = False) -> None:
+    def __init__(self, stop_file: Path | str | None = None, watch_parent: int | None = None) -> None:
         self.stop_file = None if stop_file is None else Path(stop_file)
-        self.parent = os.getppid() if watch_parent else None
+        self.parent = None if watch_parent is None else ParentWatch(watch_parent)
         self.reason = ""
 
     def install(self) -> None:
@@ -35,7 +36,7 @@ class StopRequest:
         if not self.reason:
             if self.stop_file is not None and self.stop_file.exists():
                 self.reason = f"stop file {self.stop_file}"
-            elif self.parent is not None and os.getppid() != self.parent:
+            elif self.parent is not None and self.parent.has_ended():
                 self.reason = "the parent process ended"
         return bool(self.reason)
 

@@ -233,7 +233,7 @@ class TestStopping:
 
     def test_request(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not StopRequest().requested()
-        request = StopRequest(tmp_path / "stop", watch_parent=True)
+        request = StopRequest(tmp_path / "stop", watch_parent=0)
         assert not request.requested()
         monkeypatch.setattr(os, "getppid", lambda: 1)
         assert request.requested()
