@@ -11,10 +11,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NoReturn
 
 from MAESILLib import __version__
-from MAESILLib.errors import EXIT_CANCELLED, EXIT_DONE, InputError, MAESILError, OutOfMemoryError
+from MAESILLib.errors import EXIT_CANCELLED, EXIT_DONE, CancelledError, InputError, MAESILError, OutOfMemoryError
 from MAESILLib.events import MODES, Reporter
 from MAESILLib.files import check_name, explain_os_error
 from MAESILLib.stopping import StopRequest
@@ -92,14 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     _print_any_name()
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(list(sys.argv[1:] if argv is None else argv), owns_process=argv is None)
     except BrokenPipeError:
         # whoever read the output has gone; what Python still wants to flush at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_CANCELLED
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], owns_process: bool) -> int:
     reporter = Reporter(_wanted_mode(arguments))
     try:
         for argument in arguments:
@@ -110,7 +112,9 @@ def _run(arguments: list[str]) -> int:
         reporter.on_reader_gone = lambda: stop.ask("whoever read the output has gone")
         reporter.started(args.command)
         stop.check()
-        importlib.import_module(f"MAESILLib.commands.{args.command}").run(args, reporter, stop)
+        run = importlib.import_module(f"MAESILLib.commands.{args.command}").run
+        with stop.until_first_check(partial(_end_at_once, reporter)) if owns_process else nullcontext():
+            run(args, reporter, stop)
     except MAESILError as error:
         return _failed(reporter, error)
     except KeyboardInterrupt:
@@ -126,6 +130,14 @@ def _run(arguments: list[str]) -> int:
         return _failed(reporter, explained)
     reporter.done()
     return EXIT_DONE
+
+
+def _end_at_once(reporter: Reporter, reason: str) -> None:
+    try:
+        _failed(reporter, CancelledError(f"stopped: {reason}"))
+    finally:
+        # whoever read the output may have gone
+        os._exit(EXIT_CANCELLED)
 
 
 def _failed(reporter: Reporter, error: MAESILError) -> int:

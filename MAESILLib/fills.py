@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from MAESILLib.errors import InputError
+from MAESILLib.stopping import NEVER, StopRequest
 
 MAX_ITERATIONS = 60
 # Two Jacobi steps damped by the Chebyshev roots for the rough half of the 7-point stencil's spectrum,
@@ -61,7 +62,11 @@ def fill_nearest(image: np.ndarray, hidden: np.ndarray, valid: np.ndarray | None
 
 
 def fill_harmonic(
-    image: np.ndarray, hidden: np.ndarray, tolerance: float = 1e-4, valid: np.ndarray | None = None
+    image: np.ndarray,
+    hidden: np.ndarray,
+    tolerance: float = 1e-4,
+    valid: np.ndarray | None = None,
+    stop: StopRequest = NEVER,
 ) -> np.ndarray:
     """Solve Laplace's equation in the hidden voxels, with the visible voxels as boundary values.
 
@@ -83,6 +88,7 @@ def fill_harmonic(
     Raises:
         InputError: the shapes or types do not fit, or nothing is visible.
         ArithmeticError: the tolerance was not reached, for one below about 1e-7 because of float32.
+        CancelledError: a stop was asked for.
     """
     visible = _visible(image, hidden, valid)
     unknown = hidden if valid is None else hidden & valid
@@ -90,7 +96,7 @@ def fill_harmonic(
     # Deviations from the mean: zero is then a fair first guess, and float32 rounds less.
     source = _neighbour_sum(np.where(visible, image.astype(np.float32, copy=False) - mean, np.float32(0)))
     source *= unknown
-    solution = _solve(source, _hierarchy(visible, unknown), tolerance)
+    solution = _solve(source, _hierarchy(visible, unknown), tolerance, stop)
     filled = image.astype(np.float32)
     filled[hidden] = solution[hidden] + mean
     return filled
@@ -145,7 +151,7 @@ def _hierarchy(visible: np.ndarray, unknown: np.ndarray) -> list[_Level]:
         unknown &= ~visible
 
 
-def _solve(source: np.ndarray, levels: list[_Level], tolerance: float) -> np.ndarray:
+def _solve(source: np.ndarray, levels: list[_Level], tolerance: float, stop: StopRequest) -> np.ndarray:
     """Return x with (sum of links) x - sum of neighbours = ``source``; both are 0 where nothing is unknown.
 
     Preconditioned conjugate gradients (Y. Saad, Iterative Methods for Sparse Linear Systems, 2003,
@@ -156,6 +162,7 @@ def _solve(source: np.ndarray, levels: list[_Level], tolerance: float) -> np.nda
     solution, direction = np.zeros_like(source), np.zeros_like(source)
     previous = np.float32(np.inf)
     for _ in range(MAX_ITERATIONS):
+        stop.check()
         error = _cycle(residual, levels)
         squared_error = np.vdot(error, error)
         if squared_error == 0:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from MAESILLib.errors import InputError
+from MAESILLib.stopping import NEVER, StopRequest
 
 SSIM_RADIUS = 5
 SSIM_SIGMA = 1.5
@@ -66,6 +67,7 @@ def score(
     body: np.ndarray,
     window_hu: tuple[float, float],
     patch_size: int | tuple[int, int, int],
+    stop: StopRequest = NEVER,
 ) -> Scores:
     """Score the prediction of the hidden voxels of one volume.
 
@@ -79,6 +81,7 @@ def score(
 
     Raises:
         InputError: the shapes do not fit, or the prediction is not finite.
+        CancelledError: a stop was asked for.
     """
     _check(reference, prediction, hidden, body)
     composite = np.where(hidden, np.clip(prediction, 0, 1), reference)
@@ -86,7 +89,7 @@ def score(
         psnr_masked_db=_json_safe(psnr(reference, composite, hidden)),
         mae_masked_hu=_json_safe(mae_hu(reference, composite, window_hu, hidden)),
         psnr_composite_db=_json_safe(psnr(reference, composite)),
-        ssim_composite=_json_safe(ssim(reference, composite, hidden & body)),
+        ssim_composite=_json_safe(ssim(reference, composite, hidden & body, stop)),
         border_index=_json_safe(border_index(reference, composite, patch_size, where=body)),
     )
 
@@ -97,6 +100,7 @@ def score_whole(
     body: np.ndarray,
     window_hu: tuple[float, float],
     patch_size: int | tuple[int, int, int],
+    stop: StopRequest = NEVER,
 ) -> WholeScores:
     """Score a prediction of every voxel: auto-encoding (mask none) or complete coverage.
 
@@ -107,7 +111,7 @@ def score_whole(
     return WholeScores(
         psnr_db=_json_safe(psnr(reference, clipped)),
         mae_hu=_json_safe(mae_hu(reference, clipped, window_hu)),
-        ssim=_json_safe(ssim(reference, clipped, body)),
+        ssim=_json_safe(ssim(reference, clipped, body, stop)),
         border_index=_json_safe(border_index(reference, clipped, patch_size, where=body)),
     )
 
@@ -146,21 +150,23 @@ def mae_hu(
     return float(np.abs(difference, out=difference).mean(dtype=np.float64) * (high - low))
 
 
-def ssim(reference: np.ndarray, prediction: np.ndarray, where: np.ndarray | None = None) -> float:
+def ssim(
+    reference: np.ndarray, prediction: np.ndarray, where: np.ndarray | None = None, stop: StopRequest = NEVER
+) -> float:
     """Return the mean of :func:`ssim_map` over the voxels of ``where`` (None: all); ``nan`` if there are none.
 
     Only the bounding box of ``where`` is computed; the map there is the same as that of the whole volumes.
     """
     _check(reference, prediction, where)
     if where is None:
-        return float(ssim_map(reference, prediction).mean(dtype=np.float64))
+        return float(ssim_map(reference, prediction, stop).mean(dtype=np.float64))
     if not where.any():
         return math.nan
     box = _bounding_box(where, SSIM_RADIUS)
-    return float(ssim_map(reference[box], prediction[box])[where[box]].mean(dtype=np.float64))
+    return float(ssim_map(reference[box], prediction[box], stop)[where[box]].mean(dtype=np.float64))
 
 
-def ssim_map(reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def ssim_map(reference: np.ndarray, prediction: np.ndarray, stop: StopRequest = NEVER) -> np.ndarray:
     """Return the structural similarity of the 3D neighbourhoods of each voxel, data range 1.
 
     Z. Wang, A. Bovik, H. Sheikh, E. Simoncelli, IEEE Trans. Image Process. 13(4), 2004, equation 13,
@@ -174,12 +180,13 @@ def ssim_map(reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     similarity = np.empty(reference.shape, np.float32)
     depth = len(reference)
     for start in range(0, depth, SSIM_SLAB):
+        stop.check()
         first, last = max(start - SSIM_RADIUS, 0), min(start + SSIM_SLAB + SSIM_RADIUS, depth)
-        stop = min(start + SSIM_SLAB, depth)
-        similarity[start:stop] = _ssim_slab(
+        end = min(start + SSIM_SLAB, depth)
+        similarity[start:end] = _ssim_slab(
             reference[first:last].astype(np.float64),
             prediction[first:last].astype(np.float64),
-            slice(start - first, stop - first),
+            slice(start - first, end - first),
         )
     return similarity
 

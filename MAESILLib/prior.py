@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from MAESILLib.stopping import NEVER, StopRequest
+
 
 @dataclass(frozen=True)
 class Sweeps:
@@ -31,7 +33,11 @@ THOROUGH = Sweeps((24, 24, 16, 16), (0.99, 0.98, 0.95, 0.9))
 
 
 def smooth_fill(
-    image: torch.Tensor, known: torch.Tensor, patch_size: tuple[int, int, int], sweeps: Sweeps = QUICK
+    image: torch.Tensor,
+    known: torch.Tensor,
+    patch_size: tuple[int, int, int],
+    sweeps: Sweeps = QUICK,
+    stop: StopRequest = NEVER,
 ) -> torch.Tensor:
     """Fill the unknown voxels of ``image`` smoothly from its known ones.
 
@@ -42,6 +48,9 @@ def smooth_fill(
 
     Returns:
         (B, 1, D, H, W) float32: ``image`` where known, the fill elsewhere; 0.5 where nothing is known.
+
+    Raises:
+        CancelledError: a stop was asked for.
     """
     weight = known.float()
     # where, not a product: an unknown NaN or infinity must not get through either
@@ -62,7 +71,7 @@ def smooth_fill(
         means = value if level == 0 else value / weight.clamp_min(1e-6)
         filled = torch.where(unknown, filled, means)
         row = min(level, len(sweeps.counts) - 1)
-        filled = _sweep(filled, unknown.float(), sweeps.counts[row], sweeps.radii[row])
+        filled = _sweep(filled, unknown.float(), sweeps.counts[row], sweeps.radii[row], stop)
     return filled
 
 
@@ -76,10 +85,11 @@ def _poolings(patch_size: tuple[int, int, int]) -> list[tuple[int, int, int]]:
     return poolings
 
 
-def _sweep(x: torch.Tensor, unknown: torch.Tensor, sweeps: int, radius: float) -> torch.Tensor:
+def _sweep(x: torch.Tensor, unknown: torch.Tensor, sweeps: int, radius: float, stop: StopRequest) -> torch.Tensor:
     """Relax the unknown cells towards the mean of their six neighbours; no flux through the border."""
     previous, omega = x, 1.0
     for sweep in range(sweeps):
+        stop.check()
         # lerp passes known cells on exactly, and over memory once
         relaxed = torch.lerp(x, _neighbour_sum(x).mul_(1 / 6), unknown)
         if sweep > 0:

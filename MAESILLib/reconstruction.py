@@ -18,7 +18,7 @@ from MAESILLib.masking import hidden_tokens
 from MAESILLib.model import MaskedAutoencoder, unpatchify, valid_voxels
 from MAESILLib.plan import Plan, VolumeMask, masks_of_volume, superpatch_masks
 from MAESILLib.slab_prior import PriorOfSlabs
-from MAESILLib.stopping import StopRequest
+from MAESILLib.stopping import NEVER, StopRequest
 from MAESILLib.superpatch import Blend, Shape, Superpatch, blending_weights, extract, partition, token_grid
 
 
@@ -52,7 +52,7 @@ def reconstruct(
     name: str,
     device: torch.device | str = "cpu",
     bf16: bool = False,
-    stop: StopRequest | None = None,
+    stop: StopRequest = NEVER,
     progress: Callable[[float], None] | None = None,
 ) -> Reconstruction:
     """Reconstruct a volume.
@@ -74,13 +74,12 @@ def reconstruct(
     whole = masks_of_volume(shape, boxes, masks, config.patch_size) if plan.overlap == 0 else ()
     prior = None
     if config.prior and whole and plan.mask.strategy != "none":
-        prior = PriorOfSlabs(unit, whole, config.patch_size, torch.device(device))
+        prior = PriorOfSlabs(unit, whole, config.patch_size, torch.device(device), stop)
     hidden_blend, visible_blend = Blend(shape), Blend(shape)
     hidden_once = np.zeros(shape, bool)
     jobs = _in_order(boxes, masks)
     for done, (box, number) in enumerate(jobs, start=1):
-        if stop is not None:
-            stop.check()
+        stop.check()
         visible = masks[box.index][number]
         filled = None if prior is None else prior.of_box(box, number)
         predicted, shown, hidden = _predict_box(

@@ -71,6 +71,7 @@ def reconstruct_volume(
     bf16 = use_bf16("auto", device)
     with memory_guard(device, "choose --device cpu, or close other programs"):
         model, info = load_checkpoint(checkpoint, device)
+        stop.check()
         window = info.preprocessing.window_hu
         grid = model_grid(volume.geometry, info.preprocessing.spacing_mm)
         unit = hu_to_unit(grid.to_model(volume.hu), window)
@@ -98,6 +99,7 @@ def reconstruct_volume(
                 "precision": "bf16" if bf16 else "fp32",
             }
             _write_volumes(staging, volume, grid, result, window, outputs, reporter, stop)
+            stop.check()
             if outputs.figure:
                 _write_figure(staging / "figure.png", grid, unit, result, window, metrics)
             peak = peak_memory_mib(device)
@@ -198,6 +200,7 @@ def _write_volumes(
     stop: StopRequest,
 ) -> None:
     """Write the five volumes on the input's grid; HU are int16, clipped to the window where compared."""
+    stop.check()
     hidden = grid.to_source(result.hidden, nearest=True)
     clipped = np.clip(volume.hu, *window)
     reconstruction = grid.to_source(unit_to_hu(result.prediction, window))
@@ -215,7 +218,9 @@ def _write_volumes(
     for number, kind in enumerate(KINDS):
         stop.check()
         reporter.progress("write", number / len(KINDS))
-        write_volume(staging / f"{kind}.{outputs.format}", made[kind](), volume.geometry, compress=outputs.compress)
+        array = made[kind]()
+        stop.check()
+        write_volume(staging / f"{kind}.{outputs.format}", array, volume.geometry, compress=outputs.compress)
     reporter.progress("write", 1.0)
 
 

@@ -16,7 +16,7 @@ from MAESILLib.fills import fill_harmonic
 from MAESILLib.metrics import Scores, WholeScores, border_index, mae_hu, psnr, score, score_whole
 from MAESILLib.plan import Plan, VolumeMask
 from MAESILLib.reconstruction import Reconstruction
-from MAESILLib.stopping import StopRequest
+from MAESILLib.stopping import NEVER, StopRequest
 from MAESILLib.volume import hu_to_unit, unit_to_hu
 
 
@@ -48,7 +48,7 @@ def measure(
     *,
     shown_hu: Window | None = None,
     body: np.ndarray | None = None,
-    stop: StopRequest | None = None,
+    stop: StopRequest = NEVER,
 ) -> Measured:
     """Compare a reconstruction with its input, and the harmonic fill with both.
 
@@ -73,7 +73,6 @@ def measure(
         raise InputError(
             f"the window {shown[0]:g} to {shown[1]:g} HU reaches beyond the model's, {limits}", "narrow it"
         )
-    stop = stop or StopRequest()
     if body is None:
         body = body_mask(unit_to_hu(unit, window_hu))
     is_complete, is_masked = plan.coverage == "complete", plan.mask.strategy != "none"
@@ -82,10 +81,10 @@ def measure(
     # numpy and scipy let go of the interpreter, so two threads use two cores
     with ThreadPoolExecutor(2) as pool:
         stop.check()
-        masked = pool.submit(score, reference, prediction, result.hidden, body, shown, patch_size)
+        masked = pool.submit(score, reference, prediction, result.hidden, body, shown, patch_size, stop)
         whole = None
         if is_complete or not is_masked:
-            whole = pool.submit(score_whole, reference, prediction, body, shown, patch_size)
+            whole = pool.submit(score_whole, reference, prediction, body, shown, patch_size, stop)
         filled = None
         if is_masked and result.masks:
             # overlapping superpatches hide a voxel here and show it there: no single fill compares with that
@@ -164,7 +163,7 @@ def harmonic(unit: np.ndarray, masks: tuple[VolumeMask, ...], pool: Executor, st
         stop.check()
         # two at a time: covers of masks that hide little have many passes
         hidden = [mask.voxels() for mask in masks[first : first + 2]]
-        for one, filled in zip(hidden, pool.map(partial(fill_harmonic, unit), hidden), strict=True):
+        for one, filled in zip(hidden, pool.map(partial(fill_harmonic, unit, stop=stop), hidden), strict=True):
             total[one] += filled[one]
             count += one
     stop.check()

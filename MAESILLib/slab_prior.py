@@ -7,6 +7,7 @@ import torch
 
 from MAESILLib.plan import VolumeMask
 from MAESILLib.prior import THOROUGH, smooth_fill
+from MAESILLib.stopping import NEVER, StopRequest
 from MAESILLib.superpatch import Shape, Superpatch, extract
 
 HALO = 2
@@ -25,13 +26,22 @@ class PriorOfSlabs:
     """
 
     def __init__(
-        self, unit: np.ndarray, masks: tuple[VolumeMask, ...], patch_size: Shape, device: torch.device
+        self,
+        unit: np.ndarray,
+        masks: tuple[VolumeMask, ...],
+        patch_size: Shape,
+        device: torch.device,
+        stop: StopRequest = NEVER,
     ) -> None:
-        self.unit, self.masks, self.patch_size, self.device = unit, masks, patch_size, device
+        self.unit, self.masks, self.patch_size, self.device, self.stop = unit, masks, patch_size, device, stop
         self.latest: tuple[tuple[int, int, int], torch.Tensor] | None = None
 
     def of_box(self, box: Superpatch, number: int) -> torch.Tensor:
-        """Return the prior (1, 1, D, H, W) of a superpatch under pass ``number``."""
+        """Return the prior (1, 1, D, H, W) of a superpatch under pass ``number``.
+
+        Raises:
+            CancelledError: a stop was asked for.
+        """
         key = (box.start[0], box.size[0], number)
         if self.latest is None or self.latest[0] != key:
             self.latest = (key, self._fill(box, self.masks[number]))
@@ -51,4 +61,5 @@ class PriorOfSlabs:
         known = np.zeros(slab.size, bool)
         known[slab.in_box((depth, height, width))] = ~mask.voxels(first, last)
         image = torch.from_numpy(extract(self.unit, slab))[None, None].to(self.device)
-        return smooth_fill(image, torch.from_numpy(known)[None, None].to(self.device), self.patch_size, THOROUGH)
+        seen = torch.from_numpy(known)[None, None].to(self.device)
+        return smooth_fill(image, seen, self.patch_size, THOROUGH, self.stop)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from MAESILLib.errors import CancelledError
-from MAESILLib.parent import ParentWatch
+from MAESILLib.parent import INTERVAL_S, ParentWatch
 
 
 class StopRequest:
@@ -24,6 +26,8 @@ class StopRequest:
         self.stop_file = None if stop_file is None else Path(stop_file)
         self.parent = None if watch_parent is None else ParentWatch(watch_parent)
         self.reason = ""
+        self._first_check: threading.Event | None = None
+        self._ending = threading.Lock()
 
     def install(self) -> None:
         """Let SIGTERM and SIGINT ask for a stop; a second SIGINT ends the process at once."""
@@ -31,8 +35,40 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)
 
+    @contextmanager
+    def until_first_check(self, end: Callable[[str], None]) -> Iterator[None]:
+        """Call ``end`` with the reason as soon as a stop is asked for, until the work in the block first checks.
+
+        Importing torch takes seconds on a cold disk or a busy machine, and nothing can check meanwhile. Nothing has
+        to be undone yet, so ``end`` may end the process; it is called in a thread of its own.
+        """
+        first_check = self._first_check = threading.Event()
+        threading.Thread(target=self._watch, args=(first_check, end), daemon=True).start()
+        try:
+            yield
+        finally:
+            self._stop_watching(first_check)
+
+    def _watch(self, first_check: threading.Event, end: Callable[[str], None]) -> None:
+        while not first_check.wait(INTERVAL_S):
+            with self._ending:
+                if not first_check.is_set() and self._ask():
+                    end(self.reason)
+                    return
+
+    def _stop_watching(self, first_check: threading.Event) -> None:
+        # waits where the end has begun already
+        with self._ending:
+            first_check.set()
+            self._first_check = None
+
     def requested(self) -> bool:
         """Say whether to stop."""
+        if self._first_check is not None:
+            self._stop_watching(self._first_check)
+        return self._ask()
+
+    def _ask(self) -> bool:
         if not self.reason:
             if self.stop_file is not None and self.stop_file.exists():
                 self.reason = f"stop file {self.stop_file}"
@@ -53,3 +89,7 @@ class StopRequest:
         self.reason = signal.Signals(number).name
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+NEVER = StopRequest()
+"""For work that nobody asks to stop."""

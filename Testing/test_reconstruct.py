@@ -391,7 +391,7 @@ class TestEmbeddedCheckpoint:
 def test_demo_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it spends seconds on a sample."""
     monkeypatch.setattr("MAESILLib.resources.CHECKPOINT", "Checkpoints/none.safetensors")
-    monkeypatch.setattr("MAESILLib.phantom.phantom_volume", lambda seed: pytest.fail("generated in vain"))
+    monkeypatch.setattr("MAESILLib.phantom.phantom_volume", lambda *_, **__: pytest.fail("generated in vain"))
     result = maesil("demo", "--output", tmp_path / "out", "--progress", "off")
     assert result.status == 2
     assert "none.safetensors is missing" in result.err

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             f"--window {args.window[0]:g} {args.window[1]:g} is no range of HU", "give the lower value first"
         )
     device = set_up_device(args)
+    stop.check()
 
     from MAESILLib.evaluation.evaluate import evaluate, held_out_share, markdown, protocol, write
     from MAESILLib.files import check_folder

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.config import from_dict
     from MAESILLib.data.prepare import find_sources, prepare
 
+    stop.check()
     preprocessing = from_dict({"preprocessing": {"spacing_mm": args.spacing}}, "--spacing").preprocessing
     cache = prepare(find_sources(args.inputs), args.output, preprocessing, reporter=reporter, stop=stop)
     reporter.artifact("cache", args.output)

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
                 "prepare it again with that --spacing, or set preprocessing.spacing_mm",
             )
     device = set_up_device(args)
+    stop.check()
 
     from MAESILLib.training.trainer import Trainer
 

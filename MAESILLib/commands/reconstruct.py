@@ -44,11 +44,13 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     plan = plan_from(args)
     device = set_up_device(args)
+    stop.check()
     checkpoint = Path(args.checkpoint) if args.checkpoint else embedded_checkpoint()
     begin = time.monotonic()
     reporter.progress("read", 0.0)
     volume = read_volume(args.input, series=args.series)
     reporter.progress("read", 1.0)
+    stop.check()
     outputs = Outputs(Path(args.output), args.format, args.figure, args.compress)
     metrics = reconstruct_volume(volume, checkpoint, plan, outputs, device, reporter, stop, begin)
     if args.progress != "json":

@@ -23,10 +23,11 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.phantom import phantom_volume
     from MAESILLib.writing import write_volume
 
+    stop.check()
     path = Path(args.output)
     check_folder(path.parent)
     reporter.progress("sample", 0.0)
-    volume = phantom_volume(args.seed)
+    volume = phantom_volume(args.seed, stop=stop)
     stop.check()
     write_volume(path, volume.hu, volume.geometry, compress=args.compress)
     reporter.progress("sample", 1.0)

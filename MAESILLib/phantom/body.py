@@ -18,6 +18,7 @@ from MAESILLib.phantom.scan import paint_couch, scan
 from MAESILLib.phantom.shapes import Canvas, Grid, Point
 from MAESILLib.phantom.skeleton import paint_skeleton, vertebra_height
 from MAESILLib.phantom.trunk import FIELD_MM, Patient, build_trunk, lung_field, mediastinum_field
+from MAESILLib.stopping import NEVER, StopRequest
 
 if TYPE_CHECKING:
     from MAESILLib.volume import CTVolume
@@ -27,7 +28,11 @@ SPACING_MM = 1.5
 
 
 def body_phantom(
-    seed: int = 0, *, spacing_mm: float = SPACING_MM, size_dhw: tuple[int, int, int] = SIZE_DHW
+    seed: int = 0,
+    *,
+    spacing_mm: float = SPACING_MM,
+    size_dhw: tuple[int, int, int] = SIZE_DHW,
+    stop: StopRequest = NEVER,
 ) -> np.ndarray:
     """Draw the CT of patient ``seed``.
 
@@ -41,28 +46,39 @@ def body_phantom(
 
     Raises:
         InputError: seed, size or spacing out of range.
+        CancelledError: a stop was asked for.
     """
     grid = _grid(seed, spacing_mm, size_dhw)
     trunk = build_trunk(Patient.draw(seed))
     canvas = Canvas(grid, trunk.frame, -1000.0, trunk.patient.rng(60))
     chest = shape_chest(trunk)
     lungs = lung_field(trunk, mediastinum_field(trunk, chest.solids(), chest.tubes()))
-    paint_couch(canvas, trunk)
-    paint_body(canvas, trunk)
-    paint_abdomen(canvas, trunk)
-    paint_lungs(canvas, trunk, lungs)
-    paint_chest(canvas, trunk, chest)
-    paint_skeleton(canvas, trunk)
+    # each takes up to a second
+    for paint in (
+        lambda: paint_couch(canvas, trunk),
+        lambda: paint_body(canvas, trunk),
+        lambda: paint_abdomen(canvas, trunk),
+        lambda: paint_lungs(canvas, trunk, lungs),
+        lambda: paint_chest(canvas, trunk, chest),
+        lambda: paint_skeleton(canvas, trunk),
+    ):
+        stop.check()
+        paint()
+    stop.check()
     return scan(canvas, trunk)
 
 
 def phantom_volume(
-    seed: int = 0, *, spacing_mm: float = SPACING_MM, size_dhw: tuple[int, int, int] = SIZE_DHW
+    seed: int = 0,
+    *,
+    spacing_mm: float = SPACING_MM,
+    size_dhw: tuple[int, int, int] = SIZE_DHW,
+    stop: StopRequest = NEVER,
 ) -> CTVolume:
     """The CT of :func:`body_phantom` as a volume whose geometry is centred on the origin (LPS, identity axes)."""
     from MAESILLib.volume import CTVolume, Geometry
 
-    hu = body_phantom(seed, spacing_mm=spacing_mm, size_dhw=size_dhw)
+    hu = body_phantom(seed, spacing_mm=spacing_mm, size_dhw=size_dhw, stop=stop)
     d, h, w = size_dhw
     geometry = Geometry(
         size_dhw=(d, h, w),
