@@ -6,6 +6,7 @@ With ``--progress json`` every event is one JSON object on a line of stdout:
     {"event": "progress", "stage": "reconstruct", "fraction": 0.42, "eta_s": 3.1}
     {"event": "metric", "step": 100, "loss": 0.01, "psnr_masked_db": 20.1, "lr": 0.001, "samples_per_s": 9.0}
     {"event": "artifact", "kind": "reconstruction", "path": "..."}
+    {"event": "info", "what": "volume", "name": "...", "size_dhw": [95, 512, 512]}
     {"event": "warning", "message": "..."}
     {"event": "error", "kind": "out_of_memory", "message": "...", "hint": "..."}
     {"event": "done", "seconds": 12.3}
@@ -31,6 +32,7 @@ EVENTS = {
     "progress": ("stage", "fraction", "eta_s"),
     "metric": ("step",),
     "artifact": ("kind", "path"),
+    "info": ("what",),
     "warning": ("message",),
     "error": ("kind", "message", "hint"),
     "done": ("seconds",),
@@ -97,6 +99,10 @@ class Reporter:
     def artifact(self, kind: str, path: Path | str) -> None:
         """Say that a file is complete."""
         self._emit("artifact", kind=kind, path=str(path))
+
+    def info(self, what: str, **details: Any) -> None:
+        """Describe a checkpoint, a cache, a volume or the system, in plain JSON values."""
+        self._emit("info", what=what, **details)
 
     def warning(self, message: str) -> None:
         """Tell something the user should know but need not act on."""

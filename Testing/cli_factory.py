@@ -30,7 +30,7 @@ from MAESILLib.model import MaskedAutoencoder
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUIET = ("--progress", "off")
 JSON = ("--progress", "json")
-EVENT_NAMES = {"started", "progress", "metric", "artifact", "warning", "error", "done"}
+EVENT_NAMES = {"started", "progress", "metric", "artifact", "info", "warning", "error", "done"}
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -92,6 +90,8 @@ class TestUsage:
             (("pretrain", "--data", "nowhere", "--output", "o"), ("nowhere is not a cache", "maesil prepare")),
             (("evaluate", "--data", "nowhere", "--output", "o"), ("nowhere is not a cache", "maesil prepare")),
             (("prepare", "nowhere", "--output", "o"), ("no such file or folder: nowhere",)),
+            (("info",), ("give a FILE, or --system",)),
+            (("info", "--system", "x"), ("give a FILE, or --system without one",)),
             (("info", "nowhere"), ("no such file or folder: nowhere",)),
             (("info", "x" * 5000), ("File name too long",)),
         ],
@@ -284,40 +284,6 @@ class TestOutputFolder:
         result = reconstruct(path, tmp_path / "out", checkpoint, "--format", suffix)
         assert_refused(result, "would be overwritten", "another output folder")
         assert path.read_bytes() == before
-
-
-class TestInfo:
-    def test_checkpoint(self, checkpoint: Path) -> None:
-
-        result = maesil("info", checkpoint, *QUIET)
-        assert result.status == 0
-        text = json.loads(result.out)
-        assert text["name"] == "tiny.safetensors"
-        assert text["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        assert text["model"]["superpatch_size"] == [32, 32, 32]
-        assert text["preprocessing"] == {"spacing_mm": 1.5, "window_hu": [-1000.0, 1000.0]}
-
-    def test_volume(self, tmp_path: Path) -> None:
-        path = write_ct(tmp_path / "scan.mha", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7))
-        result = maesil("info", path, *QUIET)
-        assert result.status == 0
-        assert "12 x 40 x 48 (D x H x W)" in result.out
-        assert "3 x 0.75 x 0.7 mm" in result.out
-        # 12 * 3 / 1.5, 40 * .75 / 1.5, 48 * .7 / 1.5 rounded up
-        assert "24 x 20 x 23" in result.out
-
-    def test_cache(self, tmp_path: Path, scan: Path) -> None:
-        assert maesil("prepare", scan, "--output", tmp_path / "cache", *QUIET).status == 0
-        result = maesil("info", tmp_path / "cache", *QUIET)
-        assert result.status == 0
-        assert "1 volumes of 1 patients" in result.out
-        assert "scan: 40 x 48 x 44" in result.out
-
-    def test_what_is_none_of_these(self, tmp_path: Path) -> None:
-        (tmp_path / "index.json").write_text("[]")
-        assert_refused(maesil("info", tmp_path, *QUIET), "index.json has schema None")
-        (tmp_path / "notes.safetensors").write_text("hello")
-        assert_refused(maesil("info", tmp_path / "notes.safetensors", *QUIET), "not a readable checkpoint")
 
 
 class TestPretrainOptions:

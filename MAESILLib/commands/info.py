@@ -1,10 +1,12 @@
-"""``maesil info``: what is in a checkpoint, a cache or a volume."""
+"""``maesil info``: what is in a checkpoint, a cache or a volume, or what this machine has."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
@@ -13,46 +15,52 @@ from MAESILLib.stopping import StopRequest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("file", metavar="FILE", help="checkpoint, cache folder, volume file or DICOM folder")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="checkpoint, cache folder, volume file or DICOM folder")
+    parser.add_argument("--system", action="store_true", help="instead of a file: versions, devices and their memory")
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
+    if (args.file is None) != args.system:
+        raise InputError("info describes one thing", "give a FILE, or --system without one")
+    what, details, text = _system() if args.system else _file(Path(args.file))
+    reporter.info(what, **details)
+    # the result is what was asked for, so people get it in every mode
+    if args.progress != "json":
+        print(text)
+
+
+def _file(path: Path) -> tuple[str, dict[str, Any], str]:
+    """Return what it is, its description in plain JSON values, and as text for people."""
     from MAESILLib.data.cache import INDEX
 
-    path = Path(args.file)
     if not path.exists():
         raise InputError(f"no such file or folder: {path}", "check the path")
     if path.suffix == ".safetensors":
-        text = _checkpoint(path)
-    elif (path / INDEX).is_file():
-        text = _cache(path)
-    else:
-        text = _volume(path)
-    # the result is what was asked for, so it is printed in every mode
-    print(text)
+        return _checkpoint(path)
+    if (path / INDEX).is_file():
+        return _cache(path)
+    return _volume(path)
 
 
-def _checkpoint(path: Path) -> str:
+def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.checkpoint import checkpoint_identity, read_info
     from MAESILLib.config import to_dict
 
     info = read_info(path)
-    return json.dumps(
-        {
-            **checkpoint_identity(path),
-            "megabytes": round(path.stat().st_size / 1e6, 1),
-            "model": to_dict(info.model),
-            "preprocessing": to_dict(info.preprocessing),
-            "mask": info.mask,
-            "training": info.training,
-            "library_version": info.library_version,
-        },
-        indent=2,
-    )
+    details = {
+        **checkpoint_identity(path),
+        "megabytes": round(path.stat().st_size / 1e6, 1),
+        "model": to_dict(info.model),
+        "preprocessing": to_dict(info.preprocessing),
+        "mask": info.mask,
+        "training": info.training,
+        "library_version": info.library_version,
+    }
+    return "checkpoint", {"path": str(path), **details}, json.dumps(details, indent=2)
 
 
-def _cache(path: Path) -> str:
+def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.commands.prepare import summary
     from MAESILLib.data.cache import read_cache
 
@@ -60,19 +68,63 @@ def _cache(path: Path) -> str:
     rows = [
         f"  {e.name}: {' x '.join(map(str, e.shape_dhw))}, patient {e.patient}, {e.split or '-'}" for e in cache.entries
     ]
-    return "\n".join([summary(cache), *rows])
+    details = {
+        "path": str(path),
+        "fingerprint": cache.fingerprint(),
+        "spacing_mm": cache.spacing_mm,
+        "volumes": [asdict(entry) for entry in cache.entries],
+        "refused": [asdict(refusal) for refusal in cache.refused],
+    }
+    return "cache", details, "\n".join([summary(cache), *rows])
 
 
-def _volume(path: Path) -> str:
+def _volume(path: Path) -> tuple[str, dict[str, Any], str]:
+    from MAESILLib.config import Preprocessing
     from MAESILLib.reading import read_volume
     from MAESILLib.volume import model_grid
 
     volume = read_volume(path)
-    grid = model_grid(volume.geometry)
+    spacing_mm = Preprocessing().spacing_mm
+    geometry, grid = volume.geometry, model_grid(volume.geometry, spacing_mm)
+    low, high = float(volume.hu.min()), float(volume.hu.max())
+    details = {
+        "path": str(path),
+        "name": volume.name,
+        "voxel_type": str(volume.hu.dtype),
+        "size_dhw": geometry.size_dhw,
+        "spacing_dhw_mm": geometry.spacing_dhw,
+        "origin_lps_mm": geometry.origin_lps,
+        "direction_lps": geometry.direction,
+        "hu_range": (low, high),
+        "model_grid": {"size_dhw": grid.geometry.size_dhw, "spacing_mm": spacing_mm},
+        "warnings": volume.warnings,
+    }
     lines = [
-        f"{volume.name}: {volume.hu.dtype} {' x '.join(map(str, volume.geometry.size_dhw))} (D x H x W)",
-        f"spacing {' x '.join(f'{s:g}' for s in volume.geometry.spacing_dhw)} mm (D x H x W)",
-        f"HU {volume.hu.min():g} to {volume.hu.max():g}",
-        f"at 1.5 mm: {' x '.join(map(str, grid.geometry.size_dhw))}",
+        f"{volume.name}: {volume.hu.dtype} {' x '.join(map(str, geometry.size_dhw))} (D x H x W)",
+        f"spacing {' x '.join(f'{s:g}' for s in geometry.spacing_dhw)} mm (D x H x W)",
+        f"HU {low:g} to {high:g}",
+        f"at {spacing_mm:g} mm: {' x '.join(map(str, grid.geometry.size_dhw))}",
     ]
-    return "\n".join([*lines, *(f"warning: {warning}" for warning in volume.warnings)])
+    return "volume", details, "\n".join([*lines, *(f"warning: {warning}" for warning in volume.warnings)])
+
+
+def _system() -> tuple[str, dict[str, Any], str]:
+    from MAESILLib.system import describe_system
+
+    details = describe_system()
+    lines = [f"maesil {details['maesil']}, Python {details['python']}, {details['platform']}"]
+    lines += [f"{name} {version or details['problems'][name]}" for name, version in details["packages"].items()]
+    for device in details["devices"]:
+        problem = details["problems"].get(device["kind"])
+        lines.append(_line_of(device, details["auto"]) + (f" ({problem})" if problem else ""))
+    return "system", details, "\n".join(lines)
+
+
+def _line_of(device: dict[str, Any], auto: str) -> str:
+    parts = [f"{device['kind']}{' (auto)' if device['kind'] == auto else ''}: {device['name']}"]
+    if "cores" in device:
+        parts.append(f"{device['cores']} cores")
+    for key, word in (("memory_total_gib", "memory"), ("memory_free_gib", "free")):
+        if device[key] is not None:
+            parts.append(f"{device[key]:.1f} GiB {word}")
+    return ", ".join(parts)

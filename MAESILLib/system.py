@@ -1,0 +1,124 @@
+"""What this machine has: Python, packages, devices and their memory. Asked by a panel that must not import torch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from typing import Any
+
+from MAESILLib import __version__
+
+PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "safetensors", "matplotlib")
+"""What the commands import."""
+
+
+def describe_system() -> dict[str, Any]:
+    """Return versions and devices as plain JSON values.
+
+    Keys: ``maesil``, ``python``, ``executable``, ``platform``; ``packages``, the version of each or None where it
+    cannot be imported, and ``problems``, why; ``devices``, each with ``kind`` (as ``--device`` takes it), ``name``,
+    ``memory_total_gib`` and ``memory_free_gib`` (None where the system does not say), the CPU also with ``cores``;
+    ``auto``, the kind that ``--device auto`` takes.
+    """
+    problems: dict[str, str] = {}
+    packages = {name: _version(name, problems) for name in PACKAGES}
+    devices = [*([] if packages["torch"] is None else _accelerators(problems)), _cpu()]
+    return {
+        "maesil": __version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "packages": packages,
+        "problems": problems,
+        "devices": devices,
+        "auto": devices[0]["kind"],
+    }
+
+
+def _version(name: str, problems: dict[str, str]) -> str | None:
+    try:
+        return str(importlib.import_module(name).__version__)
+    except Exception as error:  # a package that is half installed fails in any way, and that is the answer
+        problems[name] = _one_line(error)
+        return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _accelerators(problems: dict[str, str]) -> list[dict[str, Any]]:
+    """Return what torch can use besides the CPU, in the order of ``--device auto``."""
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        kind, free = f"cuda:{index}", None
+        try:
+            free = torch.cuda.mem_get_info(index)[0]
+        except RuntimeError as error:
+            # another process may have the card to itself
+            problems[kind] = _one_line(error)
+        total = torch.cuda.get_device_properties(index).total_memory
+        found.append(_device(kind, torch.cuda.get_device_name(index), total, free))
+    if torch.backends.mps.is_available():
+        # it shares the machine's memory
+        found.append(_device("mps", platform.machine(), *_memory()))
+    return found
+
+
+def _cpu() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {**_device("cpu", _cpu_name(), *_memory()), "cores": cores}
+
+
+def _device(kind: str, name: str, total: int | None, free: int | None) -> dict[str, Any]:
+    memory, unused = (None if size is None else round(size / 2**30, 2) for size in (total, free))
+    return {"kind": kind, "name": name, "memory_total_gib": memory, "memory_free_gib": unused}
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key.strip() == "model name":
+                    return value.strip()
+    except OSError:
+        # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> tuple[int | None, int | None]:
+    """Return the machine's memory in bytes, and what of it is free; None where the system does not say."""
+    if sys.platform == "win32":
+        return _memory_of_windows()
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            sizes = {key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in file)}
+        return sizes.get("MemTotal"), sizes.get("MemAvailable")
+    except OSError:
+        # macOS
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+
+
+def _memory_of_windows() -> tuple[int | None, int | None]:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        """MEMORYSTATUSEX."""
+
+        _fields_ = (
+            ("length", ctypes.c_uint32),
+            ("load", ctypes.c_uint32),
+            *((name, ctypes.c_uint64) for name in ("total", "free", "page_total", "page_free")),
+            *((name, ctypes.c_uint64) for name in ("virtual_total", "virtual_free", "extended_free")),
+        )
+
+    status = Status(length=ctypes.sizeof(Status))
+    if sys.platform == "win32" and ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return status.total, status.free
+    return None, None
