@@ -158,6 +158,8 @@ def scene_state() -> dict[str, Any]:
         state[node.GetID()] = (node.GetName(), node.GetTransformNodeID(), matrix, checksum)
     for class_name in ("vtkMRMLTextNode", "vtkMRMLTableNode", "vtkMRMLModelNode"):
         for node in slicer.util.getNodesByClass(class_name):
+            if node.GetHideFromEditors():
+                continue
             state[node.GetID()] = node.GetName()
     return state
 

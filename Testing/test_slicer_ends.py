@@ -135,14 +135,19 @@ class TestFailures:
         assert_as_it_was(ready, before, "ended from outside")
 
     def test_out_of_memory(self, host: Any, ready: Any, tmp_path: Path) -> None:
-        import torch
-
-        assert torch.__version__
-        before = scene_state()
         ready.parameters.inputVolume = ct_node((220, 256, 256), name="large")
         before = scene_state()
-        # enough for Python, torch and the volume, too little for the work
-        launcher(tmp_path / "launchers", "ulimit -v 2600000; export OPENBLAS_NUM_THREADS=1")
+        # a real limit, set when everything is imported: the work itself runs into it
+        limit = tmp_path / "limit"
+        limit.mkdir()
+        (limit / "sitecustomize.py").write_text(
+            "import resource, torch, scipy.ndimage, scipy.sparse, SimpleITK\n"
+            "torch.zeros(8, 8) @ torch.zeros(8, 8)\n"
+            "pages = int(open('/proc/self/statm').read().split()[0])\n"
+            "most = pages * resource.getpagesize() + (250 << 20)\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (most, most))\n"
+        )
+        launcher(tmp_path / "launchers", f'export PYTHONPATH="{limit}:$PYTHONPATH"')
         apply_and_wait(host, ready, 120)
         assert_as_it_was(ready, before, "memory")
         assert "bug" not in ready.ui.statusLabel.text

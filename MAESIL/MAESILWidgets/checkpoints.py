@@ -60,11 +60,18 @@ def describe(path: str) -> Checkpoint:
     training = info.training
     data = training.get("data") or {}
     parts = [f"{training.get('preset', '?')}, {weights:.1f} M " + _("weights")]
-    if training.get("samples"):
-        parts.append(_("{n:,} superpatches seen").format(n=int(training["samples"])))
+    if samples_seen(training):
+        parts.append(_("{n:,} crops seen").format(n=samples_seen(training)))
     if data.get("volumes"):
         count = data["volumes"] if isinstance(data["volumes"], int) else len(data["volumes"])
         parts.append(_("{n} CTs").format(n=count))
     size = " x ".join(str(n) for n in info.model.superpatch_size)
     parts.append(_("superpatch {size} at {spacing:g} mm").format(size=size, spacing=info.preprocessing.spacing_mm))
     return Checkpoint(path, ", ".join(parts), info)
+
+
+def samples_seen(training: dict[str, Any]) -> int:
+    """Return how many samples a checkpoint was trained on, those of the checkpoint it began from included."""
+    begun_from = (training.get("initialised_from") or {}).get("training") or {}
+    own = int(training.get("samples") or 0)
+    return own + (samples_seen(begun_from) if begun_from else 0)

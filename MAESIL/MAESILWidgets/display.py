@@ -72,6 +72,11 @@ def show_legend(result: Any, view_ids: list[str]) -> None:
         legend.SetLabelFormat("%.0f")
         legend.SetNumberOfLabels(3)
         legend.SetMaxNumberOfColors(256)
+        # small and at the right edge: it lies over the anatomy
+        legend.SetSize(0.1, 0.45)
+        legend.SetPosition(0.98, 0.5)
+        legend.GetTitleTextProperty().SetFontSize(11)
+        legend.GetLabelTextProperty().SetFontSize(10)
         legend.SetVisibility(True)
         legend.RemoveAllViewNodeIDs()
         for view_id in view_ids:
@@ -139,7 +144,6 @@ def _mask_colours() -> Any:
     node.SetNumberOfColors(2)
     node.SetColor(0, _("visible"), 0.0, 0.0, 0.0, 0.0)
     node.SetColor(1, _("hidden"), *MASK_COLOUR, 1.0)
-    node.NamesInitialisedOn()
     node.SetHideFromEditors(True)
     return node
 

@@ -115,7 +115,8 @@ class Views:
         """Show a result in the 3x3 views."""
         self.switch(LAYOUT_ID)
         self.fill({kind: result.node(kind) for kind in ("masked", "reconstruction", "error", "mask")}, COLUMNS)
-        display.show_legend(result, [self.slice_node("Error", column).GetID() for column in COLUMNS])
+        # one is enough for the row, which has one range: it covers part of the image
+        display.show_legend(result, [self.slice_node("Error", "Axial").GetID()])
 
     def fill(self, nodes: dict[str, Any], columns: tuple[str, ...]) -> None:
         """Show volumes by kind in the rows of these columns, along the volume's own axes, fitted."""

@@ -40,7 +40,11 @@ def failure_of(exit_code: int, crashed: bool, error: dict[str, Any] | None, last
         )
     if any("No module named" in line for line in last_lines):
         missing = next(line for line in reversed(last_lines) if "No module named" in line)
-        return Failure(missing.split("Error:")[-1].strip(), _("install the Python packages in the Advanced section"), "missing_package")
+        return Failure(
+            missing.split("Error:")[-1].strip(),
+            _("install the Python packages in the Advanced section"),
+            "missing_package",
+        )
     if exit_code == 0:
         return Failure(_("The background process ended without saying that it is done"), _("see the log"), "crashed")
     last = last_lines[-1].strip() if last_lines else ""

@@ -73,20 +73,19 @@ class System:
 
     def device_items(self) -> dict[str, str]:
         """Return what the device selector offers: text by value, named and with memory."""
-        devices = self.details.get("devices") or []
         items = {"auto": _("Automatic")}
-        if devices:
-            items["auto"] += f": {devices[0]['name']}"
-        for device in devices:
-            memory = device.get("memory_gib")
-            items[device["device"]] = device["name"] + (f", {memory:.0f} GiB" if memory else "")
+        for device in self.details.get("devices") or []:
+            memory = device.get("memory_total_gib")
+            text = f"{device['kind']}: {device['name']}" + (f", {memory:.0f} GiB" if memory else "")
+            if device["kind"] == self.details.get("auto"):
+                items["auto"] += f" ({device['kind']})"
+            items[device["kind"]] = text
         return items
 
     def device_kind(self, device: str) -> str:
         """Return cpu, cuda or mps."""
-        devices = self.details.get("devices") or []
         if device == "auto":
-            device = devices[0]["device"] if devices else "cpu"
+            device = str(self.details.get("auto") or "cpu")
         return device.split(":")[0]
 
     def estimate(self, volume: Any, checkpoint: Any, parameters: Any, hidden_share: float) -> str:

@@ -132,6 +132,7 @@ class TrainPanel:
             options = self.options(resume)
             self._began, self._first_step, self._steps = time.monotonic(), None, options.steps
             self.plots.begin(read_rows(Path(p.runFolder)) if resume else None)
+            self.show()
             self.ui.trainProgressBar.setVisible(True)
             self._show_status("")
             self._show_figures("")

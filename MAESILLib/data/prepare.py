@@ -64,7 +64,10 @@ def find_sources(inputs: Iterable[Path | str]) -> list[Source]:
         for file in _one_of_each_series(files, unusable=True):
             sources.setdefault(file.resolve(), Source(file))
     if not sources:
-        raise InputError("no CT was found in the inputs", "give NIfTI, NRRD or MHA files, DICOM folders, or a manifest")
+        raise InputError(
+            f"no CT was found in {', '.join(str(one) for one in list(inputs)[:3])}",
+            "give NIfTI, NRRD or MHA files, DICOM folders, or a manifest",
+        )
     return list(sources.values())
 
 
