@@ -398,7 +398,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         from MAESILWidgets.reconstruction_task import ReconstructionTask
 
         task = ReconstructionTask(volumeNode, options, **callbacks)
-        self.lastArguments = task.arguments
+        self._told(task)
         task.start()
         return task
 
@@ -407,9 +407,15 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         from MAESILWidgets.training_task import TrainingTask
 
         task = TrainingTask(options, inputs, nodes, **callbacks)
-        self.lastArguments = task.arguments
+        self._told(task)
         task.start()
         return task
+
+    def _told(self, task):
+        from MAESILWidgets.commands import for_terminal
+
+        self.lastArguments = task.arguments
+        task.on_log(f"$ {for_terminal(task.arguments)}")
 
     @staticmethod
     def _wait(task):

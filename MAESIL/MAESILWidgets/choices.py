@@ -19,7 +19,7 @@ COVERAGES = {"single": "Single: one mask", "complete": "Complete: every patch pr
 DATA_SOURCES = {"folder": "A folder of CTs", "scene": "Volumes in the scene"}
 PRESETS = {
     "tiny": "Tiny: 0.4 M weights, to try things out",
-    "small": "Small: 13 M weights, as the checkpoint that comes with MAESIL",
+    "small": "Small: 13 M weights, as the one that comes with MAESIL",
     "base": "Base: 35 M weights, for a GPU",
     "paper": "Paper: as the paper describes it, for a GPU",
 }

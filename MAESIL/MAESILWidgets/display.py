@@ -25,19 +25,24 @@ ERROR_COLOURS = (
 MASK_COLOUR = (0.25, 0.45, 0.75)
 
 
-def set_up(result: Any) -> None:
-    """Give a new result its display nodes, the wide window and the error's colours."""
-    for kind in GREY:
-        node = result.node(kind)
+def set_up(node: Any, kind: str) -> None:
+    """Give a new volume of a result its display node: the wide window, or the error's or the mask's colours."""
+    if kind == "mask":
         node.CreateDefaultDisplayNodes()
-        node.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
-    result.node("error").CreateDefaultDisplayNodes()
-    result.node("error").GetDisplayNode().SetInterpolate(False)
-    mask = result.node("mask")
-    mask.CreateDefaultDisplayNodes()
-    mask.GetDisplayNode().SetAndObserveColorNodeID(_mask_colours().GetID())
-    set_window(result, *WINDOWS["wide"])
-    set_error_range(result, ERROR_RANGE_HU)
+        node.GetDisplayNode().SetAndObserveColorNodeID(_mask_colours().GetID())
+        return
+    # made here and not by default: Slicer would look for a window in all of the voxels first
+    shown = node.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
+    shown.SetAutoWindowLevel(False)
+    if kind == "error":
+        shown.SetInterpolate(False)
+        shown.SetAndObserveColorNodeID(_error_colours(ERROR_RANGE_HU).GetID())
+        shown.SetWindowLevel(2 * ERROR_RANGE_HU, 0)
+    else:
+        shown.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+        level, width = WINDOWS["wide"]
+        shown.SetWindowLevel(width, level)
+    node.SetAndObserveDisplayNodeID(shown.GetID())
 
 
 def set_window(result: Any, level: float, width: float) -> None:

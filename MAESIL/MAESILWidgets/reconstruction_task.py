@@ -1,7 +1,7 @@
 """One reconstruction from click to nodes: write the volume, run the worker, read its results back.
 
-Nothing in the scene changes before everything has been read. The input is held by its id: it can vanish, and the
-scene can close, while the worker runs; then the task ends with a message and leaves nothing behind.
+What is added to the scene is taken out again unless everything could be read. The input is held by its id: it can
+vanish, and the scene can close, while the worker runs; then the task ends with a message and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from MAESILWidgets.commands import ReconstructOptions, reconstruct_arguments
 from MAESILWidgets.export import VolumeExport
 from MAESILWidgets.job import CANCELLED, FAILED, FINISHED, BackgroundJob
 from MAESILWidgets.messages import Failure
-from MAESILWidgets.results_scene import ResultVolumes, add_result, read_result_volume
+from MAESILWidgets.results_scene import VOLUMES, ResultBuilder, read_result_volume
 from MAESILWidgets.scene_watch import NodeWatch
 
 STAGES = {
@@ -75,7 +75,8 @@ class ReconstructionTask:
         )
         self.watch = NodeWatch(self.node_id, self._input_lost)
         self.loader: Any = None
-        self._loaded = ResultVolumes({}, {})
+        self._builder: ResultBuilder | None = None
+        self._metrics: dict[str, Any] = {}
 
     @property
     def is_running(self) -> bool:
@@ -91,10 +92,12 @@ class ReconstructionTask:
         """Stop; ``on_end`` is called when the worker is gone."""
         if not self.is_running:
             return
+        self.result = None
         if self.job.is_running:
             self.job.cancel()
             return
         self.export.cancel()
+        self._stop_loading()
         self._end(CANCELLED, None)
 
     def abandon(self) -> None:
@@ -160,33 +163,39 @@ class ReconstructionTask:
 
     def _load(self) -> None:
         try:
-            metrics = json.loads((self.output / "metrics.json").read_text(encoding="utf-8"))
+            self._metrics = json.loads((self.output / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            self._end(FAILED, Failure(_("The results cannot be read: {error}").format(error=error)))
+            self._end(FAILED, _unreadable(error))
             return
-        self._loaded = ResultVolumes({}, metrics)
-        self._to_load = ["masked", "reconstruction", "composite", "error", "mask"]
+        self._to_load = list(VOLUMES)
+        self._builder = ResultBuilder(slicer.mrmlScene.GetNodeByID(self.node_id), self.options.title())
         # one volume a turn of the event loop
         self.loader = qt.QTimer()
         self.loader.connect("timeout()", self._load_next)
         self.loader.start(0)
 
     def _load_next(self) -> None:
-        node = slicer.mrmlScene.GetNodeByID(self.node_id)
+        builder = self._builder
+        if builder is None:
+            return
         try:
             if self._to_load:
                 kind = self._to_load.pop(0)
-                shape = slicer.util.arrayFromVolume(node).shape
-                self._loaded.arrays[kind] = read_result_volume(self.output / f"{kind}.nrrd", shape)
-                self._progress("load", len(self._loaded.arrays) / 6)
+                shape = slicer.util.arrayFromVolume(builder.input_node).shape
+                builder.add(kind, read_result_volume(self.output / f"{kind}.nrrd", shape))
+                self._progress("load", 1 - len(self._to_load) / (len(VOLUMES) + 1))
                 return
-            self._stop_loading()
-            self.watch.stop()
-            self.result = add_result(node, self._loaded, self.options.title())
+            if self.result is None:
+                self.watch.stop()
+                self.result = builder.finish(self._metrics)
+                # whoever is told shows it: in a turn of its own, because that takes a while too
+                return
         except (OSError, RuntimeError, ValueError) as error:
             self._stop_loading()
-            self._end(FAILED, Failure(_("The results cannot be read: {error}").format(error=error)))
+            self._end(FAILED, _unreadable(error))
             return
+        self._builder = None
+        self._stop_loading()
         self._progress("load", 1.0)
         self._end(FINISHED, None)
 
@@ -194,13 +203,20 @@ class ReconstructionTask:
         if self.loader is not None:
             self.loader.stop()
             self.loader = None
+        if self._builder is not None:
+            self._builder.discard()
+            self._builder = None
 
     def _end(self, state: str, failure: Failure | None) -> None:
         self.state, self.failure = state, failure
         self.watch.stop()
-        self._loaded = ResultVolumes({}, {})
+        self._stop_loading()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.on_end(state, self.result, failure)
+
+
+def _unreadable(error: Exception) -> Failure:
+    return Failure(_("The results cannot be read: {error}").format(error=error), _("repeat the reconstruction"))
 
 
 def file_name(name: str) -> str:

@@ -7,7 +7,6 @@ found again when the scene is loaded.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,6 @@ FIGURES = {
     "peak_memory_mib": ("Peak memory", "{:.0f} MiB"),
 }
 """The keys of metrics.json a user is shown, in order, with what they are called."""
-
-
-@dataclass(frozen=True)
-class ResultVolumes:
-    """What a worker wrote: arrays (D, H, W) on the input's grid by kind, and metrics.json."""
-
-    arrays: dict[str, np.ndarray]
-    metrics: dict[str, Any]
 
 
 class Result:
@@ -131,40 +122,50 @@ def read_result_volume(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def add_result(input_node: Any, volumes: ResultVolumes, title: str) -> Any:
-    """Put a result into the scene, on the input's grid and under its transform.
+class ResultBuilder:
+    """Puts a result into the scene, volume by volume, on the input's grid and under its transform.
+
+    Slicer goes on responding between the steps. Until :meth:`finish`, :meth:`discard` leaves the scene as it was.
 
     Args:
         title: what was asked for, in a few words.
-
-    Returns:
-        the text node that stands for the result. If anything fails, the scene is as it was.
     """
-    scene = input_node.GetScene()
-    name = scene.GenerateUniqueName(f"{input_node.GetName()} {title}")
-    made: list[Any] = []
-    try:
-        for kind in VOLUMES:
-            made.append(_add_volume(input_node, volumes.arrays[kind], f"{name} {kind}", kind))
-        text = scene.AddNewNodeByClass("vtkMRMLTextNode", f"{name} metrics")
-        made.append(text)
-        text.SetText(json.dumps(volumes.metrics, indent=1))
-        text.SetAttribute(MARK, "1")
-        text.SetAttribute("MAESIL.Title", name)
+
+    def __init__(self, input_node: Any, title: str) -> None:
+        self.input_node = input_node
+        self.scene = input_node.GetScene()
+        self.name = self.scene.GenerateUniqueName(f"{input_node.GetName()} {title}")
+        self.nodes: dict[str, Any] = {}
+
+    def add(self, kind: str, array: np.ndarray) -> None:
+        """Add the volume of a kind, (D, H, W)."""
+        self.nodes[kind] = _add_volume(self.input_node, array, f"{self.name} {kind}", kind)
+        display.set_up(self.nodes[kind], kind)
+
+    def finish(self, metrics: dict[str, Any]) -> Any:
+        """Add figures and folder; return the text node that stands for the result."""
+        text = self.scene.AddNewNodeByClass("vtkMRMLTextNode", f"{self.name} metrics")
         result = Result(text)
-        for kind, node in zip(VOLUMES, made, strict=False):
+        for kind, node in self.nodes.items():
             result.set_node(kind, node)
-        result.set_node("input", input_node)
-        table = _add_table(result, f"{name} figures")
-        made.append(table)
+        self.nodes["metrics"] = text
+        text.SetText(json.dumps(metrics, indent=1))
+        text.SetAttribute("MAESIL.Title", self.name)
+        result.set_node("input", self.input_node)
+        table = _add_table(result, f"{self.name} figures")
+        self.nodes["table"] = table
         result.set_node("table", table)
-        _file_in_folder(input_node, name, made)
-    except Exception:
-        for node in made:
-            scene.RemoveNode(node)
-        raise
-    display.set_up(result)
-    return text
+        _file_in_folder(self.input_node, self.name, list(self.nodes.values()))
+        # last, because from here on it counts as a result
+        text.SetAttribute(MARK, "1")
+        return text
+
+    def discard(self) -> None:
+        """Remove what was added."""
+        for node in self.nodes.values():
+            if node.GetScene() is not None:
+                self.scene.RemoveNode(node)
+        self.nodes = {}
 
 
 def _add_volume(input_node: Any, array: np.ndarray, name: str, kind: str) -> Any:
@@ -199,7 +200,7 @@ def _add_table(result: Result, name: str) -> Any:
         for row in rows:
             column.InsertNextValue(row[number].strip())
         node.AddColumn(column)
-    node.SetUseColumnNameAsColumnHeader(True)
+    node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
     return node
 

@@ -131,6 +131,7 @@ class TrainPanel:
             p = self.parameters
             options = self.options(resume)
             self._began, self._first_step, self._steps = time.monotonic(), None, options.steps
+            self._last_figures = ""
             self.plots.begin(read_rows(Path(p.runFolder)) if resume else None)
             self.show()
             self.ui.trainProgressBar.setVisible(True)
@@ -209,7 +210,8 @@ class TrainPanel:
         ):
             if event.get(key) is not None:
                 parts.append(form.format(v=event[key]))
-        if step > self._first_step:
+        self._last_figures = ", ".join(parts)
+        if self._first_step < step < self._steps:
             left = (now - self._began) * (self._steps - step) / (step - self._first_step)
             parts.append(_("{t} left").format(t=clock(left)))
         return ", ".join(parts)
@@ -226,6 +228,7 @@ class TrainPanel:
     def _ended(self, state: str, checkpoint: str, failure: Failure | None) -> None:
         self.task = None
         self.plots.end()
+        self._show_figures(self._last_figures)
         self.ui.trainProgressBar.setVisible(False)
         if checkpoint and state in (FINISHED, CANCELLED):
             self.on_checkpoint(checkpoint)

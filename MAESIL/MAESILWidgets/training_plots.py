@@ -73,7 +73,8 @@ class TrainingPlots:
             for number, title in enumerate(TABLES[name]):
                 column = vtk.vtkDoubleArray()
                 column.SetName(title)
-                for row in self.rows[name]:
+                # VTK cannot draw a line of one point, and says so at every turn
+                for row in self.rows[name] if len(self.rows[name]) > 1 else []:
                     column.InsertNextValue(row[number])
                 table.AddColumn(column)
             node.SetAndObserveTable(table)

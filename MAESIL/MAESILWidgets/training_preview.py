@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,12 +42,7 @@ class TrainingPreview:
         node.SetSpacing(spacing, spacing, spacing)
         slicer.util.updateVolumeFromArray(node, array)
         if is_new:
-            node.CreateDefaultDisplayNodes()
-            one = SimpleNamespace(node=lambda role: node if role == kind else None)
-            if kind == "error":
-                display.set_error_range(one, display.ERROR_RANGE_HU)
-            else:
-                display.set_window(one, *display.WINDOWS["wide"])
+            display.set_up(node, kind)
         return node
 
 
