@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -49,18 +50,15 @@ class MAESIL(ScriptedLoadableModule):
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = _("MAESIL")
-        parent.categories = [translate("qSlicerAbstractCoreModule", "Machine Learning")]
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Utilities")]
         parent.dependencies = []
         parent.contributors = ["the MAESIL contributors"]
         parent.helpText = _(
             "Hides part of a CT, lets a superpatch masked autoencoder reconstruct it, and shows masked input, "
-            "reconstruction and error map in three anatomical views. Trains such models as well."
+            "reconstruction and error map in three anatomical views. Trains such models as well. "
+            "For research; not for clinical use."
         )
-        parent.acknowledgementText = _(
-            "An implementation of the method of the paper MAESIL. For research; not for clinical use."
-        )
-        import qt
-
+        parent.acknowledgementText = _("An implementation of the method of the paper MAESIL.")
         parent.icon = qt.QIcon(resource("Icons/MAESIL.png"))
         slicer.app.connect("startupCompleted()", onStartupCompleted)
 
@@ -69,19 +67,27 @@ def onStartupCompleted():
     """Register the layouts and the sample when Slicer is up."""
     if not IS_SUPPORTED:
         return
-    from MAESILWidgets import layout
+    from MAESILWidgets import layout, running
 
     layout.register()
+    slicer.app.connect("aboutToQuit()", running.abandon_all)
     registerSampleData()
 
 
 def registerSampleData():
     """Offer the generated CT in the Sample Data module."""
-    import SampleData
-
+    try:
+        import SampleData
+    except ImportError:
+        # a user may have switched that module off
+        return
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="MAESIL",
         sampleName="MAESILSampleCT",
+        # never fetched: the downloader generates it; the Sample Data module wants all three to be given
+        uris="maesil:generated",
+        fileNames="MAESILSampleCT.nrrd",
+        nodeNames="MAESILSampleCT",
         thumbnailFileName=resource("Icons/MAESIL.png"),
         customDownloader=downloadSample,
     )
@@ -102,7 +108,9 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.parameters = None
         self.guiTag = None
         self.panels = []
-        self.isOpen = False
+        # a reloaded module is set up while it is open, and not entered again
+        entered = getattr(parent, "isEntered", False)
+        self.isOpen = bool(entered() if callable(entered) else entered)
 
     def setup(self):
         """Build the panel."""
@@ -127,14 +135,15 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.views = layout.Views()
         self.system = System(self.update)
         self.advanced = AdvancedPanel(self.ui, self.system, lambda: self.logic.lastArguments)
-        self.input = InputPanel(self.ui, self.update)
+        self.input = InputPanel(self.ui, self.update, self.views.is_shown)
         self.results = ResultPanel(self.ui, self.views)
         self.reconstruct = ReconstructPanel(
-            self.ui, self.input, self.system, self.logic.startReconstruction, self.advanced.log, self.results.open
+            self.ui, self.input, self.system, self.logic.startReconstruction, self.advanced.log, self.showResult
         )
         self.train = TrainPanel(
             self.ui, self.system, self.views, self.logic.startTraining, self.advanced.log, self.input.add_checkpoint
         )
+        self._setIcons()
         self.panels = [self.input, self.reconstruct, self.results, self.train]
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -152,6 +161,7 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             slicer.app.disconnect("aboutToQuit()", self.stopJobs)
             self.results.stop()
             self.setParameterNode(None)
+            self.panels = []
         self.removeObservers()
 
     def enter(self):
@@ -159,6 +169,10 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.isOpen = True
         if self.panels:
             self.initializeParameterNode()
+            self.input.list_checkpoints()
+            self.train.look_at_folders()
+            self.results.watch_clicks()
+            self.update()
 
     def exit(self):
         """Another module is opened; jobs go on."""
@@ -167,6 +181,8 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onReload(self):
         """Developers: load this module, its parts and the library anew."""
         name = self.moduleName
+        # before its parts are gone
+        self.cleanup()
         for module in list(sys.modules):
             if module.split(".")[0] in ("MAESILLib", "MAESILWidgets"):
                 del sys.modules[module]
@@ -193,7 +209,10 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self.update)
         self.parameters = parameters
         if parameters is not None:
-            self.guiTag = parameters.connectGui(self.ui)
+            # connectGui() does the same, but returns no tag up to Slicer 5.8, so nothing could be disconnected again
+            widgets = vars(self.ui).values()
+            bound = {widget.property("SlicerParameterName"): widget for widget in widgets}
+            self.guiTag = parameters.connectParametersToGui({name: w for name, w in bound.items() if name})
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
         for panel in self.panels:
             panel.set_parameters(parameters)
@@ -220,10 +239,15 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndImport(self, caller, event):
         """A scene was loaded: take up its parameters, its results and its views."""
-        self.setParameterNode(None)
+        if self.parameters is not None and self.parameters.parameterNode.GetScene() is None:
+            self.setParameterNode(None)
         self.initializeParameterNode()
         self.results.restore()
         self.update()
+
+    def showResult(self, textNode):
+        """Choose a new result; show it unless the user is at work in another module."""
+        self.results.open(textNode, self.isOpen)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):
@@ -234,9 +258,20 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.results.update()
             self.update()
 
-    def _explainPython(self):
-        import qt
+    def _setIcons(self):
+        for button, name in (
+            (self.ui.applyButton, "Run"),
+            (self.ui.cancelButton, "Stop"),
+            (self.ui.trainButton, "Run"),
+            (self.ui.resumeTrainButton, "Run"),
+            (self.ui.stopTrainButton, "Stop"),
+            (self.ui.layoutButton, "Layout3x3"),
+            (self.ui.layoutBackButton, "LayoutBack"),
+            (self.ui.outlinesCheckBox, "Outlines"),
+        ):
+            button.setIcon(qt.QIcon(resource(f"Icons/{name}.png")))
 
+    def _explainPython(self):
         needed = ".".join(str(n) for n in OLDEST_PYTHON)
         label = qt.QLabel(
             _("MAESIL needs Slicer 5.10 or later (Python {needed}); this one has Python {found}.").format(
@@ -381,16 +416,18 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
 
         :raises RuntimeError: it could not be generated.
         """
+        from MAESILWidgets import running
         from MAESILWidgets.sample_task import SampleTask
 
         failures = []
         task = SampleTask(lambda node, failure: failures.append(failure))
+        running.add(task)
         task.start()
         while task.is_running:
             slicer.app.processEvents()
             time.sleep(0.01)
         if task.node is None:
-            raise RuntimeError(failures[0].text())
+            raise RuntimeError(failures[0].text() if failures else "Slicer is closing")
         return task.node
 
     def startReconstruction(self, volumeNode, options, **callbacks):
@@ -412,9 +449,11 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         return task
 
     def _told(self, task):
+        from MAESILWidgets import running
         from MAESILWidgets.commands import for_terminal
 
-        self.lastArguments = task.arguments
+        running.add(task)
+        self.lastArguments = task.shareable_arguments
         task.on_log(f"$ {for_terminal(task.arguments)}")
 
     @staticmethod
@@ -434,8 +473,15 @@ class MAESILTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        """Run all tests."""
+        """Run all tests; the first needs torch, which Slicer has only when a user installed it."""
+        from MAESILWidgets.packages import packages
+
+        missing = [package.name for package in packages() if not package.is_fine]
         self.setUp()
+        if missing:
+            self.delayDisplay(f"Not tested: {', '.join(missing)} not installed")
+            self.test_whatIsNoCTIsRefused()
+            return
         self.test_sampleIsReconstructedWhereItLies()
         self.setUp()
         self.test_whatIsNoCTIsRefused()
@@ -445,6 +491,7 @@ class MAESILTest(ScriptedLoadableModuleTest):
         import numpy as np
 
         self.delayDisplay("Generating the sample")
+        hadTorch = "torch" in sys.modules
         logic = MAESILLogic()
         volume = logic.loadSample()
         self.delayDisplay("Reconstructing it")
@@ -460,7 +507,7 @@ class MAESILTest(ScriptedLoadableModuleTest):
             self.assertEqual(slicer.util.arrayFromVolume(node).shape, slicer.util.arrayFromVolume(volume).shape)
         metrics = result.metrics
         self.assertGreater(metrics["psnr_masked_db"], metrics["baseline_harmonic_psnr_masked_db"])
-        self.assertNotIn("torch", sys.modules)
+        self.assertEqual("torch" in sys.modules, hadTorch)
         self.delayDisplay("Reconstructed")
 
     def test_whatIsNoCTIsRefused(self):

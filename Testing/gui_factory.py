@@ -156,7 +156,8 @@ def scene_state() -> dict[str, Any]:
             matrix = slicer.util.arrayFromVTKMatrix(matrix).tolist()
         checksum = None if voxels is None else hash(voxels.tobytes())
         state[node.GetID()] = (node.GetName(), node.GetTransformNodeID(), matrix, checksum)
-    for class_name in ("vtkMRMLTextNode", "vtkMRMLTableNode", "vtkMRMLModelNode"):
+    classes = ("Text", "Table", "Model", "ScalarVolumeDisplay", "LabelMapVolumeDisplay", "ColorLegendDisplay")
+    for class_name in (f"vtkMRML{name}Node" for name in (*classes, "ModelDisplay", "ProceduralColor")):
         for node in slicer.util.getNodesByClass(class_name):
             if node.GetHideFromEditors():
                 continue

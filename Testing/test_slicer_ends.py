@@ -59,7 +59,7 @@ def ready(panel: Any, checkpoint: Path) -> Any:
 
 
 class TestCancel:
-    @pytest.mark.parametrize("after_s", [0.0, 0.05, 0.3, 1.0, 2.0, 3.0])
+    @pytest.mark.parametrize("after_s", [0.0, 0.05, 0.3, 1.0, 2.0])
     def test_at_any_moment(self, host: Any, ready: Any, after_s: float) -> None:
         before = scene_state()
         ready.ui.applyButton.click()

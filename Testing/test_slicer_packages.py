@@ -91,18 +91,26 @@ class FakeInstaller:
         import slicer
 
         self.asked: list[str] = []
-        self.fail = fail
+        self.installed: set[str] = set()
+        from MAESILWidgets import packages
+
+        known = packages._version
+        monkeypatch.setattr(packages, "_version", lambda name: "99" if name in self.installed else known(name))
 
         def pip_install(requirement: str) -> None:
             self.asked.append(requirement)
             if fail and fail in requirement:
                 raise RuntimeError("Could not find a version that satisfies the requirement")
+            self.installed.add(requirement.split(">")[0])
 
         class Logic:
             @staticmethod
             def installTorch(askConfirmation: bool, torchVersionRequirement: str) -> Any:  # noqa: N802
                 self.asked.append(f"torch{torchVersionRequirement}")
-                return None if fail == "torch" else object()
+                if fail == "torch":
+                    return None
+                self.installed.add("torch")
+                return object()
 
         monkeypatch.setattr(slicer.util, "pip_install", pip_install)
         module = types.ModuleType("PyTorchUtils")
@@ -118,7 +126,10 @@ def without(panel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     real = packages._version
 
     def hide(*names: str) -> None:
-        monkeypatch.setattr(packages, "_version", lambda name: "" if name in names else real(name))
+        known = packages._version
+        monkeypatch.setattr(
+            packages, "_version", lambda name: "" if name in names and known(name) == real(name) else known(name)
+        )
         panel.system.refresh()
 
     return hide
@@ -153,6 +164,20 @@ class TestInstall:
         host.answers.append(True)
         panel.ui.installButton.click()
         assert installer.asked == ["torch>=2.4", "safetensors>=0.4"]
+        assert [message.kind for message in host.messages] == ["question"], host.messages
+        assert not panel.ui.installButton.enabled
+
+    def test_an_installer_that_did_nothing(
+        self, host: Any, panel: Any, without: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Slicer's own installer passes over everything under test: that must not count as done."""
+        import slicer
+
+        without("safetensors")
+        monkeypatch.setattr(slicer.util, "pip_install", lambda requirement: None)
+        host.answers += [True, True]
+        panel.ui.installButton.click()
+        assert "still not there" in str(host.messages[-1])
 
     @pytest.mark.parametrize("fail", ["torch", "safetensors"])
     def test_half_failed(self, host: Any, panel: Any, without: Any, monkeypatch: pytest.MonkeyPatch, fail: str) -> None:
@@ -164,7 +189,8 @@ class TestInstall:
         assert len(installer.asked) == 2
         text = str(host.messages[-1])
         assert f"{fail}:" in text
-        assert f"pip install '{fail}" in text
+        repeat = {"torch": "PyTorch Utils module", "safetensors": 'pip install "safetensors>=0.4"'}
+        assert repeat[fail] in text
 
     def test_the_pytorch_extension_is_missing(
         self, host: Any, panel: Any, without: Any, monkeypatch: pytest.MonkeyPatch
@@ -193,6 +219,9 @@ class TestInstall:
         module = types.ModuleType("slicer.packaging")
 
         def pip_ensure(requirements: list[Any], prompt_install: bool = True, requester: str | None = None) -> None:
+            from MAESILWidgets import packages
+
+            monkeypatch.setattr(packages, "_version", lambda name: "99")
             asked.append(([str(r) for r in requirements], prompt_install, requester))
 
         module.pip_ensure = pip_ensure  # type: ignore[attr-defined]

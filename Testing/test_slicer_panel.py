@@ -252,7 +252,9 @@ class TestViews:
         shown.ui.errorRangeSpinBox.value = 100
         node = result_of(shown).node("error").GetDisplayNode()
         assert (node.GetWindow(), node.GetLevel()) == (200, 0)
-        assert "100" in node.GetColorNode().GetName()
+        assert list(node.GetColorNode().GetColorTransferFunction().GetRange()) == [-100, 100]
+        shown.ui.errorRangeSpinBox.value = -5
+        assert shown.parameters.errorRange == 10
 
     def test_views_of_a_column_scroll_together(self, host: Any, shown: Any) -> None:
         import slicer
@@ -409,8 +411,28 @@ class TestAdvanced:
         import shlex
 
         words = shlex.split(qt.QApplication.clipboard().text())
-        assert words[:4] == ["python", "-m", "MAESILLib", "reconstruct"]
+        # this volume was made in Slicer: it has no file of its own
+        assert words[:5] == ["maesil", "reconstruct", "CT.nrrd", "--output", "result"]
         assert str(checkpoint) in words
+
+    def test_the_command_names_the_volume_s_own_file(self, host: Any, panel: Any, checkpoint: Path, scan: Path) -> None:
+        """And run as it is, in a shell, it gives the same figures."""
+        import shlex
+
+        import qt
+        from cli_factory import maesil
+
+        use_checkpoint(panel, checkpoint)
+        panel.parameters.inputVolume = load_ct(scan)
+        apply_and_wait(host, panel)
+        panel.ui.copyCommandButton.click()
+        words = shlex.split(qt.QApplication.clipboard().text())
+        assert words[2] == str(scan)
+        output = scan.parent / "copied"
+        words[words.index("result")] = str(output)
+        assert maesil(*words[1:], "--progress", "off").status == 0
+        figures = json.loads((output / "metrics.json").read_text())
+        assert figures["psnr_masked_db"] == pytest.approx(result_of(panel).metrics["psnr_masked_db"], abs=1e-4)
 
     def test_diagnostics_hold_versions_and_devices(self, host: Any, panel: Any) -> None:
         import qt
@@ -461,7 +483,11 @@ class TestLogic:
             logic.reconstruct(ct_node(), device="cuda:7", waitForCompletion=True)
 
     def test_sample_data_is_registered(self, host: Any, panel: Any) -> None:
-        assert host.sample_data, "nothing registered on startupCompleted"
+        (source,) = host.sample_data
+        assert source["category"] == "MAESIL"
+        node = source["customDownloader"](source)
+        assert node.GetName() == "MAESILSampleCT"
+        assert node.GetImageData().GetDimensions() == (256, 192, 160)
 
     def test_self_test(self, host: Any, panel: Any) -> None:
         """The module's own test, with the embedded checkpoint on the sample."""

@@ -69,7 +69,7 @@ class TestForm:
         panel.ui.runFolderSelector.currentPath = str(tmp_path / "run")
         choose(panel.ui.dataSourceSelector, "scene")
         assert "at least one volume" in panel.ui.trainButton.toolTip
-        assert not panel.ui.dataFolderSelector.enabled
+        assert not panel.ui.dataFolderSelector.isVisibleTo(panel.ui.trainSection)
         node = ct_node()
         panel.ui.sceneVolumesSelector.setCheckState(node, qt.Qt.Checked)
         assert panel.ui.trainButton.enabled
@@ -222,7 +222,7 @@ class TestEnds:
         wait_for_worker(host, lambda: panel.train.task)
         panel.ui.stopTrainButton.click()
         wait_for_end(host, panel.train, 20)
-        assert "Stopped before the first step" in panel.ui.trainStatusLabel.text
+        assert "nothing to resume" in panel.ui.trainStatusLabel.text
         assert not workers_of_this_process()
         panel.ui.trainButton.click()
         wait_for_end(host, panel.train, 180)

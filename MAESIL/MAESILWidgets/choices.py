@@ -7,30 +7,55 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-MASKS = {
-    "dual": "Dual: in-plane positions, then along the axis",
-    "uniform": "Uniform: anywhere",
-    "product": "Product: whole slices and columns",
-    "tube": "Tube: the same positions at every depth",
-    "block": "Block: clusters of 2 x 2 x 2 patches",
-    "none": "None: auto-encoding",
-}
-COVERAGES = {"single": "Single: one mask", "complete": "Complete: every patch predicted unseen"}
-DATA_SOURCES = {"folder": "A folder of CTs", "scene": "Volumes in the scene"}
-PRESETS = {
-    "tiny": "Tiny: 0.4 M weights, to try things out",
-    "small": "Small: 13 M weights, as the one that comes with MAESIL",
-    "base": "Base: 35 M weights, for a GPU",
-    "paper": "Paper: as the paper describes it, for a GPU",
-}
-TRAIN_MASKS = {
-    "mix": "Mixture of dual, uniform and product",
-    "dual": "Dual only",
-    "uniform": "Uniform only",
-    "product": "Product only",
-    "tube": "Tube only",
-    "block": "Block only",
-}
+
+def masks() -> dict[str, str]:
+    """Return what the masks are called."""
+    return {
+        "dual": _("Dual: in-plane positions, then along the axis"),
+        "uniform": _("Uniform: anywhere"),
+        "product": _("Product: whole slices and columns"),
+        "tube": _("Tube: the same positions at every depth"),
+        "block": _("Block: clusters of 2 x 2 x 2 patches"),
+        "none": _("None: auto-encoding"),
+    }
+
+
+def coverages() -> dict[str, str]:
+    """Return what the coverages are called."""
+    return {
+        "single": _("Single: one mask"),
+        "complete": _("Complete: every patch predicted unseen"),
+    }
+
+
+def data_sources() -> dict[str, str]:
+    """Return what the sources of training data are called."""
+    return {
+        "folder": _("A folder of CTs"),
+        "scene": _("Volumes in the scene"),
+    }
+
+
+def presets() -> dict[str, str]:
+    """Return what the presets are called."""
+    return {
+        "tiny": _("Tiny: 0.4 M weights, to try things out"),
+        "small": _("Small: 13 M weights, as the one that comes with MAESIL"),
+        "base": _("Base: 35 M weights, for a GPU"),
+        "paper": _("Paper: as the paper describes it, for a GPU"),
+    }
+
+
+def train_masks() -> dict[str, str]:
+    """Return what training can hide."""
+    return {
+        "mix": _("Mixture of dual, uniform and product"),
+        "dual": _("Dual only"),
+        "uniform": _("Uniform only"),
+        "product": _("Product only"),
+        "tube": _("Tube only"),
+        "block": _("Block only"),
+    }
 
 
 class Choice:
@@ -42,11 +67,16 @@ class Choice:
 
     def __init__(self, combo: Any, items: dict[str, str], on_change: Callable[[str], None]) -> None:
         self.combo, self.on_change = combo, on_change
-        self.set_items({value: _(text) for value, text in items.items()})
+        self.items: dict[str, str] = {}
+        self.set_items(items)
         combo.connect("currentIndexChanged(int)", self._changed)
 
     def set_items(self, items: dict[str, str]) -> None:
         """Replace the items, keeping the value if it is still there."""
+        if items == self.items:
+            # filling it anew would close the list under the user's mouse
+            return
+        self.items = dict(items)
         value = self.value()
         was = self.combo.blockSignals(True)
         self.combo.clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +56,11 @@ def reconstruct_arguments(volume: Path, output: Path, options: ReconstructOption
     arguments = ["reconstruct", str(volume), "--output", str(output)]
     if options.checkpoint:
         arguments += ["--checkpoint", options.checkpoint]
-    # numbers by repr: a command line knows no decimal comma
     return [
         *arguments,
-        *("--mask", options.mask, "--plane-ratio", repr(float(options.plane_ratio))),
-        *("--axis-ratio", repr(float(options.axis_ratio)), "--coverage", options.coverage),
-        *("--overlap", repr(float(options.overlap)), "--seed", str(int(options.seed)), "--device", options.device),
+        *("--mask", options.mask, "--plane-ratio", number(options.plane_ratio)),
+        *("--axis-ratio", number(options.axis_ratio), "--coverage", options.coverage),
+        *("--overlap", number(options.overlap), "--seed", str(int(options.seed)), "--device", options.device),
         *("--no-figure", "--no-compress"),
     ]
 
@@ -81,6 +82,12 @@ def pretrain_arguments(cache: Path, options: TrainOptions) -> list[str]:
     return [*arguments, "--resume"] if options.resume else arguments
 
 
+def number(value: float) -> str:
+    """Return a number for a command line, which knows no decimal comma; sliders leave 0.30000000000000004 behind."""
+    return repr(round(float(value), 4))
+
+
 def for_terminal(arguments: list[str]) -> str:
-    """Return the command as a user can paste it into a terminal."""
-    return shlex.join(["python", "-m", "MAESILLib", *arguments])
+    """Return the command as a user can paste it into a terminal of this system, where MAESIL is installed."""
+    words = ["maesil", *arguments]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ ERROR_COLOURS = (
     (1.0, (1.0, 0.85, 0.45)),
 )
 """Too dark is blue, too bright is red; dark where there is no error, as the background of a CT is."""
+ERROR_COLOUR_NODE, MASK_COLOUR_NODE = "MAESIL error", "MAESIL hidden patches"
 MASK_COLOUR = (0.25, 0.45, 0.75)
 
 
@@ -89,9 +90,14 @@ def show_legend(result: Any, view_ids: list[str]) -> None:
 
 
 class SharedWindow:
-    """Keeps level and window of a result's grey volumes alike, whichever of them the user changes."""
+    """Keeps level and window of a result's grey volumes alike, whichever of them the user changes.
 
-    def __init__(self) -> None:
+    Args:
+        on_change: called with level and window after a change.
+    """
+
+    def __init__(self, on_change: Callable[[float, float], None] = lambda *_: None) -> None:
+        self.on_change = on_change
         self._observed: list[tuple[Any, int]] = []
         self._nodes: list[Any] = []
         self._busy = False
@@ -120,36 +126,55 @@ class SharedWindow:
                     node.SetWindowLevel(*wanted)
         finally:
             self._busy = False
+        self.on_change(wanted[1], wanted[0])
 
 
 def _error_colours(hu: float) -> Any:
-    """Return the diverging colours from -hu to +hu, made when first asked for."""
-    name = f"MAESIL error {hu:g} HU"
-    found = slicer.mrmlScene.GetFirstNodeByName(name)
-    if found is not None and found.IsA("vtkMRMLProceduralColorNode"):
-        return found
+    """Return the diverging colours, which span -hu to +hu; one node for all error maps, made when first asked for."""
+    node = _find("vtkMRMLProceduralColorNode", ERROR_COLOUR_NODE)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", ERROR_COLOUR_NODE)
+        node.SetHideFromEditors(True)
     colours = vtk.vtkDiscretizableColorTransferFunction()
     colours.SetColorSpaceToRGB()
     for place, rgb in ERROR_COLOURS:
         colours.AddRGBPoint(place * hu, *rgb)
     colours.Build()
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", name)
     node.SetAndObserveColorTransferFunction(colours)
-    node.SetHideFromEditors(True)
     return node
 
 
+def remove_unused_colours() -> None:
+    """Remove our colours if no volume of ours is left."""
+    volumes = slicer.util.getNodesByClass("vtkMRMLVolumeNode")
+    if any(node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview") for node in volumes):
+        return
+    for class_name, name in (
+        ("vtkMRMLProceduralColorNode", ERROR_COLOUR_NODE),
+        ("vtkMRMLColorTableNode", MASK_COLOUR_NODE),
+    ):
+        node = _find(class_name, name)
+        if node is not None:
+            storage = node.GetStorageNode()
+            slicer.mrmlScene.RemoveNode(node)
+            if storage is not None and storage.GetScene() is not None:
+                slicer.mrmlScene.RemoveNode(storage)
+
+
+def _find(class_name: str, name: str) -> Any:
+    return next((node for node in slicer.util.getNodesByClass(class_name) if node.GetName() == name), None)
+
+
 def _mask_colours() -> Any:
-    name = "MAESIL hidden patches"
-    found = slicer.mrmlScene.GetFirstNodeByName(name)
-    if found is not None and found.IsA("vtkMRMLColorTableNode"):
-        return found
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
-    node.SetTypeToUser()
+    node = _find("vtkMRMLColorTableNode", MASK_COLOUR_NODE)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", MASK_COLOUR_NODE)
+        node.SetTypeToUser()
+        node.SetHideFromEditors(True)
+    # a node that came back without its file has none
     node.SetNumberOfColors(2)
     node.SetColor(0, _("visible"), 0.0, 0.0, 0.0, 0.0)
     node.SetColor(1, _("hidden"), *MASK_COLOUR, 1.0)
-    node.SetHideFromEditors(True)
     return node
 
 

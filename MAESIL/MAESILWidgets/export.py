@@ -15,6 +15,7 @@ import numpy as np
 import qt
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from MAESILWidgets.messages import Failure
 
@@ -91,6 +92,7 @@ class VolumeExport:
         self.array = array if array.dtype.byteorder in "=<|" else array.astype(array.dtype.newbyteorder("<"))
         self.matrix = ijk_to_ras(node)
         self.next_plane = 0
+        self.is_ended = False
         self.file: Any = None
         self.timer = qt.QTimer()
         self.timer.connect("timeout()", self._write_piece)
@@ -108,7 +110,11 @@ class VolumeExport:
 
     def cancel(self) -> None:
         """Stop and remove what was written; ``on_end`` is not called."""
+        if self.is_ended:
+            return
+        self.is_ended = True
         self.timer.stop()
+        self.timer.deleteLater()
         self._close()
         with suppress(OSError):
             self.path.unlink()
@@ -130,8 +136,10 @@ class VolumeExport:
             self._end(None)
 
     def _end(self, failure: Failure | None) -> None:
+        self.is_ended = True
         self.timer.stop()
         self._close()
+        self.timer.deleteLater()
         if failure is not None:
             with suppress(OSError):
                 self.path.unlink()
@@ -148,6 +156,6 @@ class VolumeExport:
 def _failure(error: OSError, path: Path) -> Failure:
     from MAESILLib.files import explain_os_error
 
-    explained = explain_os_error(error, path, hint="choose another temporary folder in Slicer's settings")
-    message, hint = getattr(explained, "message", str(error)), getattr(explained, "hint", "see the log")
+    explained = explain_os_error(error, path, hint=_("choose another temporary folder in Slicer's settings"))
+    message, hint = getattr(explained, "message", str(error)), getattr(explained, "hint", _("see the log"))
     return Failure(message, hint, getattr(explained, "kind", "error"))

@@ -23,10 +23,11 @@ class InputPanel:
     Args:
         ui: the widgets of MAESIL.ui.
         on_change: called when volume or checkpoint have changed.
+        is_showing_result: whether the views show a result, which the sample must not push out.
     """
 
-    def __init__(self, ui: Any, on_change: Callable[[], None]) -> None:
-        self.ui, self.on_change = ui, on_change
+    def __init__(self, ui: Any, on_change: Callable[[], None], is_showing_result: Callable[[], bool]) -> None:
+        self.ui, self.on_change, self.is_showing_result = ui, on_change, is_showing_result
         self.parameters: Any = None
         self.volume = VolumeInfo("")
         self.checkpoint = checkpoints.Checkpoint("", "")
@@ -41,13 +42,15 @@ class InputPanel:
     def set_parameters(self, parameters: Any) -> None:
         """Take the parameter node, or None while there is none."""
         self.parameters = parameters
+        self.list_checkpoints()
         self.update()
 
     def update(self) -> None:
         """Show what is chosen now."""
         if self.parameters is None:
             return
-        self._list_checkpoints()
+        if not self.choice.select(self.parameters.checkpoint):
+            self.list_checkpoints()
         self._read_checkpoint()
         node = self.parameters.inputVolume
         self._describe(node)
@@ -65,11 +68,12 @@ class InputPanel:
             return _("Select a CT volume, or load the sample")
         return self.volume.refusal or self.checkpoint.problem
 
-    def add_checkpoint(self, path: str) -> None:
-        """Put a checkpoint into the selector and choose it."""
+    def add_checkpoint(self, path: str, choose: bool = True) -> None:
+        """Put a checkpoint into the selector, and choose it."""
         checkpoints.remember(path)
-        if self.parameters is not None:
+        if self.parameters is not None and choose:
             self.parameters.checkpoint = str(Path(path).resolve())
+        self.list_checkpoints()
         self.update()
         self.on_change()
 
@@ -97,7 +101,8 @@ class InputPanel:
             self.ui.volumeWarningLabel.setVisible(True)
         elif self.parameters is not None:
             self.parameters.inputVolume = node
-            slicer.util.setSliceViewerLayers(background=node, fit=True)
+            if not self.is_showing_result():
+                slicer.util.setSliceViewerLayers(background=node, fit=True)
 
     def _volume_chosen(self, _node: Any = None) -> None:
         self.update()
@@ -115,13 +120,15 @@ class InputPanel:
         if path:
             self.add_checkpoint(path)
 
-    def _list_checkpoints(self) -> None:
+    def list_checkpoints(self) -> None:
+        """Look which of the remembered checkpoints are there; they may lie on a slow share, so not at every turn."""
+        if self.parameters is None:
+            return
         chosen = self.parameters.checkpoint
         paths = ["", *checkpoints.known()]
         if chosen not in paths:
             paths.append(chosen)
-        if list(paths) != [self.ui.checkpointSelector.itemData(i) for i in range(self.ui.checkpointSelector.count)]:
-            self.choice.set_items({path: checkpoints.label(path) for path in paths})
+        self.choice.set_items({path: checkpoints.label(path) for path in paths})
         self.choice.select(chosen)
 
     def _read_checkpoint(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import qt
+from slicer.i18n import tr as _
 
 from MAESILWidgets.library import library_parent
 from MAESILWidgets.messages import Failure, failure_of
@@ -36,7 +37,7 @@ def python_program() -> str:
         return found
     if "python" in Path(sys.executable or "").name.lower():
         return sys.executable
-    raise FileNotFoundError("PythonSlicer was not found: this installation of Slicer is incomplete")
+    raise FileNotFoundError(_("PythonSlicer was not found: this installation of Slicer is incomplete"))
 
 
 class BackgroundJob:
@@ -73,8 +74,8 @@ class BackgroundJob:
         self._is_done = False
         self._out, self._err = b"", b""
         self._process: Any = None
-        self._terminator = self._timer(self._terminate)
-        self._killer = self._timer(self.kill)
+        self._terminator: Any = None
+        self._killer: Any = None
 
     def command_line(self) -> list[str]:
         """Return program and arguments as they are started."""
@@ -103,6 +104,8 @@ class BackgroundJob:
         process.connect("readyReadStandardError()", self._read_err)
         process.connect("finished(int,QProcess::ExitStatus)", self._on_finished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
+        self._terminator = self._timer(self._terminate)
+        self._killer = self._timer(self.kill)
         # without this reference the process would be ended at once
         self._process = process
         self.is_running = True
@@ -127,8 +130,7 @@ class BackgroundJob:
             return
         self.is_cancelling = True
         self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-        if self._process is not None:
-            self._process.kill()
+        self._process.kill()
 
     def abandon(self) -> None:
         """Slicer is closing: ask the worker to end and let go of it; what it had to save it saves.
@@ -140,7 +142,7 @@ class BackgroundJob:
         self.is_cancelling = True
         with suppress(OSError):
             self.stop_file.touch()
-        self._signal(signal.SIGTERM)
+        self._terminate()
         self.on_event = self.on_log = lambda *_: None
         self.on_end = lambda *_: None
         self._stop_timers()
@@ -210,7 +212,8 @@ class BackgroundJob:
     def _on_process_error(self, error: Any) -> None:
         # a program that cannot be started never says finished
         if int(error) == int(qt.QProcess.FailedToStart) and self.is_running:
-            self._end(FAILED, Failure(f"{self.command_line()[0]} could not be started", "install Slicer again"))
+            message = _("{program} could not be started").format(program=python_program())
+            self._end(FAILED, Failure(message, _("install Slicer again")))
 
     def _on_finished(self, exit_code: int, exit_status: Any) -> None:
         if not self.is_running:
@@ -236,4 +239,8 @@ class BackgroundJob:
             self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
         with suppress(OSError):
             self.stop_file.unlink()
+        # a signal keeps what it is connected to alive, and with it this job and the panel behind it
+        for one in (self._process, self._terminator, self._killer):
+            one.deleteLater()
+        self._process = None
         self.on_end(state, failure)

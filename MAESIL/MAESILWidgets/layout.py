@@ -72,12 +72,16 @@ def training_layout_xml() -> str:
 
 
 def _layout_node() -> Any:
-    return slicer.app.layoutManager().layoutLogic().GetLayoutNode()
+    """Return the layout node, or None where Slicer has no main window."""
+    manager = slicer.app.layoutManager()
+    return manager.layoutLogic().GetLayoutNode() if manager is not None else None
 
 
 def register() -> None:
     """Make the layouts known, so that a scene saved with one can be loaded."""
     node = _layout_node()
+    if node is None:
+        return
     for number, xml in ((LAYOUT_ID, layout_xml()), (TRAINING_LAYOUT_ID, training_layout_xml())):
         if node.IsLayoutDescription(number):
             node.SetLayoutDescription(number, xml)
@@ -85,23 +89,29 @@ def register() -> None:
             node.AddLayoutDescription(number, xml)
 
 
+def _arrangement() -> int:
+    node = _layout_node()
+    return int(node.GetViewArrangement()) if node is not None else 0
+
+
 class Views:
     """Switches between the layouts and fills them."""
 
     def __init__(self) -> None:
         self.previous = 0
+        self._fitted: dict[str, Any] = {}
 
     def is_shown(self) -> bool:
         """Whether the 3x3 views are up."""
-        return int(_layout_node().GetViewArrangement()) == LAYOUT_ID
+        return _arrangement() == LAYOUT_ID
 
     def is_training_shown(self) -> bool:
         """Whether the training's views are up."""
-        return int(_layout_node().GetViewArrangement()) == TRAINING_LAYOUT_ID
+        return _arrangement() == TRAINING_LAYOUT_ID
 
     def switch(self, number: int) -> None:
         """Show a layout of ours, remembering the user's."""
-        current = int(_layout_node().GetViewArrangement())
+        current = _arrangement()
         if current not in (LAYOUT_ID, TRAINING_LAYOUT_ID):
             self.previous = current
         slicer.app.layoutManager().setLayout(number)
@@ -130,22 +140,27 @@ class Views:
                 hidden = nodes.get("mask") if kind == "masked" else None
                 composite.SetLabelVolumeID(hidden.GetID() if hidden is not None else None)
                 composite.SetLabelOpacity(HIDDEN_OPACITY)
-                slice_node.SetOrientation(column)
                 if node is not None:
-                    slice_node.RotateToVolumePlane(node)
-                    logic.FitSliceToBackground()
-                    logic.SnapSliceOffsetToIJK()
+                    self._fit(view_name(row, column), logic, slice_node, node)
         for _kind, row, _letter, _colour in ROWS:
             for column in columns:
                 name = view_name(row, column)
                 composite = slicer.app.layoutManager().sliceWidget(name).sliceLogic().GetSliceCompositeNode()
                 composite.SetLinkedControl(True)
 
+    def _fit(self, name: str, logic: Any, slice_node: Any, node: Any) -> None:
+        """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled."""
+        bounds = [0.0] * 6
+        node.GetRASBounds(bounds)
+        shown = (node.GetImageData().GetDimensions(), node.GetTransformNodeID(), tuple(bounds))
+        if self._fitted.get(name) == shown:
+            return
+        self._fitted[name] = shown
+        slice_node.SetOrientation(name.rsplit("-", 1)[1])
+        slice_node.RotateToVolumePlane(node)
+        logic.FitSliceToBackground()
+        logic.SnapSliceOffsetToIJK()
+
     def slice_node(self, row: str, column: str) -> Any:
         """Return the slice node of a view."""
         return slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic().GetSliceNode()
-
-    def jump_to(self, ras: tuple[float, float, float]) -> None:
-        """Move all nine views to a point in RAS mm."""
-        for name in view_names():
-            slicer.app.layoutManager().sliceWidget(name).sliceLogic().GetSliceNode().JumpSliceByOffsetting(*ras)

@@ -29,12 +29,12 @@ def failure_of(exit_code: int, crashed: bool, error: dict[str, Any] | None, last
     """Return why a worker failed, from its exit code, its error event and the last lines it printed."""
     if error is not None:
         return Failure(str(error["message"]), str(error["hint"]), str(error["kind"]))
-    if crashed or exit_code in KILLED:
+    if exit_code in KILLED:
         return Failure(
             _(
                 "The background process was ended from outside (signal {number}), most likely because the computer ran "
                 "out of memory"
-            ).format(number=9 if exit_code in KILLED else exit_code),
+            ).format(number=9),
             _("close other programs, or choose a smaller volume or preset, then repeat"),
             "killed",
         )

@@ -50,21 +50,6 @@ def to_own_space(node: Any, world_ras: tuple[float, float, float]) -> tuple[floa
     return float(x), float(y), float(z)
 
 
-def to_world(node: Any, ras: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Return a point of a node's own space in the world."""
-    transform = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(node.GetParentTransformNode(), None, transform)
-    x, y, z = transform.TransformPoint(ras)
-    return float(x), float(y), float(z)
-
-
-def middle(metrics: dict[str, Any], number: int) -> tuple[float, float, float]:
-    """Return the middle of a superpatch in RAS mm of the input's own space."""
-    dhw = boxes(metrics)[number].mean(0) - 0.5
-    x, y, z = (ijk_to_ras(metrics) @ np.array([*dhw[::-1], 1.0]))[:3]
-    return float(x), float(y), float(z)
-
-
 def surface(metrics: dict[str, Any], numbers: list[int]) -> Any:
     """Return the faces of these superpatches as vtkPolyData in RAS mm."""
     matrix = ijk_to_ras(metrics)

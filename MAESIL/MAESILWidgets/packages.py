@@ -37,13 +37,7 @@ class Package:
 
 def packages() -> list[Package]:
     """Return what is needed and what is installed; nothing is imported."""
-    importlib.invalidate_caches()
     return [Package(name, needed, _version(name)) for name, needed in REQUIRED.items()]
-
-
-def missing() -> list[Package]:
-    """Return the packages that are missing or too old."""
-    return [package for package in packages() if not package.is_fine]
 
 
 def install_text(wanted: list[Package]) -> str:
@@ -54,7 +48,9 @@ def install_text(wanted: list[Package]) -> str:
         lines.append(f"  {package.name} >= {package.needed}  ({found})")
     lines.append("")
     if any(package.name == "torch" for package in wanted):
-        lines.append(_("PyTorch takes 200 MB to 3 GB and some minutes; Slicer does not respond until it is installed."))
+        lines.append(_("The PyTorch extension installs torch, and with it torchvision and light-the-torch."))
+        lines.append(_("That takes 200 MB to 3 GB and some minutes; Slicer does not respond until it is done."))
+        lines.append(_("Restart Slicer afterwards."))
     lines.append(_("Install now?"))
     return "\n".join(lines)
 
@@ -75,14 +71,11 @@ def install(wanted: list[Package]) -> list[str]:
                 _install_torch(package.needed)
             else:
                 _pip(requirement)
+            if not Package(package.name, package.needed, _version(package.name)).is_fine:
+                raise RuntimeError(_("it is still not there"))
         except Exception as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            command = f"PythonSlicer -m pip install '{requirement}'"
-            failed.append(
-                _("{name}: {reason}. To repeat: {command}").format(
-                    name=package.name, reason=reason.rstrip("."), command=command
-                )
-            )
+            failed.append(f"{package.name}: {reason.rstrip('.')}. {_to_repeat(package.name, requirement)}")
     return failed
 
 
@@ -95,8 +88,17 @@ def _pip(requirement: str) -> None:
 
     # what is installed was shown and agreed to already; the name of that option has changed
     known = inspect.signature(ensure).parameters
-    quiet = {name: False for name in ("prompt_install", "prompt") if name in known}
+    quiet = {name: False for name in ("prompt_install", "prompt", "skip_in_testing") if name in known}
     ensure([Requirement(requirement)], requester="MAESIL", **quiet)
+
+
+def _to_repeat(name: str, requirement: str) -> str:
+    if name in SLICERS_OWN:
+        return _("A newer Slicer has it")
+    if name == "torch":
+        return _("To repeat: open the PyTorch Utils module and install it there")
+    # double quotes, because Windows knows no others
+    return _("To repeat: {command}").format(command=f'PythonSlicer -m pip install "{requirement}"')
 
 
 def _pip_ensure() -> Any:
@@ -122,6 +124,7 @@ def _install_torch(needed: str) -> None:
 
 
 def _version(name: str) -> str:
+    importlib.invalidate_caches()
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from slicer import vtkMRMLScalarVolumeNode
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLTextNode
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 
@@ -13,7 +13,7 @@ class MAESILParameterNode:
     inputVolume - the CT
     checkpoint - path of a checkpoint; empty for the embedded one
     mask, planeRatio, axisRatio, coverage, overlap, seed, device - as the options of ``maesil reconstruct``
-    currentResult - node id of the result shown (its text node)
+    currentResult - the result shown: its text node
     windowPreset, errorRange - how it is shown; the error map spans -errorRange to +errorRange HU
     showOutlines - superpatch outlines in the views
     dataSource - ``folder`` or ``scene``; dataFolder, preset, steps, trainMask, runFolder - as ``maesil pretrain``
@@ -26,15 +26,15 @@ class MAESILParameterNode:
     axisRatio: Annotated[float, WithinRange(0, 0.95)] = 0.5
     coverage: str = "single"
     overlap: Annotated[float, WithinRange(0, 0.75)] = 0.0
-    seed: int = 0
+    seed: Annotated[int, WithinRange(0, 2147483647)] = 0
     device: str = "auto"
-    currentResult: str = ""
+    currentResult: vtkMRMLTextNode
     windowPreset: str = "wide"
-    errorRange: int = 300
+    errorRange: Annotated[int, WithinRange(10, 2000)] = 300
     showOutlines: bool = False
     dataSource: str = "folder"
     dataFolder: str = ""
     preset: str = "tiny"
-    steps: int = 200
+    steps: Annotated[int, WithinRange(1, 10000000)] = 200
     trainMask: str = "mix"
     runFolder: str = ""

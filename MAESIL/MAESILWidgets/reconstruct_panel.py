@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.choices import COVERAGES, MASKS, Choice
+from MAESILWidgets.choices import Choice, coverages, masks
 from MAESILWidgets.commands import ReconstructOptions
 from MAESILWidgets.input_panel import InputPanel
 from MAESILWidgets.job import CANCELLED, FINISHED
@@ -17,15 +18,18 @@ from MAESILWidgets.messages import Failure
 from MAESILWidgets.system import System
 from MAESILWidgets.volume_info import hidden_share
 
-STAGES = {
-    "export": "Writing the volume",
-    "start": "Starting",
-    "read": "Reading",
-    "reconstruct": "Reconstructing",
-    "measure": "Measuring",
-    "write": "Writing results",
-    "load": "Loading results",
-}
+
+def stage_names() -> dict[str, str]:
+    """Return what the stages of a reconstruction are called."""
+    return {
+        "export": _("Writing the volume"),
+        "start": _("Starting"),
+        "read": _("Reading"),
+        "reconstruct": _("Reconstructing"),
+        "measure": _("Measuring"),
+        "write": _("Writing results"),
+        "load": _("Loading results"),
+    }
 
 
 class ReconstructPanel:
@@ -50,8 +54,8 @@ class ReconstructPanel:
         self.start_task, self.on_log, self.on_result = start, on_log, on_result
         self.parameters: Any = None
         self.task: Any = None
-        self.mask = Choice(ui.maskSelector, MASKS, lambda value: self._set("mask", value))
-        self.coverage = Choice(ui.coverageSelector, COVERAGES, lambda value: self._set("coverage", value))
+        self.mask = Choice(ui.maskSelector, masks(), lambda value: self._set("mask", value))
+        self.coverage = Choice(ui.coverageSelector, coverages(), lambda value: self._set("coverage", value))
         self.device = Choice(ui.deviceSelector, system.device_items(), lambda value: self._set("device", value))
         ui.applyButton.connect("clicked(bool)", self.apply)
         ui.cancelButton.connect("clicked(bool)", self.cancel)
@@ -78,8 +82,8 @@ class ReconstructPanel:
         self.ui.axisRatioSlider.enabled = has_mask
         share = hidden_share(self.input.volume.grids, parameters.mask, parameters.planeRatio, parameters.axisRatio)
         self.ui.hiddenShareLabel.text = _("{share:.1f} % of the patches").format(share=100 * share)
-        self._show_estimate(share)
         problem = self.problem(share)
+        self._show_estimate(share, problem)
         self.ui.applyButton.enabled = not problem and self.task is None
         self.ui.applyButton.toolTip = problem or _("Reconstruct the selected volume.")
         self.ui.cancelButton.enabled = self.task is not None
@@ -107,6 +111,10 @@ class ReconstructPanel:
         """Start."""
         with slicer.util.tryWithErrorDisplay(_("The reconstruction could not be started."), waitCursor=False):
             self._began = time.monotonic()
+            asked = SimpleNamespace(coverage=self.parameters.coverage, overlap=self.parameters.overlap)
+            asked.device = self.device.value() or "auto"
+            # what it was begun with: the panel may say something else when it ends
+            self._asked = (self.input.volume, self.input.checkpoint, asked)
             self.ui.progressBar.setVisible(True)
             self._show_status("")
             self.task = self.start_task(
@@ -119,6 +127,8 @@ class ReconstructPanel:
         if self.task is not None and not self.task.is_running:
             # it ended while it was being started
             self.task = None
+        if self.task is None:
+            self.ui.progressBar.setVisible(False)
         self.update()
 
     def cancel(self, _checked: bool = False) -> None:
@@ -137,15 +147,16 @@ class ReconstructPanel:
     def _set(self, name: str, value: str) -> None:
         setattr(self.parameters, name, value)
 
-    def _show_estimate(self, share: float) -> None:
-        estimate = self.system.estimate(self.input.volume, self.input.checkpoint, self.parameters, share)
+    def _show_estimate(self, share: float, problem: str) -> None:
+        """Say what it will take, or why it cannot be begun."""
+        estimate = problem or self.system.estimate(self.input.volume, self.input.checkpoint, self.parameters, share)
         self.ui.estimateLabel.setVisible(bool(estimate))
         self.ui.estimateLabel.text = estimate
 
     def _progress(self, share: float, stage: str, eta_s: float | None) -> None:
         bar = self.ui.progressBar
         bar.value = int(1000 * share)
-        text = _(STAGES.get(stage, stage))
+        text = stage_names().get(stage, stage)
         passed = time.monotonic() - self._began
         if share > 0.2:
             text += _(", about {s:.0f} s left").format(s=max(1.0, passed * (1 - share) / share))
@@ -157,7 +168,7 @@ class ReconstructPanel:
         self.ui.progressBar.setVisible(False)
         self.ui.progressBar.value = 0
         if state == FINISHED:
-            self.system.learn(self.input.volume, self.input.checkpoint, self.parameters, text_node)
+            self.system.learn(*self._asked, text_node)
             self._show_status("\n".join(f"⚠ {warning}" for warning in warnings))
             self.on_result(text_node)
         elif state == CANCELLED:

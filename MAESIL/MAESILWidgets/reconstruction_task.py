@@ -21,8 +21,9 @@ from slicer.i18n import tr as _
 from MAESILWidgets.commands import ReconstructOptions, reconstruct_arguments
 from MAESILWidgets.export import VolumeExport
 from MAESILWidgets.job import CANCELLED, FAILED, FINISHED, BackgroundJob
+from MAESILWidgets.loading import ImageFill
 from MAESILWidgets.messages import Failure
-from MAESILWidgets.results_scene import VOLUMES, ResultBuilder, read_result_volume
+from MAESILWidgets.results_scene import VOLUMES, ResultBuilder
 from MAESILWidgets.scene_watch import NodeWatch
 
 STAGES = {
@@ -67,6 +68,7 @@ class ReconstructionTask:
         self.volume_path = self.folder / f"{file_name(self.name)}.nrrd"
         self.output = self.folder / "result"
         self.arguments = reconstruct_arguments(self.volume_path, self.output, options)
+        self.shareable_arguments = reconstruct_arguments(_own_file(node), Path("result"), options)
         self.job = BackgroundJob(
             self.arguments, self.folder / "stop", on_event=self._on_event, on_log=on_log, on_end=self._on_job_end
         )
@@ -77,6 +79,8 @@ class ReconstructionTask:
         self.loader: Any = None
         self._builder: ResultBuilder | None = None
         self._metrics: dict[str, Any] = {}
+        self._fill: ImageFill | None = None
+        self._to_load: list[str] = []
 
     @property
     def is_running(self) -> bool:
@@ -169,7 +173,7 @@ class ReconstructionTask:
             return
         self._to_load = list(VOLUMES)
         self._builder = ResultBuilder(slicer.mrmlScene.GetNodeByID(self.node_id), self.options.title())
-        # one volume a turn of the event loop
+        # a piece a turn of the event loop
         self.loader = qt.QTimer()
         self.loader.connect("timeout()", self._load_next)
         self.loader.start(0)
@@ -180,10 +184,7 @@ class ReconstructionTask:
             return
         try:
             if self._to_load:
-                kind = self._to_load.pop(0)
-                shape = slicer.util.arrayFromVolume(builder.input_node).shape
-                builder.add(kind, read_result_volume(self.output / f"{kind}.nrrd", shape))
-                self._progress("load", 1 - len(self._to_load) / (len(VOLUMES) + 1))
+                self._load_piece(builder)
                 return
             if self.result is None:
                 self.watch.stop()
@@ -199,9 +200,22 @@ class ReconstructionTask:
         self._progress("load", 1.0)
         self._end(FINISHED, None)
 
+    def _load_piece(self, builder: ResultBuilder) -> None:
+        kind = self._to_load[0]
+        if self._fill is None:
+            shape = slicer.util.arrayFromVolume(builder.input_node).shape
+            self._fill = ImageFill(self.output / f"{kind}.nrrd", shape)
+        elif self._fill.step():
+            builder.add(kind, self._fill.finish())
+            self._fill = None
+            self._to_load.pop(0)
+            self._progress("load", 1 - len(self._to_load) / (len(VOLUMES) + 1))
+
     def _stop_loading(self) -> None:
+        self._fill = None
         if self.loader is not None:
             self.loader.stop()
+            self.loader.deleteLater()
             self.loader = None
         if self._builder is not None:
             self._builder.discard()
@@ -213,6 +227,13 @@ class ReconstructionTask:
         self._stop_loading()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.on_end(state, self.result, failure)
+
+
+def _own_file(node: Any) -> Path:
+    """Return the file a volume was loaded from, or a stand-in where it has none, or was changed since."""
+    storage = node.GetStorageNode()
+    path = Path(storage.GetFileName() or "") if storage is not None else Path()
+    return path if path.is_file() and not node.GetModifiedSinceRead() else Path("CT.nrrd")
 
 
 def _unreadable(error: Exception) -> Failure:

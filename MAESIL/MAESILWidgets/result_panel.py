@@ -12,7 +12,7 @@ from MAESILWidgets import display, outlines
 from MAESILWidgets.choices import Choice
 from MAESILWidgets.layout import Views, view_names
 from MAESILWidgets.picking import ViewClicks
-from MAESILWidgets.results_scene import Result, find_result, results
+from MAESILWidgets.results_scene import Result, results
 
 
 class ResultPanel:
@@ -26,7 +26,7 @@ class ResultPanel:
         self.ui, self.views = ui, views
         self.parameters: Any = None
         self.result: Result | None = None
-        self.window = display.SharedWindow()
+        self.window = display.SharedWindow(self._window_dragged)
         self.clicks = ViewClicks(self.click)
         self.selected: int | None = None
         self.choice = Choice(ui.resultSelector, {}, self._chosen)
@@ -60,17 +60,21 @@ class ResultPanel:
         """Show the current result, or that there is none."""
         found = results() if self.parameters is not None else []
         self.choice.set_items({result.id: result.name for result in found})
-        current = find_result(self.parameters.currentResult) if self.parameters is not None else None
+        chosen = self.parameters.currentResult if self.parameters is not None else None
+        current = next((result for result in found if chosen is not None and result.id == chosen.GetID()), None)
         if current is None and found:
             current = found[-1]
         self._take(current)
 
-    def open(self, text_node: Any) -> None:
-        """Choose a result and show it in the 3x3 views."""
-        self.parameters.currentResult = text_node.GetID()
+    def open(self, text_node: Any, show: bool = True) -> None:
+        """Choose a result and show it in the 3x3 views, unless the user is at work in another module."""
+        if self.parameters is None:
+            return
+        self.parameters.currentResult = text_node
         self.update()
         self._apply_display()
-        self.show()
+        if show:
+            self.show()
 
     def show(self) -> None:
         """Show the current result in the 3x3 views."""
@@ -92,7 +96,7 @@ class ResultPanel:
         self.window.stop()
         result, self.result = self.result, None
         result.delete()
-        self.parameters.currentResult = ""
+        self.parameters.currentResult = None
         self.update()
         if self.result is not None and self.views.is_shown():
             self.show()
@@ -100,12 +104,18 @@ class ResultPanel:
     def restore(self) -> None:
         """After a scene was loaded: take up its result, and the views if they are up."""
         self.update()
+        self.watch_clicks()
+
+    def watch_clicks(self) -> None:
+        """Watch the views if they are up: after a scene was loaded, or the module was opened late."""
         if self.views.is_shown():
             self.clicks.start()
 
     def click(self, world_ras: tuple[float, float, float]) -> None:
         """Select the superpatch at a point of the world (RAS, mm)."""
-        if self.result is None:
+        interaction = slicer.app.applicationLogic().GetInteractionNode()
+        if self.result is None or interaction.GetCurrentInteractionMode() != interaction.ViewTransform:
+            # the click places a point or paints
             return
         volume = self.result.node("reconstruction")
         if volume is None:
@@ -148,7 +158,7 @@ class ResultPanel:
         table.resizeColumnToContents(0)
 
     def _chosen(self, node_id: str) -> None:
-        self.parameters.currentResult = node_id
+        self.parameters.currentResult = slicer.mrmlScene.GetNodeByID(node_id)
         self.update()
         self._apply_display()
         if self.views.is_shown():
@@ -165,8 +175,14 @@ class ResultPanel:
             display.set_window(self.result, *display.WINDOWS[name])
         self._take(self.result)
 
+    def _window_dragged(self, level: float, width: float) -> None:
+        """Say which preset the user's own window is, if any."""
+        name = next((n for n, preset in display.WINDOWS.items() if preset == (level, width)), "")
+        for preset, button in self.window_buttons.items():
+            button.checked = preset == name
+
     def _range_chosen(self, hu: int) -> None:
-        if self.result is not None and hu > 0:
+        if self.result is not None:
             display.set_error_range(self.result, hu)
 
     def _show_outlines(self) -> None:

@@ -7,11 +7,8 @@ found again when the scene is loaded.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -21,22 +18,25 @@ from MAESILWidgets import display
 MARK = "MAESIL.Result"
 VOLUMES = ("masked", "reconstruction", "composite", "error", "mask")
 REFERENCES = (*VOLUMES, "table", "input", "outlines", "selected")
-FIGURES = {
-    "psnr_masked_db": ("PSNR, hidden patches", "{:.2f} dB"),
-    "baseline_harmonic_psnr_masked_db": ("   harmonic fill, same mask", "{:.2f} dB"),
-    "mae_masked_hu": ("Mean error, hidden patches", "{:.1f} HU"),
-    "psnr_composite_db": ("PSNR, visible pasted in", "{:.2f} dB"),
-    "ssim_composite": ("SSIM, visible pasted in", "{:.3f}"),
-    "psnr_complete_db": ("PSNR, every patch unseen", "{:.2f} dB"),
-    "baseline_harmonic_psnr_complete_db": ("   harmonic fill, same cover", "{:.2f} dB"),
-    "ssim_complete": ("SSIM, every patch unseen", "{:.3f}"),
-    "psnr_autoencoding_db": ("PSNR, auto-encoding", "{:.2f} dB"),
-    "ssim_autoencoding": ("SSIM, auto-encoding", "{:.3f}"),
-    "border_index": ("Border index (1 = no grid)", "{:.2f}"),
-    "seconds": ("Time", "{:.1f} s"),
-    "peak_memory_mib": ("Peak memory", "{:.0f} MiB"),
-}
-"""The keys of metrics.json a user is shown, in order, with what they are called."""
+
+
+def figure_names() -> dict[str, tuple[str, str]]:
+    """Return the keys of metrics.json a user is shown, in order, with what they are called and how they are written."""
+    return {
+        "psnr_masked_db": (_("PSNR, hidden patches"), "{:.2f} dB"),
+        "baseline_harmonic_psnr_masked_db": (_("   harmonic fill, same mask"), "{:.2f} dB"),
+        "mae_masked_hu": (_("Mean error, hidden patches"), "{:.1f} HU"),
+        "psnr_composite_db": (_("PSNR, visible pasted in"), "{:.2f} dB"),
+        "ssim_composite": (_("SSIM, visible pasted in"), "{:.3f}"),
+        "psnr_complete_db": (_("PSNR, every patch unseen"), "{:.2f} dB"),
+        "baseline_harmonic_psnr_complete_db": (_("   harmonic fill, same cover"), "{:.2f} dB"),
+        "ssim_complete": (_("SSIM, every patch unseen"), "{:.3f}"),
+        "psnr_autoencoding_db": (_("PSNR, auto-encoding"), "{:.2f} dB"),
+        "ssim_autoencoding": (_("SSIM, auto-encoding"), "{:.3f}"),
+        "border_index": (_("Border index (1 = no grid)"), "{:.2f}"),
+        "seconds": (_("Time"), "{:.1f} s"),
+        "peak_memory_mib": (_("Peak memory"), "{:.0f} MiB"),
+    }
 
 
 class Result:
@@ -79,9 +79,9 @@ class Result:
         """Return (name, value) of every figure there is."""
         metrics = self.metrics
         rows = [(_("Hidden patches"), f"{metrics['mask']['hidden_share']:.1%}")] if "mask" in metrics else []
-        for key, (name, form) in FIGURES.items():
+        for key, (name, form) in figure_names().items():
             if isinstance(metrics.get(key), int | float):
-                rows.append((_(name), form.format(metrics[key])))
+                rows.append((name, form.format(metrics[key])))
         return rows
 
     def delete(self) -> None:
@@ -92,8 +92,9 @@ class Result:
         for role in REFERENCES:
             node = self.node(role)
             if node is not None and role != "input":
-                scene.RemoveNode(node)
-        scene.RemoveNode(self.text_node)
+                remove_node(scene, node)
+        remove_node(scene, self.text_node)
+        display.remove_unused_colours()
         if tree.GetItemLevel(folder) == "Folder" and not tree.GetNumberOfItemChildren(folder):
             tree.RemoveItem(folder)
 
@@ -102,24 +103,6 @@ def results() -> list[Result]:
     """Return the results of the scene, oldest first."""
     nodes = slicer.util.getNodesByClass("vtkMRMLTextNode")
     return [Result(node) for node in nodes if node.GetAttribute(MARK)]
-
-
-def find_result(node_id: str) -> Result | None:
-    """Return the result with this id, or None."""
-    return next((result for result in results() if result.id == node_id), None)
-
-
-def read_result_volume(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the voxels (D, H, W) of a result.
-
-    Raises:
-        ValueError: it has another shape than the input.
-        RuntimeError: it cannot be read.
-    """
-    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    if array.shape != shape:
-        raise ValueError(f"{path.name} has {array.shape} voxels, the input {shape}")
-    return array
 
 
 class ResultBuilder:
@@ -137,9 +120,9 @@ class ResultBuilder:
         self.name = self.scene.GenerateUniqueName(f"{input_node.GetName()} {title}")
         self.nodes: dict[str, Any] = {}
 
-    def add(self, kind: str, array: np.ndarray) -> None:
-        """Add the volume of a kind, (D, H, W)."""
-        self.nodes[kind] = _add_volume(self.input_node, array, f"{self.name} {kind}", kind)
+    def add(self, kind: str, image: Any) -> None:
+        """Add the volume of a kind; ``image`` is vtkImageData of the input's size."""
+        self.nodes[kind] = _add_volume(self.input_node, image, f"{self.name} {kind}", kind)
         display.set_up(self.nodes[kind], kind)
 
     def finish(self, metrics: dict[str, Any]) -> Any:
@@ -164,18 +147,32 @@ class ResultBuilder:
         """Remove what was added."""
         for node in self.nodes.values():
             if node.GetScene() is not None:
-                self.scene.RemoveNode(node)
+                remove_node(self.scene, node)
         self.nodes = {}
+        display.remove_unused_colours()
 
 
-def _add_volume(input_node: Any, array: np.ndarray, name: str, kind: str) -> Any:
+def remove_node(scene: Any, node: Any) -> None:
+    """Remove a node with its display and storage nodes, which Slicer would keep until the scene is saved."""
+    parts = []
+    if node.IsA("vtkMRMLDisplayableNode"):
+        parts += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    if node.IsA("vtkMRMLStorableNode"):
+        parts.append(node.GetStorageNode())
+    scene.RemoveNode(node)
+    for part in parts:
+        if part is not None and part.GetScene() is not None:
+            scene.RemoveNode(part)
+
+
+def _add_volume(input_node: Any, image: Any, name: str, kind: str) -> Any:
     """Add a volume with exactly the input's IJK-to-RAS matrix and parent transform."""
     class_name = "vtkMRMLLabelMapVolumeNode" if kind == "mask" else "vtkMRMLScalarVolumeNode"
     node = input_node.GetScene().AddNewNodeByClass(class_name, name)
     matrix = vtk.vtkMatrix4x4()
     input_node.GetIJKToRASMatrix(matrix)
     node.SetIJKToRASMatrix(matrix)
-    slicer.util.updateVolumeFromArray(node, array)
+    node.SetAndObserveImageData(image)
     node.SetAndObserveTransformNodeID(input_node.GetTransformNodeID())
     node.SetAttribute("MAESIL.Kind", kind)
     node.SetDescription(_DESCRIPTIONS[kind])

@@ -32,6 +32,7 @@ class System:
         self.details: dict[str, Any] = {}
         self.job: BackgroundJob | None = None
         self._packages: list[packages.Package] | None = None
+        self._ask_again = False
 
     def packages(self) -> list[packages.Package]:
         """Return the packages needed, with what is installed."""
@@ -46,7 +47,10 @@ class System:
     def refresh(self) -> None:
         """Look again at packages and devices; the devices come later."""
         self._packages = None
-        if self.missing() or self.job is not None:
+        if self.job is not None:
+            self._ask_again = True
+            return
+        if self.missing():
             self.on_change()
             return
         stop_file = Path(tempfile.gettempdir()) / f"maesil-info-{id(self)}-{os.getpid()}.stop"
@@ -144,7 +148,10 @@ class System:
 
     def _ended(self, state: str, failure: Any) -> None:
         self.job = None
-        if state == FINISHED:
+        if self._ask_again:
+            self._ask_again = False
+            self.refresh()
+        elif state == FINISHED:
             self.on_change()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.choices import DATA_SOURCES, PRESETS, TRAIN_MASKS, Choice
+from MAESILWidgets.choices import Choice, data_sources, presets, train_masks
 from MAESILWidgets.commands import TrainOptions
 from MAESILWidgets.job import CANCELLED, FINISHED
 from MAESILWidgets.layout import Views
@@ -20,7 +21,19 @@ from MAESILWidgets.training_plots import TrainingPlots
 from MAESILWidgets.training_preview import TrainingPreview
 from MAESILWidgets.training_task import is_resumable, read_settings
 
-STAGES = {"export": "Writing the volumes", "prepare": "Preparing the data", "pretrain": "Training"}
+
+def stage_names() -> dict[str, str]:
+    """Return what the stages of a training are called."""
+    return {"export": _("Writing the volumes"), "prepare": _("Preparing the data"), "pretrain": _("Training")}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What the chosen folders (data, run) hold."""
+
+    chosen: tuple[str, str]
+    has_data: bool
+    is_resumable: bool
 
 
 class TrainPanel:
@@ -29,7 +42,7 @@ class TrainPanel:
     Args:
         ui: the widgets of MAESIL.ui.
         start: called with options, inputs, nodes and the callbacks of a task; returns the running task.
-        on_checkpoint: called with the path of a new checkpoint.
+        on_checkpoint: called with the path of a new checkpoint, and whether to choose it.
     """
 
     def __init__(
@@ -39,16 +52,17 @@ class TrainPanel:
         views: Views,
         start: Callable[..., Any],
         on_log: Callable[[str], None],
-        on_checkpoint: Callable[[str], None],
+        on_checkpoint: Callable[[str, bool], None],
     ) -> None:
         self.ui, self.system, self.views = ui, system, views
         self.start_task, self.on_log, self.on_checkpoint = start, on_log, on_checkpoint
         self.parameters: Any = None
         self.task: Any = None
+        self._looked: Folders | None = None
         self.plots, self.preview = TrainingPlots(), TrainingPreview()
-        self.source = Choice(ui.dataSourceSelector, DATA_SOURCES, lambda value: self._set("dataSource", value))
-        self.preset = Choice(ui.presetSelector, PRESETS, lambda value: self._set("preset", value))
-        self.mask = Choice(ui.trainMaskSelector, TRAIN_MASKS, lambda value: self._set("trainMask", value))
+        self.source = Choice(ui.dataSourceSelector, data_sources(), lambda value: self._set("dataSource", value))
+        self.preset = Choice(ui.presetSelector, presets(), lambda value: self._set("preset", value))
+        self.mask = Choice(ui.trainMaskSelector, train_masks(), lambda value: self._set("trainMask", value))
         ui.dataFolderSelector.connect("currentPathChanged(QString)", lambda path: self._set("dataFolder", path))
         ui.runFolderSelector.connect("currentPathChanged(QString)", lambda path: self._set("runFolder", path))
         ui.sceneVolumesSelector.connect("checkedNodesChanged()", lambda: self.update())
@@ -75,8 +89,12 @@ class TrainPanel:
         for widget, path in ((ui.dataFolderSelector, p.dataFolder), (ui.runFolderSelector, p.runFolder)):
             if widget.currentPath != path:
                 widget.currentPath = path
-        ui.dataFolderSelector.enabled = p.dataSource == "folder"
-        ui.sceneVolumesSelector.enabled = p.dataSource == "scene"
+        for is_shown, widgets in (
+            (p.dataSource == "folder", (ui.dataFolderLabel, ui.dataFolderSelector)),
+            (p.dataSource == "scene", (ui.sceneVolumesLabel, ui.sceneVolumesSelector)),
+        ):
+            for widget in widgets:
+                widget.setVisible(is_shown)
         is_running = self.task is not None
         problem, no_resume = self.problem(), self.resume_problem()
         ui.trainButton.enabled = not is_running and not problem
@@ -93,13 +111,13 @@ class TrainPanel:
         p = self.parameters
         if self.system.missing():
             return _("Install the Python packages in the Advanced section")
-        if p.dataSource == "folder" and not Path(p.dataFolder or "?").is_dir():
+        if p.dataSource == "folder" and not self._folders().has_data:
             return _("Choose the folder of CTs to learn from")
         if p.dataSource == "scene" and not self._scene_nodes():
             return _("Check at least one volume of the scene")
         if not p.runFolder:
             return _("Choose an output folder")
-        if is_resumable(Path(p.runFolder)):
+        if self._folders().is_resumable:
             return _("The output folder already holds a training: resume it, or choose another folder")
         return ""
 
@@ -107,9 +125,21 @@ class TrainPanel:
         """Return why Resume is disabled; empty if it is not."""
         if self.system.missing():
             return _("Install the Python packages in the Advanced section")
-        if not self.parameters.runFolder or not is_resumable(Path(self.parameters.runFolder)):
+        if not self._folders().is_resumable:
             return _("The output folder holds no training to go on with")
         return ""
+
+    def look_at_folders(self) -> None:
+        """Look anew at what the chosen folders hold; they may lie on a slow share, so not at every turn."""
+        self._looked = None
+        self.update()
+
+    def _folders(self) -> Folders:
+        chosen = (self.parameters.dataFolder, self.parameters.runFolder)
+        if self._looked is None or self._looked.chosen != chosen:
+            data, run = (Path(folder) if folder else None for folder in chosen)
+            self._looked = Folders(chosen, data is not None and data.is_dir(), run is not None and is_resumable(run))
+        return self._looked
 
     def options(self, resume: bool) -> TrainOptions:
         """Return what the panel asks for; a resumed run goes on with what it was begun with, but for the steps."""
@@ -131,7 +161,7 @@ class TrainPanel:
             p = self.parameters
             options = self.options(resume)
             self._began, self._first_step, self._steps = time.monotonic(), None, options.steps
-            self._last_figures = ""
+            self._last_figures, self._run = "", options.run_folder
             self.plots.begin(read_rows(Path(p.runFolder)) if resume else None)
             self.show()
             self.ui.trainProgressBar.setVisible(True)
@@ -148,6 +178,8 @@ class TrainPanel:
             )
         if self.task is not None and not self.task.is_running:
             self.task = None
+        if self.task is None:
+            self.ui.trainProgressBar.setVisible(False)
         self.update()
 
     def cancel(self) -> None:
@@ -183,7 +215,7 @@ class TrainPanel:
 
     def _on_stage(self, stage: str) -> None:
         self.ui.trainProgressBar.value = 0
-        self.ui.trainProgressBar.setFormat(f"{_(STAGES[stage])} (%p%)")
+        self.ui.trainProgressBar.setFormat(f"{stage_names()[stage]} (%p%)")
 
     def _on_event(self, event: dict[str, Any]) -> None:
         kind = event["event"]
@@ -217,6 +249,9 @@ class TrainPanel:
         return ", ".join(parts)
 
     def _show_preview(self, path: Path) -> None:
+        if self.task is not None and self.plots.is_lost():
+            # another scene than the one it was begun in: that one's user did not ask for it
+            return
         try:
             nodes = self.preview.load(path)
         except (OSError, ValueError, KeyError) as error:
@@ -226,21 +261,23 @@ class TrainPanel:
             self.views.fill(nodes, ("Axial",))
 
     def _ended(self, state: str, checkpoint: str, failure: Failure | None) -> None:
+        can_resume = is_resumable(Path(self._run))
         self.task = None
         self.plots.end()
         self._show_figures(self._last_figures)
         self.ui.trainProgressBar.setVisible(False)
         if checkpoint and state in (FINISHED, CANCELLED):
-            self.on_checkpoint(checkpoint)
+            # a stopped training is not done: its checkpoint is offered, not chosen
+            self.on_checkpoint(checkpoint, state == FINISHED)
         if state == FINISHED:
             self._show_status(_("Done. The checkpoint is selected above: {path}").format(path=checkpoint))
-        elif state == CANCELLED and is_resumable(Path(self.parameters.runFolder or "?")):
+        elif state == CANCELLED and can_resume:
             self._show_status(_("Stopped; Resume goes on from there."))
         elif state == CANCELLED:
-            self._show_status(_("Stopped before the first step."))
+            self._show_status(_("Stopped; there is nothing to resume."))
         elif failure is not None:
             self._show_status(f"⚠ {failure.text()}")
-        self.update()
+        self.look_at_folders()
 
     def _show_status(self, text: str) -> None:
         self.ui.trainStatusLabel.text = text

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from vtk.util import numpy_support
 
 REFRESH_MS = 500
 TABLES = {"training": ("step", "loss", "training"), "validation": ("step", "validation")}
@@ -17,7 +19,13 @@ CURVES = {
     "PSNR": (("training", "training", (0.3, 0.5, 0.8)), ("validation", "validation", (0.2, 0.6, 0.3))),
 }
 """Of each chart: table, column and colour of its curves."""
-TITLES = {"Loss": "Loss", "PSNR": "PSNR of hidden patches (dB)"}
+MOST_POINTS = 4000
+"""A chart of more is slow, and shows no more."""
+
+
+def titles() -> dict[str, str]:
+    """Return what the charts are called."""
+    return {"Loss": _("Loss"), "PSNR": _("PSNR of hidden patches (dB)")}
 
 
 class TrainingPlots:
@@ -69,22 +77,14 @@ class TrainingPlots:
         for name, node in self.tables.items():
             if node.GetScene() is None:
                 continue
-            table = vtk.vtkTable()
-            for number, title in enumerate(TABLES[name]):
-                column = vtk.vtkDoubleArray()
-                column.SetName(title)
-                # VTK cannot draw a line of one point, and says so at every turn
-                for row in self.rows[name] if len(self.rows[name]) > 1 else []:
-                    column.InsertNextValue(row[number])
-                table.AddColumn(column)
-            node.SetAndObserveTable(table)
+            node.SetAndObserveTable(_table(TABLES[name], self.rows[name]))
 
     def _make_nodes(self) -> None:
         self.tables = {name: _node("vtkMRMLTableNode", f"MAESIL {name}") for name in TABLES}
         for name, curves in CURVES.items():
             chart = _node("vtkMRMLPlotChartNode", f"MAESIL {name}")
             chart.RemoveAllPlotSeriesNodeIDs()
-            chart.SetTitle(_(TITLES[name]))
+            chart.SetTitle(titles()[name])
             chart.SetXAxisTitle(_("step"))
             chart.SetYAxisTitle("")
             chart.SetLegendVisibility(len(curves) > 1)
@@ -102,12 +102,32 @@ class TrainingPlots:
                 chart.AddAndObservePlotSeriesNodeID(series.GetID())
             self.charts[name] = chart
 
+    def is_lost(self) -> bool:
+        """Whether the nodes went away with the scene they were in."""
+        return any(node.GetScene() is None for node in (*self.tables.values(), *self.charts.values()))
+
     def show(self) -> None:
         """Put the charts into the training layout's plot views; the layout must be up."""
+        if self.is_lost():
+            self._make_nodes()
+            self.refresh()
         for name, chart in self.charts.items():
             view = slicer.mrmlScene.GetSingletonNode(f"MAESIL-{name}", "vtkMRMLPlotViewNode")
             if view is not None and chart.GetScene() is not None:
                 view.SetPlotChartNodeID(chart.GetID())
+
+
+def _table(titles: tuple[str, ...], rows: list[tuple[float, ...]]) -> Any:
+    """Return the rows as vtkTable, thinned out if there are many."""
+    # VTK cannot draw a line of one point, and says so at every turn
+    shown = rows[:: 1 + len(rows) // MOST_POINTS] if len(rows) > 1 else []
+    values = np.array(shown, dtype=np.float64).reshape(-1, len(titles))
+    table = vtk.vtkTable()
+    for number, title in enumerate(titles):
+        column = numpy_support.numpy_to_vtk(np.ascontiguousarray(values[:, number]), deep=True)
+        column.SetName(title)
+        table.AddColumn(column)
+    return table
 
 
 def _node(class_name: str, name: str) -> Any:

@@ -60,7 +60,7 @@ class TrainingTask:
         self.exports: Path | None = None
         self.export: VolumeExport | None = None
         self.job: BackgroundJob | None = None
-        self.arguments: list[str] = pretrain_arguments(self.run / CACHE, options)
+        self.arguments = self.shareable_arguments = pretrain_arguments(self.run / CACHE, options)
         self._is_cancelled = False
 
     @property

@@ -38,7 +38,7 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
     Args:
         checkpoint: the CheckpointInfo that is to reconstruct it, or None if that cannot be read.
     """
-    from MAESILLib.ct_check import check_grid, check_values
+    from MAESILLib.ct_check import check_grid
     from MAESILLib.errors import InputError
     from MAESILLib.geometry import Geometry
     from MAESILLib.superpatch import partition, token_grid
@@ -52,7 +52,7 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
         return VolumeInfo("", refusal=_("{name} is not a scalar 3D volume").format(name=name))
     matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ijk_to_ras(node)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-    low, high = float(array.min()), float(array.max())
+    low, high = _extremes(node, array)
     line = _("{size} voxels, {spacing} mm, {low:.0f} to {high:.0f} HU").format(
         size=" x ".join(str(n) for n in array.shape[::-1]),
         spacing=" x ".join(f"{s:.3g}" for s in spacing),
@@ -63,9 +63,11 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
         direction = tuple(float(x) for x in (matrix[:3, :3] / spacing).ravel())
     try:
         check_grid(array.shape[::-1], tuple(float(s) for s in spacing), direction, name)
-        warnings = check_values(array, name)
+        warnings = _checked(node, array, name)
     except InputError as error:
         return VolumeInfo(line, refusal=str(error))
+    if node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview"):
+        warnings = (_("{name} was made by MAESIL: it is no scan").format(name=name), *warnings)
     if checkpoint is None:
         return VolumeInfo(line, warnings)
     depth, height, width = array.shape
@@ -90,3 +92,31 @@ def hidden_share(grids: tuple[tuple[int, int, int], ...], mask: str, plane: floa
     spec = MaskSpec(mask, plane, axis)
     grids = grids or ((16, 16, 16),)
     return 1 - sum(visible_count(g, spec) for g in grids) / sum(int(np.prod(g)) for g in grids)
+
+
+_cache: dict[str, tuple[Any, ...]] = {}
+"""Of the last volume: what needs a look at every voxel, by node id; a large CT takes a quarter of a second."""
+
+
+def _extremes(node: Any, array: np.ndarray) -> tuple[float, float]:
+    stamp = (node.GetID(), node.GetImageData().GetMTime())
+    if _cache.get("extremes", (None,))[0] != stamp:
+        _cache["extremes"] = (stamp, float(array.min()), float(array.max()))
+    return _cache["extremes"][1], _cache["extremes"][2]
+
+
+def _checked(node: Any, array: np.ndarray, name: str) -> tuple[str, ...]:
+    """Return the warnings of check_values, or raise what it raises."""
+    from MAESILLib.ct_check import check_values
+    from MAESILLib.errors import InputError
+
+    stamp = (node.GetID(), node.GetImageData().GetMTime(), name)
+    if _cache.get("checked", (None,))[0] != stamp:
+        try:
+            _cache["checked"] = (stamp, check_values(array, name), None)
+        except InputError as error:
+            _cache["checked"] = (stamp, (), error)
+    _stamp, warnings, error = _cache["checked"]
+    if error is not None:
+        raise error
+    return warnings

@@ -29,6 +29,9 @@ class SampleDataLogic:
         checksums: Any = None,
     ) -> None:
         entry = {name: value for name, value in locals().items() if value is not None}
+        if uris is None or fileNames is None or nodeNames is None:
+            # the real one pairs them up, also for a source with a downloader of its own
+            raise TypeError(f"sample data {sampleName!r} needs uris, fileNames and nodeNames")
         lists = [entry[key] for key in ("uris", "fileNames", "nodeNames", "checksums") if key in entry]
         lengths = {1 if isinstance(value, str) else len(value) for value in lists}
         if not sampleName or len(lengths) > 1 or (customDownloader is None and uris is None):
