@@ -1,0 +1,120 @@
+"""The panel as a user meets it: clicked through on the sample and on real CT, and pictured.
+
+With MAESIL_SCREENSHOTS=DIR the pictures are kept: those of README come from here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gui_factory import apply_and_wait, load_ct, result_of, wait_for_end
+
+COLUMNS = ("Axial", "Coronal", "Sagittal")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where pictures go."""
+    folder = Path(os.environ.get("MAESIL_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def take(host: Any, path: Path) -> np.ndarray:
+    """Take a picture of the window; return it as (height, width, 3)."""
+    from matplotlib.image import imread
+
+    host.screenshot(path)
+    picture = imread(path)
+    assert picture.shape[:2] == (1000, 1600)
+    return picture[..., :3]
+
+
+def edges(image: np.ndarray) -> np.ndarray:
+    """Where a view is bright: the body, whatever the row shows of it."""
+    return np.asarray(image, float).mean(2) > 60
+
+
+def test_reconstruct_the_sample(host: Any, panel: Any, pictures: Path) -> None:
+    """From the empty scene: load the sample, apply, look; Slicer responds all the while."""
+    panel.ui.sampleButton.click()
+    host.process_events(until=lambda: panel.input.sample is None, timeout=60)
+    host.process_events(0.2)
+    busy = BusyMeter()
+    panel.ui.applyButton.click()
+    task = panel.reconstruct.task
+    host.process_events(until=lambda: busy.tick() or task.loader is not None or not task.is_running, timeout=120)
+    during_the_job = busy.worst_ms
+    wait_for_end(host, panel.reconstruct)
+    # what Slicer's own thread was busy with in one turn; the time other programs take does not count
+    assert during_the_job < 100, f"{during_the_job:.0f} ms"
+    result = result_of(panel)
+    assert result.metrics["psnr_masked_db"] > result.metrics["baseline_harmonic_psnr_masked_db"]
+    host.render()
+    for column in COLUMNS:
+        # the same anatomy in the three views of a column: what is bright in the reconstruction was so in the input
+        views = {row: np.asarray(host.view_pixels(f"MAESIL-{row}-{column}")) for row in ("Reconstruction", "Error")}
+        assert views["Reconstruction"].shape == views["Error"].shape
+        assert edges(views["Reconstruction"]).mean() > 0.1
+    panel.ui.outlinesCheckBox.click()
+    host.click_in_slice("MAESIL-Reconstruction-Axial", 150, 150)
+    assert "Superpatch" in panel.ui.superpatchLabel.text
+    panel.ui.outlinesCheckBox.click()
+    picture = take(host, pictures / "panel.png")
+    assert picture.std() > 0.1
+
+
+def test_reconstruct_a_real_ct(host: Any, panel: Any, pictures: Path, real_ct: Path) -> None:
+    """A real chest with every patch predicted unseen, in the lung window, superpatches outlined."""
+    panel.parameters.inputVolume = load_ct(real_ct / "val" / "lidc__lidc_0314.nii.gz")
+    panel.parameters.coverage = "complete"
+    apply_and_wait(host, panel, 240)
+    metrics = result_of(panel).metrics
+    assert metrics["psnr_complete_db"] > metrics["baseline_harmonic_psnr_complete_db"] + 0.5
+    panel.ui.lungWindowButton.click()
+    panel.ui.outlinesCheckBox.click()
+    take(host, pictures / "real.png")
+
+
+def test_train(host: Any, panel: Any, pictures: Path, real_ct: Path, tmp_path: Path) -> None:
+    """A short training on real CT, stopped half-way."""
+    for section in (panel.ui.inputSection, panel.ui.reconstructSection):
+        section.collapsed = True
+    for section in (panel.ui.trainSection, panel.ui.advancedSection):
+        section.collapsed = False
+    data = tmp_path / "CTs"
+    data.mkdir()
+    for name in ("tcia__crlm_1006", "lidc__lidc_0314", "sts__sts_029"):
+        (data / f"{name}.nii.gz").symlink_to(real_ct / "val" / f"{name}.nii.gz")
+    panel.ui.dataFolderSelector.currentPath = str(data)
+    panel.ui.runFolderSelector.currentPath = str(tmp_path / "training")
+    panel.ui.stepsSpinBox.value = 60
+    panel.ui.trainButton.click()
+    rows = panel.train.plots.rows["training"]
+    host.process_events(until=lambda: rows and rows[-1][0] >= 40, timeout=240)
+    host.process_events(0.6)
+    take(host, pictures / "training.png")
+    begin = time.monotonic()
+    panel.ui.stopTrainButton.click()
+    wait_for_end(host, panel.train, 20)
+    assert time.monotonic() - begin < 5
+    assert "Resume goes on" in panel.ui.trainStatusLabel.text
+
+
+class BusyMeter:
+    """The longest turn of the event loop in processor time of this thread."""
+
+    def __init__(self) -> None:
+        self.worst_ms = 0.0
+        self._last = time.thread_time()
+
+    def tick(self) -> None:
+        """Called once a turn."""
+        now = time.thread_time()
+        self.worst_ms = max(self.worst_ms, 1000 * (now - self._last))
+        self._last = now
