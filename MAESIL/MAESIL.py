@@ -153,6 +153,8 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.app.connect("aboutToQuit()", self.stopJobs)
         self.initializeParameterNode()
         self.system.refresh()
+        if self.system.missing():
+            self.ui.advancedSection.collapsed = False
 
     def cleanup(self):
         """Stop everything: the module is reloaded, or Slicer closes."""

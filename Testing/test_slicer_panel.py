@@ -412,7 +412,7 @@ class TestAdvanced:
 
         words = shlex.split(qt.QApplication.clipboard().text())
         # this volume was made in Slicer: it has no file of its own
-        assert words[:5] == ["maesil", "reconstruct", "CT.nrrd", "--output", "result"]
+        assert words[:6] == ["maesil", "reconstruct", "CT.nrrd", "--name=a b's", "--output", "result"]
         assert str(checkpoint) in words
 
     def test_the_command_names_the_volume_s_own_file(self, host: Any, panel: Any, checkpoint: Path, scan: Path) -> None:
@@ -424,6 +424,7 @@ class TestAdvanced:
 
         use_checkpoint(panel, checkpoint)
         panel.parameters.inputVolume = load_ct(scan)
+        panel.parameters.inputVolume.SetName("renamed")
         apply_and_wait(host, panel)
         panel.ui.copyCommandButton.click()
         words = shlex.split(qt.QApplication.clipboard().text())
@@ -483,8 +484,7 @@ class TestLogic:
             logic.reconstruct(ct_node(), device="cuda:7", waitForCompletion=True)
 
     def test_sample_data_is_registered(self, host: Any, panel: Any) -> None:
-        (source,) = host.sample_data
-        assert source["category"] == "MAESIL"
+        source = next(one for one in host.sample_data if one["category"] == "MAESIL")
         node = source["customDownloader"](source)
         assert node.GetName() == "MAESILSampleCT"
         assert node.GetImageData().GetDimensions() == (256, 192, 160)

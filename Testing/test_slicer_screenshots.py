@@ -59,7 +59,8 @@ def test_reconstruct_the_sample(host: Any, panel: Any, pictures: Path) -> None:
     for column in COLUMNS:
         # the same anatomy in the three views of a column: what is bright in the reconstruction was so in the input
         views = {row: np.asarray(host.view_pixels(f"MAESIL-{row}-{column}")) for row in ("Reconstruction", "Error")}
-        assert views["Reconstruction"].shape == views["Error"].shape
+        # the layout shares out the window's pixels, one more here and one less there
+        assert np.abs(np.subtract(views["Reconstruction"].shape, views["Error"].shape)).max() <= 1
         assert edges(views["Reconstruction"]).mean() > 0.1
     panel.ui.outlinesCheckBox.click()
     host.click_in_slice("MAESIL-Reconstruction-Axial", 150, 150)

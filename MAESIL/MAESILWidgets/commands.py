@@ -51,9 +51,14 @@ class TrainOptions:
     resume: bool = False
 
 
-def reconstruct_arguments(volume: Path, output: Path, options: ReconstructOptions) -> list[str]:
-    """Return the arguments of ``maesil`` that reconstruct a file."""
-    arguments = ["reconstruct", str(volume), "--output", str(output)]
+def reconstruct_arguments(volume: Path, name: str, output: Path, options: ReconstructOptions) -> list[str]:
+    """Return the arguments of ``maesil`` that reconstruct a file.
+
+    Args:
+        name: of the volume node; equal names and seeds give equal masks.
+    """
+    # with =, because a name may begin with a dash
+    arguments = ["reconstruct", str(volume), f"--name={name}", "--output", str(output)]
     if options.checkpoint:
         arguments += ["--checkpoint", options.checkpoint]
     return [

@@ -65,10 +65,10 @@ class ReconstructionTask:
         self.warnings: list[str] = []
         self.began = time.monotonic()
         self.folder = Path(tempfile.mkdtemp(prefix="maesil-", dir=slicer.app.temporaryPath))
-        self.volume_path = self.folder / f"{file_name(self.name)}.nrrd"
+        self.volume_path = self.folder / "volume.nrrd"
         self.output = self.folder / "result"
-        self.arguments = reconstruct_arguments(self.volume_path, self.output, options)
-        self.shareable_arguments = reconstruct_arguments(_own_file(node), Path("result"), options)
+        self.arguments = reconstruct_arguments(self.volume_path, self.name, self.output, options)
+        self.shareable_arguments = reconstruct_arguments(_own_file(node), self.name, Path("result"), options)
         self.job = BackgroundJob(
             self.arguments, self.folder / "stop", on_event=self._on_event, on_log=on_log, on_end=self._on_job_end
         )
@@ -238,9 +238,3 @@ def _own_file(node: Any) -> Path:
 
 def _unreadable(error: Exception) -> Failure:
     return Failure(_("The results cannot be read: {error}").format(error=error), _("repeat the reconstruction"))
-
-
-def file_name(name: str) -> str:
-    """Return a node's name as a file can bear it; it goes into the masks' seed, so equal names give equal masks."""
-    kept = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(" .")
-    return kept[:80] or "volume"

@@ -62,7 +62,8 @@ class SampleTask:
             self._finish(None, Failure(_("The sample cannot be loaded: {error}").format(error=error)))
             return
         # its file goes away; saving the scene then writes the volume as any new one
-        node.SetAndObserveStorageNodeID(None)
+        if node.GetStorageNode() is not None:
+            slicer.mrmlScene.RemoveNode(node.GetStorageNode())
         self._finish(node, None)
 
     def _finish(self, node: Any, failure: Failure | None) -> None:

@@ -20,7 +20,6 @@ from MAESILWidgets.commands import TrainOptions, prepare_arguments, pretrain_arg
 from MAESILWidgets.export import VolumeExport
 from MAESILWidgets.job import CANCELLED, FAILED, FINISHED, BackgroundJob
 from MAESILWidgets.messages import Failure
-from MAESILWidgets.reconstruction_task import file_name
 
 CACHE = "cache"
 SETTINGS = "slicer.json"
@@ -201,3 +200,9 @@ def read_settings(run: Path) -> dict[str, Any]:
         return dict(json.loads((run / SETTINGS).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
+
+
+def file_name(name: str) -> str:
+    """Return a node's name as a file can bear it."""
+    kept = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(" .")
+    return kept[:80] or "volume"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--checkpoint", metavar="C", help="a .safetensors checkpoint; the embedded one if not given")
     parser.add_argument("--series", metavar="UID", help="the DICOM series to take where there are several")
+    parser.add_argument("--name", help="of the volume: part of the masks' seed; the file's if not given")
     add_mask_arguments(parser)
     add_output_arguments(parser)
 
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     begin = time.monotonic()
     reporter.progress("read", 0.0)
     volume = read_volume(args.input, series=args.series)
+    if args.name:
+        volume = dataclasses.replace(volume, name=args.name)
     reporter.progress("read", 1.0)
     stop.check()
     outputs = Outputs(Path(args.output), args.format, args.figure, args.compress)

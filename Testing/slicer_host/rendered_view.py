@@ -11,6 +11,7 @@ from vtk.util import numpy_support
 
 RENDER_INTERVAL_MS = 16
 _paused: list[int] = [0]
+_free_windows: list[Any] = []
 
 
 def pause_rendering() -> None:
@@ -26,7 +27,7 @@ class RenderedView(QtWidgets.QWidget):
 
     def __init__(self, window: Any = None) -> None:
         super().__init__()
-        self._window = window or vtk.vtkRenderWindow()
+        self._window = window or (_free_windows.pop() if _free_windows else vtk.vtkRenderWindow())
         self._window.SetOffScreenRendering(1)
         self._window.SetMultiSamples(0)
         self._image = QtGui.QImage()
@@ -37,6 +38,11 @@ class RenderedView(QtWidgets.QWidget):
         self._timer.setInterval(RENDER_INTERVAL_MS)
         self._timer.timeout.connect(self._render_if_due)
         self.setMinimumSize(20, 20)
+
+    def _give_window_back(self) -> None:
+        """For the next view: a window's graphics memory, 16 MB, is never quite given back to the system."""
+        self._window.SetInteractor(None)
+        _free_windows.append(self._window)
 
     def renderWindow(self) -> Any:
         return self._window

@@ -83,7 +83,9 @@ class qMRMLSliceView(RenderedView):  # noqa: N801
         self._style.SetSliceLogic(None)
         self._logic.SetDisplayableManagerGroup(None)
         self._group.SetMRMLDisplayableNode(None)
-        self._window.Finalize()
+        self._style.SetInteractor(None)
+        self._window.RemoveRenderer(self._renderer)
+        self._give_window_back()
 
     def _schedule(self, *_: Any) -> None:
         if shiboken6.isValid(self):
