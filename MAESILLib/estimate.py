@@ -11,20 +11,23 @@ import os
 from dataclasses import dataclass
 
 from MAESILLib.config import ModelConfig
+from MAESILLib.superpatch import partition
 
 START_S = 2.0
 """Starting Python, importing torch, loading the checkpoint."""
-S_PER_SOURCE_MVOXEL = 0.06
+S_PER_SOURCE_MVOXEL = 0.10
 """Reading, resampling there and back, writing; for each million voxels of the input."""
-S_PER_PASS_MVOXEL = 1.0
-"""The model, the prior and the harmonic fill; for each pass and million voxels of the model's grid, on two cores."""
+S_PER_MVOXEL = 0.10
+"""Metrics; for each million voxels of the model's grid."""
+S_OF_FILL_PER_MVOXEL = 0.55
+"""The harmonic fill beside it, which overlapping superpatches do not have."""
+S_PER_PASS_MVOXEL, S_PER_PASS_VISIBLE_MVOXEL = 0.10, 0.60
+"""The model; for each pass and million voxels of its superpatches, and of their visible patches."""
 MEASURED_CORES = 2
 USEFUL_CORES = 8
 GPU_SPEED_UP = 5.0
 """A guess: the harmonic fill and the metrics stay on the CPU."""
-BASE_MIB = 600
-MIB_PER_SOURCE_MVOXEL = 30
-MIB_PER_MODEL_MVOXEL = 17
+BASE_MIB, MIB_PER_SOURCE_MVOXEL, MIB_PER_MVOXEL, MIB_PER_MVOXEL_OF_COVER = 515, 33, 30, 30
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def reconstruction_cost(
     model: ModelConfig,
     *,
     source_voxels: int,
-    model_voxels: int,
+    model_shape: tuple[int, int, int],
     hidden_share: float,
     is_complete: bool = False,
     overlap: float = 0.0,
@@ -49,25 +52,26 @@ def reconstruction_cost(
 
     Args:
         source_voxels: of the input.
-        model_voxels: of the model's grid.
+        model_shape: (D, H, W) of the model's grid.
         hidden_share: of the patches, in one pass.
         is_complete: complete coverage, which takes as many passes as cover every patch.
-        overlap: of the superpatches; each axis longer than one takes 1 / (1 - overlap) times as many.
+        overlap: of the superpatches.
         device: cpu, cuda or mps.
     """
     # visible sets are disjoint from half hidden on; below, each pass covers its share of what is left
     passes = max(2, math.ceil(1 / max(hidden_share, 0.05))) if is_complete else 1
-    voxels = math.prod(model.superpatch_size)
-    axes = min(3.0, max(0.0, math.log2(max(1.0, model_voxels / voxels)))) if overlap else 0.0
-    work = passes * model_voxels / 1e6 / (1 - min(overlap, 0.75)) ** axes
-    seconds_of_work = S_PER_PASS_MVOXEL * work * _weight(model)
-    if device == "cpu":
-        seconds_of_work *= MEASURED_CORES / min(os.cpu_count() or MEASURED_CORES, USEFUL_CORES)
-    else:
-        seconds_of_work /= GPU_SPEED_UP
-    seconds = START_S + S_PER_SOURCE_MVOXEL * source_voxels / 1e6 + seconds_of_work
-    memory = BASE_MIB + MIB_PER_SOURCE_MVOXEL * source_voxels / 1e6 + MIB_PER_MODEL_MVOXEL * model_voxels / 1e6
-    return Cost(seconds, memory)
+    source, volume = source_voxels / 1e6, math.prod(model_shape) / 1e6
+    boxes = partition(model_shape, model.superpatch_size, model.patch_size, overlap)
+    work = passes * sum(math.prod(box.size) for box in boxes) / 1e6
+    network = work * (S_PER_PASS_MVOXEL + S_PER_PASS_VISIBLE_MVOXEL * (1 - hidden_share)) * _weight(model)
+    is_filled = overlap == 0 and hidden_share > 0
+    around = volume * (S_PER_MVOXEL + (S_OF_FILL_PER_MVOXEL if is_filled else 0))
+    if device != "cpu":
+        network /= GPU_SPEED_UP
+    cores = min(os.cpu_count() or MEASURED_CORES, USEFUL_CORES)
+    seconds = START_S + S_PER_SOURCE_MVOXEL * source + (network + around) * MEASURED_CORES / cores
+    memory = BASE_MIB + MIB_PER_SOURCE_MVOXEL * source + MIB_PER_MVOXEL * volume
+    return Cost(seconds, memory + (MIB_PER_MVOXEL_OF_COVER * volume if is_complete else 0))
 
 
 def _weight(model: ModelConfig) -> float:
@@ -75,5 +79,4 @@ def _weight(model: ModelConfig) -> float:
     own = model.encoder_depth * model.encoder_width**2 + model.decoder_depth * model.decoder_width**2
     shipped = ModelConfig()
     other = shipped.encoder_depth * shipped.encoder_width**2 + shipped.decoder_depth * shipped.decoder_width**2
-    # fills and metrics cost the same for every network
-    return 0.5 + 0.5 * own / other
+    return own / other

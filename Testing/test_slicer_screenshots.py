@@ -82,18 +82,23 @@ def test_reconstruct_a_real_ct(host: Any, panel: Any, pictures: Path, real_ct: P
     take(host, pictures / "real.png")
 
 
-def test_train(host: Any, panel: Any, pictures: Path, real_ct: Path, tmp_path: Path) -> None:
+def test_train(
+    host: Any, panel: Any, pictures: Path, real_ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A short training on real CT, stopped half-way."""
+    pictures = pictures.resolve()
+    # relative, because a picture for others should not show this computer's folders
+    monkeypatch.chdir(tmp_path)
     for section in (panel.ui.inputSection, panel.ui.reconstructSection):
         section.collapsed = True
     for section in (panel.ui.trainSection, panel.ui.advancedSection):
         section.collapsed = False
-    data = tmp_path / "CTs"
+    data = Path("CTs")
     data.mkdir()
     for name in ("tcia__crlm_1006", "lidc__lidc_0314", "sts__sts_029"):
         (data / f"{name}.nii.gz").symlink_to(real_ct / "val" / f"{name}.nii.gz")
     panel.ui.dataFolderSelector.currentPath = str(data)
-    panel.ui.runFolderSelector.currentPath = str(tmp_path / "training")
+    panel.ui.runFolderSelector.currentPath = "training"
     panel.ui.stepsSpinBox.value = 60
     panel.ui.trainButton.click()
     rows = panel.train.plots.rows["training"]

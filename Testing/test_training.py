@@ -322,7 +322,8 @@ def test_preview_volume(tmp_path: Path, cache: Cache) -> None:
     """Masked and reconstruction agree where patches are visible, and the error is their difference to the input."""
     trainer = Trainer(tiny_config(), cache, tmp_path / "run")
     trainer.run()
-    superpatch = trainer.validation_superpatches[0]
+    superpatch = trainer.previewed
+    assert superpatch.image.std() == max(one.image.std() for one in trainer.validation_superpatches)
     with np.load(tmp_path / "run" / "previews" / "latest.npz", allow_pickle=False) as file:
         masked, reconstruction, error = (file[kind].astype(int) for kind in ("masked", "reconstruction", "error"))
         assert float(file["spacing_mm"]) == 1.5

@@ -44,6 +44,7 @@ class AdvancedPanel:
     def log(self, line: str) -> None:
         """Add a line of the background process."""
         self.ui.logView.appendPlainText(line)
+        self.ui.copyCommandButton.enabled = bool(self.last_arguments())
 
     def install(self) -> None:
         """Show what is missing; install it if the user agrees."""

@@ -94,7 +94,7 @@ class System:
 
     def estimate(self, volume: Any, checkpoint: Any, parameters: Any, hidden_share: float) -> str:
         """Return how long it will take and how much memory, with a warning if that is more than there is."""
-        if not volume.model_voxels or checkpoint.info is None or volume.refusal:
+        if volume.model_shape is None or checkpoint.info is None or volume.refusal:
             return ""
         cost = self._cost(volume, checkpoint, parameters, hidden_share)
         seconds = cost.seconds * self._learned(self.device_kind(parameters.device))
@@ -117,11 +117,16 @@ class System:
             seconds, share = float(metrics["seconds"]), float(metrics["mask"]["hidden_share"])
         except (AttributeError, ValueError, KeyError, TypeError):
             return
-        if not volume.model_voxels or checkpoint.info is None:
+        if volume.model_shape is None or checkpoint.info is None:
             return
+        from MAESILLib.estimate import START_S
+
+        # the worker counts from when it has started
         expected = self._cost(volume, checkpoint, parameters, share).seconds
         kind = self.device_kind(parameters.device)
-        slicer.app.userSettings().setValue(f"{SPEED_SETTING}/{kind}", min(20.0, max(0.05, seconds / expected)))
+        slicer.app.userSettings().setValue(
+            f"{SPEED_SETTING}/{kind}", min(20.0, max(0.05, (seconds + START_S) / expected))
+        )
 
     def _cost(self, volume: Any, checkpoint: Any, parameters: Any, hidden_share: float) -> Any:
         from MAESILLib.estimate import reconstruction_cost
@@ -129,7 +134,7 @@ class System:
         return reconstruction_cost(
             checkpoint.info.model,
             source_voxels=volume.source_voxels,
-            model_voxels=volume.model_voxels,
+            model_shape=volume.model_shape,
             hidden_share=hidden_share,
             is_complete=parameters.coverage == "complete",
             overlap=parameters.overlap,

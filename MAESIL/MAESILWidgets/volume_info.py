@@ -20,7 +20,8 @@ class VolumeInfo:
         line: size, spacing, HU range, superpatches.
         warnings: what the user should know.
         refusal: why it cannot be reconstructed; empty if it can.
-        source_voxels, model_voxels: for the estimate of time and memory.
+        source_voxels: of the volume.
+        model_shape: (D, H, W) of the model's grid; None if it is not known.
         grids: token grids (D, H, W) of the superpatches, for the share that a mask hides.
     """
 
@@ -28,7 +29,7 @@ class VolumeInfo:
     warnings: tuple[str, ...] = ()
     refusal: str = ""
     source_voxels: int = 0
-    model_voxels: int = 0
+    model_shape: tuple[int, int, int] | None = None
     grids: tuple[tuple[int, int, int], ...] = ()
 
 
@@ -80,7 +81,7 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
         f"{line}; {counted}",
         warnings,
         source_voxels=int(array.size),
-        model_voxels=int(np.prod(shape)),
+        model_shape=shape,
         grids=grids,
     )
 

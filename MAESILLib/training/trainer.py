@@ -236,11 +236,16 @@ class Trainer:
             save_checkpoint(self.folder / BEST, self.averaged_model, self.info())
         return psnr
 
+    @property
+    def previewed(self) -> ValidationSuperpatch:
+        """The validation superpatch of the previews: the one with most to see."""
+        return max(self.validation_superpatches, key=lambda superpatch: float(superpatch.image.std()))
+
     def _preview(self) -> None:
         if not self.validation_superpatches:
             return
         self._load_average()
-        shown = preview(self.averaged_model, self.validation_superpatches[0], self.device, self.bf16)
+        shown = preview(self.averaged_model, self.previewed, self.device, self.bf16)
         folder = self.folder / "previews"
         picture = folder / f"step_{self.progress.step:07d}.png"
         write_preview_picture(picture, shown)

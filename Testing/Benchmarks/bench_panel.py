@@ -2,8 +2,9 @@
 
     python Testing/Benchmarks/bench_panel.py [VOLUME...]
 
-Beside it the command line alone on the same volume. The event loop's gaps are measured with a 5 ms timer: from the
-click to the end of the worker (nothing but the work in the background), and from there to the filled views.
+Beside it what the worker counts for itself, from reading to writing. The event loop's gaps are measured with a 5 ms
+timer: from the click to the end of the worker (nothing but the work in the background), and from there to the
+filled views.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
         panel = slicer.util.getModuleWidget("MAESIL")
         host.process_events(until=lambda: panel.system.job is None, timeout=60)
         print(f"module imported in {imported:.3f} s, panel built in {opened:.2f} s")
-        print("click to nine filled views, s; beside: the command line; longest gaps of the event loop, ms")
+        print("click to nine filled views, s; beside: the worker alone; longest gaps of the event loop, ms")
         print(f"{'':28}{'views':>7}{'alone':>7}{'ratio':>7}{'job':>7}{'load':>7}{'cancel s':>10}")
         panel.input.load_sample()
         host.process_events(until=lambda: panel.input.sample is None, timeout=60)
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def measure(host: Any, panel: Any) -> None:
-    """Reconstruct the chosen volume once by a click, once by the command line; cancel once."""
+    """Cancel a reconstruction of the chosen volume, then let one run to its end."""
     name = panel.parameters.inputVolume.GetName()
     panel.ui.applyButton.click()
     host.process_events(until=lambda: panel.reconstruct.task.job.worker_pid, timeout=60)
