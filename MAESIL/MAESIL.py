@@ -475,47 +475,7 @@ class MAESILTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        """Run all tests; the first needs torch, which Slicer has only when a user installed it."""
-        from MAESILWidgets.packages import packages
+        """Run what MAESILWidgets/self_test.py holds."""
+        from MAESILWidgets import self_test
 
-        missing = [package.name for package in packages() if not package.is_fine]
-        self.setUp()
-        if missing:
-            self.delayDisplay(f"Not tested: {', '.join(missing)} not installed")
-            self.test_whatIsNoCTIsRefused()
-            return
-        self.test_sampleIsReconstructedWhereItLies()
-        self.setUp()
-        self.test_whatIsNoCTIsRefused()
-
-    def test_sampleIsReconstructedWhereItLies(self):
-        """Every result lies on the input's grid, and the model beats the harmonic fill."""
-        import numpy as np
-
-        self.delayDisplay("Generating the sample")
-        hadTorch = "torch" in sys.modules
-        logic = MAESILLogic()
-        volume = logic.loadSample()
-        self.delayDisplay("Reconstructing it")
-        result = logic.reconstruct(volume, waitForCompletion=True)
-        expected, found = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
-        volume.GetIJKToRASMatrix(expected)
-        for kind in ("masked", "reconstruction", "composite", "error", "mask"):
-            node = result.node(kind)
-            node.GetIJKToRASMatrix(found)
-            self.assertTrue(
-                np.array_equal(slicer.util.arrayFromVTKMatrix(expected), slicer.util.arrayFromVTKMatrix(found)), kind
-            )
-            self.assertEqual(slicer.util.arrayFromVolume(node).shape, slicer.util.arrayFromVolume(volume).shape)
-        metrics = result.metrics
-        self.assertGreater(metrics["psnr_masked_db"], metrics["baseline_harmonic_psnr_masked_db"])
-        self.assertEqual("torch" in sys.modules, hadTorch)
-        self.delayDisplay("Reconstructed")
-
-    def test_whatIsNoCTIsRefused(self):
-        """A volume without Hounsfield units is refused before anything is started."""
-        import numpy as np
-
-        node = slicer.util.addVolumeFromArray(np.linspace(0, 1, 16**3).reshape(16, 16, 16))
-        with self.assertRaises(ValueError):
-            MAESILLogic().reconstruct(node)
+        self_test.run(self, MAESILLogic())

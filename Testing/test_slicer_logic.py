@@ -1,0 +1,115 @@
+"""The Advanced section, and the module from Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gui_factory import RESULT_KINDS, apply_and_wait, ct_node, load_ct, result_of, use_checkpoint
+
+
+class TestAdvanced:
+    def test_the_command_is_copied_as_for_a_terminal(self, host: Any, panel: Any, checkpoint: Path) -> None:
+        import qt
+
+        assert not panel.ui.copyCommandButton.enabled
+        use_checkpoint(panel, checkpoint)
+        panel.parameters.inputVolume = ct_node(name="a b's")
+        apply_and_wait(host, panel)
+        panel.ui.copyCommandButton.click()
+        import shlex
+
+        words = shlex.split(qt.QApplication.clipboard().text())
+        # this volume was made in Slicer: it has no file of its own
+        assert words[:6] == ["maesil", "reconstruct", "CT.nrrd", "--name=a b's", "--output", "result"]
+        assert str(checkpoint) in words
+
+    def test_the_command_names_the_volume_s_own_file(self, host: Any, panel: Any, checkpoint: Path, scan: Path) -> None:
+        """And run as it is, in a shell, it gives the same figures."""
+        import shlex
+
+        import qt
+        from cli_factory import maesil
+
+        use_checkpoint(panel, checkpoint)
+        panel.parameters.inputVolume = load_ct(scan)
+        panel.parameters.inputVolume.SetName("renamed")
+        apply_and_wait(host, panel)
+        panel.ui.copyCommandButton.click()
+        words = shlex.split(qt.QApplication.clipboard().text())
+        assert words[2] == str(scan)
+        output = scan.parent / "copied"
+        words[words.index("result")] = str(output)
+        assert maesil(*words[1:], "--progress", "off").status == 0
+        figures = json.loads((output / "metrics.json").read_text())
+        assert figures["psnr_masked_db"] == pytest.approx(result_of(panel).metrics["psnr_masked_db"], abs=1e-4)
+
+    def test_diagnostics_hold_versions_and_devices(self, host: Any, panel: Any) -> None:
+        import qt
+
+        from MAESILLib import __version__
+
+        host.process_events(until=lambda: panel.system.details, timeout=60)
+        panel.ui.copyDiagnosticsButton.click()
+        text = qt.QApplication.clipboard().text()
+        for part in (f"MAESIL {__version__}", "Slicer 5.", "torch 2.", "GiB"):
+            assert part in text
+
+    def test_devices_are_named_with_memory(self, host: Any, panel: Any) -> None:
+        host.process_events(until=lambda: panel.system.details, timeout=60)
+        combo = panel.ui.deviceSelector
+        assert combo.findData("cpu") >= 0
+        assert "GiB" in combo.itemText(combo.findData("cpu"))
+
+
+class TestLogic:
+    def test_from_python(self, host: Any, panel: Any, checkpoint: Path) -> None:
+        import MAESIL
+
+        seen = []
+        result = MAESIL.MAESILLogic().reconstruct(
+            ct_node(),
+            checkpoint=str(checkpoint),
+            coverage="complete",
+            waitForCompletion=True,
+            onProgress=lambda share, stage, eta: seen.append((share, stage)),
+        )
+        assert result.metrics["mask"]["coverage"] == "complete"
+        assert set(RESULT_KINDS) <= {kind for kind in RESULT_KINDS if result.node(kind) is not None}
+        shares = [share for share, _stage in seen]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1.0
+        assert json.loads(result.text_node.GetText())["schema"] == "maesil-reconstruction/1"
+
+    def test_errors_are_raised(self, panel: Any, tmp_path: Path) -> None:
+        import MAESIL
+
+        logic = MAESIL.MAESILLogic()
+        with pytest.raises(ValueError, match="no volume"):
+            logic.reconstruct(None)
+        with pytest.raises(ValueError, match="no such checkpoint"):
+            logic.reconstruct(ct_node(), checkpoint=str(tmp_path / "none.safetensors"))
+        with pytest.raises(RuntimeError, match="cuda"):
+            logic.reconstruct(ct_node(), device="cuda:7", waitForCompletion=True)
+
+    def test_sample_data_is_registered(self, host: Any, panel: Any) -> None:
+        source = next(one for one in host.sample_data if one["category"] == "MAESIL")
+        node = source["customDownloader"](source)
+        assert node.GetName() == "MAESILSampleCT"
+        assert node.GetImageData().GetDimensions() == (256, 192, 160)
+
+    def test_self_test(self, host: Any, panel: Any) -> None:
+        """The module's own test, as Slicer runs it: with the embedded checkpoint on the sample."""
+        import MAESIL
+
+        MAESIL.MAESILTest().runTest()
+
+    def test_real_ct(self, host: Any, panel: Any, real_ct: Path) -> None:
+        """A real CT with the checkpoint that ships: better than the harmonic fill, and where the input lies."""
+        node = load_ct(real_ct / "val" / "lidc__lidc_0314.nii.gz")
+        panel.parameters.inputVolume = node
+        apply_and_wait(host, panel, 240)
+        metrics = result_of(panel).metrics
+        assert metrics["psnr_masked_db"] > metrics["baseline_harmonic_psnr_masked_db"] + 0.5
