@@ -51,6 +51,7 @@ class TestAdvanced:
 
         from MAESILLib import __version__
 
+        panel.system.refresh()
         host.process_events(until=lambda: panel.system.details, timeout=60)
         panel.ui.copyDiagnosticsButton.click()
         text = qt.QApplication.clipboard().text()
@@ -58,6 +59,7 @@ class TestAdvanced:
             assert part in text
 
     def test_devices_are_named_with_memory(self, host: Any, panel: Any) -> None:
+        panel.system.refresh()
         host.process_events(until=lambda: panel.system.details, timeout=60)
         combo = panel.ui.deviceSelector
         assert combo.findData("cpu") >= 0
