@@ -52,7 +52,7 @@ class TestAdvanced:
         from MAESILLib import __version__
 
         panel.system.refresh()
-        host.process_events(until=lambda: panel.system.details, timeout=60)
+        host.process_events(until=lambda: panel.system.job is None, timeout=60)
         panel.ui.copyDiagnosticsButton.click()
         text = qt.QApplication.clipboard().text()
         for part in (f"MAESIL {__version__}", "Slicer 5.", "torch 2.", "GiB"):
@@ -60,7 +60,7 @@ class TestAdvanced:
 
     def test_devices_are_named_with_memory(self, host: Any, panel: Any) -> None:
         panel.system.refresh()
-        host.process_events(until=lambda: panel.system.details, timeout=60)
+        host.process_events(until=lambda: panel.system.job is None, timeout=60)
         combo = panel.ui.deviceSelector
         assert combo.findData("cpu") >= 0
         assert "GiB" in combo.itemText(combo.findData("cpu"))

@@ -27,6 +27,10 @@ class Failure:
 
 def failure_of(exit_code: int, crashed: bool, error: dict[str, Any] | None, last_lines: list[str]) -> Failure:
     """Return why a worker failed, from its exit code, its error event and the last lines it printed."""
+    if error is not None and error["kind"] == "cancelled":
+        # not by this panel
+        message = _("The background process was ended from outside ({reason})")
+        return Failure(message.format(reason=error["message"]), _("repeat it"), "killed")
     if error is not None:
         return Failure(str(error["message"]), str(error["hint"]), str(error["kind"]))
     if exit_code in KILLED:
