@@ -102,24 +102,24 @@ def measure(
 
 
 def superpatch_figures(measured: Measured, result: Reconstruction) -> list[dict[str, Any]]:
-    """Return the place and the figures of every superpatch, over what its part of the mask hid.
+    """Return the place and the figures of every superpatch; padding does not count.
 
-    With nothing hidden they refer to every voxel; padding does not count.
+    Keys as in metrics.json: ``masked`` over what its part of the mask hid; where that is nothing, ``autoencoding``
+    over every voxel.
     """
     low, high = measured.window_hu
     rows = []
     for box in result.superpatches:
         part = box.in_volume(result.hidden.shape)
         hidden = result.hidden[part]
-        where = hidden if hidden.any() else np.ones_like(hidden)
+        where, mode = (hidden, "masked") if hidden.any() else (np.ones_like(hidden), "autoencoding")
         reference, prediction = measured.reference[part], measured.prediction[part]
         figures: dict[str, float | None] = {
             "hidden_share": float(hidden.mean()),
-            "psnr_masked_db": _finite(psnr(reference, prediction, where)),
-            "mae_masked_hu": mae_hu(reference, prediction, (low, high), where),
-            "baseline_harmonic_psnr_masked_db": None,
+            f"psnr_{mode}_db": _finite(psnr(reference, prediction, where)),
+            f"mae_{mode}_hu": mae_hu(reference, prediction, (low, high), where),
         }
-        if measured.filled is not None:
+        if measured.filled is not None and mode == "masked":
             figures["baseline_harmonic_psnr_masked_db"] = _finite(psnr(reference, measured.filled[part], where))
         rows.append({"start_dhw": list(box.start), "size_dhw": list(box.size), **_rounded(figures)})
     return rows

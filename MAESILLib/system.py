@@ -65,13 +65,13 @@ def _accelerators(problems: dict[str, str]) -> list[dict[str, Any]]:
         found.append(_device(kind, torch.cuda.get_device_name(index), total, free))
     if torch.backends.mps.is_available():
         # it shares the machine's memory
-        found.append(_device("mps", platform.machine(), *_memory()))
+        found.append(_device("mps", platform.machine(), *machine_memory()))
     return found
 
 
 def _cpu() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {**_device("cpu", _cpu_name(), *_memory()), "cores": cores}
+    return {**_device("cpu", _cpu_name(), *machine_memory()), "cores": cores}
 
 
 def _device(kind: str, name: str, total: int | None, free: int | None) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory() -> tuple[int | None, int | None]:
+def machine_memory() -> tuple[int | None, int | None]:
     """Return the machine's memory in bytes, and what of it is free; None where the system does not say."""
     if sys.platform == "win32":
         return _memory_of_windows()

@@ -20,13 +20,9 @@ from MAESILLib.config import Config, to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path
 from MAESILLib.training.optimizer import WeightAverage
+from MAESILLib.training.run_folder import NEW, PREVIOUS, STATE, STATES
 
 FORMAT = "maesil-training-state/1"
-STATE = "state.pt"
-NEW = "state.new.pt"
-PREVIOUS = "state.previous.pt"
-STATES = (NEW, STATE, PREVIOUS)
-"""Every name under which a state may lie, the newest first: ``NEW`` is there only where saving was cut short."""
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError)
 """What torch.load raises for files that are cut, overwritten or none of its own."""
 
@@ -58,11 +54,6 @@ class SavedState:
     values: dict[str, Any]
     path: Path
     problem: str = ""
-
-
-def holds_state(folder: Path) -> bool:
-    """Tell whether a run lies in ``folder``, whatever moment of its saving it was ended at."""
-    return any((folder / name).is_file() for name in STATES)
 
 
 def save_state(

@@ -35,7 +35,8 @@ from MAESILLib.training.batch import Batch, BatchLoader, intensities
 from MAESILLib.training.log import TrainingLog
 from MAESILLib.training.loss import Loss, masked_loss
 from MAESILLib.training.optimizer import WeightAverage, learning_rate, make_optimizer
-from MAESILLib.training.state import Progress, check_same_run, holds_state, read_state, save_state
+from MAESILLib.training.run_folder import BEST, MODEL, PREVIEW_VOLUME, holds_state
+from MAESILLib.training.state import Progress, check_same_run, read_state, save_state
 from MAESILLib.training.validation import (
     ValidationSuperpatch,
     preview,
@@ -44,9 +45,6 @@ from MAESILLib.training.validation import (
     write_preview_picture,
     write_preview_volume,
 )
-
-MODEL = "model.safetensors"
-BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -246,13 +244,12 @@ class Trainer:
             return
         self._load_average()
         shown = preview(self.averaged_model, self.previewed, self.device, self.bf16)
-        folder = self.folder / "previews"
-        picture = folder / f"step_{self.progress.step:07d}.png"
+        picture = self.folder / "previews" / f"step_{self.progress.step:07d}.png"
         write_preview_picture(picture, shown)
         self.reporter.artifact("preview", picture)
         # pictures are kept, the volume is for whoever watches: the latest one is enough
-        write_preview_volume(folder / "latest.npz", shown, self.config.preprocessing)
-        self.reporter.artifact("preview_volume", folder / "latest.npz")
+        write_preview_volume(self.folder / PREVIEW_VOLUME, shown, self.config.preprocessing)
+        self.reporter.artifact("preview_volume", self.folder / PREVIEW_VOLUME)
 
     def _log(
         self, log: TrainingLog, loader: BatchLoader, result: StepResult, step: int, rate: float, validated: float | None
