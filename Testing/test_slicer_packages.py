@@ -212,6 +212,37 @@ class TestInstall:
         assert installer.asked == []
         assert "belongs to Slicer" in str(host.messages[-1])
 
+    def test_a_package_of_slicer_without_a_version_is_there(
+        self, host: Any, panel: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is built with Slicer may have no description: it must not count as missing, nor be imported for it."""
+        from importlib import metadata
+
+        from MAESILWidgets import packages
+
+        real = metadata.version
+
+        def version(name: str) -> str:
+            if name in ("SimpleITK", "safetensors"):
+                raise metadata.PackageNotFoundError(name)
+            return real(name)
+
+        monkeypatch.setattr(packages.metadata, "version", version)
+        found = {package.name: package for package in packages.packages()}
+        assert found["SimpleITK"].is_fine
+        assert not found["safetensors"].is_fine
+
+    def test_what_is_installed_half_way_is_told(self, host: Any, panel: Any, tmp_path: Path) -> None:
+        """torch has its description but does not import."""
+        broken = tmp_path / "broken" / "torch"
+        broken.mkdir(parents=True)
+        (broken / "__init__.py").write_text("raise ImportError('libtorch_cpu.so: file too short')\n")
+        launcher = tmp_path / "launchers" / "PythonSlicer"
+        launcher.write_text(f'#!/bin/sh\nexport PYTHONPATH="{broken.parent}:$PYTHONPATH"\n"{sys.executable}" "$@"\n')
+        panel.system.refresh()
+        host.process_events(until=lambda: panel.system.job is None, timeout=60)
+        assert "torch: ImportError: libtorch_cpu.so: file too short" in panel.ui.packagesLabel.text
+
     def test_slicer_5_12_installs_by_its_own_installer(
         self, host: Any, panel: Any, without: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:

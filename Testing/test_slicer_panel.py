@@ -131,6 +131,26 @@ class TestReconstruct:
         assert "0.0 %" in panel.ui.hiddenShareLabel.text
         assert not panel.ui.planeRatioSlider.enabled
 
+    def test_a_device_that_is_not_there_is_not_replaced(self, host: Any, panel: Any, checkpoint: Path) -> None:
+        """As in a scene from a computer with a GPU: it is named as it is, and the worker says what is wrong."""
+        use_checkpoint(panel, checkpoint)
+        panel.parameters.inputVolume = ct_node()
+        panel.parameters.device = "cuda:7"
+        assert "not found" in panel.ui.deviceSelector.currentText
+        apply_and_wait(host, panel)
+        assert "cuda:7" in panel.ui.statusLabel.text
+
+    def test_nothing_hidden_gives_no_masked_figures(self, host: Any, panel: Any, checkpoint: Path) -> None:
+        use_checkpoint(panel, checkpoint)
+        panel.parameters.inputVolume = ct_node()
+        choose(panel.ui.maskSelector, "none")
+        apply_and_wait(host, panel)
+        host.click_in_slice("MAESIL-Reconstruction-Axial", 60, 60)
+        for box in result_of(panel).metrics["superpatches"]:
+            assert "psnr_masked_db" not in box
+            assert box["psnr_autoencoding_db"] > 0
+        assert "auto-encoding" in panel.ui.superpatchLabel.text
+
     def test_a_cover_of_nothing_is_refused(self, panel: Any) -> None:
         panel.parameters.inputVolume = ct_node()
         choose(panel.ui.maskSelector, "none")
@@ -239,6 +259,15 @@ class TestViews:
         assert result.node("error").GetDisplayNode().GetWindow() == 600
         assert shown.parameters.windowPreset == "lung"
 
+    def test_the_button_of_a_window_is_pressed_while_it_is_shown(self, shown: Any) -> None:
+        shown.ui.lungWindowButton.click()
+        assert shown.ui.lungWindowButton.checked
+        result_of(shown).node("masked").GetDisplayNode().SetWindowLevel(333, 44)
+        shown.results.update()
+        assert not any(button.checked for button in shown.results.window_buttons.values())
+        result_of(shown).node("masked").GetDisplayNode().SetWindowLevel(1800, 400)
+        assert shown.ui.boneWindowButton.checked
+
     def test_a_window_dragged_in_one_view_holds_for_the_others(self, shown: Any) -> None:
         result = result_of(shown)
         result.node("reconstruction").GetDisplayNode().SetWindowLevel(333, 44)
@@ -250,6 +279,11 @@ class TestViews:
         shown.ui.errorRangeSpinBox.value = 100
         node = result_of(shown).node("error").GetDisplayNode()
         assert (node.GetWindow(), node.GetLevel()) == (200, 0)
+        assert list(node.GetColorNode().GetColorTransferFunction().GetRange()) == [-100, 100]
+        # another volume of ours must not change the range under the legend
+        from MAESILWidgets import display
+
+        display.set_up(ct_node(name="another"), "error")
         assert list(node.GetColorNode().GetColorTransferFunction().GetRange()) == [-100, 100]
         shown.ui.errorRangeSpinBox.value = -5
         assert shown.parameters.errorRange == 10
@@ -343,6 +377,19 @@ class TestViews:
 
 
 class TestScene:
+    def test_after_the_scene_was_closed_views_are_fitted_again(self, host: Any, panel: Any, checkpoint: Path) -> None:
+        """Closing the scene resets the slice nodes, also for a volume of the same grid that comes next."""
+        use_checkpoint(panel, checkpoint)
+        shown = []
+        for _ in range(2):
+            panel.parameters.checkpoint = str(checkpoint)
+            panel.parameters.inputVolume = ct_node()
+            apply_and_wait(host, panel)
+            node = panel.views.slice_node("Error", "Sagittal")
+            shown.append((node.GetOrientation(), node.GetFieldOfView(), node.GetSliceOffset()))
+            host.close_scene()
+        assert shown[1] == shown[0]
+
     def test_saving_and_loading_restores_panel_and_views(
         self, host: Any, panel: Any, checkpoint: Path, tmp_path: Path
     ) -> None:

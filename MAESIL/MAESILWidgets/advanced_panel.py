@@ -37,7 +37,8 @@ class AdvancedPanel:
             found = package.installed or _("missing")
             mark = "" if package.is_fine else "⚠ "
             lines.append(f"{mark}{package.name} {found}" + ("" if package.is_fine else f" (>= {package.needed})"))
-        self.ui.packagesLabel.text = _("Python packages: {list}").format(list=", ".join(lines))
+        text = _("Python packages: {list}").format(list=", ".join(lines))
+        self.ui.packagesLabel.text = "\n".join([text, *(f"⚠ {problem}" for problem in self.system.problems())])
         self.ui.installButton.enabled = bool(self.system.missing())
         self.ui.copyCommandButton.enabled = bool(self.last_arguments())
 

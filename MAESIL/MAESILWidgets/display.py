@@ -37,7 +37,7 @@ def set_up(node: Any, kind: str) -> None:
     shown.SetAutoWindowLevel(False)
     if kind == "error":
         shown.SetInterpolate(False)
-        shown.SetAndObserveColorNodeID(_error_colours(ERROR_RANGE_HU).GetID())
+        shown.SetAndObserveColorNodeID(_error_colours().GetID())
         shown.SetWindowLevel(2 * ERROR_RANGE_HU, 0)
     else:
         shown.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
@@ -64,7 +64,9 @@ def set_error_range(result: Any, hu: float) -> None:
         return
     shown = node.GetDisplayNode()
     with _one_change(shown):
-        shown.SetAndObserveColorNodeID(_error_colours(hu).GetID())
+        colours = _error_colours()
+        colours.SetAndObserveColorTransferFunction(_diverging(hu))
+        shown.SetAndObserveColorNodeID(colours.GetID())
         shown.SetAutoWindowLevel(False)
         shown.SetWindowLevel(2 * hu, 0)
 
@@ -93,10 +95,10 @@ class SharedWindow:
     """Keeps level and window of a result's grey volumes alike, whichever of them the user changes.
 
     Args:
-        on_change: called with level and window after a change.
+        on_change: called after a change.
     """
 
-    def __init__(self, on_change: Callable[[float, float], None] = lambda *_: None) -> None:
+    def __init__(self, on_change: Callable[[], None]) -> None:
         self.on_change = on_change
         self._observed: list[tuple[Any, int]] = []
         self._nodes: list[Any] = []
@@ -126,22 +128,30 @@ class SharedWindow:
                     node.SetWindowLevel(*wanted)
         finally:
             self._busy = False
-        self.on_change(wanted[1], wanted[0])
+        self.on_change()
 
 
-def _error_colours(hu: float) -> Any:
-    """Return the diverging colours, which span -hu to +hu; one node for all error maps, made when first asked for."""
+def _error_colours() -> Any:
+    """Return the node of the error's colours, made when first asked for: one for all error maps and their legend.
+
+    Its range is what :func:`set_error_range` set last; a new volume must not change it under the legend.
+    """
     node = _find("vtkMRMLProceduralColorNode", ERROR_COLOUR_NODE)
     if node is None:
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", ERROR_COLOUR_NODE)
         node.SetHideFromEditors(True)
+        node.SetAndObserveColorTransferFunction(_diverging(ERROR_RANGE_HU))
+    return node
+
+
+def _diverging(hu: float) -> Any:
+    """Return colours from -hu to +hu."""
     colours = vtk.vtkDiscretizableColorTransferFunction()
     colours.SetColorSpaceToRGB()
     for place, rgb in ERROR_COLOURS:
         colours.AddRGBPoint(place * hu, *rgb)
     colours.Build()
-    node.SetAndObserveColorTransferFunction(colours)
-    return node
+    return colours
 
 
 def remove_unused_colours() -> None:

@@ -34,21 +34,24 @@ NRRD_TYPES = {
 }
 
 
-def ijk_to_ras(node: Any) -> np.ndarray:
-    """Return the volume's own 4x4 matrix from (i, j, k, 1) to RAS mm, parent transforms left out."""
+LPS_AND_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From LPS (files, MAESILLib) to RAS (the scene), and back."""
+
+
+def ijk_to_lps(node: Any) -> np.ndarray:
+    """Return the volume's own 4x4 matrix from (i, j, k, 1) to LPS mm, parent transforms left out."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix)
+    return LPS_AND_RAS @ slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def nrrd_header(array: np.ndarray, matrix: np.ndarray) -> bytes:
+def nrrd_header(array: np.ndarray, lps: np.ndarray) -> bytes:
     """Return the header of an attached, raw NRRD file (Teem's format definition, version 5).
 
     Args:
         array: (D, H, W) little-endian.
-        matrix: 4x4 from (i, j, k, 1) to RAS mm.
+        lps: 4x4 from (i, j, k, 1) to LPS mm.
     """
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
 
     def vector(column: int) -> str:
         return "(" + ",".join(repr(float(x)) for x in lps[:3, column]) + ")"
@@ -90,7 +93,7 @@ class VolumeExport:
         # numpy keeps the memory of the node's image alive, whatever becomes of the node
         self.image = node.GetImageData()
         self.array = array if array.dtype.byteorder in "=<|" else array.astype(array.dtype.newbyteorder("<"))
-        self.matrix = ijk_to_ras(node)
+        self.matrix = ijk_to_lps(node)
         self.next_plane = 0
         self.is_ended = False
         self.file: Any = None

@@ -135,25 +135,29 @@ class Views:
                 node = nodes[kind]
                 logic = slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic()
                 composite, slice_node = logic.GetSliceCompositeNode(), logic.GetSliceNode()
+                shown_before = composite.GetBackgroundVolumeID()
                 composite.SetBackgroundVolumeID(node.GetID() if node is not None else None)
                 composite.SetForegroundVolumeID(None)
                 hidden = nodes.get("mask") if kind == "masked" else None
                 composite.SetLabelVolumeID(hidden.GetID() if hidden is not None else None)
                 composite.SetLabelOpacity(HIDDEN_OPACITY)
                 if node is not None:
-                    self._fit(view_name(row, column), logic, slice_node, node)
+                    self._fit(view_name(row, column), logic, slice_node, node, shown_before)
         for _kind, row, _letter, _colour in ROWS:
             for column in columns:
                 name = view_name(row, column)
                 composite = slicer.app.layoutManager().sliceWidget(name).sliceLogic().GetSliceCompositeNode()
                 composite.SetLinkedControl(True)
 
-    def _fit(self, name: str, logic: Any, slice_node: Any, node: Any) -> None:
-        """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled."""
+    def _fit(self, name: str, logic: Any, slice_node: Any, node: Any, shown_before: str | None) -> None:
+        """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled.
+
+        A view that showed nothing was reset with the scene, whatever it was fitted to before.
+        """
         bounds = [0.0] * 6
         node.GetRASBounds(bounds)
         shown = (node.GetImageData().GetDimensions(), node.GetTransformNodeID(), tuple(bounds))
-        if self._fitted.get(name) == shown:
+        if shown_before and self._fitted.get(name) == shown:
             return
         self._fitted[name] = shown
         slice_node.SetOrientation(name.rsplit("-", 1)[1])

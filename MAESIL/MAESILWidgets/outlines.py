@@ -8,6 +8,7 @@ import numpy as np
 import slicer
 import vtk
 
+from MAESILWidgets.export import LPS_AND_RAS
 from MAESILWidgets.results_scene import move_into
 
 OUTLINE_COLOUR = (0.95, 0.85, 0.3)
@@ -17,7 +18,7 @@ FACES = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (
 
 def ijk_to_ras(metrics: dict[str, Any]) -> np.ndarray:
     """Return the 4x4 matrix from (i, j, k, 1) of the model's grid to RAS mm, under the input's parent transform."""
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.array(metrics["model_grid"]["ijk_to_lps"], dtype=np.float64)
+    return LPS_AND_RAS @ np.array(metrics["model_grid"]["ijk_to_lps"], dtype=np.float64)
 
 
 def boxes(metrics: dict[str, Any]) -> np.ndarray:

@@ -6,9 +6,9 @@ Slicer's own numpy, SimpleITK and scipy are never touched.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
-import sys
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -19,6 +19,8 @@ from slicer.i18n import tr as _
 REQUIRED = {"torch": "2.4", "safetensors": "0.4", "numpy": "1.26", "scipy": "1.11", "SimpleITK": "2.3"}
 """Packages and their lowest versions."""
 SLICERS_OWN = ("numpy", "scipy", "SimpleITK")
+UNDESCRIBED = "of Slicer"
+"""Stands for the version of a package of Slicer's own that does not say which it is."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Package:
     @property
     def is_fine(self) -> bool:
         """Whether it is there and new enough."""
+        if self.installed == UNDESCRIBED:
+            return True
         return bool(self.installed) and _numbers(self.installed) >= _numbers(self.needed)
 
 
@@ -129,9 +133,8 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         pass
-    # Slicer's own SimpleITK lies there without a description of its version
-    module = sys.modules.get(name)
-    return str(getattr(module, "__version__", "")) if module is not None else ""
+    # what was built with Slicer may lie there without a description of its version; finding it does not import it
+    return UNDESCRIBED if name in SLICERS_OWN and importlib.util.find_spec(name) is not None else ""
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import slicer
@@ -15,6 +14,7 @@ from MAESILWidgets.commands import ReconstructOptions
 from MAESILWidgets.input_panel import InputPanel
 from MAESILWidgets.job import CANCELLED, FINISHED
 from MAESILWidgets.messages import Failure
+from MAESILWidgets.results_scene import Result
 from MAESILWidgets.system import System
 from MAESILWidgets.volume_info import hidden_share
 
@@ -72,11 +72,10 @@ class ReconstructPanel:
             self.ui.applyButton.enabled = False
             return
         parameters = self.parameters
-        self.device.set_items(self.system.device_items())
+        self.device.set_items(self.system.device_items(parameters.device))
+        self.device.select(parameters.device)
         self.mask.select(parameters.mask)
         self.coverage.select(parameters.coverage)
-        if not self.device.select(parameters.device):
-            self.device.select("auto")
         has_mask = parameters.mask != "none"
         self.ui.planeRatioSlider.enabled = has_mask
         self.ui.axisRatioSlider.enabled = has_mask
@@ -102,24 +101,21 @@ class ReconstructPanel:
     def options(self) -> ReconstructOptions:
         """Return what the panel asks for."""
         p = self.parameters
-        device = self.device.value() or "auto"
         return ReconstructOptions(
-            p.checkpoint, p.mask, p.planeRatio, p.axisRatio, p.coverage, p.overlap, int(p.seed), device
+            p.checkpoint, p.mask, p.planeRatio, p.axisRatio, p.coverage, p.overlap, int(p.seed), p.device
         )
 
     def apply(self, _checked: bool = False) -> None:
         """Start."""
         with slicer.util.tryWithErrorDisplay(_("The reconstruction could not be started."), waitCursor=False):
             self._began = time.monotonic()
-            asked = SimpleNamespace(coverage=self.parameters.coverage, overlap=self.parameters.overlap)
-            asked.device = self.device.value() or "auto"
             # what it was begun with: the panel may say something else when it ends
-            self._asked = (self.input.volume, self.input.checkpoint, asked)
+            self._asked = (self.input.volume, self.input.checkpoint, self.options())
             self.ui.progressBar.setVisible(True)
             self._show_status("")
             self.task = self.start_task(
                 self.parameters.inputVolume,
-                self.options(),
+                self._asked[2],
                 on_progress=self._progress,
                 on_log=self.on_log,
                 on_end=self._ended,
@@ -168,7 +164,7 @@ class ReconstructPanel:
         self.ui.progressBar.setVisible(False)
         self.ui.progressBar.value = 0
         if state == FINISHED:
-            self.system.learn(*self._asked, text_node)
+            self.system.learn(*self._asked, Result(text_node).metrics)
             self._show_status("\n".join(f"⚠ {warning}" for warning in warnings))
             self.on_result(text_node)
         elif state == CANCELLED:

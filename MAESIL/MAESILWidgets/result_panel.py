@@ -26,7 +26,7 @@ class ResultPanel:
         self.ui, self.views = ui, views
         self.parameters: Any = None
         self.result: Result | None = None
-        self.window = display.SharedWindow(self._window_dragged)
+        self.window = display.SharedWindow(self._mark_window)
         self.clicks = ViewClicks(self.click)
         self.selected: int | None = None
         self.choice = Choice(ui.resultSelector, {}, self._chosen)
@@ -144,9 +144,7 @@ class ResultPanel:
             self.selected = None
             self.ui.superpatchLabel.text = _("Click into a view to see the figures of the superpatch there.")
             self.ui.superpatchLabel.setVisible(has_result)
-        if self.parameters is not None:
-            for name, button in self.window_buttons.items():
-                button.checked = has_result and name == self.parameters.windowPreset
+        self._mark_window()
 
     def _fill_table(self) -> None:
         rows = self.result.figures() if self.result is not None else []
@@ -173,13 +171,14 @@ class ResultPanel:
         self.parameters.windowPreset = name
         if self.result is not None:
             display.set_window(self.result, *display.WINDOWS[name])
-        self._take(self.result)
+        self._mark_window()
 
-    def _window_dragged(self, level: float, width: float) -> None:
-        """Say which preset the user's own window is, if any."""
-        name = next((n for n, preset in display.WINDOWS.items() if preset == (level, width)), "")
-        for preset, button in self.window_buttons.items():
-            button.checked = preset == name
+    def _mark_window(self) -> None:
+        """Press the button of the preset that is shown, if it is one; the user may have dragged another window."""
+        node = self.result.node("reconstruction") if self.result is not None else None
+        shown = node.GetDisplayNode() if node is not None else None
+        for name, button in self.window_buttons.items():
+            button.checked = shown is not None and display.WINDOWS[name] == (shown.GetLevel(), shown.GetWindow())
 
     def _range_chosen(self, hu: int) -> None:
         if self.result is not None:
@@ -204,12 +203,14 @@ def superpatch_text(metrics: dict[str, Any], number: int) -> str:
         n=number + 1, all=len(metrics["superpatches"]), size=size
     )
     parts = []
-    if box.get("hidden_share") is not None:
-        parts.append(_("{share:.1%} hidden").format(share=box["hidden_share"]))
-    if box.get("psnr_masked_db") is not None:
-        parts.append(_("PSNR {db:.2f} dB").format(db=box["psnr_masked_db"]))
-    if box.get("baseline_harmonic_psnr_masked_db") is not None:
-        parts.append(_("harmonic fill {db:.2f} dB").format(db=box["baseline_harmonic_psnr_masked_db"]))
-    if box.get("mae_masked_hu") is not None:
-        parts.append(_("mean error {hu:.0f} HU").format(hu=box["mae_masked_hu"]))
+    for key, form in (
+        ("hidden_share", _("{v:.1%} hidden")),
+        ("psnr_masked_db", _("PSNR {v:.2f} dB")),
+        ("baseline_harmonic_psnr_masked_db", _("harmonic fill {v:.2f} dB")),
+        ("mae_masked_hu", _("mean error {v:.0f} HU")),
+        ("psnr_autoencoding_db", _("auto-encoding, PSNR {v:.2f} dB")),
+        ("mae_autoencoding_hu", _("mean error {v:.0f} HU")),
+    ):
+        if box.get(key) is not None:
+            parts.append(form.format(v=box[key]))
     return f"{text}: {', '.join(parts)}" if parts else text

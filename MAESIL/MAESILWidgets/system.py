@@ -15,7 +15,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from MAESILWidgets import packages
-from MAESILWidgets.job import FINISHED, BackgroundJob
+from MAESILWidgets.job import BackgroundJob
+from MAESILWidgets.messages import Failure
 
 SPEED_SETTING = "MAESIL/Speed"
 
@@ -33,6 +34,7 @@ class System:
         self.job: BackgroundJob | None = None
         self._packages: list[packages.Package] | None = None
         self._ask_again = False
+        self.failure: Failure | None = None
 
     def packages(self) -> list[packages.Package]:
         """Return the packages needed, with what is installed."""
@@ -43,6 +45,13 @@ class System:
     def missing(self) -> list[packages.Package]:
         """Return the packages that are missing or too old."""
         return [package for package in self.packages() if not package.is_fine]
+
+    def problems(self) -> list[str]:
+        """Return what is there but does not work, as a package that was installed half-way."""
+        found = [f"{name}: {problem}" for name, problem in (self.details.get("problems") or {}).items()]
+        # a package that only pictures need is no problem here
+        found = [text for text in found if text.split(":")[0] in packages.REQUIRED or "cuda" in text.split(":")[0]]
+        return found + ([self.failure.text()] if self.failure is not None else [])
 
     def refresh(self) -> None:
         """Look again at packages and devices; the devices come later."""
@@ -63,8 +72,8 @@ class System:
         )
         try:
             self.job.start()
-        except FileNotFoundError:
-            self.job = None
+        except FileNotFoundError as error:
+            self.job, self.failure = None, Failure(str(error))
         self.on_change()
 
     def stop(self) -> None:
@@ -75,8 +84,11 @@ class System:
             self.job.wait(1000)
             self.job = None
 
-    def device_items(self) -> dict[str, str]:
-        """Return what the device selector offers: text by value, named and with memory."""
+    def device_items(self, chosen: str = "auto") -> dict[str, str]:
+        """Return what the device selector offers: text by value, named and with memory.
+
+        The chosen one is offered even where it was not found: another must not be taken without a word.
+        """
         items = {"auto": _("Automatic")}
         for device in self.details.get("devices") or []:
             memory = device.get("memory_total_gib")
@@ -84,6 +96,8 @@ class System:
             if device["kind"] == self.details.get("auto"):
                 items["auto"] += f" ({device['kind']})"
             items[device["kind"]] = text
+        if chosen not in items:
+            items[chosen] = _("{device} (not found)").format(device=chosen)
         return items
 
     def device_kind(self, device: str) -> str:
@@ -96,36 +110,29 @@ class System:
         """Return how long it will take and how much memory, with a warning if that is more than there is."""
         if volume.model_shape is None or checkpoint.info is None or volume.refusal:
             return ""
+        from MAESILLib.system import machine_memory
+
         cost = self._cost(volume, checkpoint, parameters, hidden_share)
         seconds = cost.seconds * self._learned(self.device_kind(parameters.device))
         text = _("About {seconds} and {memory:.1f} GiB of memory").format(
             seconds=_duration(seconds), memory=cost.memory_mib / 1024
         )
-        free = free_memory_mib()
-        if free is not None and cost.memory_mib > free:
+        _total, free = machine_memory()
+        if free is not None and cost.memory_mib > free / 2**20:
             text += "\n⚠ " + _("Only {free:.1f} GiB are free: close other programs, or crop the volume").format(
-                free=free / 1024
+                free=free / 2**30
             )
         return text
 
-    def learn(self, volume: Any, checkpoint: Any, parameters: Any, text_node: Any) -> None:
+    def learn(self, volume: Any, checkpoint: Any, parameters: Any, metrics: dict[str, Any]) -> None:
         """Compare what a run took with what was expected, for the next estimate."""
-        import json
-
-        try:
-            metrics = json.loads(text_node.GetText())
-            seconds, share = float(metrics["seconds"]), float(metrics["mask"]["hidden_share"])
-        except (AttributeError, ValueError, KeyError, TypeError):
-            return
-        if volume.model_shape is None or checkpoint.info is None:
-            return
         from MAESILLib.estimate import START_S
 
         # the worker counts from when it has started
-        expected = self._cost(volume, checkpoint, parameters, share).seconds
+        expected = self._cost(volume, checkpoint, parameters, metrics["mask"]["hidden_share"]).seconds
         kind = self.device_kind(parameters.device)
         slicer.app.userSettings().setValue(
-            f"{SPEED_SETTING}/{kind}", min(20.0, max(0.05, (seconds + START_S) / expected))
+            f"{SPEED_SETTING}/{kind}", min(20.0, max(0.05, (metrics["seconds"] + START_S) / expected))
         )
 
     def _cost(self, volume: Any, checkpoint: Any, parameters: Any, hidden_share: float) -> Any:
@@ -156,18 +163,9 @@ class System:
         if self._ask_again:
             self._ask_again = False
             self.refresh()
-        elif state == FINISHED:
-            self.on_change()
-
-
-def free_memory_mib() -> float | None:
-    """Return the memory that programs can still have, or None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) / 1024 if found else None
+            return
+        self.failure = failure
+        self.on_change()
 
 
 def _duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from MAESILWidgets.choices import Choice, data_sources, presets, train_masks
 from MAESILWidgets.commands import TrainOptions
 from MAESILWidgets.job import CANCELLED, FINISHED
-from MAESILWidgets.layout import Views
+from MAESILWidgets.layout import TRAINING_LAYOUT_ID, Views
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.system import System
 from MAESILWidgets.training_plots import TrainingPlots
@@ -150,7 +150,7 @@ class TrainPanel:
             preset=begun.get("preset", p.preset),
             steps=int(p.steps),
             mask=begun.get("mask", p.trainMask),
-            device=self.ui.deviceSelector.itemData(self.ui.deviceSelector.currentIndex) or "auto",
+            device=p.device,
             seed=int(begun.get("seed", p.seed)),
             resume=resume,
         )
@@ -191,11 +191,11 @@ class TrainPanel:
 
     def show(self) -> None:
         """Show curves and preview in the views."""
-        from MAESILWidgets.layout import TRAINING_LAYOUT_ID
+        from MAESILLib.training.run_folder import PREVIEW_VOLUME
 
         self.views.switch(TRAINING_LAYOUT_ID)
         self.plots.show()
-        latest = Path(self.parameters.runFolder or "?") / "previews" / "latest.npz"
+        latest = Path(self.parameters.runFolder or "?") / PREVIEW_VOLUME
         if latest.is_file():
             self._show_preview(latest)
 
@@ -245,6 +245,8 @@ class TrainPanel:
         self._last_figures = ", ".join(parts)
         if self._first_step < step < self._steps:
             left = (now - self._began) * (self._steps - step) / (step - self._first_step)
+            from MAESILLib.events import clock
+
             parts.append(_("{t} left").format(t=clock(left)))
         return ", ".join(parts)
 
@@ -286,13 +288,6 @@ class TrainPanel:
     def _show_figures(self, text: str) -> None:
         self.ui.trainFiguresLabel.text = text
         self.ui.trainFiguresLabel.setVisible(bool(text))
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as h:mm:ss or m:ss."""
-    from MAESILLib.events import clock as as_clock
-
-    return as_clock(seconds)
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:

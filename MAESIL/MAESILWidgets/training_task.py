@@ -100,7 +100,7 @@ class TrainingTask:
             self.export.cancel()
         if self.job is not None:
             self.job.abandon()
-            # half a second is enough for most; the worker watches Slicer and ends in any case
+            # Slicer's end may take that long; a worker that needs longer goes on saving and then ends by itself
             self.job.wait(4000)
         self._clean_up()
 
@@ -137,16 +137,13 @@ class TrainingTask:
 
     def _pretrain(self) -> None:
         self.on_stage("pretrain")
-        self._start_job(self.arguments, self._on_trained)
-
-    def _on_trained(self, state: str, failure: Failure | None) -> None:
-        self._end(state, failure)
+        self._start_job(self.arguments, self._end)
 
     def _start_job(self, arguments: list[str], on_end: Callable[[str, Failure | None], None]) -> None:
         self.job = BackgroundJob(
             arguments,
             self.run / ".maesil-stop",
-            on_event=self._on_worker_event,
+            on_event=self.on_event,
             on_log=self.on_log,
             on_end=on_end,
             grace_ms=GRACE_MS,
@@ -162,12 +159,11 @@ class TrainingTask:
             explained = explain_os_error(error, self.run)
             self._end(FAILED, Failure(getattr(explained, "message", str(error)), getattr(explained, "hint", "")))
 
-    def _on_worker_event(self, event: dict[str, Any]) -> None:
-        self.on_event(event)
-
     def _end(self, state: str, failure: Failure | None) -> None:
         self.state, self.failure = state, failure
-        self.checkpoint = find_checkpoint(self.run)
+        from MAESILLib.training.run_folder import best_checkpoint
+
+        self.checkpoint = str(best_checkpoint(self.run) or "")
         self._clean_up()
         self.on_end(state, self.checkpoint, failure)
 
@@ -177,15 +173,12 @@ class TrainingTask:
             self.exports = None
 
 
-def find_checkpoint(run: Path) -> str:
-    """Return the best checkpoint of a run, or the latest, or nothing."""
-    return next((str(run / name) for name in ("best.safetensors", "model.safetensors") if (run / name).is_file()), "")
-
-
 def is_resumable(run: Path) -> bool:
     """Say whether a run's folder holds a state to go on from, and the data it was trained on."""
-    has_state = any((run / name).is_file() for name in ("state.pt", "state.new.pt", "state.previous.pt"))
-    return has_state and (run / CACHE / "index.json").is_file()
+    from MAESILLib.data.cache import INDEX
+    from MAESILLib.training.run_folder import holds_state
+
+    return holds_state(run) and (run / CACHE / INDEX).is_file()
 
 
 def write_settings(run: Path, options: TrainOptions) -> None:

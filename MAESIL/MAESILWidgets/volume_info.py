@@ -9,7 +9,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.export import ijk_to_ras
+from MAESILWidgets.export import ijk_to_lps
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
     array = slicer.util.arrayFromVolume(node)
     if array.ndim != 3:
         return VolumeInfo("", refusal=_("{name} is not a scalar 3D volume").format(name=name))
-    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ijk_to_ras(node)
+    matrix = ijk_to_lps(node)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     low, high = _extremes(node, array)
     line = _("{size} voxels, {spacing} mm, {low:.0f} to {high:.0f} HU").format(
@@ -91,6 +91,7 @@ def hidden_share(grids: tuple[tuple[int, int, int], ...], mask: str, plane: floa
     from MAESILLib.mask_spec import MaskSpec, visible_count
 
     spec = MaskSpec(mask, plane, axis)
+    # while no volume is chosen: of a whole superpatch
     grids = grids or ((16, 16, 16),)
     return 1 - sum(visible_count(g, spec) for g in grids) / sum(int(np.prod(g)) for g in grids)
 
