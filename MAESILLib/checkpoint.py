@@ -24,15 +24,18 @@ __all__ = ["DTYPES", "CheckpointInfo", "checkpoint_identity", "load_checkpoint",
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def save_checkpoint(path: Path | str, model: MaskedAutoencoder, info: CheckpointInfo, dtype: str = "fp32") -> None:
+def save_checkpoint(
+    path: Path | str, weights: dict[str, torch.Tensor], info: CheckpointInfo, dtype: str = "fp32"
+) -> None:
     """Write encoder and decoder to ``path``, whole or not at all.
 
     Args:
+        weights: the model's ``state_dict()``.
         dtype: fp32, fp16 or bf16, of the stored weights.
     """
     if dtype not in DTYPES:
         raise InputError(f"unknown weight type '{dtype}'", f"choose one of {', '.join(DTYPES)}")
-    tensors = {k: v.detach().to("cpu", DTYPES[dtype]).contiguous() for k, v in model.state_dict().items()}
+    tensors = {k: v.detach().to("cpu", DTYPES[dtype]).contiguous() for k, v in weights.items()}
     description = {
         "format": FORMAT,
         "model": to_dict(info.model),

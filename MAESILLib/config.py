@@ -22,6 +22,7 @@ STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "block", "none")
 
 COVERAGE_NAMES = ("single", "complete")
 PRECISIONS = ("auto", "fp32", "bf16")
+PARALLEL = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,11 @@ class TrainConfig:
 
     steps: int = 20000
     batch_size: int = 8
-    """Superpatches of one forward pass."""
+    """Superpatches of one update, over all ranks and passes."""
     accumulation: int = 1
-    """Forward passes of one update."""
+    """Passes of each rank that share out an update where it does not fit at once; the result is the same."""
+    parallel: str = "ddp"
+    """With several ranks: ddp (a whole model on each) or fsdp (a part on each, for models that do not fit)."""
     crop_size: Triple = (128, 128, 128)
     """Voxels of a training superpatch; smaller than the model's trains faster, at a random place of its grid."""
     learning_rate: float = 1e-3
@@ -103,7 +106,9 @@ class TrainConfig:
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 elsewhere), fp32 or bf16."""
     compile: bool = False
-    """torch.compile the network."""
+    """torch.compile the blocks of the network."""
+    loader_threads: int = 4
+    """Threads that read crops where the volumes do not lie on the device."""
     validation_share: float = 0.1
     """Share of the patients held out, where the cache names no validation split."""
     validate_every: int = 1000
@@ -251,7 +256,7 @@ def check(config: Config, where: str = "the configuration") -> None:
     check_sizes(config.train.crop_size, config.model.patch_size)
     model, mask, train = config.model, config.mask, config.train
     counts = ["steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every"]
-    counts += ["validation_superpatches"]
+    counts += ["validation_superpatches", "loader_threads"]
     shares = ("warmup_share", "visible_share", "validation_share", "min_foreground", "ema_decay", "scale_jitter")
     amounts = ["learning_rate", "final_learning_rate", "weight_decay", "visible_weight", "gradient_weight", "noise"]
     amounts += ["shift_jitter", "volume_weighting", "preview_at"]
@@ -262,6 +267,7 @@ def check(config: Config, where: str = "the configuration") -> None:
             f"train.crop_size {train.crop_size} exceeds model.superpatch_size {model.superpatch_size}",
         ),
         (train.precision not in PRECISIONS, f"train.precision is '{train.precision}'; know {', '.join(PRECISIONS)}"),
+        (train.parallel not in PARALLEL, f"train.parallel is '{train.parallel}'; know {', '.join(PARALLEL)}"),
         *((getattr(train, name) < 1, f"train.{name} starts at 1") for name in counts),
         *((not 0 <= getattr(train, name) <= 1, f"train.{name} lies between 0 and 1") for name in shares),
         *((not 0 <= getattr(train, name) < math.inf, f"train.{name} is at least 0") for name in amounts),

@@ -1,9 +1,10 @@
-"""Being asked to stop: by a signal, by a stop file, or by the parent's death."""
+"""Being asked to stop: by a signal, by a stop file, by the parent's death, or because the time is over."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ class StopRequest:
         self.stop_file = None if stop_file is None else Path(stop_file)
         self.parent = None if watch_parent is None else ParentWatch(watch_parent)
         self.reason = ""
+        self._deadline: tuple[float, str] | None = None
         self._first_check: threading.Event | None = None
         self._ending = threading.Lock()
 
@@ -74,11 +76,17 @@ class StopRequest:
                 self.reason = f"stop file {self.stop_file}"
             elif self.parent is not None and self.parent.has_ended():
                 self.reason = "the parent process ended"
+            elif self._deadline is not None and time.monotonic() >= self._deadline[0]:
+                self.reason = self._deadline[1]
         return bool(self.reason)
 
     def ask(self, reason: str) -> None:
         """Ask for a stop."""
         self.reason = self.reason or reason
+
+    def ask_after(self, seconds: float, reason: str) -> None:
+        """Ask for a stop when this many seconds are over."""
+        self._deadline = (time.monotonic() + seconds, reason)
 
     def check(self) -> None:
         """Raise CancelledError if a stop was asked for."""

@@ -127,7 +127,7 @@ def write_checkpoint(path: Path, seed: int = 0, prior: bool = True, preprocessin
     network = MaskedAutoencoder(config.model)
     for head in (network.decoder.hidden_head, network.decoder.visible_head):
         torch.nn.init.normal_(head.weight, std=0.02)
-    save_checkpoint(path, network, CheckpointInfo(config.model, preprocessing or config.preprocessing))
+    save_checkpoint(path, network.state_dict(), CheckpointInfo(config.model, preprocessing or config.preprocessing))
     return path
 
 

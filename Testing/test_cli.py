@@ -238,7 +238,9 @@ class TestReconstructInput:
         config = tiny_config()
         network = MaskedAutoencoder(config.model)
         torch.nn.init.constant_(network.decoder.hidden_head.bias, float("nan"))
-        save_checkpoint(tmp_path / "nan.safetensors", network, CheckpointInfo(config.model, config.preprocessing))
+        save_checkpoint(
+            tmp_path / "nan.safetensors", network.state_dict(), CheckpointInfo(config.model, config.preprocessing)
+        )
         self.refused(tmp_path, scan, tmp_path / "nan.safetensors", ("not finite", "checkpoint"))
 
 

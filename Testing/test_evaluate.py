@@ -388,7 +388,7 @@ class TestHonesty:
         entry = cache.select("val")[0]
         stage = {"training": {"data": {"sources_sha256": [entry.source_sha256]}}}
         seen = dataclasses.replace(info, training={"data": {}, "initialised_from": stage})
-        save_checkpoint(tmp_path / "seen.safetensors", model, seen)
+        save_checkpoint(tmp_path / "seen.safetensors", model.state_dict(), seen)
         arguments = ("--settings", "dual 0.5", "--checkpoint", tmp_path / "seen.safetensors")
         result = maesil(
             "evaluate", "--data", data / "cache", "--output", tmp_path / "out", *arguments, "--progress", "bar"

@@ -11,8 +11,10 @@ from conftest import make_cache, tiny_config
 
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
+from MAESILLib.data.crops import HostCrops
 from MAESILLib.data.sampling import CropSampler
-from MAESILLib.training.batch import BatchLoader, intensities, make_batch, mask_of_step
+from MAESILLib.training.batch import Batch, intensities, make_batch, mask_of_step
+from MAESILLib.training.loader import BatchLoader
 
 
 def sampler_for(config: Config, cache: Cache) -> CropSampler:
@@ -29,14 +31,18 @@ def sampler_for(config: Config, cache: Cache) -> CropSampler:
     )
 
 
+def batch_of(config: Config, cache: Cache, first: int) -> Batch:
+    return make_batch(config, HostCrops(sampler_for(config, cache)), 0, range(first, first + 2))
+
+
 def test_a_sample_depends_on_its_number_alone(cache: Cache) -> None:
     config = tiny_config()
     first, again = sampler_for(config, cache), sampler_for(config, cache)
     for number in (5, 0, 17):
         assert np.array_equal(first.crop(number).hu, again.crop(number).hu)
     assert not np.array_equal(first.crop(0).hu, first.crop(1).hu)
-    four = make_batch(config, first, 3, 8, 4)
-    two = [make_batch(config, again, 3, 8 + 2 * i, 2) for i in range(2)]
+    four = make_batch(config, HostCrops(first, 3), 3, range(8, 12))
+    two = [make_batch(config, HostCrops(again), 3, range(8 + 2 * i, 10 + 2 * i)) for i in range(2)]
     assert torch.equal(four.hu, torch.cat([b.hu for b in two]))
     assert torch.equal(four.visible, torch.cat([b.visible for b in two]))
     assert torch.equal(four.jitter, torch.cat([b.jitter for b in two]))
@@ -69,21 +75,17 @@ def test_crops_hold_what_the_volume_holds(cache: Cache) -> None:
 
 def test_intensities_are_windowed_jittered_and_clean_in_the_target(cache: Cache) -> None:
     config = tiny_config(noise=0.0, scale_jitter=0.0, shift_jitter=0.0)
-    batch = make_batch(config, sampler_for(config, cache), 0, 0, 2)
+    batch = batch_of(config, cache, 0)
     image, target, valid = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
     torch.testing.assert_close(target, ((batch.hu.float() + 1000) / 2000).clamp(0, 1))
     assert torch.equal(image, target)
-    padded = next(
-        b
-        for b in (make_batch(config, sampler_for(config, cache), 0, n, 2) for n in range(40))
-        if (b.valid_size < 32).any()
-    )
+    padded = next(b for b in (batch_of(config, cache, n) for n in range(40)) if (b.valid_size < 32).any())
     _, _, counted = intensities(padded, (-1000.0, 1000.0), torch.device("cpu"))
     assert counted is not None
     assert counted.flatten(1).sum(1).tolist() == padded.valid_size.prod(1).tolist()
     assert (valid is None) == bool((batch.valid_size == 32).all())
     noisy = tiny_config(noise=0.05)
-    batch = make_batch(noisy, sampler_for(noisy, cache), 0, 0, 2)
+    batch = batch_of(noisy, cache, 0)
     image, target, _ = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
     inside = (target > 0.2) & (target < 0.8)
     sigma = (image - target)[0][inside[0]].std()
@@ -101,9 +103,9 @@ def test_masks_of_steps_come_from_the_configuration() -> None:
 
 
 def test_the_loader_gives_the_batches_in_order_and_from_anywhere(cache: Cache) -> None:
-    config = tiny_config(accumulation=2)
-    loader = BatchLoader(config, sampler_for(config, cache))
-    other = BatchLoader(config, sampler_for(config, cache))
+    config = tiny_config(batch_size=4, accumulation=2)
+    loader = BatchLoader(config, HostCrops(sampler_for(config, cache)))
+    other = BatchLoader(config, HostCrops(sampler_for(config, cache)))
     try:
         batches = [loader.batch(step, micro) for step in range(3) for micro in range(2)]
         assert torch.equal(other.batch(2, 1).hu, batches[5].hu)

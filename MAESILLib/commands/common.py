@@ -20,18 +20,26 @@ def set_up_device(args: argparse.Namespace) -> torch.device:
     Raises:
         InputError: a device that is not there, or a negative number of threads.
     """
+    set_up_threads(args)
+    from MAESILLib.device import choose_device
+
+    return choose_device(args.device)
+
+
+def set_up_threads(args: argparse.Namespace) -> None:
+    """Set the number of CPU threads.
+
+    Raises:
+        InputError: it is negative, or there is no torch.
+    """
     if args.threads < 0:
         raise InputError(f"--threads is {args.threads}", "give a positive number, or 0 for all cores")
     try:
         import torch
     except ImportError:
         raise InputError("PyTorch is not installed", "install torch, then repeat") from None
-
-    from MAESILLib.device import choose_device
-
     if args.threads:
         torch.set_num_threads(args.threads)
-    return choose_device(args.device)
 
 
 def add_mask_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,17 +1,24 @@
-"""``maesil pretrain``: trains a model on a cache."""
+"""``maesil pretrain``: trains a model on a cache, in one process or, under torchrun, in many."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from MAESILLib.commands.common import set_up_device
+from MAESILLib.commands.common import set_up_threads
 from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
+
+if TYPE_CHECKING:
+    import torch
+
+    from MAESILLib.config import Config
+    from MAESILLib.data.cache import Cache
+    from MAESILLib.training.ranks import Ranks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +33,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as train.batch_size=4; repeat")
     parser.add_argument("--steps", type=int, metavar="N", help="updates; overrules the configuration")
     parser.add_argument("--init", metavar="C", help="checkpoint whose weights to start from")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last state")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="always",
+        choices=("always", "auto"),
+        help="go on from the run's last state; auto: if there is one, else begin",
+    )
+    parser.add_argument("--minutes", type=_minutes, metavar="M", help="stop after this time, to be resumed")
     # a seed that was not given must not overrule the configuration's
     parser.set_defaults(seed=None)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is no time in minutes")
+    return minutes
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
@@ -36,8 +60,6 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib import config as configuration
     from MAESILLib.data.cache import read_cache
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("pretrain runs on one device", "start it without torchrun")
     values = overrides(args.set)
     train = values.setdefault("train", {})
     if args.seed is not None:
@@ -53,24 +75,50 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
                 f"{one.folder} has {one.spacing_mm} mm voxels, the configuration {config.preprocessing.spacing_mm} mm",
                 "prepare it again with that --spacing, or set preprocessing.spacing_mm",
             )
-    device = set_up_device(args)
-    stop.check()
+    set_up_threads(args)
+    from MAESILLib.device import choose_device
+    from MAESILLib.training.ranks import joined, own_device
 
+    device = choose_device(own_device(args.device))
+    stop.check()
+    with joined(device) as ranks:
+        if not ranks.is_main:
+            reporter = Reporter("off")
+        if args.minutes is not None:
+            stop.ask_after(60 * args.minutes, f"its {args.minutes:g} minutes are over")
+        _train(args, config, cache, validation, device, ranks, reporter, stop)
+
+
+def _train(
+    args: argparse.Namespace,
+    config: Config,
+    cache: Cache,
+    validation: Cache | None,
+    device: torch.device,
+    ranks: Ranks,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> None:
+    from MAESILLib.training.run_folder import holds_state
     from MAESILLib.training.trainer import Trainer
 
+    # a job that its launcher started anew goes on; its command line is that of the first start
+    may_resume = args.resume == "auto" or ranks.restarts > 0
+    resumes = holds_state(Path(args.output)) if may_resume else args.resume is not None
     trainer = Trainer(
         config,
         cache,
         Path(args.output),
         validation=validation,
         device=device,
-        resume=args.resume,
-        initial=args.init,
+        resume=resumes,
+        initial=None if resumes and may_resume else args.init,
         reporter=reporter,
         stop=stop,
+        ranks=ranks,
     )
     trainer.run()
-    if args.progress != "json":
+    if args.progress != "json" and ranks.is_main:
         best = trainer.progress.best_psnr_masked_db
         print(f"{trainer.progress.step} steps, {trainer.progress.samples} samples; {args.output}/model.safetensors")
         if best is not None:

@@ -1,22 +1,25 @@
-"""A training batch: crops, their masks, and the augmentation on the device."""
+"""A training batch: crops, their masks, and the augmentation on the device.
+
+Everything in it is a function of the seed, the update and the sample numbers.
+"""
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from MAESILLib.config import Config, Triple
-from MAESILLib.data.sampling import CropSampler, random_for
+from MAESILLib.data.crops import Crops
+from MAESILLib.data.sampling import random_for
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.model import valid_voxels
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one forward pass, on the CPU.
+    """Inputs of one forward pass, on the CPU; ``hu`` may lie on the device already.
 
     Attributes:
         hu: (B, 1, D, H, W) int16.
@@ -36,6 +39,11 @@ class Batch:
     noise_seeds: tuple[int, ...]
     offset: Triple
     mask: MaskSpec
+
+    def pinned(self) -> Batch:
+        """Return the batch in page-locked memory, from which a card copies without waiting."""
+        names = ("valid_size", "visible", "queried", "jitter")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
 
 def mask_of_step(config: Config, step: int) -> MaskSpec:
@@ -61,28 +69,25 @@ def offset_of_step(config: Config, step: int) -> Triple:
     return d, h, w
 
 
-def make_batch(config: Config, sampler: CropSampler, step: int, first_sample: int, size: int) -> Batch:
-    """Assemble the samples ``first_sample`` to ``first_sample + size - 1`` with the mask of ``step``."""
+def make_batch(config: Config, crops: Crops, step: int, samples: range) -> Batch:
+    """Assemble samples of update ``step``, which decides the mask's strategy and share."""
     model, train = config.model, config.train
-    crops = [sampler.crop(first_sample + i) for i in range(size)]
-    grid = tuple(c // p for c, p in zip(train.crop_size, model.patch_size, strict=True))
+    hu, valid_size = crops.stack(samples)
+    d, h, w = (c // p for c, p in zip(train.crop_size, model.patch_size, strict=True))
     mask = mask_of_step(config, step)
-    masks = [
-        draw_visible((grid[0], grid[1], grid[2]), mask, 1, generator_for(train.seed, "mask", first_sample + i))
-        for i in range(size)
-    ]
+    masks = [draw_visible((d, h, w), mask, 1, generator_for(train.seed, "mask", sample)) for sample in samples]
     visible = torch.cat(masks)
     count = round(visible.shape[1] * train.visible_share)
     queried, jitter, seeds = [], [], []
-    for i in range(size):
-        rng = random_for(train.seed, "augment", first_sample + i)
+    for sample in samples:
+        rng = random_for(train.seed, "augment", sample)
         queried.append(np.sort(rng.choice(visible.shape[1], count, replace=False)))
         scale = 1 + train.scale_jitter * rng.uniform(-1, 1)
         jitter.append([scale, train.shift_jitter * rng.uniform(-1, 1), train.noise * rng.uniform()])
         seeds.append(int(rng.integers(2**62)))
     return Batch(
-        torch.from_numpy(np.stack([c.hu for c in crops]))[:, None],
-        torch.tensor([c.valid_size for c in crops]),
+        hu,
+        valid_size,
         visible,
         torch.from_numpy(np.stack(queried).astype(np.int64)),
         torch.tensor(jitter, dtype=torch.float32),
@@ -102,8 +107,8 @@ def intensities(
         where nothing is padding.
     """
     low, high = window_hu
-    scale, shift, sigma = batch.jitter.to(device)[:, :, None, None, None, None].unbind(1)
-    unit = (batch.hu.to(device, torch.float32) - low) / (high - low)
+    scale, shift, sigma = batch.jitter.to(device, non_blocking=True)[:, :, None, None, None, None].unbind(1)
+    unit = (batch.hu.to(device, non_blocking=True).float() - low) / (high - low)
     target = (unit * scale + shift).clamp_(0, 1)
     noise = torch.empty_like(target)
     generator = torch.Generator(device)
@@ -112,33 +117,6 @@ def intensities(
     image = (target + sigma * noise).clamp_(0, 1)
     # known on the CPU, so that asking costs no wait for the device
     is_whole = bool((batch.valid_size == torch.tensor(batch.hu.shape[2:])).all())
-    return image, target, None if is_whole else valid_voxels(batch.valid_size.to(device), batch.hu.shape[2:])
-
-
-class BatchLoader:
-    """Makes the next batch in a thread while the current one is trained on."""
-
-    def __init__(self, config: Config, sampler: CropSampler) -> None:
-        self.config, self.sampler = config, sampler
-        self.pool = ThreadPoolExecutor(1)
-        self.pending: tuple[tuple[int, int], Future[Batch]] | None = None
-        self.last: Batch | None = None
-
-    def batch(self, step: int, micro: int) -> Batch:
-        """Return the batch of pass ``micro`` of update ``step``."""
-        key = (step, micro)
-        future = self.pending[1] if self.pending and self.pending[0] == key else self._submit(key)
-        following = (step, micro + 1) if micro + 1 < self.config.train.accumulation else (step + 1, 0)
-        result = future.result()
-        self.last = result
-        self.pending = (following, self._submit(following))
-        return result
-
-    def close(self) -> None:
-        """End the thread."""
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-    def _submit(self, key: tuple[int, int]) -> Future[Batch]:
-        train = self.config.train
-        first = (key[0] * train.accumulation + key[1]) * train.batch_size
-        return self.pool.submit(make_batch, self.config, self.sampler, key[0], first, train.batch_size)
+    if is_whole:
+        return image, target, None
+    return image, target, valid_voxels(batch.valid_size.to(device, non_blocking=True), batch.hu.shape[2:])

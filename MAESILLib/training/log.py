@@ -21,6 +21,7 @@ COLUMNS = (
     "mask",
     "hidden_share",
     "samples_per_s",
+    "loader_wait",
     "val_psnr_masked_db",
     "skipped",
     "seconds",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from MAESILLib.config import Triple
 from MAESILLib.model import Prediction, patchify, take_tokens, unpatchify
@@ -43,13 +42,13 @@ def masked_loss(
     patches = patchify(target, patch_size)
     weights = None if valid is None else patchify(valid.to(target.dtype), patch_size)
     difference, counted = _difference(prediction.hidden_patches, prediction.hidden, patches, weights)
-    hidden = difference.square().sum() / counted
+    hidden = (difference.square().sum((1, 2)) / counted).mean()
     shown, shown_counted = _difference(prediction.visible_patches, prediction.visible, patches, weights)
-    visible = shown.square().sum() / shown_counted
+    visible = (shown.square().sum((1, 2)) / shown_counted).mean()
     gradient = target.new_zeros(())
     if gradient_weight > 0 and prediction.hidden.shape[1]:
         error = _composite_error(difference, prediction.hidden, target.shape, patch_size)
-        gradient = _gradient_energy(error, valid) / (3 * counted)
+        gradient = (_gradient_energy(error, valid) / (3 * counted)).mean()
     total = hidden + visible_weight * visible + gradient_weight * gradient
     return Loss(total, hidden.detach(), visible.detach(), gradient.detach())
 
@@ -57,12 +56,16 @@ def masked_loss(
 def _difference(
     predicted: torch.Tensor, index: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | int]:
-    """Return predicted minus true patches, zero in padding, and the number of voxels that count, at least 1."""
+    """Return predicted minus true patches, zero in padding, and each sample's number of voxels that count, 1 at least.
+
+    A sample's error is the mean over its own voxels and a batch's that over its samples, so that an update is the
+    same however its samples are shared out.
+    """
     difference = predicted - take_tokens(patches, index)
     if weights is None:
-        return difference, max(1, difference.numel())
+        return difference, max(1, difference.shape[1] * difference.shape[2])
     weight = take_tokens(weights, index)
-    return difference * weight, weight.sum().clamp_min(1)
+    return difference * weight, weight.sum((1, 2)).clamp_min(1)
 
 
 def _composite_error(
@@ -76,15 +79,12 @@ def _composite_error(
 
 
 def _gradient_energy(error: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    """Return the sum of squared steps between face neighbours that both count."""
+    """Return each sample's sum of squared steps between face neighbours that both count."""
     sums = []
     for axis in (2, 3, 4):
         n = error.shape[axis] - 1
-        lower, upper = error.narrow(axis, 0, n), error.narrow(axis, 1, n)
-        if valid is None:
-            # mse_loss keeps no copy of the steps for backward
-            sums.append(F.mse_loss(upper, lower, reduction="sum"))
-        else:
-            both = valid.narrow(axis, 0, n) & valid.narrow(axis, 1, n)
-            sums.append(((upper - lower) * both).square().sum())
-    return torch.stack(sums).sum()
+        step = error.narrow(axis, 1, n) - error.narrow(axis, 0, n)
+        if valid is not None:
+            step = step * (valid.narrow(axis, 0, n) & valid.narrow(axis, 1, n))
+        sums.append(step.square().sum((1, 2, 3, 4)))
+    return torch.stack(sums).sum(0)

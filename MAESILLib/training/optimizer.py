@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from MAESILLib.config import TrainConfig
+from MAESILLib.training.parallel import own_part
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
@@ -34,19 +35,38 @@ def learning_rate(train: TrainConfig, step: int) -> float:
 
 
 class WeightAverage:
-    """Exponential moving average of a model's weights, kept in fp32.
+    """Exponential moving average of a model's weights, kept in fp32; of a divided model, of this rank's part.
 
     The decay rises from 0.1 with the number of updates, so that early weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
+        self.weights = {name: p.detach().clone().float() for name, p in own_parts(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the model after update ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = model.state_dict()
-        keys = list(self.weights)
-        torch._foreach_lerp_([self.weights[k] for k in keys], [current[k].float() for k in keys], 1 - decay)
+        current = own_parts(model)
+        names = list(self.weights)
+        torch._foreach_lerp_([self.weights[n] for n in names], [current[n].float() for n in names], 1 - decay)
+
+    @torch.no_grad()
+    def swapped_into(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Give the model the averaged weights; return its own."""
+        parts = own_parts(model)
+        own = {name: part.clone() for name, part in parts.items()}
+        torch._foreach_copy_(list(parts.values()), [self.weights[name] for name in parts])
+        return own
+
+    @torch.no_grad()
+    def put_back(self, model: nn.Module, own: dict[str, torch.Tensor]) -> None:
+        """Undo :meth:`swapped_into`."""
+        parts = own_parts(model)
+        torch._foreach_copy_(list(parts.values()), [own[name] for name in parts])
+
+
+def own_parts(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what this rank holds of each parameter, by name."""
+    return {name: own_part(p.detach()) for name, p in model.named_parameters()}

@@ -1,8 +1,8 @@
 """The training state: everything an interrupted run needs to go on as if it had not stopped.
 
 Samples, masks and noise are functions of the seed and the sample number, so the step is the sampler's
-whole state. The file is a pickle read with ``weights_only=True``, which builds tensors and plain values
-and nothing else.
+whole state, and that of every rank. The file is a pickle read with ``weights_only=True``, which builds
+tensors and plain values and nothing else.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from MAESILLib.config import Config, to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path
-from MAESILLib.training.optimizer import WeightAverage
 from MAESILLib.training.run_folder import NEW, PREVIOUS, STATE, STATES
 
-FORMAT = "maesil-training-state/1"
+FORMAT = "maesil-training-state/2"
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError)
 """What torch.load raises for files that are cut, overwritten or none of its own."""
 
@@ -63,21 +61,20 @@ def save_state(
     data: str,
     initial: dict[str, Any],
     progress: Progress,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage,
+    learnt: dict[str, Any],
 ) -> None:
-    """Write the state to ``folder``, keeping the one before it."""
+    """Write the state to ``folder``, keeping the one before it.
+
+    Args:
+        learnt: weights, moments and averages as :meth:`MAESILLib.training.update.Update.state` gives them.
+    """
     state = {
         "format": FORMAT,
         "config": to_dict(config),
         "data": data,
         "initial": initial,
         "progress": vars(progress),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.weights,
-        "rng": torch.get_rng_state(),
+        **learnt,
     }
     path = folder / STATE
     # torch.save to a file hides a full disk behind an error of its own
@@ -139,10 +136,15 @@ def check_same_run(state: dict[str, Any], config: Config, data: str, folder: Pat
 
 FREE_KEYS = {
     ("train", "steps"),
+    ("train", "accumulation"),
+    ("train", "parallel"),
     ("train", "compile"),
+    ("train", "loader_threads"),
     ("train", "validate_every"),
     ("train", "preview_at"),
     ("train", "checkpoint_every"),
     ("train", "log_every"),
 }
-"""What may differ on resuming: how often something is written, how it is run, when it ends."""
+"""What may differ on resuming: how often something is written, how it is run, when it ends.
+
+``accumulation`` and the number of ranks divide an update; its samples are the same."""

@@ -13,8 +13,6 @@ A run is a folder:
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +21,23 @@ import torch
 from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache
+from MAESILLib.data.crops import HostCrops
 from MAESILLib.data.sampling import CropSampler
-from MAESILLib.device import memory_guard, precision_context, use_bf16
+from MAESILLib.device import memory_guard, use_bf16
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.files import write_json
 from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.provenance import describe_data, trained_on
 from MAESILLib.stopping import StopRequest
-from MAESILLib.training.batch import Batch, BatchLoader, intensities
+from MAESILLib.training.figures import Clock, Figures, Lap
+from MAESILLib.training.loader import BatchLoader, pass_size, samples_of_update
 from MAESILLib.training.log import TrainingLog
-from MAESILLib.training.loss import Loss, masked_loss
-from MAESILLib.training.optimizer import WeightAverage, learning_rate, make_optimizer
+from MAESILLib.training.optimizer import learning_rate
+from MAESILLib.training.ranks import ALONE, Ranks
 from MAESILLib.training.run_folder import BEST, MODEL, PREVIEW_VOLUME, holds_state
 from MAESILLib.training.state import Progress, check_same_run, read_state, save_state
+from MAESILLib.training.update import Update, compile_blocks
 from MAESILLib.training.validation import (
     ValidationSuperpatch,
     preview,
@@ -46,17 +47,8 @@ from MAESILLib.training.validation import (
     write_preview_volume,
 )
 
-
-@dataclass(frozen=True)
-class StepResult:
-    """Figures of one update, means over its passes."""
-
-    loss: float
-    hidden_mse: float
-    visible_mse: float
-    gradient: float
-    gradient_norm: float
-    is_finite: bool
+HOPELESS = 100
+"""Updates in a row that were left out, after which a run gives up."""
 
 
 class Trainer:
@@ -65,6 +57,7 @@ class Trainer:
     Args:
         resume: go on from the folder's state; without it the folder must hold none.
         initial: a checkpoint whose weights to start from.
+        ranks: this process among those that train together; the first one writes the folder.
 
     Raises:
         InputError: nothing to train on, a folder in use, or a state that does not fit.
@@ -82,11 +75,13 @@ class Trainer:
         initial: Path | str | None = None,
         reporter: Reporter | None = None,
         stop: StopRequest | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.config, self.cache, self.folder = config, cache, Path(folder)
+        self.config, self.cache, self.folder, self.ranks = config, cache, Path(folder), ranks
         self.device = torch.device(device)
         self.reporter, self.stop = reporter or Reporter(), stop or StopRequest()
         self.bf16 = use_bf16(config.train.precision, self.device)
+        pass_size(config, ranks)
         self._check_folder(resume)
         if resume and initial is not None:
             raise InputError("a resumed run goes on from its own weights", "leave out either --resume or --init")
@@ -105,14 +100,16 @@ class Trainer:
         self.initial: dict[str, Any] = {}
         if initial is not None:
             self._start_from(initial)
-        self.optimizer = make_optimizer(self.model, config.train)
-        self.average = WeightAverage(self.model, config.train.ema_decay)
+        if config.train.compile:
+            problem = compile_blocks(self.model, self.device, self.bf16)
+            if problem:
+                self.reporter.warning(f"torch.compile does not work here ({problem}); going on without it")
+        self.update = Update(config, self.model, ranks, self.device, self.bf16)
         self.progress = Progress()
         if resume:
             self._restore()
-        self.averaged_model = MaskedAutoencoder(config.model).to(self.device).eval()
+        self._check_same_on_all_ranks()
         self.validation_superpatches = self._validation(validation or cache)
-        self.network = torch.compile(self.model) if config.train.compile else self.model
         self.sampler = CropSampler(
             cache,
             self.entries,
@@ -130,108 +127,110 @@ class Trainer:
         Raises:
             CancelledError: a stop was asked for; the state is saved.
             OutOfMemoryError: the batch does not fit.
+            InputError: the training has diverged; the state is saved.
         """
-        train = self.config.train
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "config.json", to_dict(self.config))
-        log = TrainingLog(self.folder, self.progress.step)
-        if not log.has_board:
-            self.reporter.text("tensorboard is not installed: figures go to log.csv alone")
-        loader = BatchLoader(self.config, self.sampler)
-        hint = "choose a smaller train.batch_size (with train.accumulation), crop_size or preset"
+        train, pin = self.config.train, self.device.type == "cuda"
+        log = None
+        if self.ranks.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "config.json", to_dict(self.config))
+            log = TrainingLog(self.folder, self.progress.step)
+            if not log.has_board:
+                self.reporter.text("tensorboard is not installed: figures go to log.csv alone")
+        loader = BatchLoader(self.config, HostCrops(self.sampler, train.loader_threads, pin), self.ranks, pin)
+        hint = "choose a larger train.accumulation, or a smaller train.batch_size, crop_size or preset"
         try:
             with memory_guard(self.device, hint):
                 self._loop(loader, log)
         finally:
             loader.close()
-            log.close()
+            if log is not None:
+                log.close()
         self.reporter.progress("pretrain", 1.0)
         self.reporter.artifact("checkpoint", self.folder / MODEL)
         if (self.folder / BEST).exists():
             self.reporter.artifact("best_checkpoint", self.folder / BEST)
         assert self.progress.step >= train.steps
 
-    def _loop(self, loader: BatchLoader, log: TrainingLog) -> None:
+    def _loop(self, loader: BatchLoader, log: TrainingLog | None) -> None:
         train, progress = self.config.train, self.progress
-        last_time, last_samples = time.monotonic(), progress.samples
+        figures = Figures(self.ranks, progress.step)
+        clock = Clock(progress.samples)
         while progress.step < train.steps:
-            if self.stop.requested():
+            if self.ranks.any(self.stop.requested()):
+                self._count(figures)
                 self._save()
-                raise CancelledError(
-                    f"stopped at step {progress.step} ({self.stop.reason}); --resume goes on from there"
-                )
+                raise CancelledError(f"stopped at step {progress.step} ({self._reason()}); --resume goes on from there")
             step = progress.step
             result = self._update(loader, step)
             if result is None:
                 continue
-            self.average.update(self.model, step)
+            figures.add(result)
             progress.step += 1
-            progress.samples += train.batch_size * train.accumulation
-            progress.skipped += not result.is_finite
+            progress.samples += train.batch_size
             done = progress.step
             is_last = done == train.steps
             validated = self._validate() if done % train.validate_every == 0 or is_last else None
             if done == train.preview_at or validated is not None:
                 self._preview()
+            is_saved = done % train.checkpoint_every == 0 or is_last
+            if done % train.log_every == 0 or validated is not None or done == 1 or is_saved:
+                self._count(figures)
+                if figures.left_out_in_a_row >= HOPELESS:
+                    self._give_up(figures.left_out_in_a_row)
             if done % train.log_every == 0 or validated is not None or done == 1:
-                now = time.monotonic()
-                rate = (progress.samples - last_samples) / max(now - last_time, 1e-9)
-                progress.seconds += now - last_time
-                last_time, last_samples = now, progress.samples
-                self._log(log, loader, result, step, rate, validated)
-            self.reporter.progress("pretrain", done / train.steps, f"step {done} psnr {_db(result.hidden_mse):.2f} dB")
-            if done % train.checkpoint_every == 0 or is_last:
+                lap = clock.lap(progress.samples, loader.waited)
+                progress.seconds += lap.seconds
+                if log is not None:
+                    self._log(log, loader, figures.last, lap, validated)
+            note = f"step {done} psnr {_db(figures.last.get('hidden_mse', 0.0)):.2f} dB"
+            self.reporter.progress("pretrain", done / train.steps, note)
+            if is_saved:
                 self._save()
 
-    def _update(self, loader: BatchLoader, step: int) -> StepResult | None:
+    def _update(self, loader: BatchLoader, step: int) -> torch.Tensor | None:
         """Do one update; None, and nothing done, if a stop was asked for between its passes."""
-        train = self.config.train
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(train, step)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for micro in range(train.accumulation):
-            if micro > 0 and self.stop.requested():
+        self.update.begin(step)
+        for number in range(self.config.train.accumulation):
+            if number > 0 and self.ranks.any(self.stop.requested()):
                 return None
-            loss = self._forward(loader.batch(step, micro))
-            (loss.total / train.accumulation).backward()
-            losses.append(torch.stack([loss.total.detach(), loss.hidden_mse, loss.visible_mse, loss.gradient]))
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.gradient_clip)
-        total, hidden, visible, gradient = torch.stack(losses).mean(0).tolist()
-        is_finite = math.isfinite(total) and math.isfinite(float(norm))
-        if is_finite:
-            self.optimizer.step()
-        return StepResult(total, hidden, visible, gradient, float(norm), is_finite)
+            self.update.add(loader.batch(step, number))
+        return self.update.finish(step)
 
-    def _forward(self, batch: Batch) -> Loss:
-        train = self.config.train
-        image, target, valid = intensities(batch, self.config.preprocessing.window_hu, self.device)
-        queried = batch.queried.to(self.device) if batch.queried.shape[1] else None
-        with precision_context(self.device, self.bf16):
-            prediction = self.network(
-                image, batch.visible.to(self.device), valid=valid, queried=queried, offset=batch.offset
+    def _count(self, figures: Figures) -> None:
+        """Read the figures since the last time; say which updates were left out."""
+        for step in figures.read():
+            self.progress.skipped += 1
+            samples = samples_of_update(self.config, step)
+            volumes = sorted({self.sampler.crop(sample).source for sample in samples})
+            self.reporter.warning(
+                f"update {step + 1} was left out: its gradient is not finite; it was made of samples {samples.start} "
+                f"to {samples.stop - 1} of {', '.join(volumes[:4])}{' and others' if len(volumes) > 4 else ''}"
             )
-        return masked_loss(
-            prediction,
-            target,
-            valid,
-            self.config.model.patch_size,
-            visible_weight=train.visible_weight,
-            gradient_weight=train.gradient_weight,
+
+    def _give_up(self, count: int) -> None:
+        self._save()
+        raise InputError(
+            f"the last {count} updates up to step {self.progress.step} were left out: none had a finite gradient",
+            "start again from an earlier checkpoint with --init and a lower train.learning_rate, or "
+            "train.precision fp32",
         )
+
+    def _reason(self) -> str:
+        return next(reason for reason in self.ranks.gather(self.stop.reason) if reason)
 
     def _validate(self) -> float | None:
         if not self.validation_superpatches:
             return None
-        self._load_average()
-        psnr = validate(self.averaged_model, self.validation_superpatches, self.device, self.bf16)
+        with self.update.averaged() as model:
+            psnr = validate(model, self.validation_superpatches, self.device, self.bf16, self.ranks)
         if not math.isfinite(psnr):
             self.reporter.warning(f"validation at step {self.progress.step} gave no finite figure")
             return None
         self.progress.validation.append({"step": self.progress.step, "psnr_masked_db": round(psnr, 4)})
         if self.progress.best_psnr_masked_db is None or psnr > self.progress.best_psnr_masked_db:
             self.progress.best_psnr_masked_db = psnr
-            save_checkpoint(self.folder / BEST, self.averaged_model, self.info())
+            self._save_weights(BEST)
         return psnr
 
     @property
@@ -242,8 +241,10 @@ class Trainer:
     def _preview(self) -> None:
         if not self.validation_superpatches:
             return
-        self._load_average()
-        shown = preview(self.averaged_model, self.previewed, self.device, self.bf16)
+        with self.update.averaged() as model:
+            shown = preview(model, self.previewed, self.device, self.bf16)
+        if not self.ranks.is_main:
+            return
         picture = self.folder / "previews" / f"step_{self.progress.step:07d}.png"
         write_preview_picture(picture, shown)
         self.reporter.artifact("preview", picture)
@@ -252,27 +253,28 @@ class Trainer:
         self.reporter.artifact("preview_volume", self.folder / PREVIEW_VOLUME)
 
     def _log(
-        self, log: TrainingLog, loader: BatchLoader, result: StepResult, step: int, rate: float, validated: float | None
+        self, log: TrainingLog, loader: BatchLoader, figures: dict[str, float], lap: Lap, validated: float | None
     ) -> None:
         assert loader.last is not None
-        batch = loader.last
+        batch, step = loader.last, self.progress.step
         tokens = math.prod(n // p for n, p in zip(batch.hu.shape[2:], self.config.model.patch_size, strict=True))
         values: dict[str, Any] = {
-            "loss": result.loss,
-            "psnr_masked_db": _db(result.hidden_mse),
-            "lr": learning_rate(self.config.train, step),
-            "samples_per_s": round(rate, 3),
+            "loss": figures["loss"],
+            "psnr_masked_db": _db(figures["hidden_mse"]),
+            "lr": learning_rate(self.config.train, step - 1),
+            "samples_per_s": round(lap.samples_per_s, 3),
         }
         event = {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
-        self.reporter.metric(step + 1, **event, val_psnr_masked_db=validated)
+        self.reporter.metric(step, **event, val_psnr_masked_db=validated)
         log.write(
-            step + 1,
+            step,
             samples=self.progress.samples,
-            visible_mse=result.visible_mse,
-            gradient_error=result.gradient,
-            gradient_norm=result.gradient_norm,
+            visible_mse=figures["visible_mse"],
+            gradient_error=figures["gradient_error"],
+            gradient_norm=figures["gradient_norm"],
             mask=batch.mask.strategy,
             hidden_share=round(1 - batch.visible.shape[1] / tokens, 4),
+            loader_wait=round(lap.waited_share, 4),
             val_psnr_masked_db="" if validated is None else validated,
             skipped=self.progress.skipped,
             seconds=round(self.progress.seconds, 1),
@@ -280,18 +282,22 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        save_state(
-            self.folder,
-            config=self.config,
-            data=self.fingerprint,
-            initial=self.initial,
-            progress=self.progress,
-            model=self.model,
-            optimizer=self.optimizer,
-            average=self.average,
-        )
-        self._load_average()
-        save_checkpoint(self.folder / MODEL, self.averaged_model, self.info())
+        learnt = self.update.state()
+        if self.ranks.is_main:
+            save_state(
+                self.folder,
+                config=self.config,
+                data=self.fingerprint,
+                initial=self.initial,
+                progress=self.progress,
+                learnt=learnt,
+            )
+        self._save_weights(MODEL)
+
+    def _save_weights(self, name: str) -> None:
+        weights = self.update.averaged_weights()
+        if self.ranks.is_main:
+            save_checkpoint(self.folder / name, weights, self.info())
 
     def info(self) -> CheckpointInfo:
         """Return what the checkpoint says of this run."""
@@ -299,6 +305,7 @@ class Trainer:
         training = {
             "preset": self.config.preset,
             "steps": progress.step,
+            "ranks": self.ranks.size,
             "samples": progress.samples,
             "skipped_steps": progress.skipped,
             "seconds": round(progress.seconds),
@@ -326,9 +333,6 @@ class Trainer:
         self.model.load_state_dict(model.state_dict())
         self.initial = {"name": Path(path).name, "training": info.training}
 
-    def _load_average(self) -> None:
-        self.averaged_model.load_state_dict(self.average.weights)
-
     def _validation(self, cache: Cache) -> list[ValidationSuperpatch]:
         superpatches = validation_set(cache, self.validation_entries, self.config) if self.validation_entries else []
         if not superpatches:
@@ -351,16 +355,23 @@ class Trainer:
         saved = read_state(self.folder)
         state = saved.values
         check_same_run(state, self.config, self.fingerprint, self.folder)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.weights = {k: v.to(self.device) for k, v in state["average"].items()}
+        self.update.load(state)
         self.progress = Progress(**state["progress"])
         self.initial = state["initial"]
-        torch.set_rng_state(state["rng"])
         if saved.problem:
             self.reporter.warning(
                 f"a newer state cannot be read ({saved.problem}); going on from {saved.path}, step {self.progress.step}"
             )
+
+    def _check_same_on_all_ranks(self) -> None:
+        own = (to_dict(self.config), self.fingerprint, self.progress.step)
+        for rank, theirs in enumerate(self.ranks.gather(own)):
+            for what, here, there in zip(("configuration", "data", "step"), own, theirs, strict=True):
+                if here != there:
+                    raise InputError(
+                        f"rank {rank} has another {what} than rank {self.ranks.rank}",
+                        "give all ranks the same files, on a file system that all machines share",
+                    )
 
 
 def _db(mse: float) -> float:

@@ -21,6 +21,7 @@ from MAESILLib.masking import MaskSpec, draw_visible, generator_for, visible_cou
 from MAESILLib.model import MaskedAutoencoder, Prediction, patchify, take_tokens, unpatchify, valid_voxels
 from MAESILLib.superpatch import Superpatch, extract, partition, token_grid
 from MAESILLib.training.png import write_grey_png
+from MAESILLib.training.ranks import ALONE, Ranks
 
 SEED = 1000
 MASK = MaskSpec("dual", 0.5, 0.5)
@@ -69,12 +70,23 @@ def _superpatch(volume: np.ndarray, name: str, box: Superpatch, config: Config) 
     return ValidationSuperpatch(name, torch.from_numpy(unit)[None, None], valid, visible)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validate(
-    model: MaskedAutoencoder, superpatches: list[ValidationSuperpatch], device: torch.device, bf16: bool
+    model: MaskedAutoencoder,
+    superpatches: list[ValidationSuperpatch],
+    device: torch.device,
+    bf16: bool,
+    ranks: Ranks = ALONE,
 ) -> float:
-    """Return the mean over superpatches of the PSNR over hidden voxels, in dB."""
-    return float(np.mean([_psnr_masked(model, s, _predict(model, s, device, bf16)) for s in superpatches]))
+    """Return the mean over superpatches of the PSNR over hidden voxels, in dB; the ranks share them out."""
+    total = 0.0
+    for first in range(0, len(superpatches), ranks.size):
+        # a divided model needs all ranks for every pass: those without a superpatch repeat the last one
+        index = first + ranks.rank
+        superpatch = superpatches[min(index, len(superpatches) - 1)]
+        psnr = _psnr_masked(model, superpatch, _predict(model, superpatch, device, bf16))
+        total += psnr if index < len(superpatches) else 0.0
+    return float(ranks.sum(torch.tensor(total, dtype=torch.float64))) / len(superpatches)
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ class Preview:
     composite: np.ndarray
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def preview(model: MaskedAutoencoder, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
     """Complete one superpatch."""
     patch_size = model.config.patch_size

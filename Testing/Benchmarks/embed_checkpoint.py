@@ -45,7 +45,7 @@ def main() -> None:
         "licence": args.licence,
         "evaluation": {"data": evaluation["data"], "window_hu": evaluation["window_hu"], "settings": figures},
     }
-    save_checkpoint(args.target, model, dataclasses.replace(info, training=training), "fp16")
+    save_checkpoint(args.target, model.state_dict(), dataclasses.replace(info, training=training), "fp16")
     size = args.target.stat().st_size
     print(f"{args.target}: {size / 1e6:.1f} MB, {training['steps']} steps, {training['samples']} samples")
     if size > MOST_BYTES:

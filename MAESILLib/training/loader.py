@@ -1,0 +1,101 @@
+"""Batches ahead of time: which samples a rank takes for each pass, assembled in threads while the device works."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from MAESILLib.config import Config
+from MAESILLib.data.crops import Crops
+from MAESILLib.errors import InputError
+from MAESILLib.training.batch import Batch, make_batch
+from MAESILLib.training.ranks import ALONE, Ranks
+
+AHEAD = 2
+"""Batches made in advance."""
+
+
+def samples_of_pass(config: Config, ranks: Ranks, step: int, number: int) -> range:
+    """Return the samples of one pass of one rank.
+
+    An update is made of the same samples whatever number of ranks and passes shares them out.
+    """
+    size = pass_size(config, ranks)
+    first = samples_of_update(config, step).start + (number * ranks.size + ranks.rank) * size
+    return range(first, first + size)
+
+
+def samples_of_update(config: Config, step: int) -> range:
+    """Return the numbers of the samples that make update ``step`` (from 0)."""
+    return range(step * config.train.batch_size, (step + 1) * config.train.batch_size)
+
+
+def pass_size(config: Config, ranks: Ranks) -> int:
+    """Return how many superpatches a rank takes at once.
+
+    Raises:
+        InputError: the batch cannot be shared out evenly.
+    """
+    train = config.train
+    shares = ranks.size * train.accumulation
+    if train.batch_size % shares:
+        raise InputError(
+            f"train.batch_size {train.batch_size} cannot be shared by {ranks.size} ranks in "
+            f"train.accumulation {train.accumulation} passes",
+            f"choose a multiple of {shares}",
+        )
+    return train.batch_size // shares
+
+
+class BatchLoader:
+    """Makes the coming batches while the current one is trained on.
+
+    Attributes:
+        last: the batch given out last.
+        waited: seconds the training has waited for batches.
+    """
+
+    def __init__(self, config: Config, crops: Crops, ranks: Ranks = ALONE, pin: bool = False) -> None:
+        self.config, self.crops, self.ranks, self.pin = config, crops, ranks, pin
+        self.pool = ThreadPoolExecutor(1, "batches")
+        self.pending: deque[tuple[tuple[int, int], Future[Batch]]] = deque()
+        self.last: Batch | None = None
+        self.waited = 0.0
+
+    def batch(self, step: int, number: int) -> Batch:
+        """Return the batch of pass ``number`` of update ``step``."""
+        key = (step, number)
+        if not self.pending or self.pending[0][0] != key:
+            self._drop()
+            self._submit(key)
+        while len(self.pending) <= AHEAD:
+            self._submit(self._after(self.pending[-1][0]))
+        _, future = self.pending.popleft()
+        began = time.monotonic()
+        self.last = future.result()
+        self.waited += time.monotonic() - began
+        return self.last
+
+    def close(self) -> None:
+        """End the thread."""
+        self._drop()
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.crops.close()
+
+    def _after(self, key: tuple[int, int]) -> tuple[int, int]:
+        step, number = key
+        return (step, number + 1) if number + 1 < self.config.train.accumulation else (step + 1, 0)
+
+    def _submit(self, key: tuple[int, int]) -> None:
+        samples = samples_of_pass(self.config, self.ranks, *key)
+        self.pending.append((key, self.pool.submit(self._make, key[0], samples)))
+
+    def _make(self, step: int, samples: range) -> Batch:
+        batch = make_batch(self.config, self.crops, step, samples)
+        return batch.pinned() if self.pin else batch
+
+    def _drop(self) -> None:
+        for _, future in self.pending:
+            future.cancel()
+        self.pending.clear()

@@ -1,0 +1,160 @@
+"""The processes of a training: alone, or as ranks that torchrun started on one machine or many.
+
+What one rank knows and the others must follow (a stop, a mean, a figure) goes through here; the exchange of
+gradients is torch's own (:mod:`MAESILLib.training.parallel`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from MAESILLib.errors import EXIT_DONE, CancelledError, InputError, MAESILError, PeerLostError
+from MAESILLib.training.meeting import meet
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells its processes."""
+PEER_WORDS = ("gloo", "NCCL", "ncclRemoteError", "Connection reset by peer", "Connection closed by peer")
+"""What torch says when another rank has gone."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+        rank: its number over all machines.
+        size: how many there are.
+        local_rank: its number on its machine, and that of its card.
+        restarts: how often the launcher has started the job anew.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    restarts: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and reports."""
+        return self.rank == 0
+
+    @property
+    def name(self) -> str:
+        """What to call this process in messages."""
+        return f"rank {self.rank} of {self.size} on {socket.gethostname()}"
+
+    def any(self, flag: bool) -> bool:
+        """Say whether any rank says so; all ranks have to ask, and get the same answer."""
+        return bool(self.sum(torch.tensor(float(flag))) > 0) if self.size > 1 else flag
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all ranks, on each of them."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's plain value, on each of them."""
+        gathered = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(gathered, value)
+        return gathered
+
+
+ALONE = Ranks()
+
+
+def is_launched() -> bool:
+    """Say whether torchrun, or whatever sets the same variables, started this process."""
+    return all(name in os.environ for name in LAUNCHER)
+
+
+def own_device(name: str) -> str:
+    """Return the device of this process for ``--device``: under a launcher, the card with its local number.
+
+    Raises:
+        InputError: one card was named for several ranks.
+    """
+    if not is_launched() or name == "cpu":
+        return name
+    if name not in ("auto", "cuda"):
+        raise InputError(f"--device {name} for several ranks", "give auto, cuda or cpu; each rank takes its own card")
+    is_cuda = name == "cuda" or torch.cuda.is_available()
+    return f"cuda:{_number('LOCAL_RANK')}" if is_cuda else "cpu"
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Join the other ranks for as long as the block runs; alone without a launcher.
+
+    Raises:
+        InputError: the launcher's variables are not numbers, or no other rank could be reached.
+        PeerLostError: another rank has ended; names this one.
+    """
+    if not is_launched():
+        yield ALONE
+        return
+    rank, size, local_rank = (_number(name) for name in LAUNCHER[:3])
+    ranks = Ranks(rank, size, local_rank, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        # values for the host travel by gloo even where gradients travel by NCCL: they wait for no card
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        store = meet(rank, size)
+        if store is None:
+            dist.init_process_group(backend)
+        else:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{ranks.name} cannot reach the others: {_first_line(error)}", "check the network") from None
+    try:
+        yield ranks
+    except CancelledError as error:
+        # the launcher takes every other status for a failure, and may start the job anew
+        error.exit_status = EXIT_DONE
+        dist.destroy_process_group()
+        if not ranks.is_main:
+            raise SystemExit(EXIT_DONE) from None
+        raise
+    except Exception as error:
+        explained = _explained(error, ranks)
+        # the launcher's report names the rank that failed first, and why
+        get_error_handler().record_exception(explained)
+        if explained is error:
+            raise
+        raise explained from None
+    dist.destroy_process_group()
+
+
+def _explained(error: Exception, ranks: Ranks) -> Exception:
+    """Name the rank, and say so where the error only means that another one ended."""
+    if isinstance(error, MAESILError):
+        error.message = f"{ranks.name}: {error.message}"
+    elif isinstance(error, dist.DistError) or any(word in str(error) for word in PEER_WORDS):
+        return PeerLostError(
+            f"{ranks.name}: another rank ended ({_first_line(error)})",
+            "see which rank ended first; start again with --resume, or let torchrun --max-restarts do it",
+        )
+    return error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _number(name: str) -> int:
+    text = os.environ[name]
+    if not text.isdigit():
+        raise InputError(f"{name}={text} in the environment is no number", "start with torchrun")
+    return int(text)

@@ -1,0 +1,156 @@
+"""One update of the weights: forward and backward passes, clipping, AdamW, the running mean.
+
+Nothing in it waits for the device: figures stay there until somebody asks, and an update whose gradient is not
+finite is left out by the device itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from MAESILLib.config import Config
+from MAESILLib.device import precision_context
+from MAESILLib.model import Block, MaskedAutoencoder
+from MAESILLib.training.batch import Batch, intensities
+from MAESILLib.training.loss import Loss, masked_loss
+from MAESILLib.training.optimizer import WeightAverage, learning_rate, make_optimizer
+from MAESILLib.training.parallel import divide, forget_whole, own_part, part_of, whole
+from MAESILLib.training.ranks import Ranks
+
+FIGURES = ("loss", "hidden_mse", "visible_mse", "gradient_error", "gradient_norm", "left_out")
+"""What an update tells of itself, means over its passes; ``left_out`` is 1 where nothing was changed."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Update:
+    """The model in training, and how it changes.
+
+    Args:
+        model: on its device; with several ranks and ``train.parallel`` fsdp it is divided in place.
+    """
+
+    def __init__(
+        self, config: Config, model: MaskedAutoencoder, ranks: Ranks, device: torch.device, bf16: bool
+    ) -> None:
+        self.config, self.model, self.ranks, self.device, self.bf16 = config, model, ranks, device, bf16
+        self.network = divide(model, ranks, config.train.parallel, device)
+        self.optimizer = make_optimizer(model, config.train)
+        self.average = WeightAverage(model, config.train.ema_decay)
+        self.passes: list[torch.Tensor] = []
+
+    def begin(self, step: int) -> None:
+        """Begin update ``step`` (from 0)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.train, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.passes = []
+
+    def add(self, batch: Batch) -> None:
+        """Do one forward and backward pass; gradients are exchanged in the last one of the update."""
+        count = self.config.train.accumulation
+        is_last = len(self.passes) + 1 == count
+        holds_back = isinstance(self.network, DistributedDataParallel) and not is_last
+        with self.network.no_sync() if holds_back else nullcontext():  # type: ignore[operator]
+            loss = self.loss(batch)
+            (loss.total / count).backward()
+        self.passes.append(torch.stack([loss.total.detach(), loss.hidden_mse, loss.visible_mse, loss.gradient]))
+
+    def finish(self, step: int) -> torch.Tensor:
+        """Change the weights; return this rank's :data:`FIGURES` on the device."""
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clip)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        # gradients are those of all ranks together: one that is not finite reaches every rank's norm
+        left_out = (~norm.isfinite()).float()
+        # the fused optimizer then changes neither weights nor moments nor its count of steps
+        self.optimizer.found_inf = left_out  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.average.update(self.model, step)
+        return torch.cat([torch.stack(self.passes).mean(0), norm.detach()[None], left_out[None]])
+
+    def loss(self, batch: Batch) -> Loss:
+        """Return the loss of one pass."""
+        train = self.config.train
+        image, target, valid = intensities(batch, self.config.preprocessing.window_hu, self.device)
+        visible = batch.visible.to(self.device, non_blocking=True)
+        queried = batch.queried.to(self.device, non_blocking=True) if batch.queried.shape[1] else None
+        with precision_context(self.device, self.bf16):
+            prediction = self.network(image, visible, valid=valid, queried=queried, offset=batch.offset)
+        return masked_loss(
+            prediction,
+            target,
+            valid,
+            self.config.model.patch_size,
+            visible_weight=train.visible_weight,
+            gradient_weight=train.gradient_weight,
+        )
+
+    @contextmanager
+    def averaged(self) -> Iterator[MaskedAutoencoder]:
+        """Lend the model with its averaged weights."""
+        own = self.average.swapped_into(self.model)
+        try:
+            yield self.model
+        finally:
+            forget_whole(self.model)
+            self.average.put_back(self.model, own)
+
+    def averaged_weights(self) -> dict[str, torch.Tensor]:
+        """Return the averaged weights, whole; every rank has to ask."""
+        return {name: whole(self.average.weights[name], p) for name, p in self.model.named_parameters()}
+
+    def state(self) -> dict[str, Any]:
+        """Return what :meth:`load` needs to go on, whole and on the CPU; every rank has to ask."""
+        model, moments = {}, {}
+        for name, parameter in self.model.named_parameters():
+            model[name] = whole(own_part(parameter.detach()), parameter).cpu()
+            of_it = self.optimizer.state.get(parameter, {})
+            moments[name] = {key: whole(own_part(of_it[key]), parameter).cpu() for key in MOMENTS if key in of_it}
+            if of_it:
+                moments[name]["step"] = of_it["step"].cpu()
+        average = {name: weight.cpu() for name, weight in self.averaged_weights().items()}
+        return {"model": model, "optimizer": moments, "average": average}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`, whatever number of ranks gave it."""
+        for name, parameter in self.model.named_parameters():
+            own_part(parameter).copy_(part_of(state["model"][name], parameter))
+            self.average.weights[name] = part_of(state["average"][name], parameter).clone()
+            if state["optimizer"][name]:
+                self.optimizer.state[parameter] = self._moments(state["optimizer"][name], parameter)
+
+    def _moments(self, saved: dict[str, torch.Tensor], parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        moments = {"step": saved["step"].to(parameter.device).clone()}
+        for key in MOMENTS:
+            moments[key] = torch.zeros_like(parameter, requires_grad=False)
+            own_part(moments[key]).copy_(part_of(saved[key], parameter))
+        return moments
+
+
+def compile_blocks(model: MaskedAutoencoder, device: torch.device, bf16: bool) -> str:
+    """Compile the blocks of a model in place, where their time goes; blocks of one kind share what was compiled.
+
+    Returns:
+        why it does not work here, in which case the model is as it was; else nothing.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for block in blocks:
+        block.compile()
+    probe = torch.zeros(1, 16, blocks[0].attention_norm.weight.numel(), device=device, requires_grad=True)
+    try:
+        with precision_context(device, bf16):
+            blocks[0](probe).float().sum().backward()
+    except Exception as error:
+        # whatever a compiler that is missing or broken raises
+        for block in blocks:
+            block._compiled_call_impl = None
+        return " ".join((str(error) or type(error).__name__).split())[:200]
+    finally:
+        model.zero_grad(set_to_none=True)
+    return ""

@@ -1,0 +1,288 @@
+"""Several ranks: the same update however it is shared out, resuming with another number of them, and their ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_cache, tiny_config
+
+from MAESILLib.checkpoint import load_checkpoint
+from MAESILLib.config import Config, to_dict
+from MAESILLib.data.cache import Cache
+from MAESILLib.errors import InputError
+from MAESILLib.training.loader import pass_size, samples_of_pass
+from MAESILLib.training.log import read_log
+from MAESILLib.training.ranks import Ranks, own_device
+from MAESILLib.training.run_folder import holds_state
+from MAESILLib.training.state import read_state
+from MAESILLib.training.trainer import Trainer
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0"]
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 6
+
+
+def config(**train: object) -> Config:
+    values = {"batch_size": 8, "steps": STEPS, "validate_every": 3, "checkpoint_every": 3, "noise": 0.02, **train}
+    return tiny_config(**values)
+
+
+def torchrun(ranks: int, *arguments: object, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [*TORCHRUN, "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    return subprocess.Popen(
+        [*command, *options, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def do_jobs(ranks: int, cache: Cache, folder: Path, jobs: list[dict[str, Any]]) -> str:
+    described = [{**job, "config": to_dict(job["config"])} for job in jobs]
+    (folder / f"{ranks}.json").write_text(json.dumps(described))
+    process = torchrun(ranks, ROOT / "Testing" / "rank_jobs.py", cache.folder, folder / f"{ranks}.json")
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training by one process, by 2 and by 4 ranks, whole and in passes, divided, and begun by others."""
+    folder = tmp_path_factory.mktemp("ranks")
+    shapes = [(40, 48, 56), (20, 40, 40), (48, 40, 33), (40, 40, 40), (36, 40, 40)]
+    cache = make_cache(folder / "cache", shapes, ["train", "train", "train", "val", "val"])
+
+    def job(name: str, **values: Any) -> dict[str, Any]:
+        train = {key: values.pop(key) for key in ("accumulation", "parallel") if key in values}
+        return {"folder": str(folder / name), "config": config(**train), **values}
+
+    Trainer(config(), cache, folder / "1x8").run()
+    Trainer(config(accumulation=4), cache, folder / "1x2x4 passes").run()
+    out = do_jobs(
+        4,
+        cache,
+        folder,
+        [
+            job("4x2"),
+            job("4x2 divided", parallel="fsdp"),
+            job("4x1x2 passes", accumulation=2),
+            job("4 then 2", stop_at=4),
+            job("4 then 1", stop_at=4, parallel="fsdp"),
+        ],
+    )
+    assert out.count("STOPPED stopped at step 4 (the last rank was asked)") == 2
+    assert read_state(folder / "4 then 2").values["progress"]["step"] == 4
+    do_jobs(
+        2,
+        cache,
+        folder,
+        [
+            job("2x4"),
+            job("2x4 divided", parallel="fsdp"),
+            job("2x2x2 passes divided", parallel="fsdp", accumulation=2),
+            job("4 then 2", resume=True, parallel="fsdp"),
+        ],
+    )
+    Trainer(config(), cache, folder / "4 then 1", resume=True).run()
+    return folder
+
+
+NAMES = [
+    "1x2x4 passes",
+    "2x4",
+    "4x2",
+    "4x1x2 passes",
+    "2x4 divided",
+    "4x2 divided",
+    "2x2x2 passes divided",
+    "4 then 2",
+    "4 then 1",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_is_the_same_however_it_is_shared_out(runs: Path, name: str) -> None:
+    expected, found = (read_log(runs / n / "log.csv") for n in ("1x8", name))
+    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
+    for key in ("loss", "gradient_norm", "val_psnr_masked_db", "samples", "mask", "hidden_share"):
+        numbers = [[row[key] for row in rows if row[key] is not None] for rows in (expected, found)]
+        if key == "mask":
+            assert numbers[0] == numbers[1]
+        else:
+            # rows hold six digits, and sums in another order differ in the last of them
+            np.testing.assert_allclose(*numbers, rtol=2e-5)
+    whole, shared = (load_checkpoint(runs / n / "model.safetensors")[0].state_dict() for n in ("1x8", name))
+    for key, weight in whole.items():
+        torch.testing.assert_close(shared[key], weight, rtol=1e-3, atol=3e-5)
+
+
+def test_the_samples_of_a_batch_differ(runs: Path) -> None:
+    """If all ranks saw the same samples, or one was left out, the curve above would be another one."""
+    one = read_log(runs / "1x8" / "log.csv")
+    assert len({row["loss"] for row in one}) == STEPS
+    alone = [samples_of_pass(config(), Ranks(), step, 0) for step in range(2)]
+    for size, passes in ((2, 1), (4, 1), (2, 2), (1, 4)):
+        shared = config(accumulation=passes)
+        for step, expected in enumerate(alone):
+            samples = [
+                sample
+                for rank in range(size)
+                for number in range(passes)
+                for sample in samples_of_pass(shared, Ranks(rank, size), step, number)
+            ]
+            assert sorted(samples) == list(expected)
+
+
+def test_a_state_does_not_say_who_wrote_it(runs: Path) -> None:
+    """Weights, moments and averages of a divided model are stored whole, under the model's own names."""
+    whole, divided = (read_state(runs / n).values for n in ("1x8", "4x2 divided"))
+    for part in ("model", "average"):
+        assert {k: v.shape for k, v in whole[part].items()} == {k: v.shape for k, v in divided[part].items()}
+    for name, moments in whole["optimizer"].items():
+        for key, moment in moments.items():
+            torch.testing.assert_close(divided["optimizer"][name][key], moment, rtol=1e-2, atol=1e-6)
+
+
+def test_only_the_first_rank_writes(runs: Path) -> None:
+    rows = (runs / "4x2" / "log.csv").read_text().splitlines()
+    assert len(rows) == STEPS + 1
+    assert len(list((runs / "4x2" / "previews").glob("step_*.png"))) == 3
+
+
+@pytest.mark.parametrize(("size", "accumulation"), [(3, 1), (2, 3), (16, 1)])
+def test_a_batch_that_cannot_be_shared_out_is_refused(size: int, accumulation: int) -> None:
+    with pytest.raises(InputError, match=f"cannot be shared by {size} ranks"):
+        pass_size(config(accumulation=accumulation), Ranks(0, size))
+
+
+def test_each_rank_takes_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_device("cuda:1") == "cuda:1"
+    for name, value in {
+        "RANK": "5",
+        "WORLD_SIZE": "8",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert own_device("cuda") == "cuda:1"
+    assert own_device("cpu") == "cpu"
+    with pytest.raises(InputError, match="for several ranks"):
+        own_device("cuda:0")
+
+
+class Job:
+    """A distributed ``maesil pretrain`` that is long enough to be interrupted."""
+
+    def __init__(self, folder: Path, *, steps: int = 2000, options: tuple[str, ...] = (), more: tuple[str, ...] = ()):
+        self.run = folder / "run"
+        self.cache = make_cache(folder / "cache", [(40, 40, 40)] * 3, ["train", "train", "val"])
+        values = to_dict(tiny_config(steps=steps, checkpoint_every=5, validate_every=1000, preview_at=0))
+        lines = []
+        for section in ("model", "train"):
+            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values[section].items())]
+        (folder / "c.toml").write_text('preset = "tiny"\n' + "\n".join(lines))
+        arguments = ("pretrain", "--data", self.cache.folder, "--output", self.run, "--config", folder / "c.toml")
+        self.process = torchrun(
+            2, "-m", "MAESILLib", *arguments, "--device", "cpu", "--progress", "off", *more, options=options
+        )
+
+    def wait_for_state(self, after: float = 0.0) -> None:
+        deadline = time.monotonic() + 120
+        state = self.run / "state.pt"
+        while not (state.exists() and state.stat().st_mtime > after):
+            assert self.process.poll() is None, self.process.stderr.read()[-3000:]  # type: ignore[union-attr]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def rank(self, number: int) -> int:
+        """Return the process id of a rank."""
+        for entry in Path("/proc").iterdir():
+            try:
+                status = (entry / "stat").read_text().rpartition(")")[2].split()
+                environment = (entry / "environ").read_bytes().split(b"\0")
+            except (OSError, IndexError):
+                continue
+            if int(status[1]) == self.process.pid and f"RANK={number}".encode() in environment:
+                return int(entry.name)
+        raise AssertionError("no such rank")
+
+    def end(self) -> tuple[int, str]:
+        _, error = self.process.communicate(timeout=180)
+        return self.process.returncode, error
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for its processes in /proc")
+
+
+@needs_proc
+def test_a_rank_that_is_killed_ends_the_job_with_its_name(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.wait_for_state()
+    os.kill(job.rank(1), signal.SIGKILL)
+    status, error = job.end()
+    assert status == 1
+    assert "Signal 9 (SIGKILL)" in error, error[-3000:]
+    assert "rank      : 1" in error
+    assert read_state(job.run).values["progress"]["step"] >= 5
+    assert "Traceback" not in error.partition("Root Cause")[2]
+
+
+@needs_proc
+def test_a_job_that_its_launcher_starts_anew_goes_on(tmp_path: Path) -> None:
+    job = Job(tmp_path, steps=60, options=("--max-restarts", "1"))
+    job.wait_for_state()
+    os.kill(job.rank(0), signal.SIGKILL)
+    status, error = job.end()
+    assert status == 0, error[-3000:]
+    assert read_state(job.run).values["progress"]["step"] == 60
+    rows = read_log(job.run / "log.csv")
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    unbroken = dataclasses.replace(tiny_config(), preset="tiny")
+    train = dataclasses.replace(unbroken.train, steps=60, validate_every=1000, preview_at=0)
+    Trainer(dataclasses.replace(unbroken, train=train), job.cache, tmp_path / "whole").run()
+    expected = read_log(tmp_path / "whole" / "log.csv")
+    np.testing.assert_allclose([r["loss"] for r in rows], [r["loss"] for r in expected], rtol=1e-3)  # type: ignore[arg-type]
+
+
+def test_a_scheduler_that_ends_the_job_leaves_a_state_of_the_last_step(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.wait_for_state()
+    job.process.send_signal(signal.SIGTERM)
+    _, error = job.end()
+    assert "stopped at step" in error, error[-3000:]
+    step = int(error.partition("stopped at step ")[2].split()[0])
+    assert "SIGTERM" in error
+    assert read_state(job.run).values["progress"]["step"] == step
+
+
+def test_a_stop_file_ends_all_ranks_without_a_failure(tmp_path: Path) -> None:
+    job = Job(tmp_path, more=("--stop-file", str(tmp_path / "stop")), options=("--max-restarts", "3"))
+    job.wait_for_state()
+    (tmp_path / "stop").touch()
+    status, error = job.end()
+    assert status == 0, error[-3000:]
+    assert error.count("stopped at step") == 1
+    assert holds_state(job.run)
+
+
+def test_what_one_rank_is_refused_names_the_rank(tmp_path: Path) -> None:
+    job = Job(tmp_path, more=("--set", "train.batch_size=3"))
+    status, error = job.end()
+    assert status == 1
+    assert "rank 0 of 2" in error
+    assert "train.batch_size 3 cannot be shared by 2 ranks" in error
+    assert not job.run.exists()

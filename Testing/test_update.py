@@ -1,0 +1,167 @@
+"""One update: what is left out and how it is told, how it is compiled, and who reads its crops."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+
+from MAESILLib.data.cache import Cache
+from MAESILLib.data.crops import HostCrops
+from MAESILLib.errors import InputError
+from MAESILLib.events import Reporter, parse_event
+from MAESILLib.training.batch import make_batch
+from MAESILLib.training.figures import Clock
+from MAESILLib.training.log import read_log
+from MAESILLib.training.state import read_state
+from MAESILLib.training.trainer import Trainer
+
+
+def warnings_of(out: io.StringIO) -> list[str]:
+    events = [parse_event(line) for line in out.getvalue().splitlines()]
+    return [event["message"] for event in events if event and event["event"] == "warning"]
+
+
+class Spoilt(Trainer):
+    """Gets a batch that holds a NaN at chosen updates."""
+
+    spoilt: tuple[int, ...] = ()
+
+    def _update(self, loader, step):  # type: ignore[no-untyped-def]
+        hook = None
+        if step in self.spoilt:
+            hook = self.model.encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0] * torch.nan, *inputs[1:]))
+        try:
+            return super()._update(loader, step)
+        finally:
+            if hook is not None:
+                hook.remove()
+
+
+def test_a_batch_with_a_nan_changes_nothing_and_is_named(tmp_path: Path, cache: Cache) -> None:
+    out = io.StringIO()
+    trainer = Spoilt(tiny_config(log_every=4), cache, tmp_path / "run", reporter=Reporter("json", out, io.StringIO()))
+    trainer.spoilt = (2, 5)
+    trainer.run()
+    assert trainer.progress.skipped == 2
+    told = [text for text in warnings_of(out) if "was left out" in text]
+    assert [text.split()[1] for text in told] == ["3", "6"]
+    volumes = {trainer.sampler.crop(sample).source for sample in (4, 5)}
+    assert f"samples 4 to 5 of {', '.join(sorted(volumes))}" in told[0]
+    assert read_log(tmp_path / "run" / "log.csv")[-1]["skipped"] == 2
+    assert all(weight.isfinite().all() for weight in trainer.model.state_dict().values())
+    steps = {int(moments["step"]) for moments in trainer.update.state()["optimizer"].values()}
+    assert steps == {trainer.config.train.steps - 2}, "an update that is left out counts for the optimizer too"
+
+
+def test_an_update_that_is_left_out_is_as_if_it_had_not_been(tmp_path: Path, cache: Cache) -> None:
+    trainer = Spoilt(tiny_config(steps=3), cache, tmp_path / "run")
+    trainer.spoilt = (2,)
+    trainer.run()
+    shorter = Trainer(tiny_config(steps=3), cache, tmp_path / "shorter")
+    for step in range(2):
+        shorter.update.begin(step)
+        shorter.update.add(make_batch(shorter.config, HostCrops(shorter.sampler), step, range(2 * step, 2 * step + 2)))
+        shorter.update.finish(step)
+    for name, weight in shorter.model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], weight)
+
+
+def test_a_run_that_has_diverged_ends_and_can_be_resumed(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("MAESILLib.training.trainer.HOPELESS", 3)
+    trainer = Spoilt(tiny_config(), cache, tmp_path / "run")
+    trainer.spoilt = tuple(range(2, 8))
+    with pytest.raises(InputError, match="the last 3 updates up to step 5 were left out"):
+        trainer.run()
+    assert read_state(tmp_path / "run").values["progress"]["step"] == 5
+    again = Trainer(tiny_config(), cache, tmp_path / "run", resume=True)
+    again.run()
+    assert again.progress.step == 8
+
+
+def test_compiled_blocks_compute_the_same(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They can be traced, and trace to the same numbers; compiling them needs a C++ compiler."""
+    compile_block = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_block(self, backend="eager"))
+    out = io.StringIO()
+    Trainer(tiny_config(steps=2), cache, tmp_path / "plain").run()
+    reporter = Reporter("json", out, io.StringIO())
+    compiled = Trainer(tiny_config(steps=2, compile=True), cache, tmp_path / "compiled", reporter=reporter)
+    assert compiled.model.encoder.blocks[0]._compiled_call_impl is not None
+    compiled.run()
+    assert not warnings_of(out)
+    plain, other = ([row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("plain", "compiled"))
+    np.testing.assert_allclose(plain, other, rtol=1e-4)  # type: ignore[arg-type]
+    resumed = Trainer(tiny_config(steps=2), cache, tmp_path / "compiled", resume=True)
+    assert resumed.progress.step == 2, "names of weights do not depend on compiling"
+
+
+def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: object, inputs: object) -> object:
+        raise RuntimeError("no compiler here\nmore")
+
+    compile_block = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_block(self, backend=broken))
+    out = io.StringIO()
+    reporter = Reporter("json", out, io.StringIO())
+    trainer = Trainer(tiny_config(steps=2, compile=True), cache, tmp_path / "run", reporter=reporter)
+    trainer.run()
+    (warning,) = warnings_of(out)
+    assert "torch.compile does not work here" in warning
+    assert "no compiler here" in warning
+    assert "\n" not in warning
+    Trainer(tiny_config(steps=2), cache, tmp_path / "plain").run()
+    losses = [[row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("run", "plain")]
+    assert losses[0] == losses[1]
+
+
+def test_the_number_of_reading_threads_changes_nothing_but_who_reads(tmp_path: Path, cache: Cache) -> None:
+    seen: set[str] = set()
+
+    def losses(threads: int) -> list[object]:
+        import threading
+
+        trainer = Trainer(tiny_config(loader_threads=threads, batch_size=8), cache, tmp_path / str(threads))
+        crop = trainer.sampler.crop
+
+        def watched(sample: int):  # type: ignore[no-untyped-def]
+            seen.add(threading.current_thread().name)
+            return crop(sample)
+
+        trainer.sampler.crop = watched  # type: ignore[method-assign]
+        trainer.run()
+        return [row["loss"] for row in read_log(tmp_path / str(threads) / "log.csv")]
+
+    one = losses(1)
+    assert len(seen) == 1
+    seen.clear()
+    assert losses(5) == one
+    assert len(seen) > 1
+
+
+def test_a_clock_that_is_set_back_changes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(10)
+    monkeypatch.setattr("time.time", lambda: -1e9)
+    lap = clock.lap(30, 0.0)
+    assert 0 < lap.seconds < 60
+    assert lap.samples_per_s == pytest.approx(20 / lap.seconds)
+
+
+def test_a_run_while_the_clock_is_set_back_an_hour(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+
+    now, calls = time.time, []
+    monkeypatch.setattr(time, "time", lambda: (calls.append(0), now() - 3600 * len(calls))[1])
+    Trainer(tiny_config(), cache, tmp_path / "run").run()
+    rows = read_log(tmp_path / "run" / "log.csv")
+    assert all(0 <= row["seconds"] < 60 and row["samples_per_s"] > 0 for row in rows)  # type: ignore[operator]
