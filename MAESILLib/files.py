@@ -55,6 +55,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what writers that were killed have left in ``folder``; nobody else may be writing into it."""
+    for left in folder.glob(".*.partial.*"):
+        left.unlink(missing_ok=True)
+
+
 def check_folder(folder: Path | str) -> None:
     """Refuse an output folder that cannot be made or written to, before the work that it is for.
 

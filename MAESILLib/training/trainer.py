@@ -26,7 +26,7 @@ from MAESILLib.data.sampling import CropSampler
 from MAESILLib.device import memory_guard, use_bf16
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter
-from MAESILLib.files import write_json
+from MAESILLib.files import remove_partial, write_json
 from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.provenance import describe_data, trained_on
 from MAESILLib.stopping import StopRequest
@@ -133,6 +133,7 @@ class Trainer:
         log = None
         if self.ranks.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_partial(self.folder)
             write_json(self.folder / "config.json", to_dict(self.config))
             log = TrainingLog(self.folder, self.progress.step)
             if not log.has_board:

@@ -1,0 +1,99 @@
+"""A training that is killed again and again: ``interrupted_run.py CACHE CONFIG.json RUN KILLS SEED``.
+
+Each start is a forked process, so that torch is imported once. It is killed after a random number of updates and a
+random moment more, which falls into a forward pass, a save, a validation, or the start itself. Prints a JSON line
+for each kill: how far the run had come, and which state it left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from MAESILLib.checkpoint import load_checkpoint
+from MAESILLib.config import from_dict
+from MAESILLib.data.cache import read_cache
+from MAESILLib.events import Reporter
+from MAESILLib.training.run_folder import BEST, MODEL, holds_state
+from MAESILLib.training.state import read_state
+from MAESILLib.training.trainer import Trainer
+
+
+class Beats(Reporter):
+    """Writes a byte for each update."""
+
+    def __init__(self, pipe: int) -> None:
+        super().__init__("off")
+        self.pipe = pipe
+
+    def progress(self, *arguments: Any, **more: Any) -> None:
+        os.write(self.pipe, b".")
+
+
+def start(folder: Path) -> tuple[int, int]:
+    """Fork a process that goes on with the run; return its id and the pipe with its beats."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        return child, reading
+    status = 1
+    try:
+        torch.set_num_threads(1)
+        with open(sys.argv[2], encoding="utf-8") as file:
+            config = from_dict(json.load(file))
+        resume = holds_state(folder)
+        Trainer(config, read_cache(sys.argv[1]), folder, resume=resume, reporter=Beats(writing)).run()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def look_at(folder: Path) -> dict[str, Any]:
+    """Load everything that the killed process left; damage raises."""
+    left: dict[str, Any] = {"state": None, "checkpoints": []}
+    if holds_state(folder):
+        saved = read_state(folder)
+        left["state"], left["problem"] = saved.values["progress"]["step"], saved.problem
+    for name in (MODEL, BEST):
+        if (folder / name).exists():
+            left["checkpoints"].append(load_checkpoint(folder / name)[1].training["steps"])
+    return left
+
+
+def main() -> None:
+    folder, kills, rng = Path(sys.argv[3]), int(sys.argv[4]), random.Random(int(sys.argv[5]))
+    for _ in range(kills):
+        child, beats = start(folder)
+        for _ in range(rng.randrange(12)):
+            os.read(beats, 1)
+        time.sleep(rng.random() * 0.03)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        os.close(beats)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        # looked at by a process of its own: one that has computed must not fork
+        looker = os.fork()
+        if looker == 0:
+            done = 1
+            try:
+                torch.set_num_threads(1)
+                print(json.dumps({"killed": killed, **look_at(folder)}), flush=True)
+                done = 0
+            finally:
+                os._exit(done)
+        if os.waitpid(looker, 0)[1]:
+            sys.exit("what a kill left cannot be loaded")
+    child, _ = start(folder)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+main()
