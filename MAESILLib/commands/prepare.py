@@ -42,7 +42,6 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.data.shards import parse_shard
     from MAESILLib.data.workers import available_cores
 
-    stop.check()
     preprocessing = from_dict({"preprocessing": {"spacing_mm": args.spacing}}, "--spacing").preprocessing
     shard = parse_shard(args.shard)
     done = prepare(

@@ -45,6 +45,7 @@ from MAESILLib.stopping import StopRequest
 
 __all__ = ["Preparation", "Source", "find_sources", "prepare"]
 
+FOLDED_AT_STOP = 20_000
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial\.(.+?)(?:\.foreground)?\.npy")
 
 
@@ -205,7 +206,9 @@ class Run:
             self._prepare_all(setup, stop)
         except MAESILError:
             self._remove_partial_files()
-            self._finish(is_complete=False)
+            # an index of more takes longer to write than a stop may take; the journal has it all
+            if len(self.ledger.records) <= FOLDED_AT_STOP:
+                self._finish(is_complete=False)
             raise
         return self._finish(is_complete=True)
 
