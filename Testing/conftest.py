@@ -11,7 +11,7 @@ from gui_factory import panel  # noqa: F401 (a fixture)
 from slicer_host.fixtures import host  # noqa: F401 (a fixture)
 
 from MAESILLib.config import Config, Preprocessing, load
-from MAESILLib.data.cache import Cache, CacheEntry, read_cache, write_index
+from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CT = REPOSITORY.parent / "shared" / "ct"
@@ -44,14 +44,14 @@ def smooth_hu(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
 
 def make_cache(folder: Path, shapes: list[tuple[int, int, int]], splits: list[str] | None = None) -> Cache:
     """A cache of stand-in volumes."""
-    (folder / "volumes").mkdir(parents=True)
     entries = []
     for number, shape in enumerate(shapes):
         hu = smooth_hu(shape, number)
-        np.save(folder / "volumes" / f"v{number}.npy", hu)
+        crc32 = store_volume(folder, f"v{number}", hu)
         split = splits[number] if splits else ""
         share = float((hu > -500).mean())
-        entries.append(CacheEntry(f"v{number}", shape, f"p{number}", split, f"v{number}.nii", f"{number:064x}", share))
+        source = (f"v{number}.nii", f"{number:064x}")
+        entries.append(CacheEntry(f"v{number}", shape, f"p{number}", split, *source, share, crc32=crc32))
     write_index(Cache(folder, Preprocessing().spacing_mm, tuple(entries)))
     return read_cache(folder)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,19 @@ class TestSplit:
         assert cache.select("val") == ()
 
 
+class TestFingerprint:
+    def test_the_order_does_not_matter(self) -> None:
+        entries = tuple(CacheEntry(f"v{n}", (8, 8, 8), f"p{n}", "", "", f"{n}", 0.5) for n in range(5))
+        assert Cache(Path("a"), 1.5, entries).fingerprint() == Cache(Path("b"), 1.5, entries[::-1]).fingerprint()
+
+    def test_what_was_trained_on_matters(self) -> None:
+        entry = CacheEntry("v", (8, 8, 8), "p", "", "", "0", 0.5)
+        others = [replace(entry, name="w"), replace(entry, split="val"), replace(entry, source_sha256="1")]
+        prints = {Cache(Path("a"), 1.5, (one,)).fingerprint() for one in (entry, *others)}
+        assert len(prints | {Cache(Path("a"), 2.0, (entry,)).fingerprint()}) == 5
+        assert Cache(Path("a"), 1.5, (replace(entry, source="moved"),)).fingerprint() in prints
+
+
 class TestDamage:
     @pytest.fixture
     def damaged(self, tmp_path: Path) -> Path:
@@ -77,6 +92,41 @@ class TestDamage:
         self.check(damaged, "(16, 16, 23)", "(16, 16, 24)")
         np.save(damaged, np.zeros((16, 16, 24), np.float32))
         self.check(damaged, "float32")
+
+    def test_longer_than_it_should_be(self, damaged: Path) -> None:
+        damaged.write_bytes(damaged.read_bytes() + b"\0")
+        self.check(damaged, "damaged", "bytes")
+
+    @pytest.mark.parametrize("kept", [None, 0, 5, 130])
+    def test_the_foreground_table(self, damaged: Path, kept: int | None) -> None:
+        path = damaged.with_name("v1.foreground.npy")
+        cache = read_cache(damaged.parent.parent)
+        assert cache.foreground(cache.entries[1]).shape == (2, 2, 3)
+        data = path.read_bytes()
+        path.unlink()
+        if kept is not None:
+            path.write_bytes(data[:kept])
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            cache.foreground(cache.entries[1])
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            cache.verify(cache.entries[1])
+
+    def test_verify(self, damaged: Path) -> None:
+        cache = read_cache(damaged.parent.parent)
+        for entry in cache.entries:
+            cache.verify(entry)
+        data = bytearray(damaged.read_bytes())
+        data[-5000] ^= 4
+        damaged.write_bytes(data)
+        cache.open(cache.entries[1])
+        with pytest.raises(InputError, match=r"v1\.npy is damaged.*--verify"):
+            cache.verify(cache.entries[1])
+
+    def test_verify_finds_a_table_of_another_volume(self, damaged: Path) -> None:
+        cache = read_cache(damaged.parent.parent)
+        np.save(damaged.with_name("v1.foreground.npy"), np.zeros((2, 2, 3), np.uint16))
+        with pytest.raises(InputError, match=r"v1\.foreground\.npy is damaged"):
+            cache.verify(cache.entries[1])
 
     def test_a_pickle_is_not_run(self, damaged: Path) -> None:
         np.save(damaged, np.array([{"a": 1}], dtype=object), allow_pickle=True)
@@ -123,6 +173,9 @@ class TestDamage:
             {"refused": [{"source": "a"}]},
             {"spacing_mm": "wide"},
             {"schema": "maesil-cache/99"},
+            {"schema": "maesil-cache/1"},
+            {"set_aside": 5},
+            {"volumes": [{"name": "v"}]},
         ],
     )
     def test_index(self, damaged: Path, change: dict[str, object]) -> None:

@@ -123,10 +123,10 @@ class TestFinding:
         for name in ("a_seg.nii.gz", "deep/c_labels.mha", ".hidden.nrrd", "notes.txt", "table.csv"):
             (root / name).write_text("no volume")
         prepare(tmp_path / "cache", root)
-        assert set(entries_of(tmp_path / "cache")) == {"a", "b", "c", "d", "SYNTHETIC_TRUNK"}
+        assert set(entries_of(tmp_path / "cache")) == {"a", "b", "c", "d", "series"}
         assert index_of(tmp_path / "cache")["refused"] == []
-        np.testing.assert_array_equal(stored(tmp_path / "cache", "SYNTHETIC_TRUNK"), trunk(SMALL, 9))
-        assert entries_of(tmp_path / "cache")["SYNTHETIC_TRUNK"]["patient"] == "TEST"
+        np.testing.assert_array_equal(stored(tmp_path / "cache", "series"), trunk(SMALL, 9))
+        assert entries_of(tmp_path / "cache")["series"]["patient"] == "TEST"
 
     @pytest.mark.parametrize("suffix", [".csv", ".json"])
     def test_manifest(self, tmp_path: Path, suffix: str) -> None:
@@ -293,17 +293,18 @@ class TestGoingOn:
 
         def progress(self: Reporter, stage: str, fraction: float, note: str = "") -> None:
             done.append(note)
-            if len(done) == 2:
+            if len(done) == 3:
                 (tmp_path / "stop").touch()
 
         with monkeypatch.context() as patch:
             patch.setattr(Reporter, "progress", progress)
             arguments = ("prepare", tmp_path / "in", "--output", tmp_path / "cache", "--stop-file", tmp_path / "stop")
-            assert_refused(maesil(*arguments, *QUIET), "stop file", status=3)
+            assert_refused(maesil(*arguments, "--workers", 1, *QUIET), "stop file", status=3)
         assert set(entries_of(tmp_path / "cache")) == {"p0", "p1"}
+        assert "not finished" in " ".join(read_cache(tmp_path / "cache").unfinished)
         assert leftovers(tmp_path) == []
         files = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "volumes").iterdir()}
-        assert len(files) == 2
+        assert len(files) == 4, "two volumes and their tables"
         prepare(tmp_path / "cache", tmp_path / "in")
         assert {p: p.stat().st_mtime_ns for p in files} == files
         assert index_of(tmp_path / "cache") == index_of(whole)

@@ -11,6 +11,8 @@ from MAESILLib.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from MAESILLib.data.cache import Cache
+    from MAESILLib.events import Reporter
     from MAESILLib.plan import Plan
 
 
@@ -40,6 +42,13 @@ def set_up_threads(args: argparse.Namespace) -> None:
         raise InputError("PyTorch is not installed", "install torch, then repeat") from None
     if args.threads:
         torch.set_num_threads(args.threads)
+
+
+def warn_unfinished(cache: Cache | None, reporter: Reporter) -> None:
+    """Say what is missing of a cache that is used all the same."""
+    if cache is not None:
+        for line in cache.unfinished:
+            reporter.warning(f"{cache.folder} is not whole: {line}")
 
 
 def add_mask_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from MAESILLib.commands.common import set_up_device
+from MAESILLib.commands.common import set_up_device, warn_unfinished
 from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.resources import embedded_checkpoint
 
     cache = read_cache(args.data)
+    warn_unfinished(cache, reporter)
     checkpoints = [Path(c) for c in args.checkpoint or [embedded_checkpoint()]]
     if args.window and not -math.inf < args.window[0] < args.window[1] < math.inf:
         raise InputError(

@@ -17,12 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
     parser.add_argument("file", metavar="FILE", nargs="?", help="checkpoint, cache folder, volume file or DICOM folder")
     parser.add_argument("--system", action="store_true", help="instead of a file: versions, devices and their memory")
+    parser.add_argument("--verify", action="store_true", help="of a cache: read all volumes and name the damaged ones")
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
     if (args.file is None) != args.system:
         raise InputError("info describes one thing", "give a FILE, or --system without one")
+    if args.verify:
+        _verify(Path(args.file or ""), reporter, stop)
     what, details, text = _system() if args.system else _file(Path(args.file))
     reporter.info(what, **details)
     # the result is what was asked for, so people get it in every mode
@@ -32,15 +35,39 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
 def _file(path: Path) -> tuple[str, dict[str, Any], str]:
     """Return what it is, its description in plain JSON values, and as text for people."""
-    from MAESILLib.data.cache import INDEX
+    from MAESILLib.data.cache import is_cache
 
     if not path.exists():
         raise InputError(f"no such file or folder: {path}", "check the path")
     if path.suffix == ".safetensors":
         return _checkpoint(path)
-    if (path / INDEX).is_file():
+    if is_cache(path):
         return _cache(path)
     return _volume(path)
+
+
+def _verify(path: Path, reporter: Reporter, stop: StopRequest) -> None:
+    """Read all volumes of a cache.
+
+    Raises:
+        InputError: it is no cache, or volumes are damaged; names them.
+    """
+    from MAESILLib.data.cache import REPAIR, is_cache, read_cache
+
+    if not is_cache(path):
+        raise InputError("--verify reads the volumes of a cache", "give the folder of one")
+    cache, damaged = read_cache(path), []
+    for number, entry in enumerate(cache.entries):
+        stop.check()
+        reporter.progress("verify", number / len(cache.entries), entry.name)
+        try:
+            cache.verify(entry)
+        except InputError as error:
+            reporter.warning(str(error))
+            damaged.append(entry.name)
+    reporter.progress("verify", 1.0)
+    if damaged:
+        raise InputError(f"{len(damaged)} of {len(cache.entries)} volumes are damaged: {', '.join(damaged)}", REPAIR)
 
 
 def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
@@ -61,8 +88,8 @@ def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
 
 
 def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
-    from MAESILLib.commands.prepare import summary
     from MAESILLib.data.cache import read_cache
+    from MAESILLib.data.report import cache_text, refused_sources, refused_text
 
     cache = read_cache(path)
     rows = [
@@ -74,8 +101,9 @@ def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
         "spacing_mm": cache.spacing_mm,
         "volumes": [asdict(entry) for entry in cache.entries],
         "refused": [asdict(refusal) for refusal in cache.refused],
+        "unfinished": list(cache.unfinished),
     }
-    return "cache", details, "\n".join([summary(cache), *rows])
+    return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(refused_sources(cache)), *rows]))
 
 
 def _volume(path: Path) -> tuple[str, dict[str, Any], str]:

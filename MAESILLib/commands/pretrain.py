@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MAESILLib.commands.common import set_up_threads
+from MAESILLib.commands.common import set_up_threads, warn_unfinished
 from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     cache = read_cache(args.data)
     validation = read_cache(args.validation) if args.validation else None
     for one in (cache, validation):
+        warn_unfinished(one, reporter)
         if one is not None and one.spacing_mm != config.preprocessing.spacing_mm:
             raise InputError(
                 f"{one.folder} has {one.spacing_mm} mm voxels, the configuration {config.preprocessing.spacing_mm} mm",

@@ -1,7 +1,8 @@
 """The cache: checked, oriented, resampled CTs as int16 HU, readable crop by crop.
 
-    CACHE/index.json            what is in it, and what was refused
-    CACHE/volumes/NAME.npy      one volume (D, H, W) int16, canonical orientation, isotropic
+    CACHE/index.json                      what is in it, and what was refused; of a shard, index.shard-2-of-8.json
+    CACHE/volumes/NAME.npy                one volume (D, H, W) int16, canonical orientation, isotropic
+    CACHE/volumes/NAME.foreground.npy     voxels above -500 HU in blocks of 8x8x8, uint16
 
 A memory-mapped .npy file is what reads a crop fastest, and needs numpy alone.
 """
@@ -9,55 +10,57 @@ A memory-mapped .npy file is what reads a crop fastest, and needs numpy alone.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+import io
+import math
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
 
 import numpy as np
 
+from MAESILLib.data.foreground import foreground_table, table_shape
+from MAESILLib.data.index import SCHEMA, index_paths, join, read_index_file, write_index_file
+from MAESILLib.data.records import CacheEntry, Decision, Record, Refusal, decide
+from MAESILLib.data.shards import INDEX, unfinished
 from MAESILLib.errors import InputError
-from MAESILLib.files import read_json, write_json
+from MAESILLib.files import atomic_path
 
-SCHEMA = "maesil-cache/1"
-INDEX = "index.json"
+__all__ = [
+    "INDEX",
+    "SCHEMA",
+    "VOLUMES",
+    "Cache",
+    "CacheEntry",
+    "Refusal",
+    "is_cache",
+    "read_cache",
+    "read_index",
+    "store_volume",
+    "write_index",
+]
+
 VOLUMES = "volumes"
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """One volume of a cache."""
-
-    name: str
-    shape_dhw: tuple[int, int, int]
-    patient: str
-    """Volumes of one patient never lie on both sides of a split."""
-    split: str
-    """train, val or empty (not decided)."""
-    source: str
-    source_sha256: str
-    foreground_share: float
-    """Share of voxels above -500 HU."""
-    dataset: str = ""
-    licence: str = ""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """An input that was not taken into the cache, and why."""
-
-    source: str
-    reason: str
+TABLE_SUFFIX = ".foreground.npy"
+AGAIN = "run maesil prepare again"
+REPAIR = "run maesil prepare again with --verify"
+CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of prepared volumes."""
+    """A folder of prepared volumes.
+
+    Attributes:
+        entries: in the order of their names, whoever prepared them in whatever order.
+        unfinished: what is missing of it, a line each: shards that were not run or did not end.
+    """
 
     folder: Path
     spacing_mm: float
     entries: tuple[CacheEntry, ...]
     refused: tuple[Refusal, ...] = ()
+    unfinished: tuple[str, ...] = ()
 
     def open(self, entry: CacheEntry) -> np.ndarray:
         """Map a volume into memory: (D, H, W) int16 HU; nothing is read until it is sliced.
@@ -65,27 +68,33 @@ class Cache:
         Raises:
             InputError: the file is missing or does not hold what the index says.
         """
-        path = self.folder / VOLUMES / f"{entry.name}.npy"
-        try:
-            # not np.load, which opens a zip archive too
-            volume = np.lib.format.open_memmap(path, mode="r")
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing from the cache", "run maesil prepare again") from None
-        except (ValueError, EOFError, TokenError, OverflowError) as error:
-            raise InputError(f"{path} is damaged: {error}", "delete it and run maesil prepare again") from None
-        if volume.shape != entry.shape_dhw or volume.dtype != np.int16:
-            raise InputError(
-                f"{path} holds {volume.dtype} {volume.shape}, the index says int16 {entry.shape_dhw}",
-                "delete it and run maesil prepare again",
-            )
-        return volume
+        return _mapped(volume_path(self.folder, entry.name), entry.shape_dhw, np.dtype(np.int16))
+
+    def foreground(self, entry: CacheEntry) -> np.ndarray:
+        """Map a volume's foreground table: uint16 (ceil(D/8), ceil(H/8), ceil(W/8)), voxels above -500 HU a block.
+
+        Raises:
+            InputError: the file is missing or does not fit the volume.
+        """
+        return _mapped(table_path(self.folder, entry.name), table_shape(entry.shape_dhw), np.dtype(np.uint16))
+
+    def verify(self, entry: CacheEntry) -> None:
+        """Read a volume and its foreground table to the end and compare them with what was stored.
+
+        Raises:
+            InputError: one of them is missing or damaged.
+        """
+        volume, table = self.open(entry), self.foreground(entry)
+        path = volume_path(self.folder, entry.name)
+        if crc32_of(path) != entry.crc32:
+            raise InputError(f"{path} is damaged: its check sum is another than when it was stored", REPAIR)
+        if not np.array_equal(foreground_table(volume), table):
+            raise InputError(f"{table_path(self.folder, entry.name)} is damaged: it does not fit its volume", REPAIR)
 
     def fingerprint(self) -> str:
-        """Return a hash of what the cache holds; the same for the same data wherever it lies."""
-        text = repr(
-            [self.spacing_mm, [(e.name, e.shape_dhw, e.source_sha256, e.split, e.patient) for e in self.entries]]
-        )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Return a hash of what the cache holds; the same for the same data wherever and by whomever prepared."""
+        volumes = sorted((e.name, e.shape_dhw, e.source_sha256, e.split, e.patient) for e in self.entries)
+        return hashlib.sha256(repr([self.spacing_mm, volumes]).encode()).hexdigest()[:16]
 
     def select(self, split: str, validation_share: float = 0.1) -> tuple[CacheEntry, ...]:
         """Return the entries of a split, ``train`` or ``val``.
@@ -108,8 +117,92 @@ class Cache:
         return set(patients[:count])
 
 
+def volume_path(folder: Path, name: str) -> Path:
+    """Return where a volume lies."""
+    return folder / VOLUMES / f"{name}.npy"
+
+
+def table_path(folder: Path, name: str) -> Path:
+    """Return where a volume's foreground table lies."""
+    return folder / VOLUMES / f"{name}{TABLE_SUFFIX}"
+
+
+def _mapped(path: Path, shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> np.ndarray:
+    try:
+        # not np.load, which opens a zip archive too
+        array = np.lib.format.open_memmap(path, mode="r")
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing from the cache", AGAIN) from None
+    except (ValueError, EOFError, TokenError, OverflowError) as error:
+        raise InputError(f"{path} is damaged: {error}", AGAIN) from None
+    if array.shape != shape or array.dtype != dtype:
+        raise InputError(f"{path} holds {array.dtype} {array.shape}, the index says {dtype} {shape}", AGAIN)
+    if size != stored_bytes(shape, dtype):
+        raise InputError(f"{path} is damaged: it has {size} bytes, not {stored_bytes(shape, dtype)}", AGAIN)
+    return array
+
+
+def _header(shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> bytes:
+    file = io.BytesIO()
+    description = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+    np.lib.format.write_array_header_1_0(file, description)
+    return file.getvalue()
+
+
+def stored_bytes(shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> int:
+    """Return how long the .npy file of such an array is."""
+    return len(_header(shape, dtype)) + math.prod(shape) * dtype.itemsize
+
+
+def crc32_of(path: Path) -> int:
+    """Return the check sum (zlib.crc32) of a file's bytes."""
+    total = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            total = zlib.crc32(chunk, total)
+    return total
+
+
+def store_volume(folder: Path, name: str, hu: np.ndarray) -> int:
+    """Store a volume and its foreground table in the cache in ``folder``, each whole or not at all.
+
+    Args:
+        hu: (D, H, W) int16.
+
+    Returns:
+        the check sum of the volume's file, as :class:`CacheEntry` keeps it.
+
+    Raises:
+        DiskFullError: the disk is full.
+        InputError: the folder cannot be written to.
+    """
+    _store(table_path(folder, name), foreground_table(hu))
+    return _store(volume_path(folder, name), np.ascontiguousarray(hu))
+
+
+def _store(path: Path, array: np.ndarray) -> int:
+    header = _header((array.shape[0], array.shape[1], array.shape[2]), array.dtype)
+    # np.save does not say that the disk is full
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(header)
+        file.write(array.data)
+    return zlib.crc32(array.data, zlib.crc32(header))
+
+
+def remove_volume(folder: Path, name: str) -> None:
+    """Remove a volume and its foreground table."""
+    for path in (volume_path(folder, name), table_path(folder, name)):
+        path.unlink(missing_ok=True)
+
+
+def is_cache(folder: Path) -> bool:
+    """Say whether a folder holds an index."""
+    return folder.is_dir() and bool(index_paths(folder))
+
+
 def read_cache(folder: Path | str) -> Cache:
-    """Open a cache.
+    """Open a cache; shards are joined. Look at ``unfinished`` for what is missing.
 
     Raises:
         InputError: the folder is no cache, or one of another version.
@@ -121,40 +214,27 @@ def read_cache(folder: Path | str) -> Cache:
 
 
 def read_index(folder: Path) -> Cache:
-    """Read a cache's index; unlike :func:`read_cache`, an empty cache is no error.
+    """Read a cache's indexes; unlike :func:`read_cache`, an empty cache is no error.
 
     Raises:
         InputError: the folder is no cache, or one of another version.
     """
-    if not (folder / INDEX).is_file():
+    files = [read_index_file(path) for path in index_paths(folder)]
+    if not files:
         raise InputError(f"{folder} is not a cache: it has no {INDEX}", "make one with maesil prepare")
-    index = read_json(folder / INDEX)
-    schema = index.get("schema") if isinstance(index, dict) else None
-    if schema != SCHEMA:
-        raise InputError(
-            f"{folder / INDEX} has schema {schema!r}, this version reads {SCHEMA!r}", "choose another folder"
-        )
-    try:
-        entries = tuple(_entry(values) for values in index["volumes"])
-        refused = tuple(Refusal(**values) for values in index["refused"])
-        return Cache(folder, float(index["spacing_mm"]), entries, refused)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / INDEX} is damaged: {error}", "prepare the data again in another folder") from None
+    decision = decide(join(files).values())
+    return cache_of(folder, files[0].spacing_mm, decision, unfinished([file.progress for file in files]))
 
 
-def _entry(values: dict[str, Any]) -> CacheEntry:
-    d, h, w = (int(n) for n in values["shape_dhw"])
-    return CacheEntry(**{**values, "shape_dhw": (d, h, w)})
+def cache_of(folder: Path, spacing_mm: float, decision: Decision, missing: tuple[str, ...] = ()) -> Cache:
+    """Return the cache that was decided on."""
+    entries = tuple(record.entry for record in decision.taken if record.entry is not None)
+    refused = tuple(Refusal(record.source, reason) for record, reason in decision.refused)
+    return Cache(folder, spacing_mm, entries, refused, missing)
 
 
 def write_index(cache: Cache) -> None:
-    """Write the cache's index, whole or not at all."""
-    write_json(
-        cache.folder / INDEX,
-        {
-            "schema": SCHEMA,
-            "spacing_mm": cache.spacing_mm,
-            "volumes": [asdict(e) for e in cache.entries],
-            "refused": [asdict(r) for r in cache.refused],
-        },
-    )
+    """Write the index of volumes that lie in a cache's folder already, whole or not at all."""
+    records = [Record(entry.source, order, entry=entry) for order, entry in enumerate(cache.entries)]
+    refused = [Record(r.source, len(records) + n, reason=r.reason) for n, r in enumerate(cache.refused)]
+    write_index_file(cache.folder / INDEX, cache.spacing_mm, "", True, decide([*records, *refused]))

@@ -1,157 +1,77 @@
-"""Preparing a cache: find CTs, check them, bring them onto the model's grid, store them.
+"""Preparing a cache: check CTs, bring them onto the model's grid, store them, side by side and in shards.
 
-One bad file never stops the rest: it is refused with its reason, and the index says so.
+One bad file never stops the rest: it is refused with its reason, and the index says so. Which volumes the cache
+holds, and under which names, follows from the list of sources alone: not from how many workers or shards
+prepared them, nor from which was done first.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from MAESILLib import __version__
 from MAESILLib.config import Preprocessing
-from MAESILLib.data.cache import INDEX, VOLUMES, Cache, CacheEntry, Refusal, read_index, write_index
-from MAESILLib.errors import InputError
+from MAESILLib.data.cache import (
+    VOLUMES,
+    Cache,
+    CacheEntry,
+    cache_of,
+    read_index,
+    remove_volume,
+    stored_bytes,
+)
+from MAESILLib.data.index import IndexFile, Ledger, index_paths, join, read_index_file
+from MAESILLib.data.names import absolute, marked, plan_names
+from MAESILLib.data.one_source import PREPARED, THERE, Outcome, Setup, Task, prepare_source
+from MAESILLib.data.records import Record
+from MAESILLib.data.report import RefusedSource, Report, cache_bytes, kind_of
+from MAESILLib.data.shards import WHOLE, Shard
+from MAESILLib.data.sources import Source, find_sources
+from MAESILLib.data.workers import prepare_in_workers
+from MAESILLib.errors import InputError, MAESILError
 from MAESILLib.events import Reporter
-from MAESILLib.files import atomic_path, check_folder, check_name, read_json, sha256_of
+from MAESILLib.files import check_folder, write_json
 from MAESILLib.stopping import StopRequest
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-MANIFEST_SUFFIXES = (".csv", ".json")
-LABEL_SUFFIXES = ("_seg", "_label", "_labels", "-label", "_mask", "seg", "labels")
-LOW_HU, HIGH_HU = -1024, 3071
+__all__ = ["Preparation", "Source", "find_sources", "prepare"]
+
+FOLDED_AT_STOP = 20_000
+PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial\.(.+?)(?:\.foreground)?\.npy")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A CT to prepare: a file or a DICOM folder, and what a manifest says of it."""
+class Preparation:
+    """The cache as it is after a run, with what other shards have prepared so far, and what the run did."""
 
-    path: Path
-    patient: str = ""
-    split: str = ""
-    dataset: str = ""
-    licence: str = ""
+    cache: Cache
+    report: Report
 
 
-def find_sources(inputs: Iterable[Path | str]) -> list[Source]:
-    """List the CTs in any mix of files, folders, DICOM trees and CSV or JSON manifests.
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do.
 
-    A manifest has a column (or key) ``file``, relative to itself, and may have ``patient``, ``split`` (train
-    or val), ``dataset`` and ``licence``; other columns are left alone. In folders, files named like label
-    maps (``*_seg.nii.gz``) are passed over. Of DICOM files given one by one (``folder/*.dcm``), one stands for
-    its series.
-
-    Raises:
-        InputError: an input does not exist, a manifest has no ``file``, or nothing was found.
+    Attributes:
+        tasks: the sources of its shard, in their order.
+        records: what its index says at the beginning.
+        known_data: the place of the source that each SHA-256 in the cache came from.
+        inputs: hash of the whole list of sources.
     """
-    sources: dict[Path, Source] = {}
-    slices: dict[Path, list[Path]] = {}
-    for given in map(Path, inputs):
-        if not given.exists():
-            raise InputError(f"no such file or folder: {given}", "check the path")
-        if given.is_file() and not given.name.lower().endswith((*VOLUME_SUFFIXES, *MANIFEST_SUFFIXES)):
-            slices.setdefault(given.parent.resolve(), []).append(given)
-            continue
-        for source in _sources_of(given):
-            sources.setdefault(source.path.resolve(), source)
-    for files in slices.values():
-        for file in _one_of_each_series(files, unusable=True):
-            sources.setdefault(file.resolve(), Source(file))
-    if not sources:
-        raise InputError(
-            f"no CT was found in {', '.join(str(one) for one in list(inputs)[:3])}",
-            "give NIfTI, NRRD or MHA files, DICOM folders, or a manifest",
-        )
-    return list(sources.values())
 
-
-def _sources_of(given: Path) -> Iterator[Source]:
-    if given.is_dir():
-        yield from map(Source, _walk(given))
-    elif given.suffix.lower() in MANIFEST_SUFFIXES:
-        yield from _from_manifest(given)
-    else:
-        yield Source(given)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield volume files and folders that hold DICOM files, in the order of their names."""
-    children = sorted(folder.iterdir())
-    files = [c for c in children if c.is_file() and not c.name.startswith(".")]
-    volumes = [f for f in files if f.name.lower().endswith(VOLUME_SUFFIXES)]
-    yield from (f for f in volumes if not _is_named_like_labels(f))
-    below = [f for c in children if c.is_dir() and not c.name.startswith(".") for f in _walk(c)]
-    slices = [f for f in files if f not in volumes and _is_dicom(f)]
-    if any(f.is_dir() or not _is_volume(f) for f in below):
-        # as a folder it would be read with the subfolders, which are sources of their own
-        yield from _one_of_each_series(slices)
-    elif slices:
-        yield folder
-    yield from below
-
-
-def _is_volume(path: Path) -> bool:
-    return path.name.lower().endswith(VOLUME_SUFFIXES)
-
-
-def _is_dicom(path: Path) -> bool:
-    """Tell whether a file is, or is named like, a DICOM object; a disc's table of contents is none."""
-    from MAESILLib.dicom import DICOM_SUFFIXES, has_dicom_magic
-
-    return path.name != "DICOMDIR" and (path.suffix.lower() in DICOM_SUFFIXES or has_dicom_magic(path))
-
-
-def _one_of_each_series(files: list[Path], unusable: bool = False) -> Iterator[Path]:
-    """Yield one file for each CT series among files of one folder; others too where ``unusable``."""
-    from MAESILLib.dicom import find_series
-    from MAESILLib.itk_quiet import quiet_itk
-
-    left = dict.fromkeys(sorted(files))
-    while left:
-        file = next(iter(left))
-        del left[file]
-        try:
-            with quiet_itk():
-                series, _ = find_series(file)
-        except InputError:
-            if unusable:
-                yield file
-            continue
-        for member in series.slices:
-            left.pop(member.path, None)
-        yield file
-
-
-def _is_named_like_labels(path: Path) -> bool:
-    stem = re.sub(r"(\.nii\.gz|\.[^.]+)$", "", path.name.lower())
-    return stem.endswith(LABEL_SUFFIXES)
-
-
-def _from_manifest(path: Path) -> Iterator[Source]:
-    if path.suffix.lower() == ".json":
-        rows = read_json(path)
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise InputError(f"{path} is not a list of objects", "write one object with 'file' for each CT")
-    else:
-        try:
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{path} is not a CSV file in UTF-8: {error}", "save it as CSV in UTF-8") from None
-    for number, row in enumerate(rows, start=1):
-        if not row.get("file") or not isinstance(row["file"], str):
-            raise InputError(f"{path}: entry {number} has no 'file'", "name the CT's file, relative to the manifest")
-        split = row.get("split") or ""
-        if split not in ("", "train", "val"):
-            raise InputError(f"{path}: entry {number} has split '{split}'", "write train, val or nothing")
-        texts = {key: str(row.get(key) or "") for key in ("patient", "dataset", "licence")}
-        yield Source(path.parent / row["file"], split=split, **texts)
+    tasks: list[Task]
+    records: dict[str, Record]
+    known_data: dict[str, int]
+    inputs: str
 
 
 def prepare(
@@ -159,10 +79,18 @@ def prepare(
     folder: Path | str,
     preprocessing: Preprocessing,
     *,
+    workers: int = 1,
+    shard: Shard = WHOLE,
+    verify: bool = False,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
-) -> Cache:
-    """Prepare every source into ``folder``; go on where an earlier call was interrupted.
+) -> Preparation:
+    """Prepare the sources of a shard into ``folder``; go on where an earlier call was interrupted.
+
+    Args:
+        sources: the whole list, the same for every shard.
+        workers: processes; 1 works in this one, which a crash of a reader ends.
+        verify: read what is stored already to the end, and prepare again what is damaged.
 
     Raises:
         InputError: the folder holds a cache of another spacing or something else, or every source was refused.
@@ -173,139 +101,196 @@ def prepare(
     reporter, stop = reporter or Reporter(), stop or StopRequest()
     if not math.isfinite(preprocessing.spacing_mm):
         raise InputError(f"spacing {preprocessing.spacing_mm} mm", "choose a number of mm, as 1.5")
+    if workers < 1:
+        raise InputError(f"{workers} workers", "give a number from 1")
     check_folder(folder)
-    cache = Cache(folder, preprocessing.spacing_mm, ())
-    if (folder / INDEX).is_file():
-        cache = _continued(folder, preprocessing)
-    for number, source in enumerate(sources):
-        stop.check()
-        reporter.progress("prepare", number / len(sources), source.path.name)
-        cache = _with_source(cache, source, reporter)
-        write_index(cache)
-    reporter.progress("prepare", 1.0)
-    if not cache.entries:
-        first = cache.refused[0]
+    plan = make_plan(sources, shard, folder, preprocessing.spacing_mm)
+    stop.check()
+    setup = Setup(folder, preprocessing.spacing_mm, verify, plan.known_data)
+    remove = partial(remove_volume, folder)
+    with Ledger(folder, shard, preprocessing.spacing_mm, plan.inputs, plan.records, remove) as ledger:
+        run = Run(folder, shard, workers, plan.tasks, ledger, reporter)
+        preparation = run.work(setup, stop)
+    if not preparation.cache.entries and shard == WHOLE:
+        first = preparation.cache.refused[0]
         raise InputError(
-            f"none of {len(sources)} inputs could be used; {first.source}: {first.reason}", "see index.json"
+            f"none of {len(sources)} inputs could be used; {first.source}: {first.reason}", f"see {ledger.index.name}"
         )
-    return cache
+    return preparation
 
 
-def _continued(folder: Path, preprocessing: Preprocessing) -> Cache:
-    cache = read_index(folder)
-    if not cache.entries:
-        return Cache(folder, preprocessing.spacing_mm, ())
-    if cache.spacing_mm != preprocessing.spacing_mm:
-        raise InputError(
-            f"{folder} was prepared at {cache.spacing_mm} mm, not {preprocessing.spacing_mm} mm",
-            "choose another output folder",
-        )
-    return cache
+def make_plan(sources: list[Source], shard: Shard, folder: Path, spacing_mm: float) -> Plan:
+    """Find out what is known of the sources and what there is to do.
+
+    Raises:
+        InputError: the folder holds a cache of another spacing or something else.
+    """
+    files = _index_files(folder, spacing_mm)
+    own = next((dict(file.records) for file in files if file.progress.shard == shard), {})
+    known = join(files)
+    names = plan_names([source.path for source in sources])
+    paths = [absolute(source.path) for source in sources]
+    listed = set(paths)
+    # what came from other sources was there first
+    base = 1 + max((record.order for record in known.values() if record.source not in listed), default=-1)
+    taken = {r.entry.name.casefold(): r.source for r in known.values() if r.entry is not None}
+    tasks = []
+    for position, (source, path, name) in enumerate(zip(sources, paths, names, strict=True)):
+        if path in known:
+            known[path] = _described(replace(known[path], order=base + position), source)
+        if not shard.takes(position):
+            continue
+        record = known.get(path)
+        if record is not None:
+            own[path] = record
+        tasks.append(Task(source, _name(record, name, source, taken), base + position, record))
+    known_data: dict[str, int] = {}
+    for record in known.values():
+        if record.entry is not None:
+            sha256 = record.entry.source_sha256
+            known_data[sha256] = min(record.order, known_data.get(sha256, record.order))
+    inputs = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    return Plan(tasks, own, known_data, inputs)
 
 
-def _with_source(cache: Cache, source: Source, reporter: Reporter) -> Cache:
-    path = str(source.path)
-    refused = tuple(r for r in cache.refused if r.source != path)
-    try:
-        check_name(source.path)
-        sha256 = _sha256(source.path)
-        known = next((e for e in cache.entries if e.source_sha256 == sha256), None)
-        if known is not None and (cache.folder / VOLUMES / f"{known.name}.npy").is_file():
-            if Path(known.source).resolve() != source.path.resolve():
-                raise InputError(f"the same data as {known.source}", "")
-            return replace(cache, entries=_described_again(cache.entries, known, source), refused=refused)
-        # what an older state of the same source gave goes
-        others = tuple(e for e in cache.entries if e.source_sha256 != sha256 and e.source != path)
-        entry = _prepare_one(cache, others, source, sha256, reporter)
-        return replace(cache, entries=(*others, entry), refused=refused)
-    except PermissionError:
-        problem = "no permission to read it"
-    except InputError as error:
-        problem = str(error)
-    reporter.warning(f"refused {path}: {problem}")
-    return replace(cache, refused=(*refused, Refusal(path, problem)))
-
-
-def _described_again(entries: tuple[CacheEntry, ...], known: CacheEntry, source: Source) -> tuple[CacheEntry, ...]:
-    """Take over what a manifest says of a volume that is in the cache already."""
-    stated = {key: getattr(source, key) for key in ("patient", "split", "dataset", "licence")}
-    entry = replace(known, **{key: text for key, text in stated.items() if text})
-    _refuse_both_sides(entry.patient, entry.split, tuple(e for e in entries if e != known))
-    return tuple(entry if e == known else e for e in entries)
-
-
-def _prepare_one(
-    cache: Cache, others: tuple[CacheEntry, ...], source: Source, sha256: str, reporter: Reporter
-) -> CacheEntry:
-    from MAESILLib.reading import read_volume
-    from MAESILLib.volume import model_grid
-
-    volume = read_volume(source.path)
-    patient = source.patient or _dicom_patient(source.path)
-    _refuse_both_sides(patient, source.split, others)
-    for warning in volume.warnings:
-        reporter.warning(f"{source.path}: {warning}")
-    hu = model_grid(volume.geometry, cache.spacing_mm).to_model(volume.hu)
-    stored = np.clip(np.rint(hu), LOW_HU, HIGH_HU).astype(np.int16)
-    name = _free_name(volume.name, {e.name for e in others})
-    with atomic_path(cache.folder / VOLUMES / f"{name}.npy") as temporary, open(temporary, "wb") as file:
-        # np.save does not say that the disk is full
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(stored))
-        file.write(stored.data)
-    return CacheEntry(
-        name,
-        (stored.shape[0], stored.shape[1], stored.shape[2]),
-        patient or name,
-        source.split,
-        str(source.path),
-        sha256,
-        round(float((stored > -500).mean()), 4),
-        source.dataset,
-        source.licence,
-    )
-
-
-def _refuse_both_sides(patient: str, split: str, others: tuple[CacheEntry, ...]) -> None:
-    """Refuse a volume whose patient already lies on the other side of the split."""
-    for other in others:
-        # what has no split is trained on
-        here, there = split or "train", other.split or "train"
-        if patient == other.patient and here != there:
+def _index_files(folder: Path, spacing_mm: float) -> list[IndexFile]:
+    found = [read_index_file(path) for path in index_paths(folder)]
+    # an index without a volume binds nobody to its spacing
+    files = [file for file in found if any(record.entry for record in file.records.values())]
+    for file in files:
+        if file.spacing_mm != spacing_mm:
             raise InputError(
-                f"patient {patient} is in '{here}' here, but in '{there}' with {other.source}",
-                "give all volumes of a patient the same split",
+                f"{folder} was prepared at {file.spacing_mm} mm, not {spacing_mm} mm", "choose another output folder"
             )
+    return [_as_read_today(file) for file in files or found if file.spacing_mm == spacing_mm]
 
 
-def _free_name(name: str, taken: set[str]) -> str:
-    base = re.sub(r"[^\w.-]+", "_", name).strip("._") or "volume"
-    free, number = base, 2
-    while free in taken:
-        free, number = f"{base}_{number}", number + 1
-    return free
+def _as_read_today(file: IndexFile) -> IndexFile:
+    """Forget refusals by another version of the library, which may have read less, or more."""
+    if file.library_version == __version__:
+        return file
+    kept = {source: r for source, r in file.records.items() if r.entry is not None or not r.reason}
+    return replace(file, records=kept)
 
 
-def _sha256(path: Path) -> str:
-    """Return the hash of a file, or of a folder's files by name and size and content."""
-    if path.is_file():
-        return sha256_of(path)
-    if not path.is_dir():
-        raise InputError(f"no such file: {path}", "check the path")
-    digest = hashlib.sha256()
-    for file in sorted(f for f in path.iterdir() if f.is_file()):
-        digest.update(sha256_of(file).encode())
-    return digest.hexdigest()
+def _described(record: Record, source: Source) -> Record:
+    """Take over what a manifest says of a volume that is in the cache already."""
+    if record.entry is None:
+        return record
+    stated = {key: getattr(source, key) for key in ("patient", "split", "dataset", "licence")}
+    return replace(record, entry=replace(record.entry, **{key: text for key, text in stated.items() if text}))
 
 
-def _dicom_patient(path: Path) -> str:
-    """Return the PatientID of a DICOM folder or file, or nothing."""
-    import SimpleITK as sitk
+def _name(record: Record | None, name: str, source: Source, taken: dict[str, str]) -> str:
+    if record is not None and record.entry is not None:
+        return record.entry.name
+    holder = taken.get(name.casefold())
+    return name if holder in (None, absolute(source.path)) else marked(name, source.path)
 
-    files = sorted(path.iterdir()) if path.is_dir() else [] if _is_volume(path) else [path]
-    first = next((f for f in files if f.is_file() and _is_dicom(f)), None)
-    if first is None:
-        return ""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(first))
-    reader.ReadImageInformation()
-    return str(reader.GetMetaData("0010|0020")).strip() if reader.HasMetaDataKey("0010|0020") else ""
+
+class Run:
+    """One run over the sources of a shard."""
+
+    def __init__(
+        self, folder: Path, shard: Shard, workers: int, tasks: list[Task], ledger: Ledger, reporter: Reporter
+    ) -> None:
+        self.folder, self.shard, self.workers = folder, shard, workers
+        self.tasks, self.ledger, self.reporter = tasks, ledger, reporter
+        self.outcomes: dict[str, Outcome] = {}
+        self.begin = time.monotonic()
+
+    def work(self, setup: Setup, stop: StopRequest) -> Preparation:
+        """Prepare all sources; whatever ends it, what is prepared is in the index."""
+        self._remove_partial_files()
+        try:
+            self._prepare_all(setup, stop)
+        except MAESILError:
+            self._remove_partial_files()
+            # an index of more takes longer to write than a stop may take; the journal has it all
+            if len(self.ledger.records) <= FOLDED_AT_STOP:
+                self._finish(is_complete=False)
+            raise
+        return self._finish(is_complete=True)
+
+    def _prepare_all(self, setup: Setup, stop: StopRequest) -> None:
+        self.reporter.progress("prepare", 0.0)
+        with closing(self._outcomes(setup, stop)) as outcomes:
+            for done, outcome in enumerate(outcomes, start=1):
+                self._keep(outcome)
+                if done < len(self.tasks):
+                    self.reporter.progress("prepare", done / len(self.tasks), Path(outcome.record.source).name)
+        self.reporter.progress("prepare", 1.0)
+
+    def _outcomes(self, setup: Setup, stop: StopRequest) -> Generator[Outcome, None, None]:
+        if self.workers > 1:
+            yield from prepare_in_workers(setup, self.tasks, self.workers, stop)
+            return
+        for task in self.tasks:
+            stop.check()
+            yield prepare_source(setup, task, stop.check)
+
+    def _keep(self, outcome: Outcome) -> None:
+        record = outcome.record
+        self.outcomes[record.source] = outcome
+        if self.ledger.records.get(record.source) != record:
+            self.ledger.add(record)
+        for warning in outcome.warnings:
+            self.reporter.warning(warning)
+        if record.reason:
+            self.reporter.warning(f"refused {record.source}: {record.reason}")
+
+    def _remove_partial_files(self) -> None:
+        """Remove what a process that was killed left half written; of this run's sources, because others may run."""
+        names = {task.name for task in self.tasks}
+        if (self.folder / VOLUMES).is_dir():
+            for path in (self.folder / VOLUMES).iterdir():
+                match = PARTIAL.fullmatch(path.name)
+                if match is not None and match[1] in names:
+                    path.unlink(missing_ok=True)
+
+    def _finish(self, is_complete: bool) -> Preparation:
+        self.ledger.fold(is_complete)
+        own = cache_of(self.folder, self.ledger.spacing_mm, self.ledger.decision)
+        cache = read_index(self.folder) if len(index_paths(self.folder)) > 1 else own
+        report = self._report(cache, is_complete)
+        for row in report.refused:
+            # what one source says of itself was told at its turn
+            if not self.outcomes[row.source].record.reason:
+                self.reporter.warning(f"refused {row.source}: {row.reason}")
+        path = self.folder / self.shard.report_name
+        write_json(path, report.to_json())
+        self.reporter.info("preparation", **report.to_json())
+        self.reporter.artifact("report", path)
+        return Preparation(cache, report)
+
+    def _report(self, cache: Cache, is_complete: bool) -> Report:
+        reasons = {refusal.source: refusal.reason for refusal in cache.refused}
+        sources = [source for source in map(_source_of, self.tasks) if source in self.outcomes]
+        refused = tuple(RefusedSource(s, reasons[s], kind_of(s, reasons[s])) for s in sources if s in reasons)
+        used = [self.outcomes[source] for source in sources if source not in reasons]
+        prepared = [outcome for outcome in used if outcome.state == PREPARED]
+        entries = [outcome.record.entry for outcome in prepared if outcome.record.entry is not None]
+        return Report(
+            finished=is_complete,
+            shard=f"{self.shard.number}/{self.shard.of}",
+            workers=self.workers,
+            inputs=len(self.tasks),
+            prepared=len(prepared),
+            already_there=sum(outcome.state == THERE for outcome in used),
+            refused=refused,
+            source_megabytes=round(sum(outcome.source_bytes for outcome in prepared) / 1e6, 3),
+            stored_megabytes=round(sum(map(_stored_bytes, entries)) / 1e6, 3),
+            seconds=round(time.monotonic() - self.begin, 3),
+            volumes=len(cache.entries),
+            patients=len({entry.patient for entry in cache.entries}),
+            cache_megabytes=round(cache_bytes(cache) / 1e6, 3),
+            unfinished=cache.unfinished,
+        )
+
+
+def _source_of(task: Task) -> str:
+    return absolute(task.source.path)
+
+
+def _stored_bytes(entry: CacheEntry) -> int:
+    return stored_bytes(entry.shape_dhw, np.dtype(np.int16))

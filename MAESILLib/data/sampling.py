@@ -8,14 +8,38 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from MAESILLib.data.cache import Cache, CacheEntry
+from MAESILLib.data.foreground import FOREGROUND_HU, foreground_share
 from MAESILLib.superpatch import Shape, Superpatch, extract
 
-FOREGROUND_HU = -500
+__all__ = ["FOREGROUND_HU", "Choice", "Crop", "CropSampler", "random_for"]
+
 TRIES = 8
+OPEN_VOLUMES = 256
+"""Each open volume takes a file descriptor, of which a process has 1024 on many systems."""
+OPEN_TABLES = 8192
+"""Kept in memory, about 60 KB each."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a training superpatch lies; nothing of it was read.
+
+    Attributes:
+        volume: index into the sampler's entries.
+        start: first voxel (D, H, W).
+        size: voxels (D, H, W) of the volume, fewer than the crop's where the volume is shorter.
+        flips: the axes (D, H, W) it is mirrored along.
+    """
+
+    volume: int
+    start: Shape
+    size: Shape
+    flips: tuple[bool, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -45,7 +69,11 @@ class CropSampler:
     Args:
         crop_size: voxels (D, H, W), a multiple of ``patch_size``.
         volume_weighting: volumes are drawn with their voxel count to this power.
-        min_foreground: least share of voxels above -500 HU; after 8 tries the best is taken.
+        min_foreground: least share of voxels above -500 HU, estimated from the volume's foreground table; after 8
+            tries the best is taken.
+
+    Raises:
+        InputError: a volume or its foreground table is missing or damaged.
     """
 
     def __init__(
@@ -60,39 +88,59 @@ class CropSampler:
         flip: bool,
         seed: int,
     ) -> None:
-        self.volumes = [cache.open(e) for e in entries]
-        self.names = [e.name for e in entries]
+        for entry in entries:
+            # a training of days must not find this out at its end
+            cache.open(entry)
+            cache.foreground(entry)
+        self.entries = entries
         weights = np.array([float(np.prod(e.shape_dhw)) for e in entries]) ** volume_weighting
         self.cumulative = np.cumsum(weights / weights.sum())
         self.crop_size, self.patch_size = crop_size, patch_size
         self.min_foreground, self.flip, self.seed = min_foreground, flip, seed
+        self._volume = lru_cache(OPEN_VOLUMES)(lambda index: cache.open(entries[index]))
+        self._table = lru_cache(OPEN_TABLES)(lambda index: np.array(cache.foreground(entries[index])))
 
-    def crop(self, sample: int) -> Crop:
-        """Return sample number ``sample``."""
+    def choose(self, sample: int) -> Choice:
+        """Choose where sample number ``sample`` lies, without reading a voxel."""
         rng = random_for(self.seed, "crop", sample)
-        best: tuple[float, np.ndarray, Superpatch, int] | None = None
+        best: tuple[float, int, Superpatch] | None = None
         for _ in range(TRIES):
-            which = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.volumes) - 1)
-            box = self._random_box(self.volumes[which].shape, rng)
-            hu = self.volumes[which][box.in_volume(self.volumes[which].shape)]
-            share = float(np.mean(hu > FOREGROUND_HU))
+            which = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.entries) - 1)
+            box = self._random_box(self.entries[which].shape_dhw, rng)
+            share = self._foreground_share(which, box)
             if best is None or share > best[0]:
-                best = (share, hu, box, which)
+                best = (share, which, box)
             if share >= self.min_foreground:
                 break
         assert best is not None
-        _, hu, box, which = best
-        flips = rng.random(3) < 0.5 if self.flip else np.zeros(3, bool)
-        hu = np.flip(hu, tuple(np.flatnonzero(flips)))
-        return Crop(
-            _padded(hu, self.crop_size, self.patch_size),
-            (hu.shape[0], hu.shape[1], hu.shape[2]),
-            self.names[which],
-        )
+        _, which, box = best
+        d, h, w = (bool(flip) for flip in rng.random(3) < 0.5) if self.flip else (False, False, False)
+        return Choice(which, box.start, _size_in(box, self.entries[which].shape_dhw), (d, h, w))
+
+    def read(self, choice: Choice) -> Crop:
+        """Read what was chosen."""
+        box = Superpatch(0, choice.start, choice.size)
+        hu = self._volume(choice.volume)[box.in_volume(self.entries[choice.volume].shape_dhw)]
+        hu = np.flip(hu, tuple(np.flatnonzero(choice.flips)))
+        return Crop(_padded(hu, self.crop_size, self.patch_size), choice.size, self.entries[choice.volume].name)
+
+    def crop(self, sample: int) -> Crop:
+        """Return sample number ``sample``."""
+        return self.read(self.choose(sample))
+
+    def _foreground_share(self, which: int, box: Superpatch) -> float:
+        shape = self.entries[which].shape_dhw
+        return foreground_share(self._table(which), shape, box.start, _size_in(box, shape))
 
     def _random_box(self, shape: Shape, rng: np.random.Generator) -> Superpatch:
         d, h, w = (_random_start(n, c, rng) for n, c in zip(shape, self.crop_size, strict=True))
         return Superpatch(0, (d, h, w), self.crop_size)
+
+
+def _size_in(box: Superpatch, shape: Shape) -> Shape:
+    """Return the voxels (D, H, W) of a volume that a box covers."""
+    d, h, w = (part.stop - part.start for part in box.in_volume(shape))
+    return d, h, w
 
 
 def _random_start(length: int, crop: int, rng: np.random.Generator) -> int:

@@ -1,0 +1,68 @@
+"""Names of volumes, from the paths of all sources: nobody has to read a source, or to ask others, to know its name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from MAESILLib.data.sources import VOLUME_SUFFIXES, is_volume
+
+LONGEST = 120
+"""Characters of a name; file systems take 255 bytes, and a temporary name is longer."""
+DICOM_FILE = (".dcm", ".ima", ".dicom")
+
+
+def absolute(path: Path) -> str:
+    """Return what a source is called in an index: its absolute path, links as they are."""
+    return os.path.abspath(path)
+
+
+def plan_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each source; no two are the same, in any case of their letters.
+
+    A volume is named after its file, a DICOM series after its folder. Where that is not enough, the folders above
+    come before it, as many as it takes: ``case_0001/ct.nii.gz`` beside ``case_0002/ct.nii.gz`` is ``case_0001_ct``.
+    """
+    parts = [_parts(path) for path in paths]
+    depths = [1 if is_volume(path) or path.suffix.lower() not in DICOM_FILE else 2 for path in paths]
+    names = [_label(p, d) for p, d in zip(parts, depths, strict=True)]
+    while clashing := [i for i in _clashing(names) if depths[i] < len(parts[i])]:
+        for i in clashing:
+            depths[i] += 1
+            names[i] = _label(parts[i], depths[i])
+    for i in _clashing(names):
+        names[i] = marked(names[i], paths[i])
+    return names
+
+
+def marked(name: str, path: Path) -> str:
+    """Return a name that the path makes unlike any other."""
+    return f"{name[:LONGEST]}_{hashlib.sha256(os.fsencode(absolute(path))).hexdigest()[:8]}"
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """Return the file's name without its suffix and the folders above, the innermost first."""
+    parts = Path(absolute(path)).parts[::-1]
+    suffixes = (*VOLUME_SUFFIXES, *DICOM_FILE)
+    # the longest that fits, because .nii.gz ends with no other of them
+    suffix = next((s for s in sorted(suffixes, key=len, reverse=True) if parts[0].lower().endswith(s)), "")
+    return (parts[0][: len(parts[0]) - len(suffix)], *parts[1:-1]) if len(parts) > 1 else parts
+
+
+def _label(parts: tuple[str, ...], depth: int) -> str:
+    text = "_".join(part for part in parts[:depth][::-1])
+    label = re.sub(r"[^\w.-]+", "_", text).strip("._") or "volume"
+    if len(label) > LONGEST:
+        label = f"{label[:LONGEST]}_{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    # NAME.foreground.npy is the table of NAME
+    return re.sub(r"\.foreground$", "_foreground", label, flags=re.IGNORECASE)
+
+
+def _clashing(names: list[str]) -> list[int]:
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        groups.setdefault(name.casefold(), []).append(i)
+    return [i for group in groups.values() if len(group) > 1 for i in group]

@@ -1,0 +1,153 @@
+"""Finding the CTs to prepare: in files, folders, DICOM trees and manifests."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from MAESILLib.errors import InputError
+from MAESILLib.files import read_json
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+MANIFEST_SUFFIXES = (".csv", ".json")
+LABEL_SUFFIXES = ("_seg", "_label", "_labels", "-label", "_mask", "seg", "labels")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A CT to prepare: a file or a DICOM folder, and what a manifest says of it."""
+
+    path: Path
+    patient: str = ""
+    split: str = ""
+    dataset: str = ""
+    licence: str = ""
+
+
+def find_sources(inputs: Iterable[Path | str]) -> list[Source]:
+    """List the CTs in any mix of files, folders, DICOM trees and CSV or JSON manifests.
+
+    A manifest has a column (or key) ``file``, relative to itself, and may have ``patient``, ``split`` (train
+    or val), ``dataset`` and ``licence``; other columns are left alone. In folders, files named like label
+    maps (``*_seg.nii.gz``) are passed over. Of DICOM files given one by one (``folder/*.dcm``), one stands for
+    its series.
+
+    Raises:
+        InputError: an input does not exist, a manifest has no ``file``, or nothing was found.
+    """
+    sources: dict[Path, Source] = {}
+    slices: dict[Path, list[Path]] = {}
+    for given in map(Path, inputs):
+        if not given.exists():
+            raise InputError(f"no such file or folder: {given}", "check the path")
+        if given.is_file() and not given.name.lower().endswith((*VOLUME_SUFFIXES, *MANIFEST_SUFFIXES)):
+            slices.setdefault(given.parent.resolve(), []).append(given)
+            continue
+        for source in _sources_of(given):
+            sources.setdefault(source.path.resolve(), source)
+    for files in slices.values():
+        for file in _one_of_each_series(files, unusable=True):
+            sources.setdefault(file.resolve(), Source(file))
+    if not sources:
+        raise InputError(
+            f"no CT was found in {', '.join(str(one) for one in list(inputs)[:3])}",
+            "give NIfTI, NRRD or MHA files, DICOM folders, or a manifest",
+        )
+    return list(sources.values())
+
+
+def _sources_of(given: Path) -> Iterator[Source]:
+    if given.is_dir():
+        yield from map(Source, _walk(given))
+    elif given.suffix.lower() in MANIFEST_SUFFIXES:
+        yield from _from_manifest(given)
+    else:
+        yield Source(given)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield volume files and folders that hold DICOM files, in the order of their names."""
+    try:
+        with os.scandir(folder) as found:
+            # what a listing says of each spares asking the file system again, file by file
+            children = sorted((c for c in found if not c.name.startswith(".")), key=lambda c: c.name)
+    except PermissionError:
+        # it is refused with its reason when it is its turn
+        yield folder
+        return
+    files = [Path(c.path) for c in children if c.is_file()]
+    yield from (f for f in files if is_volume(f) and not _is_named_like_labels(f))
+    below = [f for c in children if c.is_dir() for f in _walk(Path(c.path))]
+    others = (f for f in files if not is_volume(f))
+    if any(not is_volume(f) for f in below):
+        # as a folder it would be read with the subfolders, which are sources of their own
+        yield from _one_of_each_series([f for f in others if is_dicom(f)])
+    elif any(is_dicom(f) for f in others):
+        yield folder
+    yield from below
+
+
+def is_volume(path: Path) -> bool:
+    """Tell whether a file is named like a volume."""
+    return path.name.lower().endswith(VOLUME_SUFFIXES)
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file is, or may be, a DICOM object; a disc's table of contents is none."""
+    from MAESILLib.dicom import DICOM_SUFFIXES, has_dicom_magic
+
+    try:
+        return path.name != "DICOMDIR" and (path.suffix.lower() in DICOM_SUFFIXES or has_dicom_magic(path))
+    except PermissionError:
+        # not passed over in silence: reading it says what is wrong
+        return True
+
+
+def _one_of_each_series(files: list[Path], unusable: bool = False) -> Iterator[Path]:
+    """Yield one file for each CT series among files of one folder; others too where ``unusable``."""
+    from MAESILLib.dicom import find_series
+    from MAESILLib.itk_quiet import quiet_itk
+
+    seen: set[Path] = set()
+    for file in sorted(files):
+        if file in seen:
+            continue
+        try:
+            with quiet_itk():
+                series, _ = find_series(file)
+        except InputError:
+            if unusable:
+                yield file
+            continue
+        seen.update(member.path for member in series.slices)
+        yield file
+
+
+def _is_named_like_labels(path: Path) -> bool:
+    stem = re.sub(r"(\.nii\.gz|\.[^.]+)$", "", path.name.lower())
+    return stem.endswith(LABEL_SUFFIXES)
+
+
+def _from_manifest(path: Path) -> Iterator[Source]:
+    if path.suffix.lower() == ".json":
+        rows = read_json(path)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{path} is not a list of objects", "write one object with 'file' for each CT")
+    else:
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path} is not a CSV file in UTF-8: {error}", "save it as CSV in UTF-8") from None
+    for number, row in enumerate(rows, start=1):
+        if not row.get("file") or not isinstance(row["file"], str):
+            raise InputError(f"{path}: entry {number} has no 'file'", "name the CT's file, relative to the manifest")
+        split = row.get("split") or ""
+        if split not in ("", "train", "val"):
+            raise InputError(f"{path}: entry {number} has split '{split}'", "write train, val or nothing")
+        texts = {key: str(row.get(key) or "") for key in ("patient", "dataset", "licence")}
+        yield Source(path.parent / row["file"], split=split, **texts)

@@ -1,0 +1,290 @@
+"""Preparing again: what is done is not done again, what is damaged is, and the report says which."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_factory import QUIET, assert_refused, assert_refused_event, maesil, write_ct
+from test_prepare import SMALL, entries_of, index_of, prepare, reasons_of, stored
+from volume_factory import trunk
+
+from MAESILLib.data import one_source
+from MAESILLib.data.cache import read_cache
+from MAESILLib.data.index import Ledger, index_paths, join, read_index_file
+from MAESILLib.data.names import plan_names
+from MAESILLib.data.records import CacheEntry, Record, decide
+from MAESILLib.data.report import kind_of
+from MAESILLib.data.shards import WHOLE
+
+
+def prepare_here(output: Path, *inputs: object) -> dict[str, Any]:
+    """Prepare in this process; return the report."""
+    result = maesil("prepare", *inputs, "--output", output, "--workers", 1, *QUIET)
+    assert result.status == 0, result
+    return json.loads((output / "report.json").read_text())
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    for number in range(3):
+        write_ct(tmp_path / "in" / f"p{number}.nrrd", SMALL, number)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the sources whose bytes are read."""
+    names: list[str] = []
+    original = one_source.hash_of
+
+    def hash_of(path: Path) -> str:
+        names.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(one_source, "hash_of", hash_of)
+    return names
+
+
+class TestNotAgain:
+    def test_nothing_is_read_that_has_not_changed(self, tmp_path: Path, inputs: Path, hashed: list[str]) -> None:
+        (inputs / "bad.nrrd").write_text("no volume")
+        (inputs / "q.nrrd").write_bytes((inputs / "p0.nrrd").read_bytes())
+        first = prepare_here(tmp_path / "cache", inputs)
+        assert (first["prepared"], first["already_there"], first["refused"]) == (3, 0, 2)
+        index = (tmp_path / "cache" / "index.json").read_bytes()
+        assert len(hashed) == 5
+        again = prepare_here(tmp_path / "cache", inputs)
+        assert (again["prepared"], again["already_there"], again["refused"]) == (0, 3, 2)
+        assert len(hashed) == 5
+        assert (tmp_path / "cache" / "index.json").read_bytes() == index
+
+    def test_a_touched_file_is_hashed_but_not_prepared(self, tmp_path: Path, inputs: Path, hashed: list[str]) -> None:
+        prepare_here(tmp_path / "cache", inputs)
+        hashed.clear()
+        os.utime(inputs / "p1.nrrd", (1, 1))
+        volume = tmp_path / "cache" / "volumes" / "p1.npy"
+        before = volume.stat().st_mtime_ns
+        assert prepare_here(tmp_path / "cache", inputs)["already_there"] == 3
+        assert (hashed, volume.stat().st_mtime_ns) == (["p1.nrrd"], before)
+        assert prepare_here(tmp_path / "cache", inputs)["already_there"] == 3
+        assert hashed == ["p1.nrrd"]
+
+    def test_refusals_of_another_version_are_tried_again(
+        self, tmp_path: Path, inputs: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (inputs / "bad.nrrd").write_text("no volume")
+        prepare_here(tmp_path / "cache", inputs)
+        hashed.clear()
+        monkeypatch.setattr("MAESILLib.data.prepare.__version__", "99.0")
+        prepare_here(tmp_path / "cache", inputs)
+        assert hashed == ["bad.nrrd"]
+
+    def test_a_file_that_is_away_does_not_lose_its_volume(self, tmp_path: Path, inputs: Path) -> None:
+        prepare_here(tmp_path / "cache", inputs / "p0.nrrd", inputs / "p1.nrrd")
+        manifest = tmp_path / "m.json"
+        manifest.write_text(json.dumps([{"file": f"in/p{number}.nrrd"} for number in range(3)]))
+        away = (inputs / "p1.nrrd").rename(tmp_path / "away.nrrd")
+        prepare_here(tmp_path / "cache", manifest)
+        assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2"}
+        assert "no such file" in reasons_of(tmp_path / "cache")["p1.nrrd"]
+        away.rename(inputs / "p1.nrrd")
+        prepare_here(tmp_path / "cache", manifest)
+        assert reasons_of(tmp_path / "cache") == {}
+
+    def test_a_bug_in_one_file_does_not_stop_the_rest(
+        self, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def store_volume(folder: Path, name: str, hu: np.ndarray) -> int:
+            if name == "p0":
+                raise MemoryError
+            if name == "p1":
+                raise ZeroDivisionError("two\nlines")
+            return original(folder, name, hu)
+
+        original = one_source.store_volume
+        monkeypatch.setattr(one_source, "store_volume", store_volume)
+        prepare_here(tmp_path / "cache", inputs)
+        assert set(entries_of(tmp_path / "cache")) == {"p2"}
+        reasons = reasons_of(tmp_path / "cache")
+        assert "too little memory" in reasons["p0.nrrd"]
+        assert reasons["p1.nrrd"] == "ZeroDivisionError: two lines"
+
+
+class TestDamage:
+    @pytest.mark.parametrize("name", ["p1.npy", "p1.foreground.npy"])
+    @pytest.mark.parametrize("kept", [None, 0, 100, -1])
+    def test_what_is_missing_or_cut_is_made_again(
+        self, tmp_path: Path, inputs: Path, name: str, kept: int | None
+    ) -> None:
+        prepare_here(tmp_path / "cache", inputs)
+        path = tmp_path / "cache" / "volumes" / name
+        good = path.read_bytes()
+        if kept is None:
+            path.unlink()
+        else:
+            path.write_bytes(good[:kept])
+        report = prepare_here(tmp_path / "cache", inputs)
+        assert (report["prepared"], report["already_there"]) == (1, 2)
+        assert path.read_bytes() == good
+
+    def test_a_flipped_bit(self, tmp_path: Path, inputs: Path) -> None:
+        prepare_here(tmp_path / "cache", inputs)
+        folder = tmp_path / "cache" / "volumes"
+        good = {path: path.read_bytes() for path in folder.iterdir()}
+        for name in ("p1.npy", "p2.foreground.npy"):
+            data = bytearray((folder / name).read_bytes())
+            data[-1] ^= 1
+            (folder / name).write_bytes(data)
+        assert maesil("info", tmp_path / "cache", *QUIET).status == 0
+        result = maesil("info", tmp_path / "cache", "--verify", *QUIET)
+        assert_refused(result, "2 of 3 volumes are damaged: p1, p2", "maesil prepare again with --verify")
+        result = maesil("info", tmp_path / "cache", "--verify", "--progress", "json")
+        assert_refused_event(result, "bad_input", 2)
+        warnings = [event["message"] for event in result.named("warning")]
+        assert ["p1.npy" in warnings[0], "p2.foreground.npy" in warnings[1]] == [True, True]
+        assert prepare_here(tmp_path / "cache", inputs)["prepared"] == 0, "it shows only when all is read"
+        again = maesil("prepare", inputs, "--output", tmp_path / "cache", "--workers", 1, "--verify", *QUIET)
+        assert "prepared 2, already there 1" in again.out
+        assert {path: path.read_bytes() for path in folder.iterdir()} == good
+        assert maesil("info", tmp_path / "cache", "--verify", *QUIET).status == 0
+
+    def test_what_is_no_cache_cannot_be_verified(self, tmp_path: Path, inputs: Path) -> None:
+        assert_refused(maesil("info", inputs / "p0.nrrd", "--verify", *QUIET), "folder of one")
+        assert_refused(maesil("info", "--system", "--verify", *QUIET), "--verify")
+
+
+class TestJournal:
+    def ledger(self, folder: Path) -> Ledger:
+        return Ledger(folder, WHOLE, 1.5, "inputs", {}, lambda name: None)
+
+    def record(self, number: int) -> Record:
+        path = f"/in/{number}.nrrd"
+        entry = CacheEntry(f"v{number}", (8, 8, 8), f"p{number}", "", path, f"{number:064x}", 0.5, crc32=1)
+        return Record(path, number, "stamp", entry=entry)
+
+    @pytest.mark.parametrize("cut", [1, 20, 200])
+    def test_a_torn_last_line(self, tmp_path: Path, cut: int) -> None:
+        with self.ledger(tmp_path) as ledger:
+            for number in range(3):
+                ledger.add(self.record(number))
+            text = (tmp_path / "journal.jsonl").read_bytes()
+            (tmp_path / "journal.jsonl").write_bytes(text[:-cut] if cut > 1 else text[:-2])
+            assert [entry.name for entry in read_cache(tmp_path).entries] == ["v0", "v1"]
+
+    def test_the_index_is_not_written_for_each_volume(self, tmp_path: Path) -> None:
+        with self.ledger(tmp_path) as ledger:
+            before = (tmp_path / "index.json").stat().st_mtime_ns
+            for number in range(50):
+                ledger.add(self.record(number))
+            assert (tmp_path / "index.json").stat().st_mtime_ns == before
+            assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 50
+            assert len(read_cache(tmp_path).entries) == 50
+            ledger.fold(is_complete=True)
+        assert not (tmp_path / "journal.jsonl").exists()
+        assert len(read_cache(tmp_path).entries) == 50
+
+    def test_index_and_journal_say_the_same(self, tmp_path: Path) -> None:
+        records = [self.record(number) for number in range(4)]
+        duplicate = Record("/in/copy", 5, "stamp", records[0].entry.source_sha256 if records[0].entry else "")
+        refused = [Record("/in/bad", 6, "stamp", reason="no CT"), Record(**{**vars(records[3]), "reason": "away"})]
+        with self.ledger(tmp_path) as ledger:
+            for record in (*records[:3], duplicate, *refused):
+                ledger.add(record)
+            journal = join(read_index_file(path) for path in index_paths(tmp_path))
+            ledger.fold(is_complete=False)
+        folded = join(read_index_file(path) for path in index_paths(tmp_path))
+        assert folded == journal
+        assert [reason for _, reason in decide(folded.values()).refused] == [
+            "away",
+            "the same data as /in/0.nrrd",
+            "no CT",
+        ]
+
+
+class TestReport:
+    def test_reasons_are_grouped(self, tmp_path: Path, inputs: Path) -> None:
+        for number in range(12):
+            (inputs / f"bad{number}.nii.gz").write_text("no volume")
+        result = maesil("prepare", inputs, "--output", tmp_path / "cache", "--progress", "json", "--workers", 2)
+        assert result.status == 0
+        report = json.loads((tmp_path / "cache" / "report.json").read_text())
+        (group,) = report["refused_by_reason"]
+        assert (group["count"], len(group["sources"])) == (12, 12)
+        assert str(tmp_path) not in group["kind"]
+        (event,) = (event for event in result.named("info") if event["what"] == "preparation")
+        assert {key: event[key] for key in report} == report
+        assert {"kind": "report", "path": str(tmp_path / "cache" / "report.json")}.items() <= next(
+            event for event in result.named("artifact") if event["kind"] == "report"
+        ).items()
+        assert (report["volumes"], report["patients"], report["workers"]) == (3, 3, 2)
+        assert report["cts_per_hour"] == pytest.approx(3 / report["seconds"] * 3600, rel=0.01)
+        assert report["stored_megabytes"] == pytest.approx(3 * (np.prod(SMALL) * 2 + 128) / 1e6, abs=0.001)
+        assert report["finished"]
+        text = prepare(tmp_path / "cache", inputs).out
+        assert "already there 3, refused 12 of 15 inputs" in text
+        assert f"  12 x {group['kind']}" in text
+        assert "and 2 more" in text
+
+    @pytest.mark.parametrize(
+        ("reason", "kind"),
+        [
+            ("/a/b.nii is cut short: 100 of 200 bytes. copy it again", "it is cut short: N of N bytes"),
+            ("the same data as /c/d.nii", "the same data as another source"),
+            ("patient P1 is in 'val' here, but in 'train' with /c", "a patient on both sides of the split"),
+            ("the reader died (signal 9) while it was on this file. x", "the reader died"),
+            ("it lies beside /c/d.nii", "it lies beside a file"),
+            ("a spacing of -0.5 mm", "a spacing of N mm"),
+        ],
+    )
+    def test_kinds(self, reason: str, kind: str) -> None:
+        assert kind_of("/a/b.nii", reason) == kind
+
+    def test_of_a_run_that_was_stopped(self, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from MAESILLib.events import Reporter
+
+        def progress(self: Reporter, stage: str, fraction: float, note: str = "") -> None:
+            if fraction > 0:
+                (tmp_path / "stop").touch()
+
+        monkeypatch.setattr(Reporter, "progress", progress)
+        arguments = ("prepare", inputs, "--output", tmp_path / "cache", "--stop-file", tmp_path / "stop")
+        assert maesil(*arguments, "--workers", 1, *QUIET).status == 3
+        report = json.loads((tmp_path / "cache" / "report.json").read_text())
+        assert (report["finished"], report["prepared"], report["inputs"]) == (False, 1, 3)
+        assert index_of(tmp_path / "cache")["complete"] is False
+
+
+class TestNames:
+    def test_as_many_folders_as_it_takes(self) -> None:
+        paths = ["/d/a.nii.gz", "/d/x/ct.nrrd", "/d/y/ct.nrrd", "/d/y/z/ct.mha", "/d/s1/y/b.nii", "/d/s2/y/b.nii"]
+        assert plan_names([Path(p) for p in paths]) == ["a", "x_ct", "y_ct", "z_ct", "s1_y_b", "s2_y_b"]
+
+    def test_series(self) -> None:
+        names = plan_names([Path("/d/p1/CT"), Path("/d/p2/CT"), Path("/d/p3/1.2.840"), Path("/d/p4/CHEST/0001.dcm")])
+        assert names == ["p1_CT", "p2_CT", "1.2.840", "CHEST_0001"]
+
+    def test_they_never_collide(self) -> None:
+        paths = [
+            *("/d/a b.nii", "/d/a_b.nii", "/d/a_b.nrrd", "/d/A_B.mha", "/d/x/a.nii", "/d/x_a.nii", "/e/x/a.nii"),
+            *("/d/...nii", "/d/é.nii", "/d/c.foreground.nii", "/d/c.nii", "/a.nii", "/d/" + "n" * 240 + ".nii"),
+            *("/d/" + "n" * 239 + "m.nii", "/d/c_foreground.nii"),
+        ]
+        names = plan_names([Path(p) for p in paths])
+        assert len({name.casefold() for name in names}) == len(paths)
+        assert all(0 < len(name) < 200 and "/" not in name and not name.startswith(".") for name in names)
+        assert not any(name.endswith(".foreground") for name in names)
+
+    def test_a_name_that_another_source_has_taken(self, tmp_path: Path) -> None:
+        for number in range(2):
+            path = write_ct(tmp_path / f"in{number}" / "a.nrrd", SMALL, number)
+            prepare_here(tmp_path / "cache", path)
+        first, second = sorted(entries_of(tmp_path / "cache"))
+        assert first == "a"
+        assert second.startswith("a_")
+        np.testing.assert_array_equal(stored(tmp_path / "cache", first), trunk(SMALL, 0))
+        np.testing.assert_array_equal(stored(tmp_path / "cache", second), trunk(SMALL, 1))
