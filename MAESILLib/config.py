@@ -107,6 +107,8 @@ class TrainConfig:
     """auto (bf16 on CUDA, fp32 elsewhere), fp32 or bf16."""
     compile: bool = False
     """torch.compile the blocks of the network."""
+    device_volumes: float = 0.25
+    """Largest share of a card's free memory that the volumes may take; larger sets are read from disk."""
     loader_threads: int = 4
     """Threads that read crops where the volumes do not lie on the device."""
     validation_share: float = 0.1
@@ -257,7 +259,8 @@ def check(config: Config, where: str = "the configuration") -> None:
     model, mask, train = config.model, config.mask, config.train
     counts = ["steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every"]
     counts += ["validation_superpatches", "loader_threads"]
-    shares = ("warmup_share", "visible_share", "validation_share", "min_foreground", "ema_decay", "scale_jitter")
+    shares = ["warmup_share", "visible_share", "validation_share", "min_foreground", "ema_decay", "scale_jitter"]
+    shares += ["device_volumes"]
     amounts = ["learning_rate", "final_learning_rate", "weight_decay", "visible_weight", "gradient_weight", "noise"]
     amounts += ["shift_jitter", "volume_weighting", "preview_at"]
     _refuse(

@@ -13,9 +13,9 @@ from conftest import make_cache, tiny_config
 
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
-from MAESILLib.data.crops import HostCrops
+from MAESILLib.data.crops import DeviceCrops, HostCrops, fits_on
 from MAESILLib.data.foreground import foreground_share, foreground_table
-from MAESILLib.data.sampling import CropSampler
+from MAESILLib.data.sampling import CropSampler, readable
 from MAESILLib.errors import InputError
 from MAESILLib.training.batch import Batch, intensities, make_batch, mask_of_step
 from MAESILLib.training.loader import BatchLoader
@@ -180,8 +180,21 @@ class TestChoice:
     @pytest.mark.parametrize("name", ["v1.npy", "v1.foreground.npy"])
     def test_damage_is_found_before_training(self, cache: Cache, name: str) -> None:
         (cache.folder / "volumes" / name).write_bytes(b"")
-        with pytest.raises(InputError, match=name):
-            sampler_for(tiny_config(), cache)
+        usable, (problem,) = readable(cache, cache.select("train"))
+        assert [entry.name for entry in usable] == ["v0", "v2"]
+        assert name in problem
+
+    def test_crops_cut_on_the_device_are_those_read_from_files(self, cache: Cache) -> None:
+        """Flipped, at the ends, and of a volume that is shorter than a crop and ends within a patch."""
+        sampler = sampler_for(tiny_config(), cache)
+        host, device = HostCrops(sampler, 2), DeviceCrops(sampler, cache, torch.device("cpu"))
+        hu, sizes = device.stack(range(60))
+        expected, expected_sizes = host.stack(range(60))
+        host.close()
+        assert torch.equal(hu, expected)
+        assert torch.equal(sizes, expected_sizes)
+        assert (sizes < 32).any()
+        assert not fits_on(torch.device("cpu"), cache.entries, 1.0)
 
     def test_more_volumes_than_files_may_be_open(self, tmp_path: Path) -> None:
         cache = make_cache(tmp_path / "cache", [(16, 16, 16)] * 60)

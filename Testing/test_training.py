@@ -212,8 +212,8 @@ CHANGES: dict[str, Any] = {
     "log_every": 3,
     "seed": 1,
 }
-NEEDS_MORE = {"validation_share", "accumulation", "parallel", "compile", "loader_threads"}
-"""Tested by themselves: test_held_out_patients in test_sampling, the others in test_update and test_ranks."""
+NEEDS_MORE = {"validation_share", "device_volumes", "accumulation", "parallel", "compile", "loader_threads"}
+"""Tested by themselves: in test_sampling, test_update, test_ranks and test_cuda."""
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import tiny_config
 
+from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import HostCrops
-from MAESILLib.errors import InputError
+from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter, parse_event
+from MAESILLib.stopping import StopRequest
 from MAESILLib.training.batch import make_batch
 from MAESILLib.training.figures import Clock
 from MAESILLib.training.log import read_log
@@ -165,3 +167,33 @@ def test_a_run_while_the_clock_is_set_back_an_hour(
     Trainer(tiny_config(), cache, tmp_path / "run").run()
     rows = read_log(tmp_path / "run" / "log.csv")
     assert all(0 <= row["seconds"] < 60 and row["samples_per_s"] > 0 for row in rows)  # type: ignore[operator]
+
+
+def test_a_damaged_volume_is_named_counted_and_left_out(tmp_path: Path, cache: Cache) -> None:
+    def warned(**options: object) -> list[str]:
+        out = io.StringIO()
+        config = tiny_config(steps=4, checkpoint_every=2)
+        trainer = Trainer(config, cache, tmp_path / "run", reporter=Reporter("json", out, io.StringIO()), **options)
+        trainer.run()
+        return warnings_of(out)
+
+    class StopAtTwo(StopRequest):
+        def requested(self) -> bool:
+            self.reason = "test" if (tmp_path / "run" / "state.pt").exists() else ""
+            return bool(self.reason)
+
+    with pytest.raises(CancelledError):
+        warned(stop=StopAtTwo())
+    volume = cache.folder / "volumes" / "v1.npy"
+    whole = volume.read_bytes()
+    volume.write_bytes(whole[:-1])
+    left_out, changed = warned(resume=True)
+    assert "v1.npy" in left_out
+    assert "left out of 3 training volumes" in left_out
+    assert "on 3 volumes so far and goes on with 2" in changed
+    info = load_checkpoint(tmp_path / "run" / "model.safetensors")[1].training
+    assert (info["damaged_volumes"], info["data"]["volumes"]) == (1, ["v0", "v2"])
+    for name in ("v0", "v2"):
+        (cache.folder / "volumes" / f"{name}.npy").unlink()
+    with pytest.raises(InputError, match=r"no training volume .* can be read"):
+        Trainer(tiny_config(), cache, tmp_path / "other")

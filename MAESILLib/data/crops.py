@@ -1,13 +1,16 @@
-"""Where the voxels of a batch come from: the cache's files, read by threads."""
+"""Where the voxels of a batch come from: files read by threads, or volumes that lie on the device."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+import numpy as np
 import torch
 
-from MAESILLib.data.sampling import CropSampler
+from MAESILLib.data.cache import Cache, CacheEntry
+from MAESILLib.data.sampling import AIR_HU, Choice, CropSampler
+from MAESILLib.superpatch import Shape
 
 
 class Crops(Protocol):
@@ -44,3 +47,50 @@ class HostCrops:
         crop = self.sampler.crop(sample)
         into.numpy()[...] = crop.hu
         return crop.valid_size
+
+
+class DeviceCrops:
+    """Crops cut on the device from volumes that were copied there once; the same voxels as :class:`HostCrops`.
+
+    What to cut is chosen from the cache's foreground tables, so that nobody waits for the device.
+    """
+
+    def __init__(self, sampler: CropSampler, cache: Cache, device: torch.device) -> None:
+        self.sampler, self.device = sampler, device
+        self.volumes = [torch.from_numpy(np.array(cache.open(entry))).to(device) for entry in sampler.entries]
+
+    def stack(self, samples: range) -> tuple[torch.Tensor, torch.Tensor]:
+        choices = [self.sampler.choose(sample) for sample in samples]
+        crops = torch.stack([self._cut(choice) for choice in choices])
+        return crops[:, None], torch.tensor([choice.size for choice in choices])
+
+    def close(self) -> None:
+        self.volumes = []
+
+    def _cut(self, choice: Choice) -> torch.Tensor:
+        hu = self.volumes[choice.volume]
+        for axis, (start, size) in enumerate(zip(choice.start, choice.size, strict=True)):
+            hu = hu.narrow(axis, start, size)
+        hu = hu.flip([axis for axis, flipped in enumerate(choice.flips) if flipped])
+        return hu if choice.size == self.sampler.crop_size else self._padded(hu)
+
+    def _padded(self, hu: torch.Tensor) -> torch.Tensor:
+        """Pad as the sampler does: the last patch by repeating the edge, whole patches with air."""
+        whole: Shape = self.sampler.crop_size
+        padded = torch.full(whole, AIR_HU, dtype=hu.dtype, device=hu.device)
+        for axis, patch in enumerate(self.sampler.patch_size):
+            missing = -hu.shape[axis] % patch
+            if missing:
+                edge = hu.narrow(axis, hu.shape[axis] - 1, 1)
+                hu = torch.cat([hu, edge.expand(*(missing if a == axis else -1 for a in range(3)))], axis)
+        d, h, w = hu.shape
+        padded[:d, :h, :w] = hu
+        return padded
+
+
+def fits_on(device: torch.device, entries: tuple[CacheEntry, ...], share: float) -> bool:
+    """Say whether the volumes take at most this share of a card's free memory; only cards hold volumes."""
+    if device.type != "cuda":
+        return False
+    needed = sum(2 * d * h * w for d, h, w in (entry.shape_dhw for entry in entries))
+    return needed <= share * torch.cuda.mem_get_info(device)[0]

@@ -14,10 +14,12 @@ import numpy as np
 
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.data.foreground import FOREGROUND_HU, foreground_share
+from MAESILLib.errors import InputError
 from MAESILLib.superpatch import Shape, Superpatch, extract
 
 __all__ = ["FOREGROUND_HU", "Choice", "Crop", "CropSampler", "random_for"]
 
+AIR_HU = -1024
 TRIES = 8
 OPEN_VOLUMES = 256
 """Each open volume takes a file descriptor, of which a process has 1024 on many systems."""
@@ -63,6 +65,23 @@ def random_for(seed: int, *labels: object) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
 
+def readable(cache: Cache, entries: tuple[CacheEntry, ...]) -> tuple[tuple[CacheEntry, ...], list[str]]:
+    """Part the volumes that can be opened from those that cannot; return the first, and what is wrong with the others.
+
+    A training of days must not find this out at its end.
+    """
+    usable, problems = [], []
+    for entry in entries:
+        try:
+            cache.open(entry)
+            cache.foreground(entry)
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            usable.append(entry)
+    return tuple(usable), problems
+
+
 class CropSampler:
     """Draws crops from the volumes of a cache.
 
@@ -71,9 +90,6 @@ class CropSampler:
         volume_weighting: volumes are drawn with their voxel count to this power.
         min_foreground: least share of voxels above -500 HU, estimated from the volume's foreground table; after 8
             tries the best is taken.
-
-    Raises:
-        InputError: a volume or its foreground table is missing or damaged.
     """
 
     def __init__(
@@ -88,10 +104,6 @@ class CropSampler:
         flip: bool,
         seed: int,
     ) -> None:
-        for entry in entries:
-            # a training of days must not find this out at its end
-            cache.open(entry)
-            cache.foreground(entry)
         self.entries = entries
         weights = np.array([float(np.prod(e.shape_dhw)) for e in entries]) ** volume_weighting
         self.cumulative = np.cumsum(weights / weights.sum())
@@ -161,6 +173,6 @@ def _padded(hu: np.ndarray, size: Shape, patch_size: Shape) -> np.ndarray:
         return np.ascontiguousarray(hu)
     d, h, w = (-(-n // p) * p for n, p in zip(hu.shape, patch_size, strict=True))
     edged = extract(hu, Superpatch(0, (0, 0, 0), (d, h, w)))
-    padded = np.full(size, -1024, np.int16)
+    padded = np.full(size, AIR_HU, np.int16)
     padded[:d, :h, :w] = edged
     return padded

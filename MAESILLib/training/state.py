@@ -59,6 +59,7 @@ def save_state(
     *,
     config: Config,
     data: str,
+    volumes: list[str],
     initial: dict[str, Any],
     progress: Progress,
     learnt: dict[str, Any],
@@ -66,12 +67,15 @@ def save_state(
     """Write the state to ``folder``, keeping the one before it.
 
     Args:
+        data: fingerprint of the cache.
+        volumes: those that are trained on.
         learnt: weights, moments and averages as :meth:`MAESILLib.training.update.Update.state` gives them.
     """
     state = {
         "format": FORMAT,
         "config": to_dict(config),
         "data": data,
+        "volumes": volumes,
         "initial": initial,
         "progress": vars(progress),
         **learnt,
@@ -139,6 +143,7 @@ FREE_KEYS = {
     ("train", "accumulation"),
     ("train", "parallel"),
     ("train", "compile"),
+    ("train", "device_volumes"),
     ("train", "loader_threads"),
     ("train", "validate_every"),
     ("train", "preview_at"),

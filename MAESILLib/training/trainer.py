@@ -21,8 +21,8 @@ import torch
 from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache
-from MAESILLib.data.crops import HostCrops
-from MAESILLib.data.sampling import CropSampler
+from MAESILLib.data.crops import Crops, DeviceCrops, HostCrops, fits_on
+from MAESILLib.data.sampling import CropSampler, readable
 from MAESILLib.device import memory_guard, use_bf16
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter
@@ -90,6 +90,11 @@ class Trainer:
         self.entries = cache.select("train", share)
         if not self.entries:
             raise InputError(f"{cache.folder} holds no training volume", "see its index.json: all are validation")
+        self.entries, self.damaged = readable(cache, self.entries)
+        for problem in self.damaged:
+            self.reporter.warning(f"left out of {len(self.entries) + len(self.damaged)} training volumes: {problem}")
+        if not self.entries:
+            raise InputError(f"no training volume of {cache.folder} can be read: {self.damaged[0]}", "")
         self.data = describe_data(cache, self.entries)
         self.validation_entries = validation.entries if validation else cache.select("val", share)
         self._check_validation(self.data, "the training data")
@@ -138,7 +143,12 @@ class Trainer:
             log = TrainingLog(self.folder, self.progress.step)
             if not log.has_board:
                 self.reporter.text("tensorboard is not installed: figures go to log.csv alone")
-        loader = BatchLoader(self.config, HostCrops(self.sampler, train.loader_threads, pin), self.ranks, pin)
+        crops: Crops
+        if fits_on(self.device, self.entries, train.device_volumes):
+            crops = DeviceCrops(self.sampler, self.cache, self.device)
+        else:
+            crops = HostCrops(self.sampler, train.loader_threads, pin)
+        loader = BatchLoader(self.config, crops, self.ranks, pin)
         hint = "choose a larger train.accumulation, or a smaller train.batch_size, crop_size or preset"
         try:
             with memory_guard(self.device, hint):
@@ -289,6 +299,7 @@ class Trainer:
                 self.folder,
                 config=self.config,
                 data=self.fingerprint,
+                volumes=self.data["volumes"],
                 initial=self.initial,
                 progress=self.progress,
                 learnt=learnt,
@@ -312,6 +323,7 @@ class Trainer:
             "seconds": round(progress.seconds),
             "train": to_dict(self.config.train),
             "data": self.data,
+            "damaged_volumes": len(self.damaged),
             "validation": progress.validation[-1:],
             "best_psnr_masked_db": progress.best_psnr_masked_db,
         }
@@ -335,7 +347,10 @@ class Trainer:
         self.initial = {"name": Path(path).name, "training": info.training}
 
     def _validation(self, cache: Cache) -> list[ValidationSuperpatch]:
-        superpatches = validation_set(cache, self.validation_entries, self.config) if self.validation_entries else []
+        entries, problems = readable(cache, self.validation_entries)
+        for problem in problems:
+            self.reporter.warning(f"left out of the validation: {problem}")
+        superpatches = validation_set(cache, entries, self.config) if entries else []
         if not superpatches:
             self.reporter.warning("no volume is held out for validation, so no best checkpoint is kept")
         return superpatches
@@ -359,13 +374,18 @@ class Trainer:
         self.update.load(state)
         self.progress = Progress(**state["progress"])
         self.initial = state["initial"]
+        if state["volumes"] != self.data["volumes"]:
+            self.reporter.warning(
+                f"the run was trained on {len(state['volumes'])} volumes so far and goes on with "
+                f"{len(self.entries)}: its samples are others than those of an unbroken run"
+            )
         if saved.problem:
             self.reporter.warning(
                 f"a newer state cannot be read ({saved.problem}); going on from {saved.path}, step {self.progress.step}"
             )
 
     def _check_same_on_all_ranks(self) -> None:
-        own = (to_dict(self.config), self.fingerprint, self.progress.step)
+        own = (to_dict(self.config), (self.fingerprint, self.damaged), self.progress.step)
         for rank, theirs in enumerate(self.ranks.gather(own)):
             for what, here, there in zip(("configuration", "data", "step"), own, theirs, strict=True):
                 if here != there:

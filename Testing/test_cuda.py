@@ -1,0 +1,80 @@
+"""On a CUDA card: the same numbers as on the CPU, and training without waiting for it. Skipped where there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+
+from MAESILLib.config import from_dict
+from MAESILLib.data.cache import Cache
+from MAESILLib.data.crops import DeviceCrops, HostCrops
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for
+from MAESILLib.model import MaskedAutoencoder
+from MAESILLib.training.loader import BatchLoader
+from MAESILLib.training.log import read_log
+from MAESILLib.training.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+CUDA = torch.device("cuda")
+
+
+def test_the_forward_pass_of_small_is_that_of_the_cpu() -> None:
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(from_dict({}).model).eval()
+    for parameter in model.decoder.parameters():
+        # heads that begin at zero would hide everything before them
+        torch.nn.init.normal_(parameter, std=0.02)
+    image = torch.rand(2, 1, 64, 64, 64)
+    visible = draw_visible((8, 8, 8), MaskSpec("dual", 0.5, 0.5), 2, generator_for(0))
+    with torch.no_grad():
+        here = model(image, visible)
+        there = model.to(CUDA)(image.to(CUDA), visible.to(CUDA))
+    assert torch.equal(here.hidden, there.hidden.cpu())
+    error = (there.hidden_patches.cpu() - here.hidden_patches).norm() / here.hidden_patches.norm()
+    assert error < 1e-3
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_follows_the_cpu(tmp_path: Path, cache: Cache, compiled: bool) -> None:
+    config = tiny_config(precision="fp32", noise=0.0)
+    Trainer(config, cache, tmp_path / "cpu").run()
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=compiled))
+    Trainer(config, cache, tmp_path / "cuda", device=CUDA).run()
+    losses = [[row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("cpu", "cuda")]
+    np.testing.assert_allclose(*losses, rtol=1e-2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_volumes_lie_on_the_card_where_they_may(tmp_path: Path, cache: Cache, share: float) -> None:
+    used = []
+
+    class Watching(Trainer):
+        def _loop(self, loader: BatchLoader, log: object) -> None:
+            used.append(type(loader.crops))
+            super()._loop(loader, log)  # type: ignore[arg-type]
+
+    Watching(tiny_config(device_volumes=share), cache, tmp_path / "run", device=CUDA).run()
+    assert used == [DeviceCrops if share else HostCrops]
+
+
+def test_a_step_waits_for_nothing(tmp_path: Path, cache: Cache) -> None:
+    trainer = Trainer(tiny_config(steps=4), cache, tmp_path / "run", device=CUDA)
+    loader = BatchLoader(trainer.config, DeviceCrops(trainer.sampler, cache, CUDA), pin=True)
+    for step in range(4):
+        trainer._update(loader, step)
+    batches = [loader.batch(step, 0) for step in range(4, 8)]
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step, batch in enumerate(batches, start=4):
+            trainer.update.begin(step)
+            trainer.update.add(batch)
+            trainer.update.finish(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        loader.close()
