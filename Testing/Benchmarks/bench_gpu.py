@@ -1,0 +1,246 @@
+"""Training steps of each preset on a card, beside MONAI's MaskedAutoEncoderViT and the card's own ceilings.
+
+A step is the real one: batches of the loader, windowing, noise, masks, prior, forward, backward, clipping, AdamW, the
+weight average. Floating-point operations are those that torch counts in forward and backward; the ceiling is a bf16
+product of 8192x8192 matrices of random numbers, measured in the same run.
+
+    python Testing/Benchmarks/bench_gpu.py [--data CACHE] [--presets tiny small base] [--output FILE.json]
+
+Without a cache it makes one of random volumes. ``--device cpu`` shows that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from MAESILLib.config import from_dict
+from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
+from MAESILLib.data.crops import DeviceCrops, HostCrops
+from MAESILLib.device import choose_device, device_name, peak_memory_mib
+from MAESILLib.errors import OutOfMemoryError
+from MAESILLib.training.loader import BatchLoader
+from MAESILLib.training.trainer import Trainer
+
+BATCHES = {"tiny": 64, "small": 64, "base": 32}
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done everything."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(action: Any, device: torch.device, repeats: int) -> float:
+    """Return the median time of an action."""
+    times = []
+    for number in range(repeats + 2):
+        wait(device)
+        began = time.perf_counter()
+        action()
+        wait(device)
+        if number >= 2:
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def ceilings(device: torch.device) -> dict[str, float]:
+    """Measure the card: TFLOP/s of a bf16 matrix product, TB/s of a copy (read and written)."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    product = torch.empty_like(a)
+    block = torch.randn(2**28 if device.type == "cuda" else 2**22, device=device)
+    copy = torch.empty_like(block)
+    return {
+        "tflops": 2 * size**3 / seconds_of(lambda: torch.mm(a, b, out=product), device, 20) / 1e12,
+        "tb_per_s": 2 * 4 * block.numel() / seconds_of(lambda: copy.copy_(block), device, 20) / 1e12,
+    }
+
+
+def random_cache(folder: Path, side: int) -> Cache:
+    """Make a cache of six noisy volumes."""
+    rng = np.random.default_rng(0)
+    entries = []
+    for number in range(6):
+        hu = rng.integers(-200, 200, (side, side, side), dtype=np.int16)
+        crc32 = store_volume(folder, f"v{number}", hu)
+        split = "train" if number else "val"
+        entries.append(CacheEntry(f"v{number}", hu.shape, f"p{number}", split, "", str(number), 1.0, crc32=crc32))
+    write_index(Cache(folder, 1.5, tuple(entries)))
+    return read_cache(folder)
+
+
+def measure(
+    name: str, cache: Cache, device: torch.device, args: argparse.Namespace, compiled: bool, on_device: bool
+) -> dict[str, Any]:
+    """Time the steps of one preset."""
+    train = {
+        "steps": 10**6,
+        "batch_size": args.batch or BATCHES[name],
+        "compile": compiled,
+        "validation_superpatches": 1,
+        "loader_threads": args.threads,
+    }
+    # one mask for all: steps of different shares take different times
+    config = from_dict({"preset": name, "train": train, "mask": {"strategies": ["dual"], "hidden_shares": [0.75]}})
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, cache, folder, device=device)
+    crops = (
+        DeviceCrops(trainer.sampler, cache, device)
+        if on_device
+        else HostCrops(trainer.sampler, args.threads, device.type == "cuda")
+    )
+    loader = BatchLoader(config, crops, pin=device.type == "cuda")
+    try:
+        began = time.perf_counter()
+        for step in range(args.warm_up):
+            trainer._update(loader, step)
+        wait(device)
+        warm_up = time.perf_counter() - began
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        loader.waited = 0.0
+        began = time.perf_counter()
+        for step in range(args.warm_up, args.warm_up + args.steps):
+            trainer._update(loader, step)
+        wait(device)
+        seconds = (time.perf_counter() - began) / args.steps
+        waited = loader.waited / args.steps
+    finally:
+        loader.close()
+    size = config.train.batch_size
+    return {
+        "parameters_m": sum(p.numel() for p in trainer.model.parameters()) / 1e6,
+        "batch": size,
+        "samples_per_s": size / seconds,
+        "ms_per_step": 1000 * seconds,
+        "gflop_per_sample": flops(config, device) / 1e9,
+        "wait_share": waited / seconds,
+        "peak_mib": peak_memory_mib(device),
+        "warm_up_s": warm_up,
+    }
+
+
+def flops(config: Any, device: torch.device) -> float:
+    """Count the operations of forward and backward for one superpatch."""
+    from MAESILLib.masking import MaskSpec, draw_visible, generator_for
+    from MAESILLib.model import MaskedAutoencoder
+
+    model = MaskedAutoencoder(config.model).to(device)
+    grid = tuple(s // p for s, p in zip(config.train.crop_size, config.model.patch_size, strict=True))
+    visible = draw_visible(grid, MaskSpec("dual", 0.5, 0.5), 1, generator_for(0)).to(device)
+    count = round(visible.shape[1] * config.train.visible_share)
+    queried = torch.arange(count, device=device)[None] if count else None
+    image = torch.rand(1, 1, *config.train.crop_size, device=device)
+    with FlopCounterMode(display=False) as counter, torch.autocast(device.type, torch.bfloat16):
+        prediction = model(image, visible, queried=queried)
+        (prediction.hidden_patches.float().sum() + prediction.visible_patches.float().sum()).backward()
+    return float(counter.get_total_flops())
+
+
+def measure_monai(name: str, device: torch.device, args: argparse.Namespace) -> dict[str, Any] | None:
+    """Time MONAI's network at the same encoder size, inputs at hand; None where MONAI is not installed."""
+    try:
+        from monai.networks.nets import MaskedAutoEncoderViT
+    except ImportError:
+        return None
+    config = from_dict({"preset": name}).model
+    model = MaskedAutoEncoderViT(
+        in_channels=1,
+        img_size=config.superpatch_size,
+        patch_size=config.patch_size,
+        hidden_size=config.encoder_width,
+        mlp_dim=int(config.encoder_width * config.mlp_ratio),
+        num_layers=config.encoder_depth,
+        num_heads=config.encoder_width // config.head_width,
+        masking_ratio=0.75,
+    ).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    size = args.batch or max(1, BATCHES[name] // 4)
+    image = torch.rand(size, 1, *config.superpatch_size, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted, mask = model(image)
+        loss = ((predicted.float() - 0.5).square().mean(-1) * mask).sum() / mask.sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = seconds_of(step, device, max(1, args.steps // 2))
+    return {
+        "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
+        "batch": size,
+        "samples_per_s": size / seconds,
+        "ms_per_step": 1000 * seconds,
+        "peak_mib": peak_memory_mib(device),
+    }
+
+
+def main() -> None:
+    """Measure, print a table, and write everything as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", metavar="CACHE")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--presets", nargs="+", default=list(BATCHES), choices=list(BATCHES))
+    parser.add_argument("--batch", type=int, default=0, help="superpatches; 0: by preset")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warm-up", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=12, help="that read crops from files")
+    parser.add_argument("--eager", action="store_true", help="measure without torch.compile alone")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    peak = ceilings(device)
+    print(f"{device_name(device)}, torch {torch.__version__}")
+    print(f"bf16 product {peak['tflops']:.0f} TFLOP/s, copy {peak['tb_per_s']:.2f} TB/s")
+    columns = ("params M", "batch", "samples/s", "ms/step", "TFLOP/s", "of peak", "wait", "peak MiB", "warm-up s")
+    print(f"{'':30}" + "".join(f"{column:>11}" for column in columns), flush=True)
+    results: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, **peak, "rows": []}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = read_cache(args.data) if args.data else random_cache(Path(folder), 160)
+        for name in args.presets:
+            variants = [(True, False), (True, True)] if args.eager else [(True, False), (True, True), (False, True)]
+            for on_device, compiled in variants:
+                label = f"{name}, {'on device' if on_device else 'from files'}, {'compiled' if compiled else 'eager'}"
+                try:
+                    row = measure(name, cache, device, args, compiled, on_device)
+                except (OutOfMemoryError, torch.OutOfMemoryError) as error:
+                    print(f"{label:30}  {str(error).splitlines()[0]}", flush=True)
+                    continue
+                row["tflops"] = row["gflop_per_sample"] * row["samples_per_s"] / 1000
+                row["of_peak"] = row["tflops"] / peak["tflops"]
+                results["rows"].append({"name": label, **row})
+                print_row(label, row)
+            monai = measure_monai(name, device, args)
+            if monai is None:
+                print(f"{name}, MONAI: not installed", flush=True)
+            else:
+                results["rows"].append({"name": f"{name}, MONAI", **monai})
+                print_row(f"{name}, MONAI", monai)
+            if args.output:
+                args.output.write_text(json.dumps(results, indent=2))
+
+
+def print_row(label: str, row: dict[str, Any]) -> None:
+    """Print one line of the table."""
+    keys = ("parameters_m", "batch", "samples_per_s", "ms_per_step", "tflops", "of_peak", "wait_share", "peak_mib")
+    formats = (".1f", "d", ".1f", ".1f", ".1f", ".1%", ".1%", ".0f", ".1f")
+    cells = [format(row[k], f) if k in row else "" for k, f in zip((*keys, "warm_up_s"), formats, strict=True)]
+    print(f"{label:30}" + "".join(f"{cell:>11}" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
