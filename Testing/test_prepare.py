@@ -369,8 +369,9 @@ class TestGoingOn:
         write_ct(tmp_path / "in" / "a.nrrd", SMALL)
         write_ct(tmp_path / "in" / "b.nrrd", (40, 40, 40), 1)
         write_ct(tmp_path / "in" / "c.nrrd", SMALL, 2)
+        arguments = ("prepare", tmp_path / "in", "--output", tmp_path / "cache", "--workers", 1)
         with file_size_limit(50_000):
-            result = maesil("prepare", tmp_path / "in", "--output", tmp_path / "cache", "--progress", "json")
+            result = maesil(*arguments, "--progress", "json")
         assert "b.npy" in assert_refused_event(result, "disk_full", 4)["message"]
         assert set(entries_of(tmp_path / "cache")) == {"a"}
         assert leftovers(tmp_path) == []
