@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,15 @@ from cli_factory import (
     file_size_limit,
     leftovers,
     maesil,
+    no_root,
     write_ct,
     write_image,
 )
 from volume_factory import geometry, trunk, write_dicom
 
 from MAESILLib.data.cache import read_cache
+from MAESILLib.data.names import plan_names
+from MAESILLib.data.one_source import Setup, Task, prepare_source
 from MAESILLib.data.prepare import find_sources
 from MAESILLib.events import Reporter
 
@@ -369,8 +374,9 @@ class TestGoingOn:
         write_ct(tmp_path / "in" / "a.nrrd", SMALL)
         write_ct(tmp_path / "in" / "b.nrrd", (40, 40, 40), 1)
         write_ct(tmp_path / "in" / "c.nrrd", SMALL, 2)
+        arguments = ("prepare", tmp_path / "in", "--output", tmp_path / "cache", "--workers", 1)
         with file_size_limit(50_000):
-            result = maesil("prepare", tmp_path / "in", "--output", tmp_path / "cache", "--progress", "json")
+            result = maesil(*arguments, "--progress", "json")
         assert "b.npy" in assert_refused_event(result, "disk_full", 4)["message"]
         assert set(entries_of(tmp_path / "cache")) == {"a"}
         assert leftovers(tmp_path) == []
@@ -388,3 +394,30 @@ def test_sources_are_in_the_order_given(tmp_path: Path) -> None:
     paths = [write_ct(tmp_path / f"{name}.nrrd", SMALL) for name in "cab"]
     assert [source.path for source in find_sources(paths)] == paths
     assert [source.path.name for source in find_sources([tmp_path])] == ["a.nrrd", "b.nrrd", "c.nrrd"]
+
+
+def test_a_folder_that_may_not_be_read_is_refused_and_named(tmp_path: Path) -> None:
+    """It is not passed over, and does not stop the rest."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        write_ct(folder / "in" / "a.nrrd", SMALL)
+        write_ct(folder / "in" / "closed" / "b.nrrd", SMALL, 1)
+        folder.chmod(0o755)
+        (folder / "in" / "closed").chmod(0o000)
+        with no_root():
+            sources = find_sources([folder / "in"])
+            assert [source.path.name for source in sources] == ["a.nrrd", "closed"]
+            outcome = prepare_source(Setup(tmp_path, 1.5, False, {}), Task(sources[1], "closed", 1))
+        assert outcome.record.reason == "no permission to read it"
+    finally:
+        (folder / "in" / "closed").chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_a_folder_of_very_many_files(tmp_path: Path) -> None:
+    """Every file is looked at once, not once for each other file."""
+    for number in range(20_000):
+        (tmp_path / f"{number:06d}.nii").touch()
+    begin = time.process_time()
+    assert len(plan_names([source.path for source in find_sources([tmp_path])])) == 20_000
+    assert time.process_time() - begin < 10

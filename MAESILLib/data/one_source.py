@@ -201,7 +201,9 @@ def _prepared(setup: Setup, task: Task, stamp: Stamp, check_stop: Callable[[], N
     patient = task.source.patient or (told.patient if told else "") or _dicom_patient(path)
     check_stop()
     hu = model_grid(volume.geometry, setup.spacing_mm).to_model(volume.hu)
-    stored = np.clip(np.rint(hu), LOW_HU, HIGH_HU).astype(np.int16)
+    # whole numbers are rounded already, and rounding them takes a copy in floating point
+    whole = hu if np.issubdtype(hu.dtype, np.integer) else np.rint(hu)
+    stored = np.clip(whole, LOW_HU, HIGH_HU).astype(np.int16, copy=False)
     check_stop()
     entry = CacheEntry(
         task.name,
@@ -210,7 +212,7 @@ def _prepared(setup: Setup, task: Task, stamp: Stamp, check_stop: Callable[[], N
         task.source.split or (told.split if told else ""),
         source,
         sha256,
-        round(float((stored > FOREGROUND_HU).mean()), 4),
+        round(np.count_nonzero(stored > FOREGROUND_HU) / stored.size, 4),
         task.source.dataset or (told.dataset if told else ""),
         task.source.licence or (told.licence if told else ""),
     )

@@ -24,6 +24,8 @@ from MAESILLib.stopping import StopRequest
 
 POLL_S = 0.1
 """A stop is noticed within this time."""
+END_S = 1.0
+"""A process that was killed is waited for this long."""
 MOST_FAILED_STARTS = 3
 READY = "ready"
 
@@ -71,12 +73,13 @@ class Worker:
     def end(self) -> None:
         """End it at once, whatever it does."""
         self.process.kill()
-        self.process.join()
+        # the system may keep a process that waits for a file server
+        self.process.join(END_S)
         self.pipe.close()
 
     def why_it_died(self) -> str:
         """Return how its process ended, in words."""
-        self.process.join()
+        self.process.join(END_S)
         code = self.process.exitcode or 0
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
@@ -111,11 +114,12 @@ def prepare_in_workers(
                     if failed_starts >= MOST_FAILED_STARTS:
                         raise InputError(f"no worker process could start ({worker.why_it_died()})", "use --workers 1")
                     workers.remove(worker)
-                    if task is not None:
-                        yield _died(task, worker.why_it_died())
+                    how = worker.why_it_died()
                     worker.end()
                     if left:
                         workers.append(Worker(setup, work))
+                    if task is not None:
+                        yield _died(task, how)
                     continue
                 worker.is_ready, failed_starts = True, 0
                 if left:
@@ -125,6 +129,9 @@ def prepare_in_workers(
                 if isinstance(message, Outcome):
                     yield message
     finally:
+        for worker in workers:
+            # all at once: giving back their memory takes each some time
+            worker.process.kill()
         for worker in workers:
             worker.end()
 

@@ -1,0 +1,96 @@
+"""Preparing CTs with 1 and 2 workers, beside the floor: reading the same files with SimpleITK in one process.
+
+python Testing/Benchmarks/bench_prepare.py [FOLDER] [--workers 1 2]
+
+Every line is a process of its own, start and imports included. CPU seconds are those of all its processes, and say
+more than wall time where others use the machine; wall time holds what waits for the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from MAESILLib.data.one_source import stamp_of
+from MAESILLib.data.sources import find_sources
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+REAL_CT = REPOSITORY.parent / "shared" / "ct"
+PEER = """
+import sys
+import SimpleITK as sitk
+from pathlib import Path
+for name in sys.stdin.read().splitlines():
+    files = name
+    if Path(name).is_dir():
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(name)
+    sitk.ReadImage(files)
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process and those it started took."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def cost_of(command: list[str], text: str = "") -> Cost:
+    """Run a command to its end."""
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run(command, input=text, text=True, check=True, env=environment, stdout=subprocess.DEVNULL)
+    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def generated(folder: Path) -> Path:
+    """Write CTs as a scanner's: 6 of 512 x 512 x 60 voxels of 0.75 x 0.75 x 3 mm."""
+    from MAESILLib.geometry import Geometry
+    from MAESILLib.phantom import body_phantom
+    from MAESILLib.writing import write_volume
+
+    shape = (60, 512, 512)
+    geometry = Geometry(shape, (3.0, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+    for seed in range(6):
+        hu = body_phantom(seed, size_dhw=(60, 256, 256), spacing_mm=1.5).repeat(2, 1).repeat(2, 2)
+        write_volume(folder / f"ct{seed}.nii.gz", hu, geometry)
+    return folder
+
+
+def main() -> None:
+    """Print a table: CTs an hour, megabytes of sources a second, and the cost beside the floor's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="CTs; real ones beside the checkout, or generated ones")
+    parser.add_argument("--workers", type=int, nargs="+", default=(1, 2))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = args.folder or (REAL_CT if REAL_CT.is_dir() else generated(Path(name)))
+        sources = [source.path for source in find_sources([folder])]
+        megabytes = sum(stamp_of(path).size for path in sources) / 1e6
+        print(f"{len(sources)} CTs, {megabytes:.0f} MB")
+        print("                     CTs/h   MB/s   wall s   CPU s   CPU of the read")
+        listed = "\n".join(map(str, sources))
+        # once before, so that all files are in memory for everybody
+        cost_of([sys.executable, "-c", PEER], listed)
+        floor = cost_of([sys.executable, "-c", PEER], listed)
+        lines = [("SimpleITK, read only", floor)]
+        for workers in args.workers:
+            cache = ["--output", str(Path(name) / f"cache{workers}"), "--workers", str(workers), "--progress", "off"]
+            command = [sys.executable, "-m", "MAESILLib", "prepare", str(folder), *cache]
+            lines.append((f"prepare, {workers} worker{'s' if workers > 1 else ''}", cost_of(command)))
+        for what, cost in lines:
+            speed = f"{len(sources) / cost.wall_s * 3600:6.0f} {megabytes / cost.wall_s:6.1f}"
+            print(f"{what:20} {speed} {cost.wall_s:8.1f} {cost.cpu_s:7.1f} {cost.cpu_s / floor.cpu_s:13.2f}x")
+
+
+if __name__ == "__main__":
+    main()
