@@ -301,6 +301,8 @@ def check(config: Config, where: str = "the configuration") -> None:
 def check_model(model: ModelConfig, where: str) -> None:
     """Raise InputError for a network that cannot be built."""
     check_sizes(model.superpatch_size, model.patch_size)
+    # the branch halves a patch once for each of its channels, and windows overlap by four voxels
+    halving = 2 ** max(2, len(model.local_channels))
     depths, widths = ("encoder_depth", "decoder_depth", "head_width"), ("encoder_width", "decoder_width")
     _refuse(
         where,
@@ -311,8 +313,8 @@ def check_model(model: ModelConfig, where: str) -> None:
         (not 0 <= model.mixing_depth <= 1024, "model.mixing_depth lies between 0 and 1024"),
         (any(not 1 <= c <= 4096 for c in model.local_channels), "model.local_channels lie between 1 and 4096"),
         (
-            any(p % 2 ** len(model.local_channels) for p in model.patch_size),
-            f"model.local_channels halves patch {model.patch_size} {len(model.local_channels)} times",
+            bool(model.local_channels) and any(p % halving for p in model.patch_size),
+            f"model.patch_size {model.patch_size} is not a multiple of {halving}, as model.local_channels needs",
         ),
         (not 0 <= model.context_margin <= 64, "model.context_margin lies between 0 and 64"),
         (max(model.superpatch_size) > 4096, "model.superpatch_size is at most 4096"),

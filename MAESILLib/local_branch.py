@@ -4,8 +4,9 @@
       -> half resolution -> quarter resolution -> context of each token           LocalEncoder
     decoded hidden and encoded visible tokens on the token grid
       -> convolutions between neighbouring tokens                                  TokenMixing
-      -> quarter -> half resolution, to each what LocalEncoder found there
-      -> a residual of every voxel; those of hidden patches are used               LocalDecoder
+      -> quarter -> half resolution, to each what LocalEncoder found there         LocalDecoder
+      -> a residual of every voxel, plus windows made of each token that overlap   OverlappingHead
+    of which the hidden voxels are used.
 
 Attention makes every patch of one vector, so neighbours disagree about their common border. This is a
 U-Net (Ronneberger et al. 2015) with the transformer at its bottom. It sees hidden voxels only as the prior
@@ -49,7 +50,7 @@ def _cell(config: ModelConfig) -> Triple:
     return d, h, w
 
 
-def _zero(layer: nn.Conv3d | nn.Linear) -> None:
+def _zero(layer: nn.Module) -> None:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
@@ -127,6 +128,38 @@ class TokenMixing(nn.Module):
         return x + self.out(F.gelu(mixed, approximate="tanh"))
 
 
+class OverlappingHead(nn.Module):
+    """Linear head from tokens to windows two voxels larger than a patch on all sides, blended where they overlap.
+
+    The taper is a sine squared over the four voxels that neighbours share, so that weights add up to one.
+    """
+
+    taper: torch.Tensor
+
+    def __init__(self, width: int, patch_size: Triple) -> None:
+        super().__init__()
+        d, h, w = (p // 2 for p in patch_size)
+        # one cell of 2x2x2 voxels is 8 channels, and one cell more on each side
+        self.windows = nn.ConvTranspose3d(width, 8, (d + 2, h + 2, w + 2), stride=(d, h, w), padding=1)
+        axes = [_taper(p) for p in patch_size]
+        taper = axes[0][:, None, None] * axes[1][:, None] * axes[2]
+        self.register_buffer("taper", halved(taper[None, None]), persistent=False)
+
+    def start_at_zero(self) -> None:
+        """Give no residual."""
+        _zero(self.windows)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Turn tokens (B, C, D, H, W) of a grid into cells (B, 8, d, h, w) at half resolution."""
+        one = self.windows
+        return F.conv_transpose3d(tokens, one.weight * self.taper, one.bias, one.stride, padding=1)
+
+
+def _taper(patch: int) -> torch.Tensor:
+    ramp = torch.sin(torch.pi / 8 * (torch.arange(4) + 0.5)) ** 2
+    return torch.cat([ramp, torch.ones(patch - 4), ramp.flip(0)])
+
+
 class LocalDecoder(nn.Module):
     """From tokens (B, T, C) and the features of :class:`LocalEncoder` to a residual of every voxel."""
 
@@ -139,14 +172,17 @@ class LocalDecoder(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in steps)
         self.last = nn.Conv3d(channels[0], channels[0], 3, padding=1)
         self.voxels = nn.Conv3d(channels[0], 8, 3, padding=1)
+        self.windows = OverlappingHead(config.decoder_width, config.patch_size)
 
     def start_at_zero(self) -> None:
         """Give no residual."""
         _zero(self.voxels)
+        self.windows.start_at_zero()
 
     def forward(self, tokens: torch.Tensor, grid: Triple, features: list[torch.Tensor]) -> torch.Tensor:
         """Return (B, 1, D, H, W)."""
-        x = self.tokens(on_grid(tokens, grid)) + features[-1]
+        onto_grid = on_grid(tokens, grid)
+        x = self.tokens(onto_grid) + features[-1]
         for block, up, feature in zip(self.blocks, self.up, features[-2::-1], strict=True):
             x = up(F.relu(block(x))) + feature
-        return doubled(self.voxels(F.relu(self.last(F.relu(x)))))
+        return doubled(self.voxels(F.relu(self.last(F.relu(x)))) + self.windows(onto_grid))

@@ -7,7 +7,7 @@ import torch
 from conftest import awakened, tiny_config
 
 from MAESILLib.cosines import cosines, start_at_cosines
-from MAESILLib.local_branch import doubled, halved
+from MAESILLib.local_branch import OverlappingHead, doubled, halved
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
 from MAESILLib.model import MaskedAutoencoder, patchify
 from MAESILLib.training.loss import masked_loss
@@ -88,3 +88,27 @@ def test_every_parameter_has_a_gradient_whatever_is_hidden() -> None:
         out = model(image, visible, queried=torch.arange(4)[None])
         masked_loss(out, image, None, (8, 8, 8), visible_weight=0.1, gradient_weight=0.1).total.backward()
         assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_the_windows_of_the_overlapping_head_add_up_to_one() -> None:
+    head = OverlappingHead(3, (8, 4, 8))
+    torch.nn.init.zeros_(head.windows.bias)
+    torch.nn.init.ones_(head.windows.weight)
+    with torch.no_grad():
+        image = doubled(head(torch.full((1, 3, 4, 4, 3), 1 / 3)))
+    assert image.shape == (1, 1, 32, 16, 24)
+    inside = image[..., 2:-2, 2:-2, 2:-2]
+    torch.testing.assert_close(inside, torch.ones_like(inside))
+
+
+def test_one_token_fades_out_over_the_border_of_its_patch() -> None:
+    head = OverlappingHead(1, (8, 8, 8))
+    torch.nn.init.zeros_(head.windows.bias)
+    torch.nn.init.ones_(head.windows.weight)
+    tokens = torch.zeros(1, 1, 3, 3, 3)
+    tokens[..., 1, 1, 1] = 1
+    with torch.no_grad():
+        line = doubled(head(tokens))[0, 0, :, 12, 12]
+    assert (line > 0).nonzero().flatten().tolist() == list(range(6, 18))
+    assert torch.equal(line[10:14], torch.ones(4))
+    torch.testing.assert_close(line[6:10] + line[14:18], torch.ones(4))
