@@ -44,15 +44,25 @@ class ModelConfig:
     encoder_width: int = 320
     encoder_depth: int = 8
     decoder_width: int = 192
-    decoder_depth: int = 4
+    decoder_depth: int = 3
     head_width: int = 64
     """Width of one attention head in both halves."""
     mlp_ratio: float = 4.0
     """Inner width of an MLP over its outer width."""
     prior: bool = True
     """Predict hidden patches as a residual over the leak-free prior."""
-    context_margin: int = 4
+    context_margin: int = 0
     """With the prior: voxels around a hidden patch that its query sees of the prior."""
+    mixing_depth: int = 1
+    """3x3x3 convolutions between neighbouring tokens after the decoder."""
+    local_channels: tuple[int, ...] = (16, 48)
+    """With the prior: channels of the convolutional branch at half, quarter, ... resolution; empty: no branch."""
+    direct_head: bool = True
+    """Auto-encode from the encoder's full width too, and start it at the lowest cosines of a patch."""
+
+
+BEFORE_LOCAL_BRANCH: dict[str, Any] = {"mixing_depth": 0, "local_channels": (), "direct_head": False}
+"""What a checkpoint lacks that was written before these keys existed: the parts they switch on."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class MaskTraining:
 
     strategies: tuple[str, ...] = ("dual", "dual", "uniform", "product")
     """Drawn from at random; a name that stands twice is drawn twice as often."""
-    hidden_shares: tuple[float, ...] = (0.25, 0.5, 0.75, 0.75, 0.9)
+    hidden_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.5, 0.75, 0.75, 0.75, 0.9)
     """Shares of hidden tokens drawn from; split evenly between the plane and the axis step."""
 
 
@@ -86,9 +96,9 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
-    visible_share: float = 0.125
+    visible_share: float = 0.25
     """Share of the visible tokens that are decoded too, which trains auto-encoding."""
-    visible_weight: float = 0.1
+    visible_weight: float = 0.5
     """Weight of their loss."""
     gradient_weight: float = 0.1
     """Weight of the squared error of steps between neighbouring voxels of the composite."""
@@ -156,6 +166,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "head_width": 128,
             "mlp_ratio": 2.0,
             "context_margin": 2,
+            "mixing_depth": 0,
+            "local_channels": (),
+            "direct_head": False,
         },
     },
     "paper": {
@@ -167,6 +180,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "head_width": 128,
             "mlp_ratio": 2.0,
             "prior": False,
+            "mixing_depth": 0,
+            "local_channels": (),
+            "direct_head": False,
         },
         "mask": {"strategies": ("dual",), "hidden_shares": (0.75,)},
         "train": {"visible_share": 0.0, "visible_weight": 0.0, "gradient_weight": 0.0, "noise": 0.0},
@@ -235,6 +251,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
     """Build a model configuration from all its values, as a checkpoint holds them."""
+    if not BEFORE_LOCAL_BRANCH.keys() & values.keys():
+        values = BEFORE_LOCAL_BRANCH | values
     _require_all(ModelConfig, values, where)
     return _build(ModelConfig, values, where, "model.")
 
@@ -292,6 +310,8 @@ def check(config: Config, where: str = "the configuration") -> None:
 def check_model(model: ModelConfig, where: str) -> None:
     """Raise InputError for a network that cannot be built."""
     check_sizes(model.superpatch_size, model.patch_size)
+    # the branch halves a patch once for each of its channels, and windows overlap by four voxels
+    halving = 2 ** max(2, len(model.local_channels))
     depths, widths = ("encoder_depth", "decoder_depth", "head_width"), ("encoder_width", "decoder_width")
     _refuse(
         where,
@@ -299,6 +319,12 @@ def check_model(model: ModelConfig, where: str) -> None:
         # two for each axis of a position
         *((not 6 <= getattr(model, name) <= 16384, f"model.{name} lies between 6 and 16384") for name in widths),
         (not 0 < model.mlp_ratio <= 64, "model.mlp_ratio lies between 0 and 64"),
+        (not 0 <= model.mixing_depth <= 1024, "model.mixing_depth lies between 0 and 1024"),
+        (any(not 1 <= c <= 4096 for c in model.local_channels), "model.local_channels lie between 1 and 4096"),
+        (
+            bool(model.local_channels) and any(p % halving for p in model.patch_size),
+            f"model.patch_size {model.patch_size} is not a multiple of {halving}, as model.local_channels needs",
+        ),
         (not 0 <= model.context_margin <= 64, "model.context_margin lies between 0 and 64"),
         (max(model.superpatch_size) > 4096, "model.superpatch_size is at most 4096"),
     )

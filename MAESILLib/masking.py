@@ -94,8 +94,12 @@ def hidden_from_visible(visible: torch.Tensor, tokens: int) -> torch.Tensor:
     """Return the complement of ``visible`` (B, N): sorted hidden indices (B, tokens - N)."""
     is_hidden = torch.ones(visible.shape[0], tokens, dtype=torch.bool, device=visible.device)
     is_hidden.scatter_(1, visible, False)
-    # nonzero lists row by row in ascending order, and every row has the same count
-    return is_hidden.nonzero()[:, 1].view(visible.shape[0], tokens - visible.shape[1])
+    # the n-th hidden token goes to place n, every visible one to a place that is cut off: unlike nonzero
+    # this has a fixed shape, so no device has to report back how many there are
+    count = tokens - visible.shape[1]
+    places = torch.where(is_hidden, is_hidden.cumsum(1) - 1, count)
+    numbers = torch.arange(tokens, device=visible.device).expand_as(places)
+    return visible.new_empty(visible.shape[0], count + 1).scatter_(1, places, numbers)[:, :count]
 
 
 def hidden_tokens(visible: torch.Tensor, grid: Grid) -> torch.Tensor:

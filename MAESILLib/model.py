@@ -4,11 +4,12 @@
       -> patches of the visible tokens -> patch embedding + position
       -> encoder: full attention among visible tokens
       -> decoder: queries of hidden tokens (mask token + position + what the prior shows around them)
-         attend to the encoded visible tokens
+         attend to the encoded visible tokens; then neighbours on the token grid mix
+      -> convolutional branch (:mod:`MAESILLib.local_branch`): a residual that is smooth across borders
       -> hidden patches = prior + residual
 
 A visible token can be queried too, starting from its own encoded token and without the prior (which
-would be the answer): that is auto-encoding.
+would be the answer): that is auto-encoding. It is read from the decoded query and from the encoded token.
 
 Decoding hidden queries by cross-attention follows CrossMAE (Fu et al. 2024); QK-norm follows Dehghani
 et al. 2023 (ViT-22B).
@@ -24,7 +25,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from MAESILLib.config import ModelConfig, Triple
-from MAESILLib.masking import hidden_from_visible
+from MAESILLib.cosines import start_at_cosines
+from MAESILLib.local_branch import ConvBlock, LocalDecoder, LocalEncoder, TokenMixing
+from MAESILLib.masking import hidden_from_visible, hidden_tokens
 from MAESILLib.prior import smooth_fill
 
 
@@ -135,13 +138,19 @@ class Block(nn.Module):
         inner = int(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, width))
 
+    def start_at_zero(self) -> None:
+        """Leave the tokens as they are."""
+        for layer in (self.attention.out, self.mlp[-1]):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
     def forward(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
         x = x + self.attention(self.attention_norm(x), memory)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Encoder(nn.Module):
-    """Vision transformer over visible tokens: their patches (B, N, P) in, (B, N, width) out."""
+    """Vision transformer over visible tokens: their patches (B, N, P) in, (B, N, width) out, not normalised."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -158,7 +167,7 @@ class Encoder(nn.Module):
         x = self.patch_embedding(patches * 2 - 1) + positions
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        return x
 
 
 class PriorContext(nn.Module):
@@ -212,7 +221,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.width = config.decoder_width
+        self.width, self.patch_size = config.decoder_width, config.patch_size
         pd, ph, pw = config.patch_size
         voxels = pd * ph * pw
         self.memory = nn.Linear(config.encoder_width, config.decoder_width)
@@ -223,8 +232,14 @@ class Decoder(nn.Module):
         )
         self.memory_norm = nn.LayerNorm(config.decoder_width)
         self.norm = nn.LayerNorm(config.decoder_width)
-        self.hidden_head = nn.Linear(config.decoder_width, voxels)
+        self.mixing = nn.ModuleList(TokenMixing(config.decoder_width) for _ in range(config.mixing_depth))
+        has_branch = config.prior and config.local_channels
+        self.local_encoder = LocalEncoder(config) if has_branch else None
+        self.local_decoder = LocalDecoder(config) if has_branch else None
+        # a patch made of its token alone would not meet its neighbours: with the branch, that is the head
+        self.hidden_head = None if has_branch else nn.Linear(config.decoder_width, voxels)
         self.visible_head = nn.Linear(config.decoder_width, voxels)
+        self.direct_head = nn.Linear(config.encoder_width, voxels) if config.direct_head else None
 
     def forward(self, queries: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         """Decode queries (B, N, width) against a memory (B, M, width)."""
@@ -232,6 +247,51 @@ class Decoder(nn.Module):
         for block in self.blocks:
             queries = block(queries, memory)
         return self.norm(queries)
+
+    def surroundings(
+        self, filled: torch.Tensor, is_visible: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return what queries know of the voxels around them (B, N, width), and the branch's features.
+
+        Arguments as of :class:`PriorContext`.
+        """
+        assert self.context is not None
+        context = self.context(filled, is_visible, hidden)
+        if self.local_encoder is None:
+            return context, []
+        features, nearby = self.local_encoder(filled, is_visible)
+        return context + take_tokens(nearby, hidden), features
+
+    def mixed(
+        self, decoded: torch.Tensor, hidden: torch.Tensor, memory: torch.Tensor, visible: torch.Tensor, grid: Triple
+    ) -> torch.Tensor:
+        """Put decoded hidden tokens and encoded visible ones on the token grid, and let neighbours mix.
+
+        Args:
+            decoded: (B, N, width) of the tokens ``hidden`` (B, N).
+            memory: (B, M, width) of the tokens ``visible`` (B, M).
+
+        Returns:
+            (B, tokens, width)
+        """
+        known = self.memory_norm(memory).to(decoded.dtype)
+        # every token is hidden or visible, so each place is written once
+        order = torch.cat([hidden, visible], 1)
+        tokens = torch.cat([decoded, known], 1)
+        tokens = torch.zeros_like(tokens).scatter(1, order[..., None].expand_as(tokens), tokens)
+        for mixing in self.mixing:
+            tokens = mixing(tokens, grid)
+        return tokens
+
+    def residual(
+        self, tokens: torch.Tensor, hidden: torch.Tensor, grid: Triple, features: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Turn tokens (B, tokens, width) of a whole grid into the patches (B, N, P) of the tokens ``hidden``."""
+        if self.local_decoder is not None:
+            return take_tokens(patchify(self.local_decoder(tokens, grid, features), self.patch_size), hidden)
+        assert self.hidden_head is not None
+        patches: torch.Tensor = self.hidden_head(take_tokens(tokens, hidden))
+        return patches
 
 
 class MaskedAutoencoder(nn.Module):
@@ -244,7 +304,12 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Decoder(config)
         self.apply(_initialise)
         nn.init.normal_(self.decoder.mask_token, std=0.02)
-        if config.prior:
+        if self.decoder.direct_head is not None:
+            self._start_as_linear_code(self.decoder.direct_head)
+        for module in self.modules():
+            if isinstance(module, ConvBlock | LocalEncoder | LocalDecoder | TokenMixing):
+                module.start_at_zero()
+        if config.prior and self.decoder.hidden_head is not None:
             # training starts at the prior
             nn.init.zeros_(self.decoder.hidden_head.weight)
             nn.init.zeros_(self.decoder.hidden_head.bias)
@@ -270,35 +335,54 @@ class MaskedAutoencoder(nn.Module):
                 (:func:`MAESILLib.prior.smooth_fill`); visible voxels are those of ``image``.
             offset: where in the model's token grid the image begins.
         """
-        patch_size = self.config.patch_size
-        depth, height, width = (n // p for n, p in zip(image.shape[2:], patch_size, strict=True))
+        config = self.config
+        depth, height, width = (n // p for n, p in zip(image.shape[2:], config.patch_size, strict=True))
         grid = (depth, height, width)
-        tokens = depth * height * width
-        hidden = hidden_from_visible(visible, tokens)
+        hidden = hidden_from_visible(visible, depth * height * width)
+        if queried is None:
+            queried = visible[:, :0]
 
-        patches = patchify(image, patch_size)
+        patches = patchify(image, config.patch_size)
         positions = _positions_on(image.device, grid, self.encoder.width, offset).expand(len(image), -1, -1)
-        encoded = self.encoder(take_tokens(patches, visible), take_tokens(positions, visible))
+        places = take_tokens(positions, visible)
+        encoded = self.encoder(take_tokens(patches, visible), places)
 
-        positions = _positions_on(image.device, grid, self.decoder.width, offset).expand(len(image), -1, -1)
-        memory = self.decoder.memory(encoded) + take_tokens(positions, visible)
-        queries = self.decoder.mask_token + take_tokens(positions, hidden)
-        base: torch.Tensor | float = 0.0
-        if self.decoder.context is not None and hidden.shape[1]:
-            is_visible = torch.zeros(len(image), tokens, dtype=torch.bool, device=image.device)
-            is_visible = is_visible.scatter(1, visible, True).view(-1, *grid)
+        decoder = self.decoder
+        positions = _positions_on(image.device, grid, decoder.width, offset).expand(len(image), -1, -1)
+        memory = decoder.memory(self.encoder.norm(encoded)) + take_tokens(positions, visible)
+        queries = decoder.mask_token + take_tokens(positions, hidden)
+        n_hidden = hidden.shape[1]
+        # in training every part takes part in every step, so that replicas agree on whose gradients there are
+        is_completed = n_hidden > 0 or self.training
+        base = image.new_zeros(len(image), n_hidden, patches.shape[-1])
+        features: list[torch.Tensor] = []
+        if config.prior and is_completed:
+            is_visible = ~hidden_tokens(visible, grid)
             if filled is None:
                 filled = self._fill(image, is_visible, valid)
-            queries = queries + self.decoder.context(filled, is_visible, hidden)
-            base = take_tokens(patchify(filled, patch_size), hidden)
-        n_hidden = hidden.shape[1]
-        if queried is not None:
-            queries = torch.cat([queries.to(memory.dtype), take_tokens(memory, queried)], 1)
-        decoded = self.decoder(queries, memory)
-        hidden_patches = base + self.decoder.hidden_head(decoded[:, :n_hidden]).float()
-        visible_patches = self.decoder.visible_head(decoded[:, n_hidden:]).float()
-        asked = visible[:, :0] if queried is None else visible.gather(1, queried)
-        return Prediction(hidden, hidden_patches, asked, visible_patches)
+            base = take_tokens(patchify(filled, config.patch_size), hidden)
+            context, features = decoder.surroundings(filled, is_visible, hidden)
+            queries = queries + context
+
+        decoded = decoder(torch.cat([queries.to(memory.dtype), take_tokens(memory, queried)], 1), memory)
+        decoded, shown = decoded[:, :n_hidden], decoded[:, n_hidden:]
+        hidden_patches = base
+        if is_completed:
+            residual = decoder.residual(decoder.mixed(decoded, hidden, memory, visible, grid), hidden, grid, features)
+            hidden_patches = base + residual.float()
+        visible_patches = decoder.visible_head(shown).float()
+        if decoder.direct_head is not None:
+            # where a token lies is known and says nothing of its voxels
+            visible_patches = visible_patches + decoder.direct_head(take_tokens(encoded - places, queried)).float()
+        return Prediction(hidden, hidden_patches, visible.gather(1, queried), visible_patches)
+
+    def _start_as_linear_code(self, head: nn.Linear) -> None:
+        """Start auto-encoding at the lowest cosines of a patch: blocks of the encoder add nothing to them yet."""
+        start_at_cosines(self.encoder.patch_embedding, head, self.config.patch_size)
+        for module in self.encoder.modules():
+            if isinstance(module, Block):
+                module.start_at_zero()
+        nn.init.zeros_(self.decoder.visible_head.weight)
 
     def _fill(self, image: torch.Tensor, is_visible: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         known = is_visible[:, None]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from conftest import tiny_config
+from conftest import awakened, tiny_config
 from volume_factory import geometry, image_of, trunk
 
 from MAESILLib import cli
@@ -124,9 +124,7 @@ def write_checkpoint(path: Path, seed: int = 0, prior: bool = True, preprocessin
     config = tiny_config()
     config = replace(config, model=replace(config.model, prior=prior))
     torch.manual_seed(seed)
-    network = MaskedAutoencoder(config.model)
-    for head in (network.decoder.hidden_head, network.decoder.visible_head):
-        torch.nn.init.normal_(head.weight, std=0.02)
+    network = awakened(MaskedAutoencoder(config.model), 0.02)
     save_checkpoint(path, network.state_dict(), CheckpointInfo(config.model, preprocessing or config.preprocessing))
     return path
 

@@ -12,6 +12,7 @@ from slicer_host.fixtures import host  # noqa: F401 (a fixture)
 
 from MAESILLib.config import Config, Preprocessing, load
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
+from MAESILLib.model import MaskedAutoencoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CT = REPOSITORY.parent / "shared" / "ct"
@@ -105,3 +106,11 @@ def tiny_config(**train: object) -> Config:
             },
         },
     )
+
+
+def awakened(model: MaskedAutoencoder, std: float = 0.05) -> MaskedAutoencoder:
+    """Give what starts at zero random weights: in a trained model it does not stay there."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=std)
+    return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
-from MAESILLib.config import Preprocessing
+from MAESILLib.config import BEFORE_LOCAL_BRANCH, Preprocessing
 from MAESILLib.errors import InputError
 from MAESILLib.model import MaskedAutoencoder
 
@@ -113,3 +114,21 @@ def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_weight_type_is_refused(tmp_path: Path, written: tuple[Path, MaskedAutoencoder]) -> None:
     with pytest.raises(InputError, match="fp8"):
         save_checkpoint(tmp_path / "x.safetensors", written[1].state_dict(), read_info(written[0]), "fp8")
+
+
+def test_a_checkpoint_from_before_the_local_branch_is_one_without_it(tmp_path: Path) -> None:
+    without = dataclasses.replace(CONFIG, mixing_depth=0, local_channels=(), direct_head=False)
+    path = tmp_path / "old.safetensors"
+    save_checkpoint(path, MaskedAutoencoder(without).state_dict(), CheckpointInfo(without, Preprocessing()))
+
+    def forget(_: Any, description: Any) -> None:
+        for key in BEFORE_LOCAL_BRANCH:
+            del description["model"][key]
+
+    assert read_info(rewritten(path, forget)).model == without
+
+
+def test_a_checkpoint_says_all_or_nothing_of_the_local_branch(written: tuple[Path, MaskedAutoencoder]) -> None:
+    path = rewritten(written[0], lambda _, description: description["model"].pop("mixing_depth"))
+    with pytest.raises(InputError, match="does not say its mixing_depth"):
+        read_info(path)

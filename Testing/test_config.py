@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cli_factory import read_array, reconstruct, write_checkpoint, write_ct
-from conftest import tiny_config
+from conftest import awakened, tiny_config
 
 from MAESILLib.config import PRESETS, Config, Preprocessing, from_dict, load, preset, to_dict
 from MAESILLib.data.cache import Cache
@@ -83,6 +83,9 @@ MODEL_CHANGES = {
     "mlp_ratio": 3.0,
     "prior": False,
     "context_margin": 1,
+    "mixing_depth": 2,
+    "local_channels": (8,),
+    "direct_head": False,
 }
 
 
@@ -106,7 +109,7 @@ def test_every_key_is_tested() -> None:
 def test_every_model_key_changes_the_network_or_its_superpatches(key: str) -> None:
     def facts(model: object) -> object:
         torch.manual_seed(0)
-        network = MaskedAutoencoder(model).eval()  # type: ignore[arg-type]
+        network = awakened(MaskedAutoencoder(model).eval())  # type: ignore[arg-type]
         image = torch.linspace(0, 1, 32**3).view(1, 1, 32, 32, 32)
         with torch.no_grad():
             out = network(image, torch.tensor([[0, 3, 5]]), queried=torch.tensor([[0, 1, 2]]))

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import awakened
 
 from MAESILLib.config import ModelConfig
 from MAESILLib.fills import fill_harmonic
@@ -29,10 +30,7 @@ GRID = (4, 3, 2)
 
 def network(config: ModelConfig = CONFIG) -> MaskedAutoencoder:
     torch.manual_seed(0)
-    model = MaskedAutoencoder(config).eval()
-    # the residual head starts at zero; a trained one does not stay there
-    torch.nn.init.normal_(model.decoder.hidden_head.weight, std=0.05)
-    return model
+    return awakened(MaskedAutoencoder(config).eval())
 
 
 def hidden_voxels(visible: torch.Tensor, grid: tuple[int, int, int] = GRID) -> torch.Tensor:
