@@ -130,7 +130,7 @@ def resized(initial: str, folder: str) -> Path:
     """Return a copy of a checkpoint that says it is for superpatches of 64^3; no weight depends on it."""
     model, info = load_checkpoint(initial)
     path = Path(folder) / "initial.safetensors"
-    save_checkpoint(path, model, replace(info, model=replace(info.model, superpatch_size=(64, 64, 64))))
+    save_checkpoint(path, model.state_dict(), replace(info, model=replace(info.model, superpatch_size=(64, 64, 64))))
     return path
 
 
@@ -145,9 +145,9 @@ def run(name: str, cache: Any, samples: int, seed: int, rate: float, batch: int,
         trainer._validate = lambda: None  # type: ignore[method-assign]
         trainer.run()
         seconds = time.monotonic() - begin
-        trainer._load_average()
-        model = trainer.averaged_model
-        figures = measure(model, superpatches)
+        with trainer.update.averaged() as model:
+            model.eval()
+            figures = measure(model, superpatches)
     return {
         "variant": name,
         "gigaflop": gigaflop(model),
