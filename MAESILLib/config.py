@@ -116,7 +116,7 @@ class TrainConfig:
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 elsewhere), fp32 or bf16."""
     compile: bool = False
-    """torch.compile the blocks of the network."""
+    """torch.compile the blocks of the network, the prior, the augmentation and the loss."""
     device_volumes: float = 0.25
     """Largest share of a card's free memory that the volumes may take; larger sets are read from disk."""
     loader_threads: int = 4

@@ -28,7 +28,8 @@ from MAESILLib.config import ModelConfig, Triple
 from MAESILLib.cosines import start_at_cosines
 from MAESILLib.local_branch import ConvBlock, LocalDecoder, LocalEncoder, TokenMixing
 from MAESILLib.masking import hidden_from_visible, hidden_tokens
-from MAESILLib.prior import smooth_fill
+from MAESILLib.prior import Relax, relaxed, smooth_fill
+from MAESILLib.superpatch import token_grid
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,23 @@ def sincos_positions(grid: Triple, width: int, offset: Triple = (0, 0, 0)) -> to
 
 
 @lru_cache(maxsize=32)
-def _positions_on(device: torch.device, grid: Triple, width: int, offset: Triple) -> torch.Tensor:
+def _position_table(device: torch.device, reach: Triple, width: int) -> torch.Tensor:
     # inference mode would leave its mark on a table that training uses later
     with torch.inference_mode(False):
-        return sincos_positions(grid, width, offset).to(device)
+        return sincos_positions(reach, width).view(*reach, width).to(device)
+
+
+def positions_on(device: torch.device, grid: Triple, width: int, offset: Triple, reach: Triple) -> torch.Tensor:
+    """Return the positions (tokens, width) of a grid at ``offset``, cut from a table that stays on the device.
+
+    Args:
+        reach: the model's whole token grid; tables are as large at least, so that every offset shares one.
+    """
+    d, h, w = (max(r, o + g) for r, o, g in zip(reach, offset, grid, strict=True))
+    table = _position_table(device, (d, h, w), width)
+    for axis, (start, length) in enumerate(zip(offset, grid, strict=True)):
+        table = table.narrow(axis, start, length)
+    return table.reshape(-1, width)
 
 
 class Attention(nn.Module):
@@ -300,6 +314,7 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.relax: Relax = relaxed
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.apply(_initialise)
@@ -343,12 +358,13 @@ class MaskedAutoencoder(nn.Module):
             queried = visible[:, :0]
 
         patches = patchify(image, config.patch_size)
-        positions = _positions_on(image.device, grid, self.encoder.width, offset).expand(len(image), -1, -1)
+        reach = token_grid(config.superpatch_size, config.patch_size)
+        positions = positions_on(image.device, grid, self.encoder.width, offset, reach).expand(len(image), -1, -1)
         places = take_tokens(positions, visible)
         encoded = self.encoder(take_tokens(patches, visible), places)
 
         decoder = self.decoder
-        positions = _positions_on(image.device, grid, decoder.width, offset).expand(len(image), -1, -1)
+        positions = positions_on(image.device, grid, decoder.width, offset, reach).expand(len(image), -1, -1)
         memory = decoder.memory(self.encoder.norm(encoded)) + take_tokens(positions, visible)
         queries = decoder.mask_token + take_tokens(positions, hidden)
         n_hidden = hidden.shape[1]
@@ -391,7 +407,7 @@ class MaskedAutoencoder(nn.Module):
         if valid is not None:
             known = known & valid
         with torch.autocast(image.device.type, enabled=False), torch.no_grad():
-            return smooth_fill(image, known, self.config.patch_size)
+            return smooth_fill(image, known, self.config.patch_size, relax=self.relax)
 
 
 def _initialise(module: nn.Module) -> None:

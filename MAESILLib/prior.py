@@ -10,12 +10,16 @@ without data-dependent steps: a sample's prior does not depend on its batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 
 from MAESILLib.stopping import NEVER, StopRequest
+
+Relax = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ def smooth_fill(
     patch_size: tuple[int, int, int],
     sweeps: Sweeps = QUICK,
     stop: StopRequest = NEVER,
+    relax: Relax | None = None,
 ) -> torch.Tensor:
     """Fill the unknown voxels of ``image`` smoothly from its known ones.
 
@@ -45,6 +50,7 @@ def smooth_fill(
         image: (B, 1, D, H, W) intensities; unknown voxels are not read.
         known: (B, 1, D, H, W) bool; constant within patches, but for padding.
         patch_size: voxels of a patch (D, H, W); decides how many coarser grids there are.
+        relax: does one sweep; :func:`relaxed`, or that compiled.
 
     Returns:
         (B, 1, D, H, W) float32: ``image`` where known, the fill elsewhere; 0.5 where nothing is known.
@@ -54,6 +60,7 @@ def smooth_fill(
     """
     weight = known.float()
     # where, not a product: an unknown NaN or infinity must not get through either
+    relax = relaxed if relax is None else relax
     grids = [(torch.where(known, image.float(), 0.0), weight)]
     for pool in _poolings(patch_size):
         value, weight = grids[-1]
@@ -71,7 +78,7 @@ def smooth_fill(
         means = value if level == 0 else value / weight.clamp_min(1e-6)
         filled = torch.where(unknown, filled, means)
         row = min(level, len(sweeps.counts) - 1)
-        filled = _sweep(filled, unknown.float(), sweeps.counts[row], sweeps.radii[row], stop)
+        filled = _sweep(filled, unknown.float(), sweeps.counts[row], sweeps.radii[row], stop, relax)
     return filled
 
 
@@ -85,18 +92,32 @@ def _poolings(patch_size: tuple[int, int, int]) -> list[tuple[int, int, int]]:
     return poolings
 
 
-def _sweep(x: torch.Tensor, unknown: torch.Tensor, sweeps: int, radius: float, stop: StopRequest) -> torch.Tensor:
+def _sweep(
+    x: torch.Tensor, unknown: torch.Tensor, sweeps: int, radius: float, stop: StopRequest, relax: Relax
+) -> torch.Tensor:
     """Relax the unknown cells towards the mean of their six neighbours; no flux through the border."""
-    previous, omega = x, 1.0
-    for sweep in range(sweeps):
+    previous = x
+    for omega in _omegas(sweeps, radius, x.device):
         stop.check()
-        # lerp passes known cells on exactly, and over memory once
-        relaxed = torch.lerp(x, _neighbour_sum(x).mul_(1 / 6), unknown)
-        if sweep > 0:
-            omega = 1 / (1 - radius**2 / 2) if sweep == 1 else 1 / (1 - radius**2 * omega / 4)
-            relaxed = torch.lerp(previous, relaxed, omega)
-        previous, x = x, relaxed
+        previous, x = x, relax(x, previous, unknown, omega)
     return x
+
+
+@lru_cache(maxsize=64)
+def _omegas(sweeps: int, radius: float, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Return Chebyshev's factors, on the device: a number would be compiled into what uses it."""
+    factors = [1.0]
+    for sweep in range(1, sweeps):
+        factors.append(1 / (1 - radius**2 / 2) if sweep == 1 else 1 / (1 - radius**2 * factors[-1] / 4))
+    with torch.inference_mode(False):
+        return torch.tensor(factors, dtype=torch.float32, device=device).unbind()
+
+
+def relaxed(x: torch.Tensor, previous: torch.Tensor, unknown: torch.Tensor, omega: torch.Tensor) -> torch.Tensor:
+    """Do one sweep: x and the sweep before it, unknown (1 or 0), all (B, 1, D, H, W), and the factor omega ()."""
+    # lerp passes known cells on exactly, and over memory once
+    towards_mean = torch.lerp(x, _neighbour_sum(x).mul_(1 / 6), unknown)
+    return torch.lerp(previous, towards_mean, omega)
 
 
 def _neighbour_sum(x: torch.Tensor) -> torch.Tensor:

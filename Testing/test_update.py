@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import HostCrops
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter, parse_event
+from MAESILLib.prior import relaxed
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.batch import make_batch
 from MAESILLib.training.figures import Clock
 from MAESILLib.training.log import read_log
+from MAESILLib.training.loss import masked_loss
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
@@ -89,8 +92,7 @@ def test_a_run_that_has_diverged_ends_and_can_be_resumed(
 
 def test_compiled_blocks_compute_the_same(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """They can be traced, and trace to the same numbers; compiling them needs a C++ compiler."""
-    compile_block = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_block(self, backend="eager"))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     out = io.StringIO()
     Trainer(tiny_config(steps=2), cache, tmp_path / "plain").run()
     reporter = Reporter("json", out, io.StringIO())
@@ -100,6 +102,8 @@ def test_compiled_blocks_compute_the_same(tmp_path: Path, cache: Cache, monkeypa
     assert not warnings_of(out)
     plain, other = ([row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("plain", "compiled"))
     np.testing.assert_allclose(plain, other, rtol=1e-4)  # type: ignore[arg-type]
+    assert compiled.model.relax is not relaxed
+    assert compiled.update.kernels.masked_loss is not masked_loss
     resumed = Trainer(tiny_config(steps=2), cache, tmp_path / "compiled", resume=True)
     assert resumed.progress.step == 2, "names of weights do not depend on compiling"
 
@@ -110,8 +114,7 @@ def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(
     def broken(graph: object, inputs: object) -> object:
         raise RuntimeError("no compiler here\nmore")
 
-    compile_block = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_block(self, backend=broken))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
     out = io.StringIO()
     reporter = Reporter("json", out, io.StringIO())
     trainer = Trainer(tiny_config(steps=2, compile=True), cache, tmp_path / "run", reporter=reporter)
@@ -120,6 +123,7 @@ def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(
     assert "torch.compile does not work here" in warning
     assert "no compiler here" in warning
     assert "\n" not in warning
+    assert trainer.model.relax is relaxed
     Trainer(tiny_config(steps=2), cache, tmp_path / "plain").run()
     losses = [[row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("run", "plain")]
     assert losses[0] == losses[1]

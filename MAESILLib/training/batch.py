@@ -5,6 +5,7 @@ Everything in it is a function of the seed, the update and the sample numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from MAESILLib.data.crops import Crops
 from MAESILLib.data.sampling import random_for
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.model import valid_voxels
+
+Augment = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, tuple[float, float]], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -98,25 +101,40 @@ def make_batch(config: Config, crops: Crops, step: int, samples: range) -> Batch
 
 
 def intensities(
-    batch: Batch, window_hu: tuple[float, float], device: torch.device
+    batch: Batch, window_hu: tuple[float, float], device: torch.device, augment: Augment | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Window, jitter and add noise on the device.
+
+    Args:
+        augment: :func:`augmented`, or that compiled.
 
     Returns:
         input (noisy), target (clean), both (B, 1, D, H, W) float32 in [0, 1], and valid, bool, or None
         where nothing is padding.
     """
-    low, high = window_hu
-    scale, shift, sigma = batch.jitter.to(device, non_blocking=True)[:, :, None, None, None, None].unbind(1)
-    unit = (batch.hu.to(device, non_blocking=True).float() - low) / (high - low)
-    target = (unit * scale + shift).clamp_(0, 1)
-    noise = torch.empty_like(target)
+    augment = augmented if augment is None else augment
+    hu, jitter = batch.hu.to(device, non_blocking=True), batch.jitter.to(device, non_blocking=True)
+    noise = torch.empty(hu.shape, device=device)
     generator = torch.Generator(device)
     for i, seed in enumerate(batch.noise_seeds):
         noise[i].normal_(generator=generator.manual_seed(seed))
-    image = (target + sigma * noise).clamp_(0, 1)
+    image, target = augment(hu, jitter, noise, window_hu)
     # known on the CPU, so that asking costs no wait for the device
-    is_whole = bool((batch.valid_size == torch.tensor(batch.hu.shape[2:])).all())
-    if is_whole:
+    if bool((batch.valid_size == torch.tensor(batch.hu.shape[2:])).all()):
         return image, target, None
     return image, target, valid_voxels(batch.valid_size.to(device, non_blocking=True), batch.hu.shape[2:])
+
+
+def augmented(
+    hu: torch.Tensor, jitter: torch.Tensor, noise: torch.Tensor, window_hu: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Window and jitter HU (B, 1, D, H, W); return it with noise, and clean.
+
+    Args:
+        jitter: (B, 3) contrast factor, shift, noise sigma.
+        noise: (B, 1, D, H, W) float32 of deviation 1.
+    """
+    low, high = window_hu
+    scale, shift, sigma = jitter[:, :, None, None, None, None].unbind(1)
+    target = ((hu.float() - low) / (high - low) * scale + shift).clamp(0, 1)
+    return (target + sigma * noise).clamp(0, 1), target

@@ -31,13 +31,14 @@ from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.provenance import describe_data, trained_on
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.figures import Clock, Figures, Lap
+from MAESILLib.training.kernels import EAGER, compiled
 from MAESILLib.training.loader import BatchLoader, pass_size, samples_of_update
 from MAESILLib.training.log import TrainingLog
 from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.ranks import ALONE, Ranks
 from MAESILLib.training.run_folder import BEST, MODEL, PREVIEW_VOLUME, holds_state
 from MAESILLib.training.state import Progress, check_same_run, read_state, save_state
-from MAESILLib.training.update import Update, compile_blocks
+from MAESILLib.training.update import Update
 from MAESILLib.training.validation import (
     ValidationSuperpatch,
     preview,
@@ -105,11 +106,12 @@ class Trainer:
         self.initial: dict[str, Any] = {}
         if initial is not None:
             self._start_from(initial)
+        kernels, problem = EAGER, ""
         if config.train.compile:
-            problem = compile_blocks(self.model, self.device, self.bf16)
-            if problem:
-                self.reporter.warning(f"torch.compile does not work here ({problem}); going on without it")
-        self.update = Update(config, self.model, ranks, self.device, self.bf16)
+            kernels, problem = compiled(self.model, config, pass_size(config, ranks), self.device, self.bf16)
+        if problem:
+            self.reporter.warning(f"torch.compile does not work here ({problem}); going on without it")
+        self.update = Update(config, self.model, ranks, self.device, self.bf16, kernels)
         self.progress = Progress()
         if resume:
             self._restore()

@@ -16,9 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from MAESILLib.config import Config
 from MAESILLib.device import precision_context
-from MAESILLib.model import Block, MaskedAutoencoder
+from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.training.batch import Batch, intensities
-from MAESILLib.training.loss import Loss, masked_loss
+from MAESILLib.training.kernels import EAGER, Kernels
+from MAESILLib.training.loss import Loss
 from MAESILLib.training.optimizer import WeightAverage, learning_rate, make_optimizer
 from MAESILLib.training.parallel import divide, forget_whole, own_part, part_of, whole
 from MAESILLib.training.ranks import Ranks
@@ -33,12 +34,20 @@ class Update:
 
     Args:
         model: on its device; with several ranks and ``train.parallel`` fsdp it is divided in place.
+        kernels: the functions of a step, where they are compiled.
     """
 
     def __init__(
-        self, config: Config, model: MaskedAutoencoder, ranks: Ranks, device: torch.device, bf16: bool
+        self,
+        config: Config,
+        model: MaskedAutoencoder,
+        ranks: Ranks,
+        device: torch.device,
+        bf16: bool,
+        kernels: Kernels = EAGER,
     ) -> None:
         self.config, self.model, self.ranks, self.device, self.bf16 = config, model, ranks, device, bf16
+        self.kernels = kernels
         self.network = divide(model, ranks, config.train.parallel, device)
         self.optimizer = make_optimizer(model, config.train)
         self.average = WeightAverage(model, config.train.ema_decay)
@@ -76,12 +85,14 @@ class Update:
     def loss(self, batch: Batch) -> Loss:
         """Return the loss of one pass."""
         train = self.config.train
-        image, target, valid = intensities(batch, self.config.preprocessing.window_hu, self.device)
+        image, target, valid = intensities(
+            batch, self.config.preprocessing.window_hu, self.device, self.kernels.augmented
+        )
         visible = batch.visible.to(self.device, non_blocking=True)
         queried = batch.queried.to(self.device, non_blocking=True) if batch.queried.shape[1] else None
         with precision_context(self.device, self.bf16):
             prediction = self.network(image, visible, valid=valid, queried=queried, offset=batch.offset)
-        return masked_loss(
+        loss: Loss = self.kernels.masked_loss(
             prediction,
             target,
             valid,
@@ -89,14 +100,16 @@ class Update:
             visible_weight=train.visible_weight,
             gradient_weight=train.gradient_weight,
         )
+        return loss
 
     @contextmanager
     def averaged(self) -> Iterator[MaskedAutoencoder]:
         """Lend the model with its averaged weights."""
         own = self.average.swapped_into(self.model)
         try:
-            yield self.model
+            yield self.model.eval()
         finally:
+            self.model.train()
             forget_whole(self.model)
             self.average.put_back(self.model, own)
 
@@ -131,26 +144,3 @@ class Update:
             moments[key] = torch.zeros_like(parameter, requires_grad=False)
             own_part(moments[key]).copy_(part_of(saved[key], parameter))
         return moments
-
-
-def compile_blocks(model: MaskedAutoencoder, device: torch.device, bf16: bool) -> str:
-    """Compile the blocks of a model in place, where their time goes; blocks of one kind share what was compiled.
-
-    Returns:
-        why it does not work here, in which case the model is as it was; else nothing.
-    """
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
-    for block in blocks:
-        block.compile()
-    probe = torch.zeros(1, 16, blocks[0].attention_norm.weight.numel(), device=device, requires_grad=True)
-    try:
-        with precision_context(device, bf16):
-            blocks[0](probe).float().sum().backward()
-    except Exception as error:
-        # whatever a compiler that is missing or broken raises
-        for block in blocks:
-            block._compiled_call_impl = None
-        return " ".join((str(error) or type(error).__name__).split())[:200]
-    finally:
-        model.zero_grad(set_to_none=True)
-    return ""

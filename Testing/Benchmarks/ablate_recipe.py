@@ -146,7 +146,6 @@ def run(name: str, cache: Any, samples: int, seed: int, rate: float, batch: int,
         trainer.run()
         seconds = time.monotonic() - begin
         with trainer.update.averaged() as model:
-            model.eval()
             figures = measure(model, superpatches)
     return {
         "variant": name,

@@ -91,6 +91,7 @@ def measure(
         "loader_threads": args.threads,
     }
     # one mask for all: steps of different shares take different times
+    torch._dynamo.reset()
     config = from_dict({"preset": name, "train": train, "mask": {"strategies": ["dual"], "hidden_shares": [0.75]}})
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, cache, folder, device=device)
