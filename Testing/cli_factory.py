@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from conftest import awakened, tiny_config
+from training_factory import awakened, tiny_config
 from volume_factory import geometry, image_of, trunk
 
 from MAESILLib import cli

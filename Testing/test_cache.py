@@ -16,8 +16,8 @@ from cli_factory import (
     maesil,
     write_checkpoint,
 )
-from conftest import make_cache
 from test_prepare import index_of
+from training_factory import make_cache
 
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache
 from MAESILLib.errors import InputError

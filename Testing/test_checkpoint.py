@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_config
 from safetensors import safe_open
 from safetensors.torch import save_file
+from training_factory import tiny_config
 
 from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from MAESILLib.config import BEFORE_LOCAL_BRANCH, Preprocessing

@@ -230,7 +230,7 @@ class TestReconstructInput:
         self.refused(tmp_path, scan, tmp_path / "part.safetensors", ("1 tensors differ", "'encoder.norm.weight'"))
 
     def test_checkpoint_with_broken_weights(self, tmp_path: Path, scan: Path) -> None:
-        from conftest import tiny_config
+        from training_factory import tiny_config
 
         from MAESILLib.checkpoint import save_checkpoint
         from MAESILLib.model import MaskedAutoencoder

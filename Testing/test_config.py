@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cli_factory import read_array, reconstruct, write_checkpoint, write_ct
-from conftest import awakened, tiny_config
+from training_factory import awakened, tiny_config
 
 from MAESILLib.config import PRESETS, Config, Preprocessing, from_dict, load, preset, to_dict
 from MAESILLib.data.cache import Cache

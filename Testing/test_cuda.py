@@ -1,4 +1,7 @@
-"""On a CUDA card: the same numbers as on the CPU, and training without waiting for it. Skipped where there is none."""
+"""On a CUDA card: the same numbers as on the CPU, and training without waiting for it. Skipped where there is none.
+
+Bare machines run it with ``pytest --noconftest``: it needs no screen and no reader of images.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from training_factory import awakened, four_volumes, tiny_config
 
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import Cache
@@ -23,12 +26,15 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA c
 CUDA = torch.device("cuda")
 
 
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return four_volumes(tmp_path / "cache")
+
+
 def test_the_forward_pass_of_small_is_that_of_the_cpu() -> None:
     torch.manual_seed(0)
-    model = MaskedAutoencoder(from_dict({}).model).eval()
-    for parameter in model.decoder.parameters():
-        # heads that begin at zero would hide everything before them
-        torch.nn.init.normal_(parameter, std=0.02)
+    # parts that begin at zero would hide everything before them
+    model = awakened(MaskedAutoencoder(from_dict({}).model), 0.02).eval()
     image = torch.rand(2, 1, 64, 64, 64)
     visible = draw_visible((8, 8, 8), MaskSpec("dual", 0.5, 0.5), 2, generator_for(0))
     with torch.no_grad():

@@ -21,8 +21,8 @@ from cli_factory import (
     maesil,
     write_checkpoint,
 )
-from conftest import make_cache, smooth_hu
 from scipy.spatial import cKDTree
+from training_factory import make_cache, smooth_hu
 
 from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.data.cache import read_cache

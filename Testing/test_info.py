@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from cli_factory import JSON, QUIET, REPOSITORY, assert_refused, maesil, write_ct
-from conftest import tiny_config
+from training_factory import tiny_config
 
 from MAESILLib import __version__
 from MAESILLib.config import to_dict

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
+from training_factory import tiny_config
 
 from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import to_dict

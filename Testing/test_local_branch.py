@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import awakened, tiny_config
+from training_factory import awakened, tiny_config
 
 from MAESILLib.cosines import cosines, start_at_cosines
 from MAESILLib.local_branch import OverlappingHead, doubled, halved

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import awakened
+from training_factory import awakened
 
 from MAESILLib.config import ModelConfig
 from MAESILLib.fills import fill_harmonic
@@ -127,7 +127,7 @@ def test_a_prediction_starts_at_the_prior() -> None:
 
 
 def test_the_prior_is_close_to_the_harmonic_fill_and_keeps_what_is_known() -> None:
-    from conftest import smooth_hu
+    from training_factory import smooth_hu
 
     image = torch.from_numpy((smooth_hu((64, 64, 64), 1).astype(np.float32) + 1000) / 2000)[None, None].clamp(0, 1)
     hidden = hidden_voxels(draw_visible((8, 8, 8), MaskSpec("dual"), 1, generator_for(0)), (8, 8, 8))

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import tiny_config
+from training_factory import tiny_config
 
 from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.training.optimizer import WeightAverage, is_decayed, learning_rate

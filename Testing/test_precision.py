@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cli_factory import QUIET, maesil, reconstruct
-from conftest import make_cache
+from training_factory import make_cache
 from volume_factory import trunk
 
 from MAESILLib import reconstruction

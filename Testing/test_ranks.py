@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_cache, tiny_config
+from training_factory import make_cache, tiny_config
 
 from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import Config, to_dict

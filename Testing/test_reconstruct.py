@@ -17,10 +17,10 @@ from cli_factory import (
     write_ct,
     write_image,
 )
-from conftest import smooth_hu
 from reconstruct_checks import FIGURES, HIGH, KINDS, LOW, check_meaning, check_patches, psnr, run, volumes
 from scipy import sparse
 from scipy.sparse import linalg
+from training_factory import smooth_hu
 from volume_factory import geometry, rotation, trunk, write_dicom
 
 from MAESILLib.errors import InputError

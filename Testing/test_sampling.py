@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_cache, tiny_config
+from training_factory import make_cache, tiny_config
 
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_config
+from training_factory import tiny_config
 
 from MAESILLib.data.cache import Cache
 from MAESILLib.errors import InputError

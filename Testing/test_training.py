@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_cache, smooth_hu, tiny_config
+from training_factory import make_cache, smooth_hu, tiny_config
 
 from MAESILLib.checkpoint import load_checkpoint, read_info
 from MAESILLib.config import Config, from_dict, to_dict

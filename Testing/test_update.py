@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from training_factory import tiny_config
 
 from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.data.cache import Cache

@@ -1,0 +1,80 @@
+"""Small trainings: a cache of stand-in volumes and a configuration. Needs torch and scipy, no screen and no pytest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from MAESILLib.config import Config, Preprocessing, load
+from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
+from MAESILLib.model import MaskedAutoencoder
+
+
+def smooth_hu(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    """A cheap stand-in for anatomy: smooth tissue in air, int16 HU."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.standard_normal(shape), 4)
+    field = field / field.std()
+    d, h, w = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    inside = d**2 * 0.2 + h**2 + w**2 < 0.9
+    return np.where(inside, 40 + 120 * field, -1000).astype(np.int16)
+
+
+def make_cache(folder: Path, shapes: list[tuple[int, int, int]], splits: list[str] | None = None) -> Cache:
+    """A cache of stand-in volumes."""
+    entries = []
+    for number, shape in enumerate(shapes):
+        hu = smooth_hu(shape, number)
+        crc32 = store_volume(folder, f"v{number}", hu)
+        split = splits[number] if splits else ""
+        share = float((hu > -500).mean())
+        source = (f"v{number}.nii", f"{number:064x}")
+        entries.append(CacheEntry(f"v{number}", shape, f"p{number}", split, *source, share, crc32=crc32))
+    write_index(Cache(folder, Preprocessing().spacing_mm, tuple(entries)))
+    return read_cache(folder)
+
+
+def four_volumes(folder: Path) -> Cache:
+    """Three training volumes, one of them shorter than a crop, and one for validation."""
+    shapes = [(40, 48, 56), (20, 40, 40), (48, 40, 33), (40, 40, 40)]
+    return make_cache(folder, shapes, ["train", "train", "train", "val"])
+
+
+def tiny_config(**train: object) -> Config:
+    """The smallest configuration that has every part."""
+    return load(
+        None,
+        "tiny",
+        {
+            "model": {
+                "superpatch_size": (32, 32, 32),
+                "encoder_width": 48,
+                "decoder_width": 32,
+                "head_width": 16,
+                "mlp_ratio": 2.0,
+            },
+            "train": {
+                "steps": 8,
+                "crop_size": (32, 32, 32),
+                "batch_size": 2,
+                "validate_every": 4,
+                "validation_superpatches": 2,
+                "preview_at": 2,
+                "checkpoint_every": 4,
+                "log_every": 1,
+                **train,
+            },
+        },
+    )
+
+
+def awakened(model: MaskedAutoencoder, std: float = 0.05) -> MaskedAutoencoder:
+    """Give what starts at zero random weights: in a trained model it does not stay there."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=std)
+    return model
