@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
+from cli_factory import file_size_limit
 from training_factory import tiny_config
 
 from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import to_dict
 from MAESILLib.data.cache import Cache
+from MAESILLib.errors import DiskFullError
+from MAESILLib.events import Reporter
 from MAESILLib.training.log import read_log
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
@@ -72,3 +76,30 @@ def test_what_a_killed_save_left_is_removed(tmp_path: Path, cache: Cache) -> Non
     (folder / ".mine").write_bytes(b"")
     Trainer(tiny_config(steps=2), cache, folder).run()
     assert [left.name for left in folder.glob(".*")] == [".mine"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits the size of files")
+@pytest.mark.parametrize("board", [True, False])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_disk_that_fills_up_ends_the_run_with_the_state_before(
+    tmp_path: Path, cache: Cache, board: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not board:
+        monkeypatch.setattr("MAESILLib.training.log._board", lambda *_: None)
+    config = tiny_config(steps=12, checkpoint_every=4)
+    folder = tmp_path / "run"
+
+    class FillsUp(Reporter):
+        def progress(self, stage: str, fraction: float, note: str = "") -> None:
+            if note.startswith("step 6 "):
+                limit.enter_context(file_size_limit(4096))
+
+    with ExitStack() as limit, pytest.raises(DiskFullError, match=r"free space|another folder"):
+        Trainer(config, cache, folder, reporter=FillsUp("off")).run()
+    assert read_state(folder).values["progress"]["step"] == 4
+    assert load_checkpoint(folder / "model.safetensors")[1].training["steps"] == 4
+    assert not list(folder.glob(".*"))
+    Trainer(config, cache, folder, resume=True).run()
+    Trainer(config, cache, tmp_path / "whole").run()
+    whole, resumed = (read_state(path).values["model"] for path in (tmp_path / "whole", folder))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)

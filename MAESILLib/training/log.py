@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.files import write_text
+from MAESILLib.files import explain_os_error, write_text
 
 COLUMNS = (
     "step",
@@ -58,19 +59,29 @@ class TrainingLog:
         return self.board is not None
 
     def write(self, step: int, **values: Any) -> None:
-        """Append a row; columns that are not given stay empty."""
-        self.writer.writerow({"step": step, **{k: _short(v) for k, v in values.items()}})
-        self.file.flush()
-        if self.board is not None:
-            for key, value in values.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(key, value, step)
+        """Append a row; columns that are not given stay empty.
+
+        Raises:
+            DiskFullError: the disk is full.
+        """
+        try:
+            self.writer.writerow({"step": step, **{k: _short(v) for k, v in values.items()}})
+            self.file.flush()
+            if self.board is not None:
+                for key, value in values.items():
+                    if isinstance(value, int | float):
+                        self.board.add_scalar(key, value, step)
+        except OSError as error:
+            raise explain_os_error(error, self.file.name) from error
 
     def close(self) -> None:
         """Close the files."""
-        self.file.close()
-        if self.board is not None:
-            self.board.close()
+        # TensorBoard's writer repeats in closing what ended it
+        with suppress(OSError):
+            self.file.close()
+        with suppress(OSError):
+            if self.board is not None:
+                self.board.close()
 
 
 def _board(folder: Path, from_step: int) -> Any:
