@@ -56,6 +56,13 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
+def set_up_convolutions(device: torch.device, bf16: bool) -> None:
+    """Let a card search for the fastest convolutions of a training, whose shapes stay the same; fp32 means fp32."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = bf16
+
+
 @contextlib.contextmanager
 def precision_context(device: torch.device, bf16: bool) -> Iterator[None]:
     """Run matrix products in bf16, or everything in fp32."""

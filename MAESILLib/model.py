@@ -407,7 +407,8 @@ class MaskedAutoencoder(nn.Module):
         if valid is not None:
             known = known & valid
         with torch.autocast(image.device.type, enabled=False), torch.no_grad():
-            return smooth_fill(image, known, self.config.patch_size, relax=self.relax)
+            # a compiled sweep is one for each shape, and only training has few
+            return smooth_fill(image, known, self.config.patch_size, relax=self.relax if self.training else relaxed)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -84,7 +84,8 @@ def test_the_script_trains_in_calls_and_brings_the_weights_back(tmp_path: Path) 
     (tmp_path / "work" / "steps").write_text("5")
     # a call whose time is over at once leaves a state, and the next one goes on
     call("train:0.0001")
-    call("train:3", "finish")
+    assert (tmp_path / "work" / "run" / "state.pt").exists()
+    call("train:3")
     rows = read_log(tmp_path / "out" / "log.csv")
     assert rows[-1]["step"] == 5
     pieces = sorted((tmp_path / "out").glob("model.safetensors.*"))

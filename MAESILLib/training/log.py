@@ -87,9 +87,11 @@ class TrainingLog:
 def _board(folder: Path, from_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+
+        return SummaryWriter(str(folder), purge_step=from_step + 1)
+    except (ImportError, AttributeError, TypeError):
+        # not there, or older than the numpy or protobuf beside it
         return None
-    return SummaryWriter(str(folder), purge_step=from_step + 1)
 
 
 def _short(value: Any) -> Any:

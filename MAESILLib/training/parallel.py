@@ -27,7 +27,11 @@ def divide(model: nn.Module, ranks: Ranks, parallel: str, device: torch.device) 
         return model
     if parallel == "ddp":
         return DistributedDataParallel(
-            model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            # they are constants
+            broadcast_buffers=False,
         )
     mesh = init_device_mesh(device.type, (ranks.size,))
     for module in list(model.modules()):

@@ -22,7 +22,13 @@ from MAESILLib.training.meeting import meet
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells its processes."""
-PEER_WORDS = ("gloo", "NCCL", "ncclRemoteError", "Connection reset by peer", "Connection closed by peer")
+PEER_WORDS = (
+    "ncclRemoteError",
+    "remote process exited",
+    "Connection reset by peer",
+    "Connection closed by peer",
+    "Broken pipe",
+)
 """What torch says when another rank has gone."""
 
 
@@ -62,6 +68,10 @@ class Ranks:
             values = values.clone()
             dist.all_reduce(values)
         return values
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        self.any(False)
 
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's plain value, on each of them."""
@@ -117,7 +127,10 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         else:
             dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{ranks.name} cannot reach the others: {_first_line(error)}", "check the network") from None
+        raise InputError(
+            f"{ranks.name} cannot reach the others: {_first_line(error)}",
+            "check the network; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the device to use",
+        ) from None
     try:
         yield ranks
     except CancelledError as error:

@@ -13,6 +13,7 @@ A run is a folder:
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import Crops, DeviceCrops, HostCrops, fits_on
 from MAESILLib.data.sampling import CropSampler, readable
-from MAESILLib.device import memory_guard, use_bf16
+from MAESILLib.device import memory_guard, set_up_convolutions, use_bf16
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.files import remove_partial, write_json
@@ -102,21 +103,14 @@ class Trainer:
         self.fingerprint = f"{cache.fingerprint()}/{validation.fingerprint()}" if validation else cache.fingerprint()
 
         torch.manual_seed(config.train.seed)
-        self.model = MaskedAutoencoder(config.model).to(self.device).train()
-        self.initial: dict[str, Any] = {}
-        if initial is not None:
-            self._start_from(initial)
-        kernels, problem = EAGER, ""
-        if config.train.compile:
-            kernels, problem = compiled(self.model, config, pass_size(config, ranks), self.device, self.bf16)
-        if problem:
-            self.reporter.warning(f"torch.compile does not work here ({problem}); going on without it")
-        self.update = Update(config, self.model, ranks, self.device, self.bf16, kernels)
+        set_up_convolutions(self.device, self.bf16)
+        with self._memory_guard():
+            self._build(initial)
         self.progress = Progress()
         if resume:
             self._restore()
-        self._check_same_on_all_ranks()
         self.validation_superpatches = self._validation(validation or cache)
+        self._check_same_on_all_ranks()
         self.sampler = CropSampler(
             cache,
             self.entries,
@@ -128,6 +122,26 @@ class Trainer:
             seed=config.train.seed,
         )
 
+    def _build(self, initial: Path | str | None) -> None:
+        """Put the model on its device, and compile and divide it."""
+        config, ranks = self.config, self.ranks
+        self.model = MaskedAutoencoder(config.model).to(self.device).train()
+        self.initial: dict[str, Any] = {}
+        if initial is not None:
+            self._start_from(initial)
+        kernels, self.compile_problem = EAGER, ""
+        if config.train.compile:
+            size = pass_size(config, ranks)
+            kernels, self.compile_problem = compiled(self.model, config, size, self.bf16)
+        if self.compile_problem:
+            how = "without it" if kernels is EAGER else "with the loss not compiled"
+            self.reporter.warning(f"torch.compile does not work here ({self.compile_problem}); going on {how}")
+        self.update = Update(config, self.model, ranks, self.device, self.bf16, kernels)
+
+    def _memory_guard(self) -> AbstractContextManager[None]:
+        hint = "choose a larger train.accumulation, or a smaller train.batch_size, crop_size or preset"
+        return memory_guard(self.device, hint)
+
     def run(self) -> None:
         """Train to the last step.
 
@@ -136,7 +150,6 @@ class Trainer:
             OutOfMemoryError: the batch does not fit.
             InputError: the training has diverged; the state is saved.
         """
-        train, pin = self.config.train, self.device.type == "cuda"
         log = None
         if self.ranks.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -145,25 +158,28 @@ class Trainer:
             log = TrainingLog(self.folder, self.progress.step)
             if not log.has_board:
                 self.reporter.text("tensorboard is not installed: figures go to log.csv alone")
+        try:
+            with self._memory_guard(), closing(self._loader()) as loader:
+                self._loop(loader, log)
+        finally:
+            if log is not None:
+                log.close()
+        # the first rank may still be writing: who ends before it makes a launcher end it
+        self.ranks.wait()
+        self.reporter.progress("pretrain", 1.0)
+        self.reporter.artifact("checkpoint", self.folder / MODEL)
+        if (self.folder / BEST).exists():
+            self.reporter.artifact("best_checkpoint", self.folder / BEST)
+        assert self.progress.step >= self.config.train.steps
+
+    def _loader(self) -> BatchLoader:
+        train, pin = self.config.train, self.device.type == "cuda"
         crops: Crops
         if fits_on(self.device, self.entries, train.device_volumes):
             crops = DeviceCrops(self.sampler, self.cache, self.device)
         else:
             crops = HostCrops(self.sampler, train.loader_threads, pin)
-        loader = BatchLoader(self.config, crops, self.ranks, pin)
-        hint = "choose a larger train.accumulation, or a smaller train.batch_size, crop_size or preset"
-        try:
-            with memory_guard(self.device, hint):
-                self._loop(loader, log)
-        finally:
-            loader.close()
-            if log is not None:
-                log.close()
-        self.reporter.progress("pretrain", 1.0)
-        self.reporter.artifact("checkpoint", self.folder / MODEL)
-        if (self.folder / BEST).exists():
-            self.reporter.artifact("best_checkpoint", self.folder / BEST)
-        assert self.progress.step >= train.steps
+        return BatchLoader(self.config, crops, self.ranks, pin)
 
     def _loop(self, loader: BatchLoader, log: TrainingLog | None) -> None:
         train, progress = self.config.train, self.progress
@@ -173,6 +189,7 @@ class Trainer:
             if self.ranks.any(self.stop.requested()):
                 self._count(figures)
                 self._save()
+                self.ranks.wait()
                 raise CancelledError(f"stopped at step {progress.step} ({self._reason()}); --resume goes on from there")
             step = progress.step
             result = self._update(loader, step)
@@ -215,7 +232,7 @@ class Trainer:
         for step in figures.read():
             self.progress.skipped += 1
             samples = samples_of_update(self.config, step)
-            volumes = sorted({self.sampler.crop(sample).source for sample in samples})
+            volumes = sorted({self.entries[self.sampler.choose(sample).volume].name for sample in samples})
             self.reporter.warning(
                 f"update {step + 1} was left out: its gradient is not finite; it was made of samples {samples.start} "
                 f"to {samples.stop - 1} of {', '.join(volumes[:4])}{' and others' if len(volumes) > 4 else ''}"
@@ -223,6 +240,7 @@ class Trainer:
 
     def _give_up(self, count: int) -> None:
         self._save()
+        self.ranks.wait()
         raise InputError(
             f"the last {count} updates up to step {self.progress.step} were left out: none had a finite gradient",
             "start again from an earlier checkpoint with --init and a lower train.learning_rate, or "
@@ -387,7 +405,8 @@ class Trainer:
             )
 
     def _check_same_on_all_ranks(self) -> None:
-        own = (to_dict(self.config), (self.fingerprint, self.damaged), self.progress.step)
+        validation = [(one.volume, *one.image.shape) for one in self.validation_superpatches]
+        own = (to_dict(self.config), (self.fingerprint, self.damaged, validation), self.progress.step)
         for rank, theirs in enumerate(self.ranks.gather(own)):
             for what, here, there in zip(("configuration", "data", "step"), own, theirs, strict=True):
                 if here != there:

@@ -114,20 +114,25 @@ class Update:
             self.average.put_back(self.model, own)
 
     def averaged_weights(self) -> dict[str, torch.Tensor]:
-        """Return the averaged weights, whole; every rank has to ask."""
-        return {name: whole(self.average.weights[name], p) for name, p in self.model.named_parameters()}
+        """Return the averaged weights, whole and on the CPU; every rank has to ask."""
+        return {name: self._gathered(self.average.weights[name], p) for name, p in self.model.named_parameters()}
+
+    def _gathered(self, part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Put one tensor together; only the first rank, which writes it, keeps it."""
+        full = whole(part, like)
+        return full.cpu() if self.ranks.is_main else full.new_empty(0)
 
     def state(self) -> dict[str, Any]:
-        """Return what :meth:`load` needs to go on, whole and on the CPU; every rank has to ask."""
-        model, moments = {}, {}
+        """Return what :meth:`load` needs to go on, whole and on the CPU of the first rank; every rank has to ask."""
+        state: dict[str, Any] = {"model": {}, "optimizer": {}, "average": self.averaged_weights()}
         for name, parameter in self.model.named_parameters():
-            model[name] = whole(own_part(parameter.detach()), parameter).cpu()
             of_it = self.optimizer.state.get(parameter, {})
-            moments[name] = {key: whole(own_part(of_it[key]), parameter).cpu() for key in MOMENTS if key in of_it}
+            moments = {key: self._gathered(own_part(of_it[key]), parameter) for key in MOMENTS if key in of_it}
             if of_it:
-                moments[name]["step"] = of_it["step"].cpu()
-        average = {name: weight.cpu() for name, weight in self.averaged_weights().items()}
-        return {"model": model, "optimizer": moments, "average": average}
+                moments["step"] = of_it["step"].cpu()
+            state["model"][name] = self._gathered(own_part(parameter.detach()), parameter)
+            state["optimizer"][name] = moments
+        return state
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:

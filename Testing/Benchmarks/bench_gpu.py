@@ -1,8 +1,10 @@
 """Training steps of each preset on a card, beside MONAI's MaskedAutoEncoderViT and the card's own ceilings.
 
 A step is the real one: batches of the loader, windowing, noise, masks, prior, forward, backward, clipping, AdamW, the
-weight average. Floating-point operations are those that torch counts in forward and backward; the ceiling is a bf16
-product of 8192x8192 matrices of random numbers, measured in the same run.
+weight average, all with three quarters hidden; ``mixture`` is a row with the shares that training draws, whose steps
+take different times. Floating-point operations are those that torch counts in forward and backward (attention's
+backward with what it computes again; on a CPU without attention); the ceiling is a bf16 product of 8192x8192 matrices
+of random numbers, measured in the same run.
 
     python Testing/Benchmarks/bench_gpu.py [--data CACHE] [--presets tiny small base] [--output FILE.json]
 
@@ -16,6 +18,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,6 @@ from MAESILLib.config import from_dict
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
 from MAESILLib.data.crops import DeviceCrops, HostCrops
 from MAESILLib.device import choose_device, device_name, peak_memory_mib
-from MAESILLib.errors import OutOfMemoryError
 from MAESILLib.training.loader import BatchLoader
 from MAESILLib.training.trainer import Trainer
 
@@ -79,43 +81,63 @@ def random_cache(folder: Path, side: int) -> Cache:
     return read_cache(folder)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """How a step is run."""
+
+    on_device: bool = True
+    compiled: bool = True
+    mixture: bool = False
+
+    def label(self, preset: str) -> str:
+        """Return the name of its row."""
+        parts = [preset, "on device" if self.on_device else "from files", "compiled" if self.compiled else "eager"]
+        return ", ".join([*parts, *(["mixture"] if self.mixture else [])])
+
+
 def measure(
-    name: str, cache: Cache, device: torch.device, args: argparse.Namespace, compiled: bool, on_device: bool
+    name: str, cache: Cache, device: torch.device, args: argparse.Namespace, variant: Variant
 ) -> dict[str, Any]:
     """Time the steps of one preset."""
     train = {
         "steps": 10**6,
         "batch_size": args.batch or BATCHES[name],
-        "compile": compiled,
+        "compile": variant.compiled,
         "validation_superpatches": 1,
         "loader_threads": args.threads,
     }
-    # one mask for all: steps of different shares take different times
     torch._dynamo.reset()
-    config = from_dict({"preset": name, "train": train, "mask": {"strategies": ["dual"], "hidden_shares": [0.75]}})
+    mask = {} if variant.mixture else {"strategies": ["dual"], "hidden_shares": [0.75]}
+    config = from_dict({"preset": name, "train": train, "mask": mask})
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, cache, folder, device=device)
+    if trainer.compile_problem:
+        raise RuntimeError(f"not compiled: {trainer.compile_problem}")
+    steps = 3 * args.steps if variant.mixture else args.steps
+    warm_up = 3 * args.warm_up if variant.mixture else args.warm_up
     crops = (
         DeviceCrops(trainer.sampler, cache, device)
-        if on_device
+        if variant.on_device
         else HostCrops(trainer.sampler, args.threads, device.type == "cuda")
     )
     loader = BatchLoader(config, crops, pin=device.type == "cuda")
     try:
         began = time.perf_counter()
-        for step in range(args.warm_up):
+        for step in range(warm_up):
             trainer._update(loader, step)
         wait(device)
-        warm_up = time.perf_counter() - began
+        warmed_up = time.perf_counter() - began
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         loader.waited = 0.0
         began = time.perf_counter()
-        for step in range(args.warm_up, args.warm_up + args.steps):
+        for step in range(warm_up, warm_up + steps):
             trainer._update(loader, step)
         wait(device)
-        seconds = (time.perf_counter() - began) / args.steps
-        waited = loader.waited / args.steps
+        seconds = (time.perf_counter() - began) / steps
+        waited = loader.waited / steps
+        if args.profile and not variant.mixture:
+            profile(trainer, loader, warm_up + steps, args.profile / f"profile_{name}.txt")
     finally:
         loader.close()
     size = config.train.batch_size
@@ -124,11 +146,45 @@ def measure(
         "batch": size,
         "samples_per_s": size / seconds,
         "ms_per_step": 1000 * seconds,
-        "gflop_per_sample": flops(config, device) / 1e9,
+        "gflop_per_sample": None if variant.mixture else flops(config, device) / 1e9,
         "wait_share": waited / seconds,
         "peak_mib": peak_memory_mib(device),
-        "warm_up_s": warm_up,
+        "warm_up_s": warmed_up,
     }
+
+
+def profile(trainer: Trainer, loader: BatchLoader, first: int, path: Path) -> None:
+    """Write which kernels three steps spend their time in."""
+    from torch.profiler import ProfilerActivity
+
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if trainer.device.type == "cuda" else [])]
+    with torch.profiler.profile(activities=activities) as recorded:
+        for step in range(first, first + 3):
+            trainer._update(loader, step)
+        wait(trainer.device)
+    by = "self_cuda_time_total" if trainer.device.type == "cuda" else "self_cpu_time_total"
+    path.write_text(recorded.key_averages().table(sort_by=by, row_limit=30, max_name_column_width=90))
+
+
+def attention_kernels(device: torch.device) -> dict[str, float]:
+    """Time forward and backward of attention by each of torch's kernels, at the shape of base; ms."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    query, key, value = (
+        torch.randn(32, 6, 1024, 128, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
+    )
+    times = {}
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
+
+        def both(backend: SDPBackend = backend) -> None:
+            with sdpa_kernel(backend):
+                torch.nn.functional.scaled_dot_product_attention(query, key, value).sum().backward()
+
+        try:
+            times[backend.name.lower()] = 1000 * seconds_of(both, device, 10)
+        except RuntimeError as error:
+            print(f"{backend.name}: {str(error).splitlines()[0]}")
+    return times
 
 
 def flops(config: Any, device: torch.device) -> float:
@@ -193,38 +249,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="CACHE")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--presets", nargs="+", default=list(BATCHES), choices=list(BATCHES))
+    parser.add_argument("--presets", nargs="+", default=["small", "base", "tiny"], choices=list(BATCHES))
     parser.add_argument("--batch", type=int, default=0, help="superpatches; 0: by preset")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm-up", type=int, default=8)
     parser.add_argument("--threads", type=int, default=12, help="that read crops from files")
     parser.add_argument("--eager", action="store_true", help="measure without torch.compile alone")
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write which kernels take the time")
     parser.add_argument("--no-monai", action="store_true", help="leave out the peer")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     device = choose_device(args.device)
     torch.backends.cuda.matmul.allow_tf32 = False
+    if args.profile:
+        args.profile.mkdir(parents=True, exist_ok=True)
     peak = ceilings(device)
     print(f"{device_name(device)}, torch {torch.__version__}")
+    cudnn = torch.backends.cudnn.version()
+    if device.type == "cuda":
+        # before 9.15 cuDNN had no fast 3D convolutions in half precision, and torch went round it
+        print(f"cuDNN {cudnn}{' IS TOO OLD: 3D convolutions are slow' if (cudnn or 0) < 91500 else ''}")
+        print("attention, ms: " + ", ".join(f"{k} {v:.2f}" for k, v in attention_kernels(device).items()))
     print(f"bf16 product {peak['tflops']:.0f} TFLOP/s, copy {peak['tb_per_s']:.2f} TB/s")
     columns = ("params M", "batch", "samples/s", "ms/step", "TFLOP/s", "of peak", "wait", "peak MiB", "warm-up s")
-    print(f"{'':30}" + "".join(f"{column:>11}" for column in columns), flush=True)
+    print(f"{'':38}" + "".join(f"{column:>11}" for column in columns), flush=True)
     results: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, **peak, "rows": []}
     with tempfile.TemporaryDirectory() as folder:
         cache = read_cache(args.data) if args.data else random_cache(Path(folder), 160)
         for name in args.presets:
-            variants = [(True, False), (True, True)] if args.eager else [(True, False), (True, True), (False, True)]
-            for on_device, compiled in variants:
-                label = f"{name}, {'on device' if on_device else 'from files'}, {'compiled' if compiled else 'eager'}"
+            for variant in variants(args.eager):
+                label = variant.label(name)
                 try:
-                    row = measure(name, cache, device, args, compiled, on_device)
-                except (OutOfMemoryError, torch.OutOfMemoryError) as error:
-                    print(f"{label:30}  {str(error).splitlines()[0]}", flush=True)
+                    row = measure(name, cache, device, args, variant)
+                except Exception as error:
+                    # a table with a hole is worth more than none
+                    print(f"{label:38}  {type(error).__name__}: {' '.join(str(error).split())[:150]}", flush=True)
                     continue
-                row["tflops"] = row["gflop_per_sample"] * row["samples_per_s"] / 1000
-                row["of_peak"] = row["tflops"] / peak["tflops"]
+                if row["gflop_per_sample"] is not None:
+                    row["tflops"] = row["gflop_per_sample"] * row["samples_per_s"] / 1000
+                    row["of_peak"] = row["tflops"] / peak["tflops"]
                 results["rows"].append({"name": label, **row})
                 print_row(label, row)
+                save(results, args.output)
             monai = None if args.no_monai else measure_monai(name, device, args)
             if args.no_monai:
                 pass
@@ -233,8 +299,20 @@ def main() -> None:
             else:
                 results["rows"].append({"name": f"{name}, MONAI", **monai})
                 print_row(f"{name}, MONAI", monai)
-            if args.output:
-                args.output.write_text(json.dumps(results, indent=2))
+            save(results, args.output)
+
+
+def variants(eager: bool) -> list[Variant]:
+    """Return how each preset is run, what matters most first."""
+    if eager:
+        return [Variant(compiled=False), Variant(compiled=False, mixture=True)]
+    return [Variant(), Variant(mixture=True), Variant(compiled=False), Variant(on_device=False)]
+
+
+def save(results: dict[str, Any], output: Path | None) -> None:
+    """Write what there is so far."""
+    if output:
+        output.write_text(json.dumps(results, indent=2))
 
 
 def print_row(label: str, row: dict[str, Any]) -> None:
@@ -242,7 +320,7 @@ def print_row(label: str, row: dict[str, Any]) -> None:
     keys = ("parameters_m", "batch", "samples_per_s", "ms_per_step", "tflops", "of_peak", "wait_share", "peak_mib")
     formats = (".1f", "d", ".1f", ".1f", ".1f", ".1%", ".1%", ".0f", ".1f")
     cells = [format(row[k], f) if k in row else "" for k, f in zip((*keys, "warm_up_s"), formats, strict=True)]
-    print(f"{label:30}" + "".join(f"{cell:>11}" for cell in cells), flush=True)
+    print(f"{label:38}" + "".join(f"{cell:>11}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":
