@@ -81,4 +81,4 @@ def test_the_costs_add_up() -> None:
         for text, paid, rate in zip(hours.split(" / "), cost.split(" / "), (1e14, 3e14), strict=True):
             assert float(text) == pytest.approx(flop / rate / 3600, rel=0.1)
             assert float(paid) == pytest.approx(3 * flop / rate / 3600 + 0.05 * count * 60 / 16 / 3600, rel=0.1)
-        assert float(cores) == pytest.approx(3e14 / (3 * 203e9) * 0.0033, rel=0.1)
+        assert float(cores) == pytest.approx(3e14 / (3 * 203e9) * 0.0019, rel=0.1)

@@ -154,7 +154,7 @@ class TestInstall:
         panel.ui.installButton.click()
         assert installer.asked == []
         shown = host.messages[-1]
-        assert "torch >= 2.4" in str(shown)
+        assert "torch >= 2.7" in str(shown)
         assert "safetensors >= 0.4" in str(shown)
         assert "does not respond" in str(shown)
 
@@ -163,7 +163,7 @@ class TestInstall:
         without("torch", "safetensors")
         host.answers.append(True)
         panel.ui.installButton.click()
-        assert installer.asked == ["torch>=2.4", "safetensors>=0.4"]
+        assert installer.asked == ["torch>=2.7", "safetensors>=0.4"]
         assert [message.kind for message in host.messages] == ["question"], host.messages
         assert not panel.ui.installButton.enabled
 

@@ -39,8 +39,8 @@ def data_sources() -> dict[str, str]:
 def presets() -> dict[str, str]:
     """Return what the presets are called."""
     return {
-        "tiny": _("Tiny: 0.4 M weights, to try things out"),
-        "small": _("Small: 13 M weights, as the one that comes with MAESIL"),
+        "tiny": _("Tiny: 1 M weights, to try things out"),
+        "small": _("Small: 14 M weights, as the one that comes with MAESIL"),
         "base": _("Base: 35 M weights, for a GPU"),
         "paper": _("Paper: as the paper describes it, for a GPU"),
     }
