@@ -237,7 +237,7 @@ class TestReconstructInput:
 
         config = tiny_config()
         network = MaskedAutoencoder(config.model)
-        torch.nn.init.constant_(network.decoder.hidden_head.bias, float("nan"))
+        torch.nn.init.constant_(network.decoder.local_decoder.voxels.bias, float("nan"))
         save_checkpoint(
             tmp_path / "nan.safetensors", network.state_dict(), CheckpointInfo(config.model, config.preprocessing)
         )

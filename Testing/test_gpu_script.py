@@ -71,7 +71,8 @@ def test_the_script_trains_in_calls_and_brings_the_weights_back(tmp_path: Path) 
             ["bash", str(ROOT / "Testing" / "gpu" / "run.sh"), *steps],
             env=environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=300,
         )
         assert result.returncode == 0, result.stderr[-3000:]

@@ -37,7 +37,8 @@ def test_twenty_kills_change_nothing(tmp_path: Path, cache: Cache) -> None:
             *(str(cache.folder), str(tmp_path / "c.json"), str(tmp_path / "killed"), "20", "7"),
         ],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )

@@ -19,7 +19,10 @@ def test_only_matrices_decay() -> None:
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
     rest = {name for name, _ in model.named_parameters()} - decayed
     assert "decoder.mask_token" in rest
-    assert all(name.endswith(("bias", "token")) or "norm" in name for name in rest)
+    kernels = {name for name, p in model.named_parameters() if p.dim() == 5}
+    assert kernels
+    assert kernels < rest
+    assert all(name.endswith(("bias", "token")) or "norm" in name for name in rest - kernels)
 
 
 def test_the_learning_rate_is_counted_in_steps() -> None:

@@ -44,7 +44,8 @@ def torchrun(ranks: int, *arguments: object, options: tuple[str, ...] = ()) -> s
         [*command, *options, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",  # whatever locale another test has set
+        errors="replace",
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
 

@@ -12,7 +12,7 @@ from MAESILLib.training.parallel import own_part
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices, and neither biases nor norms nor tokens."""
+    """Return AdamW that decays matrices alone."""
     decayed = [p for name, p in model.named_parameters() if is_decayed(name, p)]
     plain = [p for name, p in model.named_parameters() if not is_decayed(name, p)]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -20,7 +20,7 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
 
 
 def is_decayed(name: str, parameter: torch.Tensor) -> bool:
-    """Say whether weight decay applies: to matrices of linear layers, not to biases, norms and tokens."""
+    """Say whether weight decay applies: to matrices, not to biases, norms, tokens and the kernels of convolutions."""
     return parameter.dim() == 2 and not name.endswith("token")
 
 
