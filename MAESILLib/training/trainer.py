@@ -157,7 +157,7 @@ class Trainer:
             write_json(self.folder / "config.json", to_dict(self.config))
             log = TrainingLog(self.folder, self.progress.step)
             if not log.has_board:
-                self.reporter.text("tensorboard is not installed: figures go to log.csv alone")
+                self.reporter.text("tensorboard is not installed or does not start: figures go to log.csv alone")
         try:
             with self._memory_guard(), closing(self._loader()) as loader:
                 self._loop(loader, log)

@@ -110,12 +110,13 @@ def measure(model: MaskedAutoencoder, superpatches: list[Any]) -> dict[str, floa
     return {"above_harmonic": means["psnr"] - means["harmonic"], **means}
 
 
-def gigaflop(model: MaskedAutoencoder, side: int = 128) -> float:
-    """Return GFLOP of a forward pass of one superpatch with three quarters hidden."""
+def gigaflop(model: MaskedAutoencoder, side: int = 128, hidden_share: float = 0.75) -> float:
+    """Return GFLOP of a forward pass of one superpatch."""
     from torch.utils.flop_counter import FlopCounterMode
 
     grid = (side // 8,) * 3
-    visible = draw_visible(grid, MASK, 1, generator_for(0))
+    ratio = 1 - (1 - hidden_share) ** 0.5
+    visible = draw_visible(grid, MaskSpec("dual", ratio, ratio), 1, generator_for(0))
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.rand(1, 1, side, side, side), visible)
     # the counter does not know attention on a CPU: two products of queries x keys x width in each block
