@@ -3,8 +3,9 @@
     python Testing/Benchmarks/ablate_recipe.py CACHE OUT VARIANT [VARIANT ...] [--samples 3000] [--seed 0]
 
 Superpatches of 64^3 on one CPU thread in bf16, the library's own trainer. Every row says dB of hidden
-patches (dual .5/.5) above the harmonic fill of the same masks, the border index of the composite, and
-PSNR and SSIM of auto-encoding, all over the validation volumes of the cache.
+patches (dual .5/.5) above the harmonic fill of the same masks, with the averaged weights and with those of the
+last update, the border index of the composite, and PSNR and SSIM of auto-encoding, all over the validation
+volumes of the cache. What the library has no key for is a change of the trainer, in ``CHANGES``.
 """
 
 from __future__ import annotations
@@ -14,20 +15,26 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from monai.losses import SSIMLoss
 
 from MAESILLib import config as configuration
 from MAESILLib.checkpoint import load_checkpoint, save_checkpoint
 from MAESILLib.data.cache import read_cache
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_tokens
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible, hidden_tokens
 from MAESILLib.metrics import border_index, psnr, ssim
-from MAESILLib.model import MaskedAutoencoder, unpatchify
+from MAESILLib.model import MaskedAutoencoder, patchify, unpatchify
 from MAESILLib.prior import THOROUGH, smooth_fill
+from MAESILLib.training.kernels import Kernels
+from MAESILLib.training.loss import Loss, masked_loss
+from MAESILLib.training.optimizer import is_decayed
 from MAESILLib.training.trainer import Trainer
 from MAESILLib.training.validation import validation_set
 
@@ -40,12 +47,94 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "branch_alone": {"model": {"encoder_depth": 1, "decoder_depth": 1}},
     "wide_branch": {"model": {"local_channels": [24, 64]}},
     "three_levels": {"model": {"local_channels": [16, 32, 96]}},
+    "narrow": {"model": {"encoder_width": 192, "decoder_width": 128}},
+    "shallow": {"model": {"encoder_depth": 4}},
+    "wide_shallow": {"model": {"encoder_width": 448, "encoder_depth": 4}},
     "no_gradient": {"train": {"gradient_weight": 0.0}},
+    "more_gradient": {"train": {"gradient_weight": 1.0}},
     "no_noise": {"train": {"noise": 0.0}},
     "no_jitter": {"train": {"scale_jitter": 0.0, "shift_jitter": 0.0, "noise": 0.0}},
     "hidden_only": {"train": {"visible_weight": 0.0}},
+    "more_visible": {"train": {"visible_weight": 4.0}},
+    "share_75": {"mask": {"hidden_shares": [0.75]}},
+    "shares_50_90": {"mask": {"hidden_shares": [0.5, 0.75, 0.75, 0.9]}},
+    "dual_alone": {"mask": {"strategies": ["dual"]}},
+    "ssim": {},
+    "window_attention": {},
+    "decay_kernels": {},
 }
 MASK = MaskSpec("dual", 0.5, 0.5)
+REACH = 2
+"""Tokens that a query of ``window_attention`` sees along each axis: a window of 5x5x5."""
+
+
+def with_ssim(trainer: Trainer) -> None:
+    """Add 0.1 (1 - SSIM of the composite, windows of 7^3) to the loss of the last quarter of the updates."""
+    measure = SSIMLoss(spatial_dims=3, kernel_type="uniform", win_size=7)
+    begin = trainer.config.train.steps * 3 // 4
+
+    def loss(prediction: Any, target: torch.Tensor, valid: Any, patch_size: Any, **weights: float) -> Loss:
+        plain = masked_loss(prediction, target, valid, patch_size, **weights)
+        if trainer.progress.step < begin:
+            return plain
+        grid = tuple(n // p for n, p in zip(target.shape[2:], patch_size, strict=True))
+        patches = patchify(target, patch_size)
+        index = prediction.hidden[..., None].expand_as(prediction.hidden_patches)
+        composite = unpatchify(patches.scatter(1, index, prediction.hidden_patches), grid, patch_size)
+        return replace(plain, total=plain.total + 0.1 * measure(composite, target))
+
+    trainer.update.kernels = Kernels(loss)
+
+
+def with_window_attention(trainer: Trainer) -> None:
+    """Let each query of the decoder attend to visible tokens at most REACH tokens away; to all where there is none."""
+    model = trainer.model
+    places: dict[str, torch.Tensor] = {}
+
+    def remember(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        image, visible = args
+        _, h, w = grid = tuple(n // 8 for n in image.shape[2:])
+        queried = kwargs.get("queried")
+        query = torch.cat(
+            [hidden_from_visible(visible, math.prod(grid)), *([] if queried is None else [visible.gather(1, queried)])],
+            1,
+        )
+        far = torch.zeros(len(visible), query.shape[1], visible.shape[1], dtype=torch.bool)
+        for of in (lambda t: t // (h * w), lambda t: t // w % h, lambda t: t % w):
+            far |= (of(query)[:, :, None] - of(visible)[:, None]).abs() > REACH
+        places["near"] = (~far | far.all(2, keepdim=True))[:, None]
+
+    def near(attention: Any) -> Callable[..., torch.Tensor]:
+        def forward(x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+            query = attention._split(attention.query(x))
+            key, value = (attention._split(t) for t in attention.key_value(memory).chunk(2, -1))
+            query = attention.query_norm(query.float()).to(value.dtype)
+            key = attention.key_norm(key.float()).to(value.dtype)
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=places["near"])
+            return attention.out(attended.transpose(1, 2).flatten(2))
+
+        return forward
+
+    model.register_forward_pre_hook(remember, with_kwargs=True)
+    for block in cast(list[Any], list(model.decoder.blocks)):
+        block.attention.forward = near(block.attention)
+
+
+def with_decayed_kernels(trainer: Trainer) -> None:
+    """Let weight decay apply to the kernels of convolutions too."""
+    kernels = [p for name, p in trainer.model.named_parameters() if p.dim() > 2 and "token" not in name]
+    assert not any(is_decayed("", p) for p in kernels)
+    optimizer, known = trainer.update.optimizer, {id(p) for p in kernels}
+    decayed, plain = optimizer.param_groups
+    decayed["params"] += kernels
+    plain["params"] = [p for p in plain["params"] if id(p) not in known]
+
+
+CHANGES: dict[str, Callable[[Trainer], None]] = {
+    "ssim": with_ssim,
+    "window_attention": with_window_attention,
+    "decay_kernels": with_decayed_kernels,
+}
 
 
 def build(name: str, samples: int, seed: int, rate: float, batch: int) -> configuration.Config:
@@ -141,6 +230,7 @@ def run(name: str, cache: Any, samples: int, seed: int, rate: float, batch: int,
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, cache, Path(folder) / "run", initial=initial and resized(initial, folder))
         superpatches = validation_set(cache, cache.select("val"), config)
+        CHANGES.get(name, lambda _: None)(trainer)
         begin = time.monotonic()
         trainer._preview = lambda: None  # type: ignore[method-assign]
         trainer._validate = lambda: None  # type: ignore[method-assign]
@@ -148,6 +238,8 @@ def run(name: str, cache: Any, samples: int, seed: int, rate: float, batch: int,
         seconds = time.monotonic() - begin
         with trainer.update.averaged() as model:
             figures = measure(model, superpatches)
+        last = measure(trainer.model.eval(), superpatches)
+        figures["above_harmonic_last"] = last["above_harmonic"]
     return {
         "variant": name,
         "gigaflop": gigaflop(model),
