@@ -28,6 +28,7 @@ COMMANDS = {
     "prepare": "check CTs and store them for training",
     "pretrain": "train a model on prepared CTs",
     "evaluate": "measure checkpoints on prepared CTs",
+    "compare": "train and measure MAESIL beside an AE, a VAE and a VQ-VAE",
     "info": "say what is in a checkpoint, a cache or a volume",
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from MAESILLib.data.cache import Cache, CacheEntry
@@ -39,3 +41,20 @@ def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> lis
         patients |= set(data.get("patients_sha256", ()))
         stage = stage.get("initialised_from", {}).get("training")
     return [e.name for e in entries if e.source_sha256 in sources or hash_of_patient(e) in patients]
+
+
+def source_commit() -> str | None:
+    """Return the commit this library is run from, ``+`` where files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+" if changes else commit

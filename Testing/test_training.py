@@ -358,7 +358,7 @@ def test_a_validation_that_is_not_finite_is_never_best(
     tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = iter([float("nan"), 12.5])
-    monkeypatch.setattr("MAESILLib.training.trainer.validate", lambda *_: next(figures))
+    monkeypatch.setattr("MAESILLib.training.task.validate", lambda *_: next(figures))
     trainer = Trainer(tiny_config(), cache, tmp_path / "run")
     trainer.run()
     assert trainer.progress.best_psnr_masked_db == 12.5

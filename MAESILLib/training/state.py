@@ -57,6 +57,7 @@ class SavedState:
 def save_state(
     folder: Path,
     *,
+    task: str,
     config: Config,
     data: str,
     volumes: list[str],
@@ -67,12 +68,14 @@ def save_state(
     """Write the state to ``folder``, keeping the one before it.
 
     Args:
+        task: name of what is trained.
         data: fingerprint of the cache.
         volumes: those that are trained on.
         learnt: weights, moments and averages as :meth:`MAESILLib.training.update.Update.state` gives them.
     """
     state = {
         "format": FORMAT,
+        "task": task,
         "config": to_dict(config),
         "data": data,
         "volumes": volumes,
@@ -116,11 +119,14 @@ def read_state(folder: Path) -> SavedState:
     raise InputError(f"no training state in {folder} can be read ({problem})", "start a new run")
 
 
-def check_same_run(state: dict[str, Any], config: Config, data: str, folder: Path) -> None:
-    """Refuse to resume with a configuration or data that the run was not started with.
+def check_same_run(state: dict[str, Any], task: str, config: Config, data: str, folder: Path) -> None:
+    """Refuse to resume with a task, a configuration or data that the run was not started with.
 
     The number of steps may grow, because a run may be prolonged; it changes the schedule from there on.
     """
+    # states before there were others name no task
+    if state.get("task", "maesil") != task:
+        raise InputError(f"{folder} holds a run of '{state['task']}', not of '{task}'", "choose another folder")
     old, new = state["config"], to_dict(config)
     changed = [
         f"{section}.{key}: {old[section].get(key)!r} -> {value!r}"

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint
 from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import Crops, DeviceCrops, HostCrops, fits_on
@@ -28,22 +28,19 @@ from MAESILLib.device import memory_guard, set_up_convolutions, use_bf16
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.files import remove_partial, write_json
-from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.provenance import describe_data, trained_on
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.figures import Clock, Figures, Lap
-from MAESILLib.training.kernels import EAGER, compiled
 from MAESILLib.training.loader import BatchLoader, pass_size, samples_of_update
 from MAESILLib.training.log import TrainingLog
 from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.ranks import ALONE, Ranks
 from MAESILLib.training.run_folder import BEST, MODEL, PREVIEW_VOLUME, holds_state
 from MAESILLib.training.state import Progress, check_same_run, read_state, save_state
+from MAESILLib.training.task import MASKED_AUTOENCODING, Task
 from MAESILLib.training.update import Update
 from MAESILLib.training.validation import (
     ValidationSuperpatch,
-    preview,
-    validate,
     validation_set,
     write_preview_picture,
     write_preview_volume,
@@ -60,6 +57,7 @@ class Trainer:
         resume: go on from the folder's state; without it the folder must hold none.
         initial: a checkpoint whose weights to start from.
         ranks: this process among those that train together; the first one writes the folder.
+        task: what is trained.
 
     Raises:
         InputError: nothing to train on, a folder in use, or a state that does not fit.
@@ -78,8 +76,9 @@ class Trainer:
         reporter: Reporter | None = None,
         stop: StopRequest | None = None,
         ranks: Ranks = ALONE,
+        task: Task = MASKED_AUTOENCODING,
     ) -> None:
-        self.config, self.cache, self.folder, self.ranks = config, cache, Path(folder), ranks
+        self.config, self.cache, self.folder, self.ranks, self.task = config, cache, Path(folder), ranks, task
         self.device = torch.device(device)
         self.reporter, self.stop = reporter or Reporter(), stop or StopRequest()
         self.bf16 = use_bf16(config.train.precision, self.device)
@@ -125,16 +124,16 @@ class Trainer:
     def _build(self, initial: Path | str | None) -> None:
         """Put the model on its device, and compile and divide it."""
         config, ranks = self.config, self.ranks
-        self.model = MaskedAutoencoder(config.model).to(self.device).train()
+        self.model = self.task.build(config).to(self.device).train()
         self.initial: dict[str, Any] = {}
         if initial is not None:
             self._start_from(initial)
-        kernels, self.compile_problem = EAGER, ""
+        kernels, self.compile_problem = self.task.kernels, ""
         if config.train.compile:
             size = pass_size(config, ranks)
-            kernels, self.compile_problem = compiled(self.model, config, size, self.bf16)
+            kernels, self.compile_problem = self.task.compiled(self.model, config, size, self.bf16)
         if self.compile_problem:
-            how = "without it" if kernels is EAGER else "with the loss not compiled"
+            how = "without it" if kernels is self.task.kernels else "with the loss not compiled"
             self.reporter.warning(f"torch.compile does not work here ({self.compile_problem}); going on {how}")
         self.update = Update(config, self.model, ranks, self.device, self.bf16, kernels)
 
@@ -254,7 +253,7 @@ class Trainer:
         if not self.validation_superpatches:
             return None
         with self.update.averaged() as model:
-            psnr = validate(model, self.validation_superpatches, self.device, self.bf16, self.ranks)
+            psnr = self.task.validate(model, self.validation_superpatches, self.device, self.bf16, self.ranks)
         if not math.isfinite(psnr):
             self.reporter.warning(f"validation at step {self.progress.step} gave no finite figure")
             return None
@@ -273,7 +272,7 @@ class Trainer:
         if not self.validation_superpatches:
             return
         with self.update.averaged() as model:
-            shown = preview(model, self.previewed, self.device, self.bf16)
+            shown = self.task.preview(model, self.previewed, self.device, self.bf16)
         if not self.ranks.is_main:
             return
         picture = self.folder / "previews" / f"step_{self.progress.step:07d}.png"
@@ -317,6 +316,7 @@ class Trainer:
         if self.ranks.is_main:
             save_state(
                 self.folder,
+                task=self.task.name,
                 config=self.config,
                 data=self.fingerprint,
                 volumes=self.data["volumes"],
@@ -327,9 +327,9 @@ class Trainer:
         self._save_weights(MODEL)
 
     def _save_weights(self, name: str) -> None:
-        weights = self.update.averaged_weights()
+        weights = self.update.averaged_state()
         if self.ranks.is_main:
-            save_checkpoint(self.folder / name, weights, self.info())
+            self.task.save(self.folder / name, weights, self.info())
 
     def info(self) -> CheckpointInfo:
         """Return what the checkpoint says of this run."""
@@ -390,7 +390,7 @@ class Trainer:
     def _restore(self) -> None:
         saved = read_state(self.folder)
         state = saved.values
-        check_same_run(state, self.config, self.fingerprint, self.folder)
+        check_same_run(state, self.task.name, self.config, self.fingerprint, self.folder)
         self.update.load(state)
         self.progress = Progress(**state["progress"])
         self.initial = state["initial"]

@@ -11,12 +11,12 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from MAESILLib.config import Config
 from MAESILLib.device import precision_context
-from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.training.batch import Batch, intensities
 from MAESILLib.training.kernels import EAGER, Kernels
 from MAESILLib.training.loss import Loss
@@ -40,7 +40,7 @@ class Update:
     def __init__(
         self,
         config: Config,
-        model: MaskedAutoencoder,
+        model: nn.Module,
         ranks: Ranks,
         device: torch.device,
         bf16: bool,
@@ -103,7 +103,7 @@ class Update:
         return loss
 
     @contextmanager
-    def averaged(self) -> Iterator[MaskedAutoencoder]:
+    def averaged(self) -> Iterator[nn.Module]:
         """Lend the model with its averaged weights."""
         own = self.average.swapped_into(self.model)
         try:
@@ -117,6 +117,10 @@ class Update:
         """Return the averaged weights, whole and on the CPU; every rank has to ask."""
         return {name: self._gathered(self.average.weights[name], p) for name, p in self.model.named_parameters()}
 
+    def averaged_state(self) -> dict[str, torch.Tensor]:
+        """Return the averaged weights and the network's buffers, whole and on the CPU; every rank has to ask."""
+        return self.averaged_weights() | {name: buffer.cpu() for name, buffer in self._buffers().items()}
+
     def _gathered(self, part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Put one tensor together; only the first rank, which writes it, keeps it."""
         full = whole(part, like)
@@ -125,6 +129,7 @@ class Update:
     def state(self) -> dict[str, Any]:
         """Return what :meth:`load` needs to go on, whole and on the CPU of the first rank; every rank has to ask."""
         state: dict[str, Any] = {"model": {}, "optimizer": {}, "average": self.averaged_weights()}
+        state["buffers"] = {name: buffer.cpu() for name, buffer in self._buffers().items()}
         for name, parameter in self.model.named_parameters():
             of_it = self.optimizer.state.get(parameter, {})
             moments = {key: self._gathered(own_part(of_it[key]), parameter) for key in MOMENTS if key in of_it}
@@ -142,6 +147,15 @@ class Update:
             self.average.weights[name] = part_of(state["average"][name], parameter).clone()
             if state["optimizer"][name]:
                 self.optimizer.state[parameter] = self._moments(state["optimizer"][name], parameter)
+
+        # states from before networks had any name none
+        for name, buffer in self._buffers().items():
+            buffer.copy_(state["buffers"][name])
+
+    def _buffers(self) -> dict[str, torch.Tensor]:
+        """Return what the network keeps beside its parameters, the same on every rank, by name."""
+        parameters = {name for name, _ in self.model.named_parameters()}
+        return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
 
     def _moments(self, saved: dict[str, torch.Tensor], parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         moments = {"step": saved["step"].to(parameter.device).clone()}

@@ -1,0 +1,312 @@
+"""``maesil compare``: peers trained on MAESIL's own samples, measured alike, tables and figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cli_factory import Result, assert_refused, maesil
+from training_factory import make_cache, tiny_config
+
+from MAESILLib.comparison.peer_task import PeerTraining, config_for_peer
+from MAESILLib.comparison.peers import PEERS, latent_of, load_peer, make_peer, peer_loss
+from MAESILLib.comparison.table import differences, summarise
+from MAESILLib.comparison.volumes import reconstruct_by_peer
+from MAESILLib.data.cache import Cache, read_cache
+from MAESILLib.data.crops import HostCrops
+from MAESILLib.errors import CancelledError, InputError
+from MAESILLib.stopping import StopRequest
+from MAESILLib.training.loader import BatchLoader
+from MAESILLib.training.trainer import Trainer
+
+pytest.importorskip("monai")
+
+TINY = {
+    "model.superpatch_size": [32, 32, 32],
+    "model.encoder_width": 48,
+    "model.decoder_width": 32,
+    "model.head_width": 16,
+    "train.crop_size": [16, 16, 16],
+    "train.validation_superpatches": 1,
+    "train.preview_at": 0,
+}
+SMALL_RUN = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "cache"
+    make_cache(folder, [(24, 32, 40), (32, 24, 28), (16, 24, 24), (24, 24, 24)], ["train", "train", "val", "val"])
+    return folder
+
+
+def compare(data: Path, output: Path, *more: object) -> Result:
+    return maesil(
+        *("compare", "--data", data, "--output", output, "--preset", "tiny", "--steps", 2, "--device", "cpu"),
+        *("--progress", "off", *SMALL_RUN, *more),
+    )
+
+
+@pytest.fixture(scope="module")
+def output(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comparison")
+    result = compare(data, folder)
+    assert result.status == 0, result.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(output: Path) -> dict[str, Any]:
+    return json.loads((output / "comparison.json").read_text())
+
+
+@pytest.mark.parametrize("name", sorted(PEERS))
+def test_a_code_has_the_size_the_table_says(name: str) -> None:
+    peer, model = make_peer(name).eval(), tiny_config().model
+    image = torch.zeros(1, 1, *model.superpatch_size)
+    network: Any = peer.network
+    with torch.no_grad():
+        if name == "ae":
+            code = network.intermediate(network.encode(image))
+        elif name == "vae":
+            code = network.encode(image)[0]
+        else:
+            code = network.index_quantize(image)
+    latent = latent_of(name, model)
+    assert code.numel() == latent.numbers
+    if latent.bits is None:
+        assert latent.numbers / image.numel() == 40 / 64
+    else:
+        assert 2**latent.bits == network.num_embeddings
+
+
+def test_maesil_has_a_number_for_each_channel_of_a_token() -> None:
+    latent = latent_of("maesil", tiny_config().model)
+    assert latent.numbers == 4 * 4 * 4 * 48
+    assert latent.bits is None
+
+
+@pytest.mark.parametrize("name", sorted(PEERS))
+def test_a_peer_learns_to_reconstruct(name: str) -> None:
+    torch.manual_seed(0)
+    peer = make_peer(name).train()
+    target = torch.nn.functional.interpolate(torch.rand(1, 1, 4, 4, 4), size=8, mode="trilinear")
+    optimizer = torch.optim.AdamW(peer.parameters(), 3e-3)
+    errors = []
+    for _ in range(80):
+        loss = peer_loss(peer(target), target, None)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        errors.append(float(loss.visible_mse))
+    assert errors[-1] < 0.5 * errors[0]
+
+
+def test_padding_does_not_count_and_samples_weigh_alike() -> None:
+    target = torch.zeros(2, 1, 4, 4, 4)
+    made = torch.zeros_like(target)
+    made[0, :, :2] = 0.5
+    made[1] = 0.1
+    valid = torch.ones_like(target, dtype=torch.bool)
+    valid[0, :, 2:] = False
+    made[0, :, 2:] = 9.0
+
+    class Output:
+        image, penalty = made, torch.tensor(0.25)
+
+    loss = peer_loss(Output(), target, valid)  # type: ignore[arg-type]
+    assert float(loss.visible_mse) == pytest.approx((0.25 + 0.01) / 2)
+    assert float(loss.total) == pytest.approx((0.25 + 0.01) / 2 + 0.25)
+
+
+def test_the_divergence_is_that_of_two_normal_distributions() -> None:
+    torch.manual_seed(1)
+    peer: Any = make_peer("vae").train()
+    image = torch.rand(1, 1, 8, 8, 8) * 2 - 1
+    with torch.no_grad():
+        mean, deviation = peer.network.encode(image)
+        _, penalty = peer.reconstructed(image)
+    own = torch.distributions.Normal(mean, deviation)
+    expected = torch.distributions.kl_divergence(own, torch.distributions.Normal(0.0, 1.0)).mean()
+    assert float(penalty) == pytest.approx(1e-6 * float(expected), rel=1e-4)
+
+
+def test_every_method_sees_the_same_crops(cache: Cache, tmp_path: Path) -> None:
+    config = tiny_config(crop_size=(16, 16, 16))
+    theirs = config_for_peer(config)
+    trainers = [
+        Trainer(config, cache, tmp_path / "maesil"),
+        Trainer(theirs, cache, tmp_path / "ae", task=PeerTraining("ae")),
+    ]
+    for step in (0, 3):
+        batches = [BatchLoader(t.config, HostCrops(t.sampler)).batch(step, 0) for t in trainers]
+        assert torch.equal(batches[0].hu, batches[1].hu)
+        assert torch.equal(batches[0].valid_size, batches[1].valid_size)
+    rates = [[group["lr"] for group in t.update.optimizer.param_groups] for t in trainers]
+    assert rates[0] == rates[1]
+
+
+class StopAt(StopRequest):
+    """Asks for a stop after some looks."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def requested(self) -> bool:
+        self.looks -= 1
+        self.reason = "test" if self.looks < 0 else ""
+        return bool(self.reason)
+
+
+def test_a_resumed_run_ends_with_the_same_weights_and_table(cache: Cache, tmp_path: Path) -> None:
+    config = config_for_peer(tiny_config(crop_size=(16, 16, 16), steps=4, validation_superpatches=1))
+    task = PeerTraining("vqvae")
+    Trainer(config, cache, tmp_path / "whole", task=task).run()
+    with pytest.raises(CancelledError):
+        Trainer(config, cache, tmp_path / "broken", task=task, stop=StopAt(2)).run()
+    Trainer(config, cache, tmp_path / "broken", task=task, resume=True).run()
+    whole, broken = (load_peer(tmp_path / name / "model.safetensors")[0].state_dict() for name in ("whole", "broken"))
+    assert any("ema_w" in key for key in whole)
+    assert all(torch.equal(whole[key], broken[key]) for key in whole)
+
+
+def test_a_run_is_not_taken_for_that_of_another_method(cache: Cache, tmp_path: Path) -> None:
+    config = config_for_peer(tiny_config(crop_size=(16, 16, 16), steps=1, validation_superpatches=1))
+    Trainer(config, cache, tmp_path / "run", task=PeerTraining("ae")).run()
+    with pytest.raises(InputError, match="a run of 'ae', not of 'vqvae'"):
+        Trainer(config, cache, tmp_path / "run", task=PeerTraining("vqvae"), resume=True)
+    with pytest.raises(InputError, match="a run of 'ae', not of 'maesil'"):
+        Trainer(config, cache, tmp_path / "run", resume=True)
+
+
+def test_a_volume_is_put_together_of_its_superpatches() -> None:
+    model = tiny_config().model
+    unit = np.random.default_rng(0).random((40, 32, 21), dtype=np.float32)
+
+    class Halves(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> Any:
+            assert max(image.shape[2:]) <= 32
+            return type("Output", (), {"image": image / 2})
+
+    made = reconstruct_by_peer(Halves(), unit, model)  # type: ignore[arg-type]
+    np.testing.assert_allclose(made, unit / 2, atol=1e-7)
+
+
+def test_the_autoencoding_of_maesil_is_that_of_evaluate(data: Path, output: Path, result: dict[str, Any]) -> None:
+    checkpoint = output / "runs" / "maesil" / "model.safetensors"
+    done = maesil(
+        *("evaluate", "--data", data, "--output", output / "evaluation", "--checkpoint", checkpoint),
+        *("--progress", "off", "--device", "cpu"),
+    )
+    assert done.status == 0, done.err
+    evaluated = json.loads((output / "evaluation" / "evaluation.json").read_text())["rows"]
+    modes = {"auto-encoding": "autoencoding", "complete dual 0.75": "complete", "dual 0.75": "masked"}
+    for row in (row for row in result["rows"] if row["method"] == "maesil"):
+        kind = modes[row["mode"]]
+        (same,) = (r for r in evaluated if (r["volume"], r["setting"]) == (row["volume"], row["mode"]))
+        assert row["psnr_db"] == pytest.approx(same[f"psnr_{kind}_db"], abs=1e-4)
+        assert row["ssim"] == pytest.approx(same["ssim_composite" if kind == "masked" else f"ssim_{kind}"], abs=1e-4)
+
+
+def test_the_figures_of_a_peer_are_those_of_its_reconstruction(
+    output: Path, data: Path, result: dict[str, Any]
+) -> None:
+    from skimage.metrics import peak_signal_noise_ratio
+
+    cache = read_cache(data)
+    entry = next(e for e in cache.entries if e.name == "v2")
+    unit = (np.clip(np.asarray(cache.open(entry), np.float32), -1000, 1000) + 1000) / 2000
+    peer, _ = load_peer(output / "runs" / "ae" / "model.safetensors")
+    # the volume is smaller than a superpatch: (16, 24, 24) is one box without padding
+    with torch.no_grad():
+        made = peer(torch.from_numpy(unit)[None, None]).image[0, 0].clamp(0, 1).numpy()
+    (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("ae", "v2"))
+    assert row["psnr_db"] == pytest.approx(peak_signal_noise_ratio(unit, made, data_range=1.0), abs=1e-3)
+
+
+def test_files_and_tables(output: Path, result: dict[str, Any]) -> None:
+    assert [m["method"] for m in result["methods"]] == ["ae", "vae", "vqvae", "maesil"]
+    assert all(m["samples"] == result["budget"]["samples"] == 4 for m in result["methods"])
+    for method in result["methods"]:
+        if method["method"] in PEERS:
+            expected = sum(p.numel() for p in make_peer(method["method"]).parameters())
+            assert method["parameters"] == expected
+    rows = list(csv.DictReader((output / "comparison.csv").open()))
+    assert len(rows) == len(result["rows"]) == 2 * (3 + 3)
+    text = (output / "comparison.md").read_text()
+    assert "seed 0" in text
+    assert result["data"]["fingerprint"] in text
+    assert "LPIPS is left out" in text
+    line = next(one for one in text.splitlines() if "| VQ-VAE | auto-encoding |" in one and one.startswith("| all"))
+    mean = np.mean([r["psnr_db"] for r in result["rows"] if r["method"] == "vqvae"])
+    assert float(re.findall(r"\| (-?[\d.]+) \(", line)[0]) == pytest.approx(mean, abs=0.006)
+    # the volumes name no data set: one figure, in both forms
+    assert sorted(p.name for p in output.glob("figure-*")) == ["figure-v2.pdf", "figure-v2.png"]
+    assert (output / "figure-v2.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_second_call_takes_what_is_trained(data: Path, output: Path) -> None:
+    states = {p: p.stat().st_mtime_ns for p in output.glob("runs/*/state.pt")}
+    assert len(states) == 4
+    before = (output / "comparison.csv").read_bytes()
+    assert compare(data, output).status == 0
+    assert all(p.stat().st_mtime_ns == time for p, time in states.items())
+    assert (output / "comparison.csv").read_bytes() == before
+
+
+def test_another_configuration_is_refused(data: Path, output: Path) -> None:
+    assert_refused(compare(data, output, "--set=train.learning_rate=0.5"), "another configuration", "another folder")
+
+
+def test_an_unknown_volume_is_refused_before_training(data: Path, tmp_path: Path) -> None:
+    assert_refused(compare(data, tmp_path / "out", "--figures", "v0"), "holds out no volume 'v0'", "v2, v3")
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_without_monai_it_says_so_before_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "monai.networks", None)
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    assert_refused(compare(data, tmp_path / "out"), "MONAI", "maesil[compare]")
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_other_files_are_no_peers(output: Path, checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="not a checkpoint of maesil compare"):
+        load_peer(checkpoint)
+    assert_refused(
+        maesil("info", output / "runs" / "ae" / "model.safetensors", "--progress", "off"), "not a MAESIL checkpoint"
+    )
+
+
+def made_row(method: str, mode: str, volume: str, dataset: str, patient: str, psnr: float) -> dict[str, Any]:
+    figures = {"psnr_db": psnr, "ssim": psnr / 100, "mae_hu": 1.0, "border_index": None, "lpips": None}
+    return {"method": method, "mode": mode, "volume": volume, "dataset": dataset, "patient": patient, **figures}
+
+
+def test_summaries_and_differences_of_known_rows() -> None:
+    rows = [
+        made_row(method, "auto-encoding", volume, dataset, patient, psnr)
+        for method, values in (("ae", (20.0, 30.0, 40.0)), ("maesil", (25.0, 31.0, 39.0)))
+        for (volume, dataset, patient), psnr in zip(
+            (("a", "x", "p"), ("b", "x", "p"), ("c", "y", "q")), values, strict=True
+        )
+    ]
+    rows.append(made_row("maesil", "dual 0.75", "a", "x", "p", 1.0))
+    of_x = next(line for line in summarise(rows) if (line["method"], line["dataset"]) == ("ae", "x"))
+    assert of_x["psnr_db"] == 25.0
+    assert of_x["psnr_db_sd"] == pytest.approx(np.std([20, 30], ddof=1))
+    assert "lpips" not in of_x
+    found = {(d["dataset"], d["figure"]): d for d in differences(rows)}
+    # patient p: mean of +5 and +1; patient q: -1
+    assert found["all", "psnr_db"]["mean"] == pytest.approx((3 - 1) / 2)
+    assert (found["all", "psnr_db"]["above"], found["all", "psnr_db"]["volumes"]) == (2, 3)
+    assert found["x", "psnr_db"]["low"] is None
+    assert ("all", "lpips") not in found
