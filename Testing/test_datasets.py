@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
 from pathlib import Path
@@ -87,6 +89,13 @@ class TestCases:
         assert left_out(both)["Task02_Heart"] == "not CT: its dataset.json gives the modality MRI"
         with pytest.raises(InputError, match=r"holds no CT of msd.*MRI"):
             list_cases("msd", tmp_path / "Task02_Heart")
+
+    @pytest.mark.parametrize("channels", [{"0": "T2", "1": "ADC"}, {"0": "CT", "1": "PET"}, {}, "MRI"])
+    def test_other_modalities_of_msd(self, tmp_path: Path, channels: object) -> None:
+        path = make_msd(tmp_path) / "Task03_Liver" / "dataset.json"
+        path.write_text(json.dumps({"modality": channels, "labels": {}}), encoding="utf-8")
+        with pytest.raises(InputError, match=r"not CT: its dataset\.json gives the modality"):
+            list_cases("msd", tmp_path)
 
     def test_amos(self, tmp_path: Path) -> None:
         listing = list_cases("amos", amos(tmp_path))
@@ -297,6 +306,14 @@ class TestCommand:
         assert "amos, 3 CT of 3 patients (2 train, 1 val), 3 with labels" in shown.out
         assert "3 x MR: ids from 500 on are MR" in shown.out
         assert str(tmp_path / "imagesTr" / "amos_0507.nii.gz") in shown.out
+
+    @pytest.mark.parametrize(("split", "splits"), [(None, ["train", "train", "val"]), ("test", ["val", "val"])])
+    def test_a_manifest_has_the_split(self, tmp_path: Path, split: str | None, splits: list[str]) -> None:
+        arguments = ("--split", split) if split else ()
+        amos(tmp_path / "amos")
+        assert maesil("datasets", tmp_path / "amos", "--manifest", tmp_path / "m.csv", *arguments, *QUIET).status == 0
+        with open(tmp_path / "m.csv", newline="", encoding="utf-8") as file:
+            assert [row["split"] for row in csv.DictReader(file)] == splits
 
     def test_readers_and_descriptions_match(self) -> None:
         assert READERS.keys() == DATASETS.keys() == MAKERS.keys()

@@ -90,6 +90,11 @@ class TestPrepare:
         assert any("looks like msd" in e["message"] and "--layout msd" in e["message"] for e in result.named("warning"))
         assert {e.name for e in read_cache(tmp_path / "cache").entries} == {"liver_0", "liver_1", "liver_2"}
         assert read_cache(tmp_path / "cache").refused == ()
+        # told of it later, the cache takes over what the layout says of the volumes that it has
+        assert maesil(*arguments, "--layout", "msd", *QUIET).status == 0
+        entries = {entry.name: entry for entry in read_cache(tmp_path / "cache").entries}
+        assert (entries["liver_0"].patient, entries["liver_0"].dataset) == ("msd_liver_0", "msd")
+        assert entries["liver_0"].labels == str(folder / "labelsTr" / "liver_0.nii.gz")
         write_ct(tmp_path / "plain" / "a.nrrd", SMALL)
         plain = maesil("prepare", tmp_path / "plain", "--output", tmp_path / "p", "--workers", 1, "--progress", "json")
         assert plain.named("warning") == []
