@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "reconstruct a generated sample with the embedded checkpoint",
     "sample": "generate the sample CT as a file",
     "reconstruct": "hide part of a CT and reconstruct it",
+    "datasets": "describe public CT data sets, and list the cases in a folder of one",
     "prepare": "check CTs and store them for training",
     "pretrain": "train a model on prepared CTs",
     "evaluate": "measure checkpoints on prepared CTs",

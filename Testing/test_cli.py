@@ -32,7 +32,7 @@ from volume_factory import geometry, trunk
 from MAESILLib import __version__, cli
 from MAESILLib.checkpoint import CheckpointInfo
 
-COMMANDS = ("demo", "sample", "reconstruct", "prepare", "pretrain", "evaluate", "info")
+COMMANDS = ("demo", "sample", "reconstruct", "datasets", "prepare", "pretrain", "evaluate", "info")
 
 
 class TestImports:

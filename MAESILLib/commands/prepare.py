@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
+from typing import TYPE_CHECKING
 
+from MAESILLib.commands.common import add_layout_arguments, chosen_cases
+from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from MAESILLib.data.sources import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help="files, folders, DICOM trees, or a CSV/JSON manifest with 'file' and perhaps 'patient', 'split' "
-        "(train or val), 'dataset', 'licence'",
+        "(train or val), 'dataset', 'licence', 'labels'; with --layout, folders of that data set",
     )
     parser.add_argument("--output", required=True, metavar="CACHE", help="folder of the cache; may be continued")
+    add_layout_arguments(parser)
     parser.add_argument(
         "--workers",
         type=int,
@@ -37,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
     from MAESILLib.config import from_dict
-    from MAESILLib.data.prepare import find_sources, prepare
+    from MAESILLib.data.datasets.layouts import overlaps
+    from MAESILLib.data.prepare import prepare
     from MAESILLib.data.report import cache_text, report_text
     from MAESILLib.data.shards import parse_shard
     from MAESILLib.data.workers import available_cores
@@ -45,7 +54,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     preprocessing = from_dict({"preprocessing": {"spacing_mm": args.spacing}}, "--spacing").preprocessing
     shard = parse_shard(args.shard)
     done = prepare(
-        find_sources(args.inputs),
+        _sources(args, reporter),
         args.output,
         preprocessing,
         workers=available_cores() if args.workers is None else args.workers,
@@ -54,7 +63,35 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         reporter=reporter,
         stop=stop,
     )
+    for line in overlaps(entry.dataset for entry in done.cache.entries):
+        reporter.warning(line)
     reporter.artifact("cache", args.output)
     if args.progress != "json":
         print(cache_text(done.cache))
         print(report_text(done.report))
+
+
+def _sources(args: argparse.Namespace, reporter: Reporter) -> list[Source]:
+    from MAESILLib.data.datasets.layouts import recognise, source_of
+    from MAESILLib.data.datasets.text import listing_text
+    from MAESILLib.data.sources import find_sources
+
+    if args.layout is None:
+        if args.split is not None:
+            raise InputError("--split is of a --layout", "name the layout, or give a manifest with the column 'split'")
+        for given in args.inputs:
+            dataset = recognise(given)
+            if dataset is not None:
+                reporter.warning(
+                    f"{given} looks like {dataset.key} ({dataset.name}): --layout {dataset.key} keeps its patients, "
+                    "split, licence and labels, and leaves out what is no CT or a test case"
+                )
+        return find_sources(args.inputs)
+    sources: dict[str, Source] = {}
+    for given in args.inputs:
+        listing = chosen_cases(given, args.layout, args.split, reporter)
+        if args.progress == "bar":
+            reporter.text(listing_text(listing))
+        for case in listing.cases:
+            sources.setdefault(os.path.realpath(case.image), source_of(case))
+    return list(sources.values())

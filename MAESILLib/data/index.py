@@ -106,7 +106,11 @@ def _table(name: str, rows: Iterable[dict[str, Any]], end: str) -> list[str]:
 
 def _volume_row(record: Record) -> dict[str, Any]:
     assert record.entry is not None
-    return {**asdict(record.entry), "order": record.order, "stamp": record.stamp}
+    row = {**asdict(record.entry), "order": record.order, "stamp": record.stamp}
+    if not row["labels"]:
+        # earlier versions read a cache that has none
+        del row["labels"]
+    return row
 
 
 def _refused_row(record: Record, reason: str) -> dict[str, Any]:

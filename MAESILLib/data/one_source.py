@@ -215,6 +215,7 @@ def _prepared(setup: Setup, task: Task, stamp: Stamp, check_stop: Callable[[], N
         round(np.count_nonzero(stored > FOREGROUND_HU) / stored.size, 4),
         task.source.dataset or (told.dataset if told else ""),
         task.source.licence or (told.licence if told else ""),
+        labels=task.source.labels or (told.labels if told else ""),
     )
     try:
         entry = replace(entry, crc32=store_volume(setup.folder, task.name, stored))

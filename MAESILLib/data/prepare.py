@@ -177,7 +177,7 @@ def _described(record: Record, source: Source) -> Record:
     """Take over what a manifest says of a volume that is in the cache already."""
     if record.entry is None:
         return record
-    stated = {key: getattr(source, key) for key in ("patient", "split", "dataset", "licence")}
+    stated = {key: getattr(source, key) for key in ("patient", "split", "dataset", "licence", "labels")}
     return replace(record, entry=replace(record.entry, **{key: text for key, text in stated.items() if text}))
 
 

@@ -29,6 +29,8 @@ class CacheEntry:
     licence: str = ""
     crc32: int = 0
     """Check sum (zlib.crc32) of the stored file's bytes."""
+    labels: str = ""
+    """Path of the source's label map, or of the folder of several, as a manifest or a layout says."""
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,24 @@ LABEL_SUFFIXES = ("_seg", "_label", "_labels", "-label", "_mask", "seg", "labels
 
 @dataclass(frozen=True)
 class Source:
-    """A CT to prepare: a file or a DICOM folder, and what a manifest says of it."""
+    """A CT to prepare: a file or a DICOM folder, and what a manifest, or the layout of a data set, says of it."""
 
     path: Path
     patient: str = ""
     split: str = ""
     dataset: str = ""
     licence: str = ""
+    labels: str = ""
+    """Path of its label map, or of the folder of several; kept in the index, not read."""
 
 
 def find_sources(inputs: Iterable[Path | str]) -> list[Source]:
     """List the CTs in any mix of files, folders, DICOM trees and CSV or JSON manifests.
 
     A manifest has a column (or key) ``file``, relative to itself, and may have ``patient``, ``split`` (train
-    or val), ``dataset`` and ``licence``; other columns are left alone. In folders, files named like label
-    maps (``*_seg.nii.gz``) are passed over. Of DICOM files given one by one (``folder/*.dcm``), one stands for
+    or val), ``dataset``, ``licence`` and ``labels`` (relative too); other columns are left alone. In folders, files
+    named like label maps (``*_seg.nii.gz``) and folders of label maps beside their folder of images (``labelsTr``
+    beside ``imagesTr``) are passed over. Of DICOM files given one by one (``folder/*.dcm``), one stands for
     its series.
 
     Raises:
@@ -81,7 +84,10 @@ def _walk(folder: Path) -> Iterator[Path]:
         return
     files = [Path(c.path) for c in children if c.is_file()]
     yield from (f for f in files if is_volume(f) and not _is_named_like_labels(f))
-    below = [f for c in children if c.is_dir() for f in _walk(Path(c.path))]
+    names = {c.name.lower() for c in children if c.is_dir()}
+    has_volume = any(is_volume(f) for f in files)
+    inner = [c for c in children if c.is_dir() and not _is_label_folder(c.name.lower(), names, has_volume)]
+    below = [f for c in inner for f in _walk(Path(c.path))]
     others = (f for f in files if not is_volume(f))
     if any(not is_volume(f) for f in below):
         # as a folder it would be read with the subfolders, which are sources of their own
@@ -132,6 +138,21 @@ def _is_named_like_labels(path: Path) -> bool:
     return stem.endswith(LABEL_SUFFIXES)
 
 
+def _is_label_folder(name: str, beside: set[str], has_volume: bool) -> bool:
+    """Tell a folder of label maps by its name and by what lies beside it; both in lower case.
+
+    As challenges lay them out: ``labelsTr`` beside ``imagesTr``, ``label`` beside ``img``, ``seg-lungs-LUNA16`` beside
+    ``subset0``, ``segmentations`` beside a volume.
+    """
+    if name.startswith("labels"):
+        return f"images{name.removeprefix('labels')}" in beside
+    if name == "label":
+        return "img" in beside
+    if name == "seg-lungs-luna16":
+        return any(re.fullmatch(r"subset\d", other) for other in beside)
+    return name == "segmentations" and has_volume
+
+
 def _from_manifest(path: Path) -> Iterator[Source]:
     if path.suffix.lower() == ".json":
         rows = read_json(path)
@@ -150,4 +171,6 @@ def _from_manifest(path: Path) -> Iterator[Source]:
         if split not in ("", "train", "val"):
             raise InputError(f"{path}: entry {number} has split '{split}'", "write train, val or nothing")
         texts = {key: str(row.get(key) or "") for key in ("patient", "dataset", "licence")}
+        if row.get("labels"):
+            texts["labels"] = os.path.abspath(path.parent / str(row["labels"]))
         yield Source(path.parent / row["file"], split=split, **texts)

@@ -1,0 +1,1 @@
+"""Public CT data sets: what they are, and the cases in a folder of one."""
