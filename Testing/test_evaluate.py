@@ -164,7 +164,9 @@ class TestFiles:
         assert evaluate(data, data / "again").status == 0
         for name in FILES:
             assert (data / "again" / name).read_bytes() == (output / name).read_bytes(), name
-        assert {p.name for p in output.iterdir()} == set(FILES)
+        assert {p.name for p in output.iterdir()} == {*FILES, "figures"}
+        for path in output.rglob("*.png"):
+            assert path.read_bytes() == (data / "again" / path.relative_to(output)).read_bytes(), path.name
 
     def test_csv(self, output: Path, result: dict[str, Any]) -> None:
         with open(output / "evaluation.csv", newline="", encoding="utf-8") as file:
@@ -208,9 +210,11 @@ class TestFiles:
         assert result.status == 0
         assert result.events[0]["event"] == "started"
         assert result.events[-1]["event"] == "done"
-        assert {e["kind"]: Path(e["path"]) for e in result.named("artifact")} == {
-            name.split(".")[1]: tmp_path / "out" / name for name in FILES
-        }
+        artifacts = [
+            (e["kind"], Path(e["path"]).relative_to(tmp_path / "out").as_posix()) for e in result.named("artifact")
+        ]
+        figures = [("figure", f"figures/tiny/{volume}.png") for volume in ("v0", "v1")]
+        assert artifacts == [*figures, *((name.split(".")[1], name) for name in FILES)]
         assert all((tmp_path / "out" / name).is_file() for name in FILES)
 
     def test_the_table_is_printed(self, data: Path, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settings", nargs="*", metavar="NAME", help="settings to measure, as 'dual 0.75'; all if not given"
     )
+    parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
+    parser.add_argument("--html", action="store_true", help="write report.html too, one page with everything in it")
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
@@ -41,7 +43,9 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     device = set_up_device(args)
     stop.check()
 
-    from MAESILLib.evaluation.evaluate import evaluate, held_out_share, markdown, protocol, write
+    from MAESILLib.evaluation.evaluate import evaluate, held_out_share, protocol
+    from MAESILLib.evaluation.figures import FigureWriter
+    from MAESILLib.evaluation.tables import markdown, write
     from MAESILLib.files import check_folder
 
     entries = cache.entries if args.split == "all" else cache.select(args.split, held_out_share(checkpoints))
@@ -53,18 +57,30 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             raise InputError(f"unknown setting '{unknown[0]}'", f"choose from {known}")
         settings = [s for s in settings if s.name in args.settings]
     check_folder(args.output)
-    result = evaluate(
-        checkpoints,
-        cache,
-        entries,
-        settings,
-        split=args.split,
-        window_hu=(args.window[0], args.window[1]) if args.window else None,
-        device=device,
-        reporter=reporter,
-        stop=stop,
-    )
-    for path in write(result, args.output):
+    folder = Path(args.output)
+    with FigureWriter(folder, cache.spacing_mm) as drawer:
+        result = evaluate(
+            checkpoints,
+            cache,
+            entries,
+            settings,
+            split=args.split,
+            window_hu=(args.window[0], args.window[1]) if args.window else None,
+            device=device,
+            drawer=None if args.no_figures else drawer,
+            reporter=reporter,
+            stop=stop,
+        )
+        stop.check()
+        figures = drawer.publish()
+    for path in figures:
+        reporter.artifact("figure", path)
+    paths = write(result, folder)
+    if args.html:
+        from MAESILLib.evaluation.page import write_page
+
+        paths.append(write_page(result, folder))
+    for path in paths:
         reporter.artifact(path.suffix[1:], path)
     if args.progress != "json":
         print(markdown(result), end="")

@@ -6,10 +6,7 @@ ones, beside the trivial fills of the same masks. LPIPS is left out: its weights
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,32 +21,20 @@ from MAESILLib.config import Window
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name, memory_guard, use_bf16
 from MAESILLib.errors import InputError
+from MAESILLib.evaluation.figures import FigureWriter, drawn_setting
+from MAESILLib.evaluation.tables import side_by_side, summarise
 from MAESILLib.events import Reporter
-from MAESILLib.files import write_json, write_text
 from MAESILLib.fills import fill_mean, fill_nearest
 from MAESILLib.masking import MaskSpec
 from MAESILLib.metrics import psnr
 from MAESILLib.plan import Plan
-from MAESILLib.provenance import trained_on
+from MAESILLib.provenance import hash_of_patient, source_commit, trained_on
 from MAESILLib.reconstruction import reconstruct
 from MAESILLib.scoring import in_window, measure
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import hu_to_unit
 
 SCHEMA = "maesil-evaluation/1"
-HEADER = (
-    "checkpoint",
-    "setting",
-    "PSNR hidden (dB)",
-    "PSNR whole (dB)",
-    "harmonic fill (dB)",
-    "nearest (dB)",
-    "mean (dB)",
-    "MAE (HU)",
-    "SSIM",
-    "border index",
-    "of harmonic",
-)
 
 
 @dataclass(frozen=True)
@@ -97,6 +82,7 @@ def evaluate(
     split: str,
     window_hu: tuple[float, float] | None = None,
     device: torch.device | str = "cpu",
+    drawer: FigureWriter | None = None,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
@@ -106,9 +92,11 @@ def evaluate(
         split: what ``entries`` are of the cache; only named in the result.
         window_hu: window the figures refer to, within the checkpoint's own; that if not given. Model and fills
             predict in the checkpoint's window, and what they predict is mapped.
+        drawer: draws every volume with one of the settings.
 
     Returns:
-        what evaluation.json holds: settings, one row for each checkpoint, volume and setting, and summaries.
+        what evaluation.json holds: settings, one row for each checkpoint, volume and setting, summaries, and what
+        further checkpoints differ in from the first.
 
     Raises:
         InputError: no volumes, or a checkpoint that needs another spacing than the cache has.
@@ -121,6 +109,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     described: list[dict[str, Any]] = []
     labels = label_checkpoints(checkpoints)
+    drawn = drawn_setting([setting.name for setting in settings])
     total = len(labels) * len(entries) * len(settings)
     bf16 = use_bf16("auto", device)
     with memory_guard(device, "choose --device cpu, or close other programs"):
@@ -153,10 +142,13 @@ def evaluate(
                     row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}
                     row |= {"setting": setting.name, "hidden_share": round(result.hidden_share, 5)}
                     rows.append(row | figures)
+                    if drawer is not None and setting.name == drawn:
+                        drawer.draw(label, entry.name, setting.name, unit, result, own, figures)
                     reporter.progress("evaluate", len(rows) / total, f"{entry.name} {setting.name}")
     return {
         "schema": SCHEMA,
         "library_version": __version__,
+        "commit": source_commit(),
         "data": {"fingerprint": cache.fingerprint(), "split": split, "volumes": [e.name for e in entries]},
         "checkpoints": described,
         "window_hu": list(window_hu) if window_hu else "the checkpoint's own",
@@ -166,6 +158,8 @@ def evaluate(
         "settings": [_describe(setting) for setting in settings],
         "rows": rows,
         "summary": summarise(rows),
+        "differences": side_by_side(rows, {entry.name: hash_of_patient(entry) for entry in entries}),
+        "drawn": drawn,
     }
 
 
@@ -206,78 +200,3 @@ def _trivial(unit: np.ndarray, hidden: np.ndarray, own: Window, shown: Window) -
     }
     # undefined where nothing is hidden, infinite where the fill is exact
     return {key: round(value, 5) if math.isfinite(value) else None for key, value in figures.items()}
-
-
-def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and standard deviation over volumes for each checkpoint and setting."""
-    keys = dict.fromkeys((row["checkpoint"], row["setting"]) for row in rows)
-    summary = []
-    for checkpoint, setting in keys:
-        chosen = [row for row in rows if (row["checkpoint"], row["setting"]) == (checkpoint, setting)]
-        line: dict[str, Any] = {"checkpoint": checkpoint, "setting": setting, "volumes": len(chosen)}
-        for key in dict.fromkeys(k for row in chosen for k in row):
-            values = [row[key] for row in chosen if isinstance(row.get(key), float)]
-            if len(values) == len(chosen) and key != "hidden_share":
-                line[key] = round(statistics.fmean(values), 4)
-                line[f"{key}_sd"] = round(statistics.stdev(values), 4) if len(values) > 1 else None
-        kind = "complete" if "psnr_complete_db" in chosen[0] else "masked"
-        margins = [
-            row[f"psnr_{kind}_db"] - row[f"baseline_harmonic_psnr_{kind}_db"]
-            for row in chosen
-            if row.get(f"baseline_harmonic_psnr_{kind}_db") is not None
-        ]
-        if margins:
-            line["over_harmonic_db"] = round(statistics.fmean(margins), 4)
-            line["least_over_harmonic_db"] = round(min(margins), 4)
-        summary.append(line)
-    return summary
-
-
-def write(result: dict[str, Any], folder: Path | str) -> list[Path]:
-    """Write evaluation.json, .csv and .md into ``folder``; return their paths."""
-    folder = Path(folder)
-    paths = [folder / f"evaluation.{suffix}" for suffix in ("json", "csv", "md")]
-    write_json(paths[0], result)
-    columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
-    writer.writerows(result["rows"])
-    write_text(paths[1], text.getvalue())
-    write_text(paths[2], markdown(result))
-    return paths
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Return the summaries as a Markdown table."""
-    data = result["data"]
-    lines = [
-        f"{len(data['volumes'])} volumes (split {data['split']}, data {data['fingerprint']}), "
-        f"{result['spacing_mm']:g} mm, window {result['window_hu']}, seed {result['settings'][0]['seed']}; "
-        "mean over volumes. Hidden: every hidden voxel, from one pass; whole: every voxel.",
-    ]
-    for checkpoint in result["checkpoints"]:
-        if checkpoint["trained_on"]:
-            lines.append(f"{checkpoint['name']} was TRAINED on {len(checkpoint['trained_on'])} of these volumes.")
-    lines += ["", f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
-    for row in result["summary"]:
-        kind = next((k for k in ("complete", "autoencoding") if f"psnr_{k}_db" in row), "")
-        is_masked = not kind
-        harmonic = row.get("baseline_harmonic_psnr_complete_db" if kind else "baseline_harmonic_psnr_masked_db")
-        cells = [
-            _number(row.get("psnr_masked_db") if is_masked else None),
-            _number(row.get(f"psnr_{kind}_db") if kind else None),
-            _number(harmonic),
-            _number(row.get("baseline_nearest_psnr_masked_db")),
-            _number(row.get("baseline_mean_psnr_masked_db")),
-            _number(row.get("mae_masked_hu" if is_masked else f"mae_{kind}_hu"), 1),
-            _number(row.get("ssim_composite" if is_masked else f"ssim_{kind}"), 4),
-            _number(row.get("border_index"), 2),
-            _number(row.get("baseline_harmonic_border_index"), 2),
-        ]
-        lines.append(f"| {row['checkpoint']} | {row['setting']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
