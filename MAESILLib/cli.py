@@ -28,6 +28,7 @@ COMMANDS = {
     "prepare": "check CTs and store them for training",
     "pretrain": "train a model on prepared CTs",
     "evaluate": "measure checkpoints on prepared CTs",
+    "export": "write the pretrained encoder for downstream work",
     "info": "say what is in a checkpoint, a cache or a volume",
 }
 
