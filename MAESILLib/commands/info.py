@@ -15,7 +15,9 @@ from MAESILLib.stopping import StopRequest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("file", metavar="FILE", nargs="?", help="checkpoint, export, cache folder, volume file or DICOM folder")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="checkpoint, export, cache folder, volume file or DICOM folder"
+    )
     parser.add_argument("--system", action="store_true", help="instead of a file: versions, devices and their memory")
     parser.add_argument("--verify", action="store_true", help="of a cache: read all volumes and name the damaged ones")
 

@@ -1,4 +1,7 @@
-"""How the encoder lies in a MONAI network: sizes, and which of its blocks stands where. Needs neither torch nor MONAI."""
+"""How the encoder lies in a MONAI network: sizes, and which of its blocks stands where.
+
+Needs neither torch nor MONAI.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class VitLayout:
 
     @property
     def places(self) -> tuple[int, ...]:
-        """Where each of the encoder's blocks stands in ``blocks``: evenly spread, the last one last."""
+        """Where each of the encoder's blocks stands in ``blocks``: evenly spread."""
         depth = self.model.encoder_depth
         before = [math.floor(i * depth / self.layers + 0.5) for i in range(self.layers + 1)]
         return tuple(i for i in range(self.layers) if before[i + 1] > before[i])

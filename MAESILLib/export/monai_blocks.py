@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from MAESILLib.export.layout import VitLayout
-from MAESILLib.model import Attention, Encoder, sincos_positions
+from MAESILLib.model import Attention, Block, Encoder, sincos_positions
 
 CHANGES = (
     "blocks[i].attn.input_rearrange = MAESILLib.export.monai_blocks.QueryKeyNorm(num_heads, head_width)",
@@ -70,6 +70,7 @@ def vit_weights(encoder: Encoder, layout: VitLayout) -> dict[str, torch.Tensor]:
         **_named("norm", encoder.norm),
     }
     for place, block in zip(layout.places, encoder.blocks, strict=True):
+        assert isinstance(block, Block)
         name = f"blocks.{place}"
         weights |= _named(f"{name}.norm1", block.attention_norm) | _named(f"{name}.norm2", block.mlp_norm)
         weights |= _named(f"{name}.mlp.linear1", block.mlp[0]) | _named(f"{name}.mlp.linear2", block.mlp[2])

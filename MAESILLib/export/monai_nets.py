@@ -83,8 +83,6 @@ def monai_unetr(
     info = read_encoder_info(path)
     layout = unetr_layout(info, img_size, patch_size)
     vit = _new_vit(layout)
-    if pretrained:
-        _load(vit, path, info, layout)
     from monai.networks.blocks import UnetrUpBlock
     from monai.networks.nets import UNETR
 
@@ -93,6 +91,9 @@ def monai_unetr(
     net.proj_view_shape = [*layout.grid, net.hidden_size]
     if layout.patch_size[0] == 8:
         net.decoder2 = UnetrUpBlock(3, 2 * feature_size, feature_size, 3, 1, "instance", res_block=True)
+    if pretrained:
+        # last, as it draws random numbers: for one seed the rest is the same with and without
+        _load(vit, path, info, layout)
     return net
 
 
@@ -102,7 +103,8 @@ def _new_vit(layout: VitLayout) -> Any:
         import einops  # noqa: F401 (MONAI's attention needs it and says so late)
         from monai.networks.nets import ViT
     except ImportError as error:
-        raise InputError(f"{error.name or 'MONAI'} is not installed", "pip install 'maesil[compare]'") from None
+        name = (error.name or "monai").partition(".")[0]
+        raise InputError(f"{name} is not installed", "pip install 'maesil[compare]'") from None
     vit = ViT(**layout.arguments)
     adapt(vit, layout)
     return vit

@@ -133,6 +133,17 @@ def _mean(values: list[float]) -> float:
     return round(statistics.mean(values), 4)
 
 
+def means_of(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean Dice of each arm, as far as it was run."""
+    dice = {arm: [row["mean_dice"] for row in rows if row["arm"] == arm] for arm in ARMS}
+    return {arm: _mean(values) for arm, values in dice.items() if values}
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments as plain JSON values."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,12 +178,13 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"{args.data} has no labelled cases of {args.dataset} in train and val")
     train_cases, val_cases = ([read_case(p, info) for p in paths] for paths in (train_paths, val_paths))
     print(f"{len(train_cases)} training and {len(val_cases)} validation cases")
-    rows = [run(arm, seed, train_cases, val_cases, args) for seed in args.seeds for arm in ARMS]
-    means = {arm: _mean([row["mean_dice"] for row in rows if row["arm"] == arm]) for arm in ARMS}
-    print(f"mean Dice of {len(val_cases)} cases and {len(args.seeds)} seeds:", means)
-    if args.output:
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-        write_json(args.output, {"settings": settings, "mean_dice": means, "runs": rows})
+    rows: list[dict[str, Any]] = []
+    for seed in args.seeds:
+        for arm in ARMS:
+            rows.append(run(arm, seed, train_cases, val_cases, args))
+            if args.output:
+                write_json(args.output, {"settings": settings_of(args), "mean_dice": means_of(rows), "runs": rows})
+    print(f"mean Dice of {len(val_cases)} cases and {len(args.seeds)} seeds: {means_of(rows)}")
 
 
 if __name__ == "__main__":
