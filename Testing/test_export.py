@@ -124,6 +124,7 @@ class TestMonai:
         assert out.shape == (1, 3, *SIZE)
         assert out.std() > 0
 
+    @pytest.mark.filterwarnings("ignore:Mismatch dtype")
     def test_in_double_precision_both_agree_to_rounding(self, lively: Path) -> None:
         image = smooth_image(SIZE).double()
         with torch.no_grad():
@@ -228,7 +229,7 @@ class TestMonai:
     def test_monai_that_makes_unused_weights_takes_the_same_file(
         self, lively: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As MONAI before 1.5 does, in every block."""
+        """As older versions do, in every block."""
         from monai.networks import nets
 
         class Older(nets.ViT):

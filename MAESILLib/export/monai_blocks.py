@@ -24,7 +24,7 @@ CHANGES = (
 )
 """What :func:`adapt` changes, for the description of an exported file."""
 UNUSED = ".cross_attn."
-"""Part of the names of weights that MONAI before 1.5 makes and never uses; exports leave them out."""
+"""Part of the names of weights that older versions of MONAI make and never use; exports leave them out."""
 
 
 class QueryKeyNorm(nn.Module):
