@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from MAESILLib.checkpoint_info import FORMAT, KEY, CheckpointInfo, read_info
 from MAESILLib.config import to_dict
@@ -19,7 +20,16 @@ from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path, sha256_of
 from MAESILLib.model import MaskedAutoencoder
 
-__all__ = ["DTYPES", "CheckpointInfo", "checkpoint_identity", "load_checkpoint", "read_info", "save_checkpoint"]
+__all__ = [
+    "DTYPES",
+    "CheckpointInfo",
+    "checkpoint_identity",
+    "load_checkpoint",
+    "load_weights",
+    "read_info",
+    "read_weights",
+    "save_checkpoint",
+]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -57,17 +67,34 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tup
     """
     info = read_info(path)
     model = MaskedAutoencoder(info.model)
+    load_weights(model, read_weights(path), path)
+    return model.to(device).eval(), info
+
+
+def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """Read the tensors of a safetensors file, in fp32.
+
+    Raises:
+        InputError: no such file, or not a safetensors file.
+    """
     with _open(path) as file:
-        found = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
-    expected = {k: v.shape for k, v in model.state_dict().items()}
-    wrong = sorted(set(expected) ^ set(found)) or sorted(k for k in found if found[k].shape != expected[k])
+        return {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path | str) -> None:
+    """Give ``module`` the weights found in the file ``path``, all of them and no others.
+
+    Raises:
+        InputError: a tensor is missing, surplus or of another shape.
+    """
+    expected = {k: v.shape for k, v in module.state_dict().items()}
+    wrong = sorted(set(expected) ^ set(weights)) or sorted(k for k in weights if weights[k].shape != expected[k])
     if wrong:
         raise InputError(
             f"{path} does not fit its own description: {len(wrong)} tensors differ, first '{wrong[0]}'",
             "the file is incomplete or was changed; get it again",
         )
-    model.load_state_dict(found)
-    return model.to(device).eval(), info
+    module.load_state_dict(weights)
 
 
 def checkpoint_identity(path: Path | str) -> dict[str, str]:

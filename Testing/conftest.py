@@ -44,6 +44,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint whose every weight matters; tests read it only."""
+    from export_factory import write_lively_checkpoint
+
+    return write_lively_checkpoint(tmp_path_factory.mktemp("lively") / "lively.safetensors")
+
+
+@pytest.fixture(scope="session")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic CT of (40, 48, 44) voxels; tests read it only."""
     from cli_factory import write_ct

@@ -23,7 +23,7 @@ SCRIPTS = sorted(DOCS.glob("*.slurm"))
 def commands(text: str) -> list[list[str]]:
     """Return the arguments of each maesil command in a page or a script."""
     joined = text.replace("\\\n", " ")
-    found = re.findall(r"(?:^|\s|`)(?:maesil|-m MAESILLib) ((?:prepare|pretrain|info) [^\n`#&]*)", joined)
+    found = re.findall(r"(?:^|\s|`)(?:maesil|-m MAESILLib) ((?:prepare|pretrain|export|info) [^\n`#&]*)", joined)
     for name, value in {
         "$SLURM_ARRAY_TASK_ID": "1",
         "$SLURM_ARRAY_TASK_COUNT": "8",

@@ -15,7 +15,9 @@ from MAESILLib.stopping import StopRequest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("file", metavar="FILE", nargs="?", help="checkpoint, cache folder, volume file or DICOM folder")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="checkpoint, export, cache folder, volume file or DICOM folder"
+    )
     parser.add_argument("--system", action="store_true", help="instead of a file: versions, devices and their memory")
     parser.add_argument("--verify", action="store_true", help="of a cache: read all volumes and name the damaged ones")
 
@@ -36,10 +38,13 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 def _file(path: Path) -> tuple[str, dict[str, Any], str]:
     """Return what it is, its description in plain JSON values, and as text for people."""
     from MAESILLib.data.cache import is_cache
+    from MAESILLib.export.description import is_export
 
     if not path.exists():
         raise InputError(f"no such file or folder: {path}", "check the path")
     if path.suffix == ".safetensors":
+        if is_export(path):
+            return _export(path)
         return _checkpoint(path)
     if is_cache(path):
         return _cache(path)
@@ -85,6 +90,13 @@ def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
         "library_version": info.library_version,
     }
     return "checkpoint", {"path": str(path), **details}, json.dumps(details, indent=2)
+
+
+def _export(path: Path) -> tuple[str, dict[str, Any], str]:
+    from MAESILLib.export.description import describe
+
+    details = describe(path)
+    return "export", {"path": str(path), **details}, json.dumps(details, indent=2)
 
 
 def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
