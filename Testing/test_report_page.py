@@ -1,0 +1,175 @@
+"""report.html of ``maesil evaluate``: complete by itself, and sorted and filtered in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser_factory import browser  # noqa: F401 (a fixture)
+from cli_factory import maesil, write_checkpoint
+from training_factory import make_cache
+
+from MAESILLib.evaluation.distribution import distribution_svg
+from MAESILLib.evaluation.page import page
+
+SHAPES = [(24, 32, 40), (40, 33, 28), (16, 40, 40), (24, 24, 24), (32, 24, 24), (16, 24, 40), (24, 40, 16)]
+VOID = {"meta", "img"}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation of two checkpoints on seven volumes."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    make_cache(folder / "cache", SHAPES, ["val"] * len(SHAPES))
+    checkpoints = [write_checkpoint(folder / f"{name}.safetensors", seed) for seed, name in ((1, "one"), (2, "two"))]
+    done = maesil(
+        *("evaluate", "--data", folder / "cache", "--output", folder / "out", "--html", "--progress", "off"),
+        *("--settings", "dual 0.75", "complete dual 0.75", "auto-encoding", "--checkpoint", *checkpoints),
+    )
+    assert done.status == 0, done.err
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def result(output: Path) -> dict[str, Any]:
+    return json.loads((output / "evaluation.json").read_text())
+
+
+class Reader(HTMLParser):
+    """Checks that tags are closed in order, and collects addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else(output: Path) -> None:
+    text = (output / "report.html").read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    # three worst and three best of each checkpoint
+    assert reader.seen.count("img") == 12
+    assert reader.addresses
+    assert all(address.startswith("data:image/jpeg;base64,") for address in reader.addresses)
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert "default-src 'none'" in text
+
+
+def test_worst_and_best_are_by_the_drawn_setting(output: Path, result: dict[str, Any]) -> None:
+    text = (output / "report.html").read_text()
+    rows = [r for r in result["rows"] if (r["checkpoint"], r["setting"]) == ("two.safetensors", "dual 0.75")]
+    order = [row["volume"] for row in sorted(rows, key=lambda row: row["psnr_masked_db"])]
+    begin = text.index("Worst cases of two.safetensors")
+    shown = re.findall(r'<img alt="(\w+): ', text[begin:])
+    assert shown == [*order[:3], *order[:-4:-1]]
+
+
+def test_names_are_text(result: dict[str, Any], tmp_path: Path) -> None:
+    nasty = '<script>alert("x")</script>&'
+    renamed = json.loads(json.dumps(result).replace('"v0"', json.dumps(nasty)))
+    assert nasty not in page(renamed, tmp_path)
+    assert "&lt;script&gt;alert(&quot;x&quot;)" in page(renamed, tmp_path)
+
+
+def test_distribution(result: dict[str, Any]) -> None:
+    svg = distribution_svg(result["rows"])
+    # each row of each checkpoint, and the fill of the first one's where something is hidden
+    assert svg.count("<circle") == 2 * 3 * 7 + 2 * 7
+    places = {
+        float(value): float(x) for x, value in re.findall(r'<circle cx="([\d.]+)"[^>]*><title>\w+: (-?[\d.]+) dB', svg)
+    }
+    ticks = {float(value): float(x) for x, value in re.findall(r'<text x="([\d.]+)"[^>]*fill="#5b6570">(-?\d+)<', svg)}
+    (a, at_a), (b, at_b) = sorted(ticks.items())[0], sorted(ticks.items())[-1]
+    for value, x in places.items():
+        assert x == pytest.approx(at_a + (value - a) / (b - a) * (at_b - at_a), abs=0.7)
+
+
+def test_nothing_finite_has_no_picture() -> None:
+    row = {"checkpoint": "a", "setting": "dual 0.75", "volume": "v", "psnr_masked_db": None}
+    assert "No figure is finite" in distribution_svg([row])
+
+
+def column(driver: Any, table: str, number: int) -> list[str]:
+    script = (
+        "return Array.from(document.getElementById(arguments[0]).tBodies[0].rows)"
+        ".filter(r => !r.hidden).map(r => r.cells[arguments[1]].textContent)"
+    )
+    return driver.execute_script(script, table, number)
+
+
+def head(driver: Any, table: str, text: str) -> tuple[Any, int]:
+    buttons = driver.find_elements("css selector", f"#{table} th button")
+    number = [button.get_property("textContent") for button in buttons].index(text)
+    return buttons[number], number
+
+
+class TestBrowser:
+    @pytest.fixture(autouse=True)
+    def opened(self, browser: Any, output: Path) -> None:  # noqa: F811
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        browser.get((output / "report.html").as_uri())
+        # on a busy machine the driver answers before the page is whole
+        WebDriverWait(browser, 30).until(lambda b: b.execute_script("return document.readyState") == "complete")
+
+    def test_it_loads_without_a_complaint(self, browser: Any) -> None:  # noqa: F811
+        assert browser.title == "Evaluation of one.safetensors, two.safetensors"
+        assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+        widths = browser.execute_script("return Array.from(document.images, i => i.complete && i.naturalWidth)")
+        assert len(widths) == 12
+        assert all(width >= 300 for width in widths)
+
+    def test_a_click_sorts_by_value_and_back(self, browser: Any) -> None:  # noqa: F811
+        button, number = head(browser, "volumes", "PSNR (dB)")
+        before = [float(text) for text in column(browser, "volumes", number)]
+        button.click()
+        assert [float(text) for text in column(browser, "volumes", number)] == sorted(before)
+        assert button.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
+        button.click()
+        assert [float(text) for text in column(browser, "volumes", number)] == sorted(before, reverse=True)
+
+    def test_empty_cells_come_last_either_way(self, browser: Any) -> None:  # noqa: F811
+        button, number = head(browser, "summary", "harmonic fill (dB)")
+        for _ in range(2):
+            button.click()
+            cells = column(browser, "summary", number)
+            assert cells.count("") == 2
+            assert cells[-2:] == ["", ""]
+
+    def test_the_keyboard_sorts_text(self, browser: Any) -> None:  # noqa: F811
+        button, number = head(browser, "summary", "setting")
+        button.send_keys("\ue007")
+        cells = column(browser, "summary", number)
+        assert cells == sorted(cells)
+        assert cells[0] == "auto-encoding"
+
+    def test_filters_combine(self, browser: Any) -> None:  # noqa: F811
+        for number, value in ((2, "two.safetensors"), (3, "auto-encoding")):
+            options = browser.find_elements("css selector", f'select[data-column="{number}"] option')
+            next(option for option in options if option.get_property("value") == value).click()
+        assert sorted(column(browser, "volumes", 0)) == [f"v{n}" for n in range(7)]
+        assert set(column(browser, "volumes", 3)) == {"auto-encoding"}
+
+    def test_nothing_is_wider_than_the_window(self, browser: Any) -> None:  # noqa: F811
+        assert browser.execute_script(
+            "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        )
