@@ -1,13 +1,13 @@
 """From a volume on the model's grid to its reconstruction, superpatch by superpatch.
 
-Memory holds the volume, four blending volumes, the prior of one slab and one superpatch, however many
-there are.
+Memory holds the volume, four blending volumes, the prior of one slab and the superpatches of one forward pass, however
+many there are.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,7 @@ def reconstruct(
     name: str,
     device: torch.device | str = "cpu",
     bf16: bool = False,
+    batch_size: int = 1,
     stop: StopRequest = NEVER,
     progress: Callable[[float], None] | None = None,
 ) -> Reconstruction:
@@ -60,6 +61,7 @@ def reconstruct(
     Args:
         unit: (D, H, W) float32, the HU window mapped to [0, 1], on the model's grid.
         name: of the volume; part of the masks' seed.
+        batch_size: most superpatches of a forward pass, alike in size; it changes results by rounding only.
         progress: called with the share of superpatches done.
 
     Raises:
@@ -77,22 +79,24 @@ def reconstruct(
         prior = PriorOfSlabs(unit, whole, config.patch_size, torch.device(device), stop)
     hidden_blend, visible_blend = Blend(shape), Blend(shape)
     hidden_once = np.zeros(shape, bool)
-    jobs = _in_order(boxes, masks)
-    for done, (box, number) in enumerate(jobs, start=1):
+    done, total = 0, sum(len(of_box) for of_box in masks)
+    for group, number in _in_order(boxes, masks, batch_size):
         stop.check()
-        visible = masks[box.index][number]
-        filled = None if prior is None else prior.of_box(box, number)
-        predicted, shown, hidden = _predict_box(
-            model, unit, box, visible, filled, plan.coverage == "single", torch.device(device), bf16
+        visible = torch.stack([masks[box.index][number] for box in group])
+        filled = None if prior is None else torch.cat([prior.of_box(box, number) for box in group])
+        predictions = _predict_boxes(
+            model, unit, group, visible, filled, plan.coverage == "single", torch.device(device), bf16
         )
-        weights = blending_weights(box.size) if plan.overlap > 0 else np.ones(box.size, np.float32)
-        hidden_blend.add(box, predicted, weights * hidden)
-        if plan.coverage == "single":
-            visible_blend.add(box, shown, weights * ~hidden)
-        if number == 0:
-            hidden_once[box.in_volume(shape)] |= hidden[box.in_box(shape)]
+        for box, (predicted, shown, hidden) in zip(group, predictions, strict=True):
+            weights = blending_weights(box.size) if plan.overlap > 0 else np.ones(box.size, np.float32)
+            hidden_blend.add(box, predicted, weights * hidden)
+            if plan.coverage == "single":
+                visible_blend.add(box, shown, weights * ~hidden)
+            if number == 0:
+                hidden_once[box.in_volume(shape)] |= hidden[box.in_box(shape)]
+        done += len(group)
         if progress is not None:
-            progress(done / len(jobs))
+            progress(done / total)
     tokens = sum(_tokens(box.size, config.patch_size) for box in boxes)
     visible_tokens = sum(one.shape[1] for one in masks)
     prediction = hidden_blend.mean(visible_blend.mean())
@@ -100,17 +104,23 @@ def reconstruct(
     return Reconstruction(prediction, hidden_once, passes, 1 - visible_tokens / tokens, tuple(boxes), whole)
 
 
-def _in_order(boxes: list[Superpatch], masks: list[torch.Tensor]) -> list[tuple[Superpatch, int]]:
-    """Return every superpatch with the number of every pass over it, slab by slab and pass by pass.
+def _in_order(
+    boxes: list[Superpatch], masks: list[torch.Tensor], batch_size: int
+) -> Iterator[tuple[list[Superpatch], int]]:
+    """Yield superpatches of one forward pass with the number of their mask, slab by slab and mask by mask.
 
-    A slab's prior under one pass is then made once and need not be kept.
+    A slab's prior under one mask is then made once and need not be kept.
     """
-    jobs = []
     for _, group in itertools.groupby(boxes, key=lambda box: (box.start[0], box.size[0])):
         slab = list(group)
-        passes = max(len(masks[box.index]) for box in slab)
-        jobs += [(box, n) for n in range(passes) for box in slab if n < len(masks[box.index])]
-    return jobs
+        for number in range(max(len(masks[box.index]) for box in slab)):
+            alike: dict[tuple[Shape, int], list[Superpatch]] = {}
+            for box in slab:
+                if number < len(masks[box.index]):
+                    alike.setdefault((box.size, masks[box.index].shape[1]), []).append(box)
+            for same in alike.values():
+                for first in range(0, len(same), batch_size):
+                    yield same[first : first + batch_size], number
 
 
 def _tokens(size: Shape, patch_size: Shape) -> int:
@@ -119,37 +129,45 @@ def _tokens(size: Shape, patch_size: Shape) -> int:
 
 
 @torch.inference_mode()
-def _predict_box(
+def _predict_boxes(
     model: MaskedAutoencoder,
     unit: np.ndarray,
-    box: Superpatch,
+    boxes: list[Superpatch],
     visible: torch.Tensor,
     filled: torch.Tensor | None,
     show: bool,
     device: torch.device,
     bf16: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (D, H, W) predictions of hidden patches, of visible ones if ``show``, and which voxels are hidden."""
-    shape = (unit.shape[0], unit.shape[1], unit.shape[2])
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return for each box (D, H, W) predictions of hidden patches, of visible ones if ``show``, and what is hidden.
+
+    Args:
+        boxes: of one size.
+        visible: (B, n_visible) tokens.
+        filled: (B, 1, D, H, W) the prior, if the model has one and it is not its own.
+    """
+    shape, size = (unit.shape[0], unit.shape[1], unit.shape[2]), boxes[0].size
     patch_size = model.config.patch_size
-    image = torch.from_numpy(extract(unit, box))[None, None].to(device)
-    valid_size = torch.tensor([[s.stop for s in box.in_box(shape)]])
+    image = torch.from_numpy(np.stack([extract(unit, box) for box in boxes]))[:, None].to(device)
+    valid_size = torch.tensor([[s.stop for s in box.in_box(shape)] for box in boxes])
     valid = valid_voxels(valid_size.to(device), image.shape[2:])
-    queried = torch.arange(len(visible), device=device)[None] if show else None
+    queried = torch.arange(visible.shape[1], device=device).expand(len(boxes), -1) if show else None
     with precision_context(device, bf16):
-        out = model(image, visible[None].to(device), valid=valid, queried=queried, filled=filled)
-    grid = token_grid(box.size, patch_size)
+        out = model(image, visible.to(device), valid=valid, queried=queried, filled=filled)
+    grid = token_grid(size, patch_size)
     predicted = _laid_out(out.hidden, out.hidden_patches, grid, patch_size)
     shown = _laid_out(out.visible, out.visible_patches, grid, patch_size)
-    return predicted, shown, _hidden_voxels(visible, box.size, patch_size)
+    hidden = [_hidden_voxels(one, size, patch_size) for one in visible]
+    return list(zip(predicted, shown, hidden, strict=True))
 
 
 def _laid_out(index: torch.Tensor, patches: torch.Tensor, grid: Shape, patch_size: Shape) -> np.ndarray:
-    """Lay patches (1, N, P) of the tokens ``index`` into a box (D, H, W), clipped to [0, 1]; the rest is 0."""
-    tokens = patches.new_zeros(1, grid[0] * grid[1] * grid[2], patches.shape[-1])
+    """Lay patches (B, N, P) of the tokens ``index`` into boxes (B, D, H, W), clipped to [0, 1]; the rest is 0."""
+    tokens = patches.new_zeros(len(patches), grid[0] * grid[1] * grid[2], patches.shape[-1])
     index = index[..., None].expand(-1, -1, patches.shape[-1])
-    box = unpatchify(tokens.scatter(1, index, patches.clamp(0, 1)), grid, patch_size)
-    return box[0, 0].float().cpu().numpy()
+    boxes = unpatchify(tokens.scatter(1, index, patches.clamp(0, 1)), grid, patch_size)
+    made: np.ndarray = boxes[:, 0].float().cpu().numpy()
+    return made
 
 
 def _hidden_voxels(visible: torch.Tensor, size: Shape, patch_size: Shape) -> np.ndarray:

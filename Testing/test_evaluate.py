@@ -264,6 +264,32 @@ class TestOptions:
         assert other["settings"][0]["seed"] == 1
         assert row_of(other, "v0", "dual 0.75")["psnr_masked_db"] != row_of(result, "v0", "dual 0.75")["psnr_masked_db"]
 
+    def test_batches_change_nothing_but_rounding(self, tmp_path: Path) -> None:
+        # eight superpatches, six of one size in a slab and others; complete coverage has several passes of each
+        make_cache(tmp_path / "cache", [(40, 104, 70), (40, 33, 28)], ["val", "val"])
+        write_checkpoint(tmp_path / "tiny.safetensors")
+        found = []
+        for size in (1, 3, 64):
+            output = tmp_path / f"out{size}"
+            done = evaluate(tmp_path, output, "--batch-size", size, "--no-figures")
+            assert done.status == 0, done.err
+            found.append(read(output))
+            assert found[-1]["batch_size"] == size
+        for one, *others in zip(*(result["rows"] for result in found), strict=True):
+            for other in others:
+                assert one.keys() == other.keys()
+                for key, value in one.items():
+                    assert other[key] == (pytest.approx(value, abs=1e-3) if isinstance(value, float) else value), key
+        assert_refused(evaluate(tmp_path, tmp_path / "none", "--batch-size", 0), "--batch-size is 0", "1 or more")
+
+    def test_figures_of_every_volume(self, data: Path, output: Path, tmp_path: Path) -> None:
+        assert sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png")) == [
+            "figures/tiny/v0.png",
+            "figures/tiny/v1.png",
+        ]
+        assert evaluate(data, tmp_path / "out", "--settings", "auto-encoding", "--no-figures").status == 0
+        assert {p.name for p in (tmp_path / "out").iterdir()} == set(FILES)
+
     def test_split(self, data: Path, tmp_path: Path) -> None:
         assert evaluate(data, tmp_path / "out", "--split", "train", "--settings", "dual 0.5").status == 0
         assert read(tmp_path / "out")["data"]["volumes"] == ["v2"]

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settings", nargs="*", metavar="NAME", help="settings to measure, as 'dual 0.75'; all if not given"
     )
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="most superpatches at once, for a card")
     parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
     parser.add_argument("--html", action="store_true", help="write report.html too, one page with everything in it")
 
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         raise InputError(
             f"--window {args.window[0]:g} {args.window[1]:g} is no range of HU", "give the lower value first"
         )
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size is {args.batch_size}", "give 1 or more")
     device = set_up_device(args)
     stop.check()
 
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             split=args.split,
             window_hu=(args.window[0], args.window[1]) if args.window else None,
             device=device,
+            batch_size=args.batch_size,
             drawer=None if args.no_figures else drawer,
             reporter=reporter,
             stop=stop,
