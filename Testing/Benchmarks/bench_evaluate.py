@@ -1,0 +1,88 @@
+"""Evaluation of one CT of 512x512x100 voxels in every mode, beside the harmonic fill alone.
+
+python Testing/Benchmarks/bench_evaluate.py [--slice-mm 0.8 1.5] [--threads 2]
+
+The volume is generated: 0.75 mm pixels and slices of the given thickness: 256x256 voxels in a plane of the
+model's grid and 53 or 100 planes. Each line is a process of its own, start and imports included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+FILL = """
+import sys
+import numpy as np
+from MAESILLib.data.cache import read_cache
+from MAESILLib.evaluation.evaluate import protocol
+from MAESILLib.fills import fill_harmonic
+from MAESILLib.plan import masks_of_volume, superpatch_masks
+from MAESILLib.superpatch import partition, token_grid
+from MAESILLib.volume import hu_to_unit
+cache = read_cache(sys.argv[1])
+(entry,) = cache.entries
+unit = hu_to_unit(np.asarray(cache.open(entry)), (-1000.0, 1000.0))
+boxes = partition(unit.shape, (128,) * 3, (8,) * 3)
+for setting in protocol(0):
+    if setting.plan.mask.strategy == "none":
+        continue
+    masks = [superpatch_masks(token_grid(b.size, (8,) * 3), setting.plan, entry.name, b.index) for b in boxes]
+    for mask in masks_of_volume(unit.shape, boxes, masks, (8,) * 3):
+        fill_harmonic(unit, mask.voxels())
+"""
+
+
+def write_ct(folder: Path, slice_mm: float) -> Path:
+    """Write a CT of 512x512x100 voxels."""
+    from MAESILLib.geometry import Geometry
+    from MAESILLib.phantom import body_phantom
+    from MAESILLib.writing import write_volume
+
+    planes = round(100 * slice_mm / 1.5)
+    hu = body_phantom(0, size_dhw=(planes, 256, 256), spacing_mm=1.5).repeat(2, 1).repeat(2, 2)
+    hu = hu[np.linspace(0, planes - 1, 100).round().astype(int)]
+    geometry = Geometry((100, 512, 512), (slice_mm, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+    write_volume(folder / "ct.nii.gz", np.ascontiguousarray(hu), geometry)
+    return folder / "ct.nii.gz"
+
+
+def seconds(*command: object, threads: int) -> float:
+    """Run a command of this Python and return its wall time."""
+    begin = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": str(threads)}
+    subprocess.run([sys.executable, *map(str, command)], check=True, env=environment, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Print a line for each thickness."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slice-mm", type=float, nargs="+", default=[0.8, 1.5])
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    print(f"evaluation of a 512 x 512 x 100 CT, {args.threads} threads, wall s")
+    print(f"{'slices':<10}{'all modes':>10}{'and page':>10}{'fills alone':>13}{'ratio':>7}")
+    for slice_mm in args.slice_mm:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            ct, cache = write_ct(folder, slice_mm), folder / "cache"
+            common = ("--progress", "off", "--threads", args.threads)
+            seconds("-m", "MAESILLib", "prepare", ct, "--output", cache, "--progress", "off", threads=args.threads)
+            evaluate = ("-m", "MAESILLib", "evaluate", "--data", cache, "--split", "all", "--device", "cpu", *common)
+            plain = seconds(*evaluate, "--output", folder / "plain", "--no-figures", threads=args.threads)
+            whole = seconds(*evaluate, "--output", folder / "page", "--html", threads=args.threads)
+            fills = seconds("-c", FILL, cache, threads=args.threads)
+        print(f"{slice_mm:<4g} mm   {plain:>10.1f}{whole:>10.1f}{fills:>13.1f}{plain / fills:>7.2f}")
+
+
+if __name__ == "__main__":
+    main()
