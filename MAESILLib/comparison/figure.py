@@ -1,6 +1,6 @@
 """The figure of the comparison, as the paper's Figure 3: input and reconstructions in three views, with error maps.
 
-Columns are the input and the methods; each view has a row of pictures and a row of errors below it.
+Columns are the input and the methods; each view has a row of pictures and a row of errors below it, all at one scale.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 WIDTH = 7.2
 """Inches: a page of two columns."""
-LEFT, RIGHT, TOP, BOTTOM, GAP, VIEW_GAP = 0.32, 0.55, 0.42, 0.08, 0.04, 0.12
+LEFT, RIGHT, TOP, BOTTOM, GAP, VIEW_GAP = 0.32, 0.62, 0.42, 0.08, 0.04, 0.12
 BAR_WIDTH, BAR_OFFSET = 0.08, 0.08
-TALLEST_PANEL = 1.6
+TALLEST_PANEL = 1.4
 SIZE, SMALL_SIZE = 8.0, 6.5
 DOTS_PER_INCH = 300
 
@@ -60,7 +60,12 @@ def comparison_figure(
         raise InputError(f"cannot write a figure to {paths[0]}", "use names that end in .png or .pdf")
     columns = len(reconstructions_hu) + 1
     cell = (WIDTH - LEFT - RIGHT - GAP * (columns - 1)) / columns
-    heights = [_height(plane, reference_hu.shape, spacing_dhw, cell) for plane in PLANES]
+    extent = [n * mm for n, mm in zip(reference_hu.shape, spacing_dhw, strict=True)]
+    scale = min(
+        cell / max(extent[plane.horizontal] for plane in PLANES),
+        TALLEST_PANEL / max(extent[plane.vertical] for plane in PLANES),
+    )
+    heights = [scale * extent[plane.vertical] for plane in PLANES]
     height = TOP + sum(2 * h + GAP for h in heights) + VIEW_GAP * (len(PLANES) - 1) + BOTTOM
     page = Figure(figsize=(WIDTH, height), facecolor="white")
     _write(page, LEFT, 0.13, title, size=SIZE, weight="bold")
@@ -88,13 +93,6 @@ def comparison_figure(
     for path in paths:
         with atomic_path(path) as temporary:
             page.savefig(temporary, dpi=DOTS_PER_INCH)
-
-
-def _height(plane: Plane, shape: tuple[int, ...], spacing_dhw: tuple[float, float, float], width: float) -> float:
-    ratio = (
-        shape[plane.vertical] * spacing_dhw[plane.vertical] / (shape[plane.horizontal] * spacing_dhw[plane.horizontal])
-    )
-    return min(width * ratio, TALLEST_PANEL)
 
 
 def _draw_view(
@@ -164,6 +162,9 @@ def _bar(page: Figure, top: float, height: float, colours: str, limits: Window) 
     ticks = [limits[0], (limits[0] + limits[1]) / 2, limits[1]]
     bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
     bar.ax.tick_params(labelsize=SMALL_SIZE - 1, length=1.5, width=0.4, pad=1.5)
+    # those at the ends stay beside the bar, for another bar is close
+    for label, place in zip(bar.ax.get_yticklabels(), ("bottom", "center", "top"), strict=True):
+        label.set_verticalalignment(place)
     bar.set_label("HU", size=SMALL_SIZE - 1, labelpad=1)
 
 
