@@ -98,10 +98,14 @@ class TrainConfig:
     ema_decay: float = 0.999
     visible_share: float = 0.25
     """Share of the visible tokens that are decoded too, which trains auto-encoding."""
-    visible_weight: float = 0.5
+    visible_weight: float = 4.0
     """Weight of their loss."""
     gradient_weight: float = 0.1
     """Weight of the squared error of steps between neighbouring voxels of the composite."""
+    ssim_weight: float = 0.1
+    """Weight of 1 - SSIM of the composite, in the last part of the training."""
+    ssim_from: float = 0.75
+    """Share of the steps after which that part begins."""
     noise: float = 0.02
     """Largest standard deviation of the noise added to the input (intensities 0 to 1); the target is clean."""
     flip: bool = True
@@ -185,7 +189,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "direct_head": False,
         },
         "mask": {"strategies": ("dual",), "hidden_shares": (0.75,)},
-        "train": {"visible_share": 0.0, "visible_weight": 0.0, "gradient_weight": 0.0, "noise": 0.0},
+        "train": {
+            "visible_share": 0.0,
+            "visible_weight": 0.0,
+            "gradient_weight": 0.0,
+            "ssim_weight": 0.0,
+            "noise": 0.0,
+        },
     },
 }
 
@@ -278,9 +288,9 @@ def check(config: Config, where: str = "the configuration") -> None:
     counts = ["steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every"]
     counts += ["validation_superpatches", "loader_threads"]
     shares = ["warmup_share", "visible_share", "validation_share", "min_foreground", "ema_decay", "scale_jitter"]
-    shares += ["device_volumes"]
+    shares += ["device_volumes", "ssim_from"]
     amounts = ["learning_rate", "final_learning_rate", "weight_decay", "visible_weight", "gradient_weight", "noise"]
-    amounts += ["shift_jitter", "volume_weighting", "preview_at"]
+    amounts += ["shift_jitter", "volume_weighting", "preview_at", "ssim_weight"]
     _refuse(
         where,
         (

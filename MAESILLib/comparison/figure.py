@@ -6,7 +6,7 @@ Columns are the input and the methods; each view has a row of pictures and a row
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ BAR_WIDTH, BAR_OFFSET = 0.08, 0.08
 TALLEST_PANEL = 1.4
 SIZE, SMALL_SIZE = 8.0, 6.5
 DOTS_PER_INCH = 300
+ENDS: tuple[Literal["bottom", "center", "top"], ...] = ("bottom", "center", "top")
 
 
 def comparison_figure(
@@ -163,7 +164,7 @@ def _bar(page: Figure, top: float, height: float, colours: str, limits: Window) 
     bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
     bar.ax.tick_params(labelsize=SMALL_SIZE - 1, length=1.5, width=0.4, pad=1.5)
     # those at the ends stay beside the bar, for another bar is close
-    for label, place in zip(bar.ax.get_yticklabels(), ("bottom", "center", "top"), strict=True):
+    for label, place in zip(bar.ax.get_yticklabels(), ENDS, strict=True):
         label.set_verticalalignment(place)
     bar.set_label("HU", size=SMALL_SIZE - 1, labelpad=1)
 

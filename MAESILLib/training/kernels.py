@@ -102,4 +102,5 @@ def _try(model: MaskedAutoencoder, kernels: Kernels, config: Config, visible: to
     with precision_context(device, bf16):
         prediction = model(image, visible, queried=queried)
     weights = {"visible_weight": config.train.visible_weight, "gradient_weight": config.train.gradient_weight}
+    weights["ssim_weight"] = config.train.ssim_weight
     kernels.masked_loss(prediction, target, None, config.model.patch_size, **weights).total.backward()

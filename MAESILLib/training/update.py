@@ -52,13 +52,14 @@ class Update:
         self.optimizer = make_optimizer(model, config.train)
         self.average = WeightAverage(model, config.train.ema_decay)
         self.passes: list[torch.Tensor] = []
+        self.step = 0
 
     def begin(self, step: int) -> None:
         """Begin update ``step`` (from 0)."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.train, step)
         self.optimizer.zero_grad(set_to_none=True)
-        self.passes = []
+        self.passes, self.step = [], step
 
     def add(self, batch: Batch) -> None:
         """Do one forward and backward pass; gradients are exchanged in the last one of the update."""
@@ -99,6 +100,7 @@ class Update:
             self.config.model.patch_size,
             visible_weight=train.visible_weight,
             gradient_weight=train.gradient_weight,
+            ssim_weight=train.ssim_weight if self.step >= train.ssim_from * train.steps else 0.0,
         )
         return loss
 
