@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patches", type=int, default=500, metavar="N", help="most positive and negative training patches of a volume"
     )
-    parser.add_argument("--random-seeds", type=int, default=3, metavar="N", help="encoders of random weights")
+    parser.add_argument("--random-seeds", type=int, default=2, metavar="N", help="encoders of random weights")
     parser.add_argument("--components", type=int, default=64, metavar="N", help="principal components of patches")
 
 

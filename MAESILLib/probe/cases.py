@@ -126,7 +126,7 @@ def _with_classes(cases: Cases, wanted: tuple[str, ...], cache: Cache) -> Cases:
     for name in wanted or annotated:
         missing = [title for title, side in sides.items() if not any(_shows(case, name) for case in side)]
         if missing:
-            notes.append(f"{name} is left out: no {' and no '.join(missing)} volume has a patch half of which is of it")
+            notes.append(f"{name} is left out: no {' and no '.join(missing)} volume has patches of it and others")
         else:
             classes.append(name)
     if not classes:

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 4
 """Of more, the mean over classes alone is drawn."""
-STYLES = {"maesil": ("C0", "o"), "random": ("C1", "s"), "raw": ("C2", "^"), "pca": ("C3", "D")}
+STYLES = {
+    "maesil": ("C0", "o"),
+    "random": ("C1", "s"),
+    "raw": ("C2", "^"),
+    "pca": ("C3", "D"),
+    "position": ("0.4", "v"),
+}
 PANELS = (("auroc", "AUROC"), ("average_precision", "average precision"))
 WIDTH, HEIGHT = 7.2, 2.7
 SPREAD_OUT = 1.04

@@ -1,4 +1,4 @@
-"""What a patch is described by: tokens of an encoder, pretrained or of random weights, or its own intensities."""
+"""What a patch is described by: tokens of an encoder, pretrained or random, its intensities, or its place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from MAESILLib.export.encoder import PretrainedEncoder
+from MAESILLib.model import positions_on
 from MAESILLib.probe.patches import Indices
 from MAESILLib.stopping import NEVER, StopRequest
 from MAESILLib.superpatch import Shape, Superpatch, extract, partition, token_grid
@@ -73,6 +74,23 @@ def tokens_of(
             of_box = maps[block - 1][0].flatten(1).T.float().cpu().numpy()
             tokens[rows[rows >= 0]] = of_box[rows >= 0]
     return found
+
+
+def positions_of(encoder: PretrainedEncoder, shape: Shape, patches: Indices) -> Features:
+    """Return the fixed positions (N, width) that the encoder adds to patches: where they lie in their superpatch.
+
+    Args:
+        shape: of the volume, voxels (D, H, W).
+        patches: (N,) numbers on the volume's patch grid.
+    """
+    width, reach = encoder.width, token_grid(encoder.trained_size, encoder.patch_size)
+    every = np.zeros((int(np.prod(patch_grid(shape, encoder.patch_size))), width), np.float32)
+    for box in partition(shape, encoder.trained_size, encoder.patch_size):
+        grid = token_grid(box.size, encoder.patch_size)
+        positions = positions_on(torch.device("cpu"), grid, width, (0, 0, 0), reach)
+        every[_patches_of(box, shape, encoder.patch_size)] = positions.numpy()
+    chosen: Features = every[patches]
+    return chosen
 
 
 def intensities_of(unit: np.ndarray, patches: Indices, patch_size: Shape) -> Features:

@@ -1,4 +1,4 @@
-"""Label maps of a cache's volumes: where they lie, what their values stand for, and their voxels on the model's grid."""
+"""Label maps of a cache's volumes: where they lie, what their values stand for, their voxels on the model's grid."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     if checkpoint["trained_on"]:
         lines.append(f"The encoder was TRAINED on {len(checkpoint['trained_on'])} of the held-out volumes.")
-    lines += ["", *_summary(result), "", *_differences(result), "", *_few_labels(result), ""]
+    lines += ["", *_summary(result), "", *_differences(result), "", *_few_labels(result), "", *_choices(result), ""]
     lines += [f"- {key}: {text}" for key, text in result["protocol"].items()]
     notes = [*result["notes"], *_left_out(data["left_out"])]
     if notes:
@@ -115,6 +115,17 @@ def _few_labels(result: dict[str, Any]) -> list[str]:
     ]
     text = "Mean (sd) over draws of the training cases, each the mean over held-out patients."
     return [*_table(["class", "feature", "cases", "draws", "AUROC", "AP"], rows), "", text]
+
+
+def _choices(result: dict[str, Any]) -> list[str]:
+    rows = []
+    for choice in result["choices"]:
+        title = f"random, seed {choice['seed']}" if choice["name"] == "random" else choice["name"]
+        for block, value in choice["by_block"].items():
+            chosen = "yes" if block == choice["block"] else ""
+            rows.append([title, str(block or ""), f"{value:.3f}", chosen])
+    text = "Cross-validation across all training cases, mean over patients (and classes), with the best C of each."
+    return [*_table(["feature", "block", "AUROC", "chosen"], rows), "", text]
 
 
 def _left_out(left_out: list[dict[str, str]]) -> list[str]:

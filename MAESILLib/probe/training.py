@@ -20,7 +20,7 @@ class Feature:
     """What patches are described by.
 
     Attributes:
-        name: ``maesil``, ``random``, ``raw`` or ``pca``.
+        name: ``maesil``, ``random``, ``raw``, ``pca`` or ``position``.
         seed: of random weights; 0 for the others.
     """
 
