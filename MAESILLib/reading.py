@@ -70,7 +70,7 @@ def read_volume(path: Path | str, *, series: str | None = None, check: bool = Tr
 
 
 def read_geometry(path: Path | str) -> Geometry:
-    """Return where the voxels of a volume lie; of a file its header alone is read.
+    """Return where the voxels of a volume lie; of a file its header alone is read, and damage further on is not seen.
 
     Args:
         path: as for :func:`read_volume`.
@@ -84,7 +84,7 @@ def read_geometry(path: Path | str) -> Geometry:
         return read_volume(path, check=False).geometry
     try:
         with quiet_itk():
-            return geometry_of(_open_file(path)[0])
+            return geometry_of(_open_file(path, header_alone=True)[0])
     except PermissionError as error:
         raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
 
@@ -126,8 +126,12 @@ def _read_dicom(path: Path, series: str | None, check: bool) -> CTVolume:
     return CTVolume(hu, stack.geometry, chosen.name, warnings, str(path))
 
 
-def _open_file(path: Path) -> tuple[Any, str, tuple[str, ...]]:
-    """Return a reader that has read a file's header, the file's format, and warnings."""
+def _open_file(path: Path, header_alone: bool = False) -> tuple[Any, str, tuple[str, ...]]:
+    """Return a reader that has read a file's header, the file's format, and warnings.
+
+    Args:
+        header_alone: do not look whether the voxels are all there, which unpacks a .nii.gz to its end.
+    """
     suffix = _suffix_of(path.name)
     if not suffix:
         raise InputError(
@@ -138,10 +142,12 @@ def _open_file(path: Path) -> tuple[Any, str, tuple[str, ...]]:
     reader.SetImageIO(image_io)
     check_name(path)
     reader.SetFileName(str(path))
-    length = nifti_length(path) if kind == "NIfTI" else 0
+    length = nifti_length(path) if kind == "NIfTI" and not header_alone else 0
     with silent_stderr():
         _run(reader.ReadImageInformation, path, kind)
     check_header(ImageHeader.of_reader(reader), str(path))
+    if header_alone:
+        return reader, kind, ()
     if kind == "NIfTI":
         return reader, kind, _check_nifti(reader, path, length)
     check_data = check_nrrd if kind == "NRRD" else check_meta_image

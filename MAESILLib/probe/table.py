@@ -122,8 +122,10 @@ def _choices(result: dict[str, Any]) -> list[str]:
     for choice in result["choices"]:
         title = f"random, seed {choice['seed']}" if choice["name"] == "random" else choice["name"]
         for block, value in choice["by_block"].items():
-            chosen = "yes" if block == choice["block"] else ""
-            rows.append([title, str(block or ""), f"{value:.3f}", chosen])
+            # as JSON has it, the number of a block is text
+            number = int(block)
+            chosen = "yes" if number == choice["block"] else ""
+            rows.append([title, str(number or ""), f"{value:.3f}", chosen])
     text = "Cross-validation across all training cases, mean over patients (and classes), with the best C of each."
     return [*_table(["feature", "block", "AUROC", "chosen"], rows), "", text]
 
