@@ -21,12 +21,12 @@ from MAESILLib.dicom import DICOM_SUFFIXES, find_series, has_dicom_magic
 from MAESILLib.dicom_stack import read_stack
 from MAESILLib.errors import InputError
 from MAESILLib.files import check_name
-from MAESILLib.geometry import geometry_of
+from MAESILLib.geometry import Geometry, geometry_of
 from MAESILLib.intact import check_meta_image, check_nrrd, nifti_length, nifti_spacing, require_length
 from MAESILLib.itk_quiet import one_line_reason, quiet_itk, silent_stderr
 from MAESILLib.volume import CTVolume
 
-__all__ = ["HU_LIMITS", "VOLUME_SUFFIXES", "check_ct", "read_volume", "volume_stem"]
+__all__ = ["HU_LIMITS", "VOLUME_SUFFIXES", "check_ct", "read_geometry", "read_volume", "volume_stem"]
 
 HU_LIMITS = (-1024, 32767)
 FORMATS = {
@@ -69,6 +69,26 @@ def read_volume(path: Path | str, *, series: str | None = None, check: bool = Tr
         raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
 
 
+def read_geometry(path: Path | str) -> Geometry:
+    """Return where the voxels of a volume lie; of a file its header alone is read, and damage further on is not seen.
+
+    Args:
+        path: as for :func:`read_volume`.
+
+    Raises:
+        InputError: it cannot be read, or has no believable grid.
+    """
+    path = Path(path)
+    if not path.is_file() or _is_dicom_file(path):
+        # slices say where they lie one by one
+        return read_volume(path, check=False).geometry
+    try:
+        with quiet_itk():
+            return geometry_of(_open_file(path, header_alone=True)[0])
+    except PermissionError as error:
+        raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
+
+
 def _read(path: Path, series: str | None, check: bool) -> CTVolume:
     if path.is_dir() or _is_dicom_file(path):
         return _read_dicom(path, series, check)
@@ -106,7 +126,12 @@ def _read_dicom(path: Path, series: str | None, check: bool) -> CTVolume:
     return CTVolume(hu, stack.geometry, chosen.name, warnings, str(path))
 
 
-def _read_file(path: Path, check: bool) -> CTVolume:
+def _open_file(path: Path, header_alone: bool = False) -> tuple[Any, str, tuple[str, ...]]:
+    """Return a reader that has read a file's header, the file's format, and warnings.
+
+    Args:
+        header_alone: do not look whether the voxels are all there, which unpacks a .nii.gz to its end.
+    """
     suffix = _suffix_of(path.name)
     if not suffix:
         raise InputError(
@@ -117,17 +142,22 @@ def _read_file(path: Path, check: bool) -> CTVolume:
     reader.SetImageIO(image_io)
     check_name(path)
     reader.SetFileName(str(path))
-    length = nifti_length(path) if kind == "NIfTI" else 0
+    length = nifti_length(path) if kind == "NIfTI" and not header_alone else 0
+    with silent_stderr():
+        _run(reader.ReadImageInformation, path, kind)
+    check_header(ImageHeader.of_reader(reader), str(path))
+    if header_alone:
+        return reader, kind, ()
+    if kind == "NIfTI":
+        return reader, kind, _check_nifti(reader, path, length)
+    check_data = check_nrrd if kind == "NRRD" else check_meta_image
+    check_data(path, math.prod(reader.GetSize()) * VOXEL_BYTES[reader.GetPixelIDValue()])
+    return reader, kind, ()
+
+
+def _read_file(path: Path, check: bool) -> CTVolume:
     with quiet_itk():
-        with silent_stderr():
-            _run(reader.ReadImageInformation, path, kind)
-        check_header(ImageHeader.of_reader(reader), str(path))
-        if kind == "NIfTI":
-            warnings = _check_nifti(reader, path, length)
-        else:
-            warnings = ()
-            check_data = check_nrrd if kind == "NRRD" else check_meta_image
-            check_data(path, math.prod(reader.GetSize()) * VOXEL_BYTES[reader.GetPixelIDValue()])
+        reader, kind, warnings = _open_file(path)
         image = _run(reader.Execute, path, kind)
     voxels = sitk.GetArrayViewFromImage(image)
     if check:

@@ -63,6 +63,24 @@ class ModelGrid:
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
 
+    def labels_to_model(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Bring a label map from the source grid to the model's grid: at each voxel centre the nearest voxel's value.
+
+        Args:
+            labels: (D, H, W) of the source grid, any dtype.
+
+        Returns:
+            a new array (D, H, W) of the model's grid with the dtype of ``labels``.
+
+        Raises:
+            ValueError: the array has another shape than the source grid.
+        """
+        _check_shape(labels, self.source, "source")
+        if not self.is_resampled:
+            return np.array(self._oriented(labels), order="C", copy=True)
+        nearest = labels[np.ix_(*self._per_source_axis(self._nearest_source_index))]
+        return np.ascontiguousarray(nearest.transpose(self.axes))
+
     def to_model(self, hu: NDArray[Any]) -> NDArray[np.float32]:
         """Bring an array from the source grid to the model's grid.
 
@@ -134,6 +152,10 @@ class ModelGrid:
 
     def _matrix_to_source(self, axis: int) -> Any:
         return linear_matrix(_model_index(self, axis), self.geometry.size_dhw[axis]).astype(np.float32)
+
+    def _nearest_source_index(self, axis: int) -> NDArray[np.int64]:
+        nearest = np.floor(_source_index(self, axis) + 0.5).astype(np.int64)
+        return np.clip(nearest, 0, self.source.size_dhw[self.axes[axis]] - 1)
 
     def _nearest_index(self, axis: int) -> NDArray[np.int64]:
         nearest = np.floor(_model_index(self, axis) + 0.5).astype(np.int64)

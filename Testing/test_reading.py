@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from volume_factory import IDENTITY, SHARED_CT, geometry, image_of, needs_real_ct, rotation, trunk
+from volume_factory import IDENTITY, SHARED_CT, geometry, image_of, needs_real_ct, rotation, trunk, write_dicom
 
 from MAESILLib.errors import InputError
-from MAESILLib.reading import check_ct, read_volume, volume_stem
+from MAESILLib.reading import check_ct, read_geometry, read_volume, volume_stem
 from MAESILLib.volume import CTVolume
 
 GRID = geometry((12, 40, 48), (3.0, 0.8, 0.7), rotation(10, 20, 30) * [1, -1, 1])
@@ -52,6 +52,17 @@ class TestFormats:
         np.testing.assert_allclose(volume.geometry.spacing_dhw, (3.0, 0.8, 0.7), rtol=1e-6)
         for dhw in ((0, 0, 0), (11, 39, 47)):
             np.testing.assert_allclose(volume.geometry.physical_point(dhw), GRID.physical_point(dhw), atol=1e-4)
+
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    def test_the_geometry_alone(self, tmp_path: Path, suffix: str) -> None:
+        path = save(tmp_path, trunk(), f"scan{suffix}")
+        assert read_geometry(path) == read_volume(path).geometry
+
+    def test_the_geometry_alone_of_slices_and_of_nothing(self, tmp_path: Path) -> None:
+        write_dicom(tmp_path / "series", trunk() + 1024)
+        assert read_geometry(tmp_path / "series") == read_volume(tmp_path / "series").geometry
+        with pytest.raises(InputError, match="no such file"):
+            read_geometry(tmp_path / "none.nii")
 
     def test_stem(self) -> None:
         assert volume_stem("/a/b.c.NII.GZ") == "b.c"
