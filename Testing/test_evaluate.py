@@ -25,6 +25,7 @@ from scipy.spatial import cKDTree
 from training_factory import make_cache, smooth_hu
 
 from MAESILLib.checkpoint import load_checkpoint
+from MAESILLib.config import Preprocessing
 from MAESILLib.data.cache import read_cache
 from MAESILLib.evaluation.evaluate import label_checkpoints, protocol
 from MAESILLib.reconstruction import reconstruct
@@ -323,6 +324,18 @@ class TestCheckpoints:
             assert evaluate(data, tmp_path / "one", "--settings", "dual 0.75", "--checkpoint", path).status == 0
             (alone,) = read(tmp_path / "one")["summary"]
             assert {**alone, "checkpoint": ""} == {**line, "checkpoint": ""}
+
+    def test_other_windows_are_not_subtracted(self, data: Path, tmp_path: Path) -> None:
+        narrow = write_checkpoint(
+            tmp_path / "narrow.safetensors", preprocessing=Preprocessing(window_hu=(-160.0, 240.0))
+        )
+        both = ("--settings", "dual 0.75", "--no-figures", "--checkpoint", data / "tiny.safetensors", narrow)
+        done = evaluate(data, tmp_path / "out", *both, "--progress", "json")
+        assert done.status == 0
+        assert "no differences" in done.named("warning")[-1]["message"]
+        assert read(tmp_path / "out")["differences"] == []
+        assert evaluate(data, tmp_path / "out", *both, "--window", "-160", "240").status == 0
+        assert len(read(tmp_path / "out")["differences"]) == 2
 
     def test_labels(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.chdir(tmp_path)

@@ -14,6 +14,7 @@ from cli_factory import maesil, write_checkpoint
 from training_factory import make_cache
 
 from MAESILLib.evaluation.distribution import distribution_svg
+from MAESILLib.evaluation.figures import figure_path
 from MAESILLib.evaluation.page import page
 
 SHAPES = [(24, 32, 40), (40, 33, 28), (16, 40, 40), (24, 24, 24), (32, 24, 24), (16, 24, 40), (24, 40, 16)]
@@ -86,8 +87,20 @@ def test_worst_and_best_are_by_the_drawn_setting(output: Path, result: dict[str,
 def test_names_are_text(result: dict[str, Any], tmp_path: Path) -> None:
     nasty = '<script>alert("x")</script>&'
     renamed = json.loads(json.dumps(result).replace('"v0"', json.dumps(nasty)))
-    assert nasty not in page(renamed, tmp_path)
-    assert "&lt;script&gt;alert(&quot;x&quot;)" in page(renamed, tmp_path)
+    assert nasty not in page(renamed, tmp_path, [])
+    assert "&lt;script&gt;alert(&quot;x&quot;)" in page(renamed, tmp_path, [])
+
+
+def test_pictures_of_another_evaluation_are_not_taken(output: Path, result: dict[str, Any]) -> None:
+    assert "<img" in page(result, output, list(output.rglob("*.png")))
+    assert "<img" not in page(result, output, [])
+
+
+def test_each_checkpoint_has_pictures_of_its_own() -> None:
+    names = ["a b.safetensors", "a_b.safetensors", "a", "a.safetensors", "x/a.safetensors", "x_a.safetensors", ".."]
+    paths = {figure_path(checkpoint, volume) for checkpoint in names for volume in ("v", "v ", "v_")}
+    assert len(paths) == 3 * len(names)
+    assert all(path.count("/") == 2 and ".." not in path.split("/") for path in paths)
 
 
 def test_distribution(result: dict[str, Any]) -> None:

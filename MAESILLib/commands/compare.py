@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the runs, the tables and the figures")
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), help="what is compared")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what is compared")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="of MAESIL and the training; small if not given")
     parser.add_argument("--config", metavar="TOML", help="configuration over the preset, for every method")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as train.batch_size=4; repeat")
@@ -44,6 +44,11 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     if args.steps is not None:
         train["steps"] = args.steps
     config = configuration.load(args.config, args.preset, values)
+    if "maesil" in args.methods and 0 in (config.train.visible_share, config.train.visible_weight):
+        raise InputError(
+            "train.visible_share or train.visible_weight is 0, so MAESIL would not learn to auto-encode",
+            "auto-encoding alone compares with the others: choose another preset, or set both above 0",
+        )
     cache = read_cache(args.data)
     warn_unfinished(cache, reporter)
     if cache.spacing_mm != config.preprocessing.spacing_mm:

@@ -76,14 +76,14 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             stop=stop,
         )
         stop.check()
+        paths = write(result, folder)
         figures = drawer.publish()
     for path in figures:
         reporter.artifact("figure", path)
-    paths = write(result, folder)
     if args.html:
         from MAESILLib.evaluation.page import write_page
 
-        paths.append(write_page(result, folder))
+        paths.append(write_page(result, folder, figures))
     for path in paths:
         reporter.artifact(path.suffix[1:], path)
     if args.progress != "json":

@@ -23,6 +23,7 @@ from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name
 from MAESILLib.errors import InputError
 from MAESILLib.evaluation.lpips import PerceptualDistance
+from MAESILLib.evaluation.tables import number
 from MAESILLib.events import Reporter
 from MAESILLib.provenance import source_commit
 from MAESILLib.stopping import StopRequest
@@ -119,7 +120,7 @@ def _draw(
         prediction, _ = measurer.prediction(measurer.load(one), unit, entry.name, AUTOENCODING)
         made[title_of(one.name)] = unit_to_hu(prediction, window)
         row = next(r for r in rows if (r["method"], r["mode"], r["volume"]) == (one.name, AUTOENCODING, entry.name))
-        captions[title_of(one.name)] = f"{row['psnr_db']:.2f} dB, SSIM {row['ssim']:.3f}"
+        captions[title_of(one.name)] = f"{number(row['psnr_db'])} dB, SSIM {number(row['ssim'], 3)}"
     paths = [folder / f"figure-{entry.name}.{suffix}" for suffix in ("png", "pdf")]
     spacing = measurer.cache.spacing_mm
     comparison_figure(

@@ -1,8 +1,9 @@
 """The networks that MAESIL is compared with: MONAI's AutoEncoder, AutoencoderKL and VQVAE in 3D.
 
 Each halves a volume twice, so that its latent code has 40 numbers for 4x4x4 voxels: as many as MAESIL's 320 for
-8x8x8. A code of the VQ-VAE is one of 1024 entries for 4x4x4 voxels instead. None of them normalises over a whole
-crop, which would lose its HU.
+8x8x8. A code of the VQ-VAE is one of 1024 entries for 4x4x4 voxels instead. AE and VQ-VAE are built without
+normalisation, which over a whole crop would lose its HU. AutoencoderKL cannot be: its groups of channels are normalised
+over what it is given, so superpatches larger than the training's crops may cost it something.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from MAESILLib.files import write_json, write_text
 
 FIGURES = {"psnr_db": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 3), "mae_hu": ("MAE (HU)", 1)}
 """Figures of the tables: title and digits."""
-ALL = "all"
+ALL = "all volumes"
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

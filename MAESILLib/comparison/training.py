@@ -12,9 +12,11 @@ from MAESILLib.comparison.peer_task import PeerTraining, config_for_peer
 from MAESILLib.comparison.peers import PEERS, latent_of, make_peer
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
+from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.run_folder import MODEL, holds_state
+from MAESILLib.training.state import read_state
 from MAESILLib.training.task import MASKED_AUTOENCODING, Task
 from MAESILLib.training.trainer import Trainer
 
@@ -74,6 +76,7 @@ def train_all(
 def _train(
     name: str, config: Config, cache: Cache, folder: Path, device: torch.device, reporter: Reporter, stop: StopRequest
 ) -> Trained:
+    _check_budget(name, config, folder)
     task: Task = MASKED_AUTOENCODING if name == MAESIL else PeerTraining(name)
     own = config if name == MAESIL else config_for_peer(config)
     trainer = Trainer(
@@ -81,6 +84,8 @@ def _train(
     )
     if trainer.progress.step < own.train.steps:
         trainer.run()
+    else:
+        trainer.write_weights()
     latent = latent_of(name, config.model)
     described = {
         "method": name,
@@ -95,3 +100,15 @@ def _train(
         "training_seconds": round(trainer.progress.seconds),
     }
     return Trained(name, folder / MODEL, described)
+
+
+def _check_budget(name: str, config: Config, folder: Path) -> None:
+    """Refuse a run of another number of updates: a prolonged one has had two schedules, not the others' budget."""
+    if not holds_state(folder):
+        return
+    steps = read_state(folder).values["config"]["train"]["steps"]
+    if steps != config.train.steps:
+        raise InputError(
+            f"{folder} holds {title_of(name)} trained for {steps} updates, not {config.train.steps}",
+            "give the same --steps, or choose another folder",
+        )

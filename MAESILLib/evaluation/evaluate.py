@@ -109,6 +109,7 @@ def evaluate(
     reporter, stop = reporter or Reporter(), stop or StopRequest()
     device = torch.device(device)
     rows: list[dict[str, Any]] = []
+    protocols = set()
     described: list[dict[str, Any]] = []
     labels = label_checkpoints(checkpoints)
     drawn = drawn_setting([setting.name for setting in settings])
@@ -123,6 +124,7 @@ def evaluate(
                     "prepare the data again with that --spacing",
                 )
             own = info.preprocessing.window_hu
+            protocols.add((window_hu or own, info.model.patch_size, info.model.superpatch_size))
             seen = trained_on(info.training, entries)
             if seen:
                 reporter.warning(
@@ -156,6 +158,12 @@ def evaluate(
                     if drawer is not None and setting.name == drawn:
                         drawer.draw(label, entry.name, setting.name, unit, result, own, figures)
                     reporter.progress("evaluate", len(rows) / total, f"{entry.name} {setting.name}")
+    if len(protocols) > 1:
+        reporter.warning(
+            "the checkpoints differ in their window or the size of patches or superpatches, so in what is measured: "
+            "no differences are given"
+        )
+    patients = {entry.name: hash_of_patient(entry) for entry in entries}
     return {
         "schema": SCHEMA,
         "library_version": __version__,
@@ -170,7 +178,7 @@ def evaluate(
         "settings": [_describe(setting) for setting in settings],
         "rows": rows,
         "summary": summarise(rows),
-        "differences": side_by_side(rows, {entry.name: hash_of_patient(entry) for entry in entries}),
+        "differences": side_by_side(rows, patients) if len(protocols) == 1 else [],
         "drawn": drawn,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,12 +30,17 @@ def drawn_setting(names: list[str]) -> str:
 
 
 def figure_path(checkpoint: str, volume: str) -> str:
-    """Return a figure's path inside the evaluation's folder, with slashes."""
-    return f"{FOLDER}/{_as_name(checkpoint)}/{_as_name(volume)}.png"
+    """Return a figure's path inside the evaluation's folder, with slashes; each pair has its own."""
+    return f"{FOLDER}/{_as_name(checkpoint, '.safetensors')}/{_as_name(volume)}.png"
 
 
-def _as_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text.removesuffix(".safetensors")).strip(".") or "_"
+def _as_name(text: str, usual: str = "") -> str:
+    """Return a name for files; where letters or another suffix than the usual are lost, with what tells it apart."""
+    stem = text.removesuffix(usual)
+    name = re.sub(r"[^\w.-]+", "_", stem).strip(".")
+    if name == stem and name + usual == text:
+        return name
+    return f"{name}-{zlib.crc32(text.encode()):08x}"
 
 
 class FigureWriter:

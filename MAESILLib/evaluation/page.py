@@ -26,18 +26,19 @@ PICTURE_WIDTH = 1000
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def write_page(result: dict[str, Any], folder: Path) -> Path:
-    """Write report.html beside an evaluation's files; pictures are those that lie in ``folder``.
+def write_page(result: dict[str, Any], folder: Path, figures: list[Path]) -> Path:
+    """Write report.html beside an evaluation's files.
 
     Args:
         result: what evaluation.json holds.
+        figures: the pictures of this evaluation, in ``folder``; others that lie there are not of it.
     """
     path = folder / NAME
-    write_text(path, page(result, folder))
+    write_text(path, page(result, folder, figures))
     return path
 
 
-def page(result: dict[str, Any], folder: Path) -> str:
+def page(result: dict[str, Any], folder: Path, figures: list[Path]) -> str:
     """Return the page."""
     title = f"Evaluation of {', '.join(one['name'] for one in result['checkpoints'])}"
     parts = [
@@ -53,7 +54,7 @@ def page(result: dict[str, Any], folder: Path) -> str:
         "<h2>Distribution over volumes</h2>",
         _legend(result),
         distribution_svg(result["rows"]),
-        *_cases(result, folder),
+        *_cases(result, folder, set(figures)),
         "<h2>Every volume</h2>",
         _filters(result["rows"]),
         _table("volumes", *_volumes(result["rows"])),
@@ -162,14 +163,13 @@ def _legend(result: dict[str, Any]) -> str:
     return f"<p class=legend>{''.join(marks)}</p>"
 
 
-def _cases(result: dict[str, Any], folder: Path) -> list[str]:
+def _cases(result: dict[str, Any], folder: Path, figures: set[Path]) -> list[str]:
     """Return the worst and best volumes of each checkpoint with the setting that is drawn."""
     parts = []
     for one in result["checkpoints"]:
         rows = [r for r in result["rows"] if (r["checkpoint"], r["setting"]) == (one["name"], result["drawn"])]
-        rows = [
-            r for r in rows if headline(r) is not None and (folder / figure_path(one["name"], r["volume"])).is_file()
-        ]
+        drawn = {row["volume"]: folder / figure_path(one["name"], row["volume"]) for row in rows}
+        rows = [row for row in rows if headline(row) is not None and drawn[row["volume"]] in figures]
         rows.sort(key=lambda row: headline(row) or 0.0)
         if not rows:
             continue

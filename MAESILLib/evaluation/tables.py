@@ -66,7 +66,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         margins = [
             row[f"psnr_{kind}_db"] - row[f"baseline_harmonic_psnr_{kind}_db"]
             for row in chosen
-            if row.get(f"baseline_harmonic_psnr_{kind}_db") is not None
+            if None not in (row.get(f"psnr_{kind}_db"), row.get(f"baseline_harmonic_psnr_{kind}_db"))
         ]
         if margins:
             line["over_harmonic_db"] = round(statistics.fmean(margins), 4)

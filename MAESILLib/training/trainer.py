@@ -222,6 +222,7 @@ class Trainer:
         self.update.begin(step)
         for number in range(self.config.train.accumulation):
             if number > 0 and self.ranks.any(self.stop.requested()):
+                self.update.abandon()
                 return None
             self.update.add(loader.batch(step, number))
         return self.update.finish(step)
@@ -324,6 +325,10 @@ class Trainer:
                 progress=self.progress,
                 learnt=learnt,
             )
+        self._save_weights(MODEL)
+
+    def write_weights(self) -> None:
+        """Write the run's latest checkpoint anew, from its state: a crash may have come between the two."""
         self._save_weights(MODEL)
 
     def _save_weights(self, name: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -53,6 +54,7 @@ class Update:
         self.average = WeightAverage(model, config.train.ema_decay)
         self.passes: list[torch.Tensor] = []
         self.step = 0
+        self.before: dict[str, torch.Tensor] = {}
 
     def begin(self, step: int) -> None:
         """Begin update ``step`` (from 0)."""
@@ -60,10 +62,14 @@ class Update:
             group["lr"] = learning_rate(self.config.train, step)
         self.optimizer.zero_grad(set_to_none=True)
         self.passes, self.step = [], step
+        self.before = {name: value.clone() for name, value in self._moved_by_passes().items()}
 
     def add(self, batch: Batch) -> None:
         """Do one forward and backward pass; gradients are exchanged in the last one of the update."""
         count = self.config.train.accumulation
+        # a network that draws (a VAE does) draws the same after a resume
+        seeds = (self.config.train.seed, self.step, len(self.passes), self.ranks.rank)
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         is_last = len(self.passes) + 1 == count
         holds_back = isinstance(self.network, DistributedDataParallel) and not is_last
         with self.network.no_sync() if holds_back else nullcontext():  # type: ignore[operator]
@@ -71,6 +77,7 @@ class Update:
             (loss.total / count).backward()
         self.passes.append(torch.stack([loss.total.detach(), loss.hidden_mse, loss.visible_mse, loss.gradient]))
 
+    @torch.no_grad()
     def finish(self, step: int) -> torch.Tensor:
         """Change the weights; return this rank's :data:`FIGURES` on the device."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clip)
@@ -80,8 +87,21 @@ class Update:
         # the fused optimizer then changes neither weights nor moments nor its count of steps
         self.optimizer.found_inf = left_out  # type: ignore[attr-defined]
         self.optimizer.step()
+        for name, value in self._moved_by_passes().items():
+            value.copy_(torch.where(left_out > 0, self.before[name], value))
         self.average.update(self.model, step)
         return torch.cat([torch.stack(self.passes).mean(0), norm.detach()[None], left_out[None]])
+
+    @torch.no_grad()
+    def abandon(self) -> None:
+        """Undo what the passes of an update that is not finished have changed."""
+        for name, value in self._moved_by_passes().items():
+            value.copy_(self.before[name])
+
+    def _moved_by_passes(self) -> dict[str, torch.Tensor]:
+        """Return what forward passes change themselves, as the table of a VQ-VAE; of MAESIL nothing."""
+        fixed = {name: p.detach() for name, p in self.model.named_parameters() if not p.requires_grad}
+        return fixed | self._buffers()
 
     def loss(self, batch: Batch) -> Loss:
         """Return the loss of one pass."""
@@ -150,7 +170,7 @@ class Update:
             if state["optimizer"][name]:
                 self.optimizer.state[parameter] = self._moments(state["optimizer"][name], parameter)
 
-        # states from before networks had any name none
+        # a state that names none is of a network without
         for name, buffer in self._buffers().items():
             buffer.copy_(state["buffers"][name])
 
