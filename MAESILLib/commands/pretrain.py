@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from MAESILLib.commands.common import set_up_threads, warn_unfinished
-from MAESILLib.errors import InputError
+from MAESILLib.commands.configured import add_configuration_arguments, check_spacing, configuration_from
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
 
@@ -23,15 +22,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    from MAESILLib.config import PRESETS
-
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
     parser.add_argument("--output", required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--validation", metavar="CACHE", help="another cache to validate on; else its held-out part")
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="where the configuration starts; small if not given")
-    parser.add_argument("--config", metavar="TOML", help="configuration over the preset")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as train.batch_size=4; repeat")
-    parser.add_argument("--steps", type=int, metavar="N", help="updates; overrules the configuration")
+    add_configuration_arguments(parser)
     parser.add_argument("--init", metavar="C", help="checkpoint whose weights to start from")
     parser.add_argument(
         "--resume",
@@ -41,8 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on from the run's last state; auto: if there is one, else begin",
     )
     parser.add_argument("--minutes", type=_minutes, metavar="M", help="stop after this time, to be resumed")
-    # a seed that was not given must not overrule the configuration's
-    parser.set_defaults(seed=None)
 
 
 def _minutes(text: str) -> float:
@@ -57,25 +49,15 @@ def _minutes(text: str) -> float:
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
-    from MAESILLib import config as configuration
     from MAESILLib.data.cache import read_cache
 
-    values = overrides(args.set)
-    train = values.setdefault("train", {})
-    if args.seed is not None:
-        train.setdefault("seed", args.seed)
-    if args.steps is not None:
-        train["steps"] = args.steps
-    config = configuration.load(args.config, args.preset, values)
+    config = configuration_from(args)
     cache = read_cache(args.data)
     validation = read_cache(args.validation) if args.validation else None
     for one in (cache, validation):
         warn_unfinished(one, reporter)
-        if one is not None and one.spacing_mm != config.preprocessing.spacing_mm:
-            raise InputError(
-                f"{one.folder} has {one.spacing_mm} mm voxels, the configuration {config.preprocessing.spacing_mm} mm",
-                "prepare it again with that --spacing, or set preprocessing.spacing_mm",
-            )
+        if one is not None:
+            check_spacing(one, config)
     set_up_threads(args)
     from MAESILLib.device import choose_device
     from MAESILLib.training.ranks import joined, own_device
@@ -124,23 +106,3 @@ def _train(
         print(f"{trainer.progress.step} steps, {trainer.progress.samples} samples; {args.output}/model.safetensors")
         if best is not None:
             print(f"best validation PSNR of hidden patches (dual .5/.5): {best:.2f} dB; {args.output}/best.safetensors")
-
-
-def overrides(assignments: list[str]) -> dict[str, Any]:
-    """Turn ``section.key=value`` into nested values; values are JSON, or else text.
-
-    Raises:
-        InputError: an assignment of another form.
-    """
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        section, dot, key = path.partition(".")
-        if not (equals and dot and section and key):
-            raise InputError(f"--set {assignment}", "write section.key=value, as train.batch_size=4")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        values.setdefault(section, {})[key] = value
-    return values
