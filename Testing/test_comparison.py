@@ -18,6 +18,7 @@ from training_factory import make_cache, tiny_config
 
 from MAESILLib.comparison.peer_task import PeerTraining, config_for_peer
 from MAESILLib.comparison.peers import PEERS, latent_of, load_peer, make_peer, peer_loss
+from MAESILLib.comparison.search import _last_loss
 from MAESILLib.comparison.table import differences, summarise
 from MAESILLib.comparison.volumes import reconstruct_by_peer
 from MAESILLib.data.cache import Cache, read_cache
@@ -25,6 +26,7 @@ from MAESILLib.data.crops import HostCrops
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.loader import BatchLoader
+from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
 pytest.importorskip("monai")
@@ -304,6 +306,55 @@ def test_maesil_that_does_not_learn_to_auto_encode_is_refused(data: Path, tmp_pa
 
 def test_another_configuration_is_refused(data: Path, output: Path) -> None:
     assert_refused(compare(data, output, "--set=train.learning_rate=0.5"), "another configuration", "another folder")
+
+
+def test_each_method_takes_the_learning_rate_that_its_trials_do_best_with(data: Path, tmp_path: Path) -> None:
+    rates = ("--learning-rates", 1e-3, 0.9, "--trial-steps", 4)
+    done = compare(data, tmp_path, "--methods", "ae", "maesil", *rates)
+    assert done.status == 0, done.err
+    result = json.loads((tmp_path / "comparison.json").read_text())
+    assert result["budget"]["search"] == {"rates": [1e-3, 0.9], "steps": 4}
+    for method in result["methods"]:
+        losses = {}
+        for rate in ("0.001", "0.9"):
+            rows = list(
+                csv.DictReader((tmp_path / "runs" / "trials" / f"{method['method']}-{rate}" / "log.csv").open())
+            )
+            assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+            assert {row["val_psnr_masked_db"] for row in rows} == {""}
+            losses[float(rate)] = np.mean([float(row["loss"] or "inf") for row in rows[2:]])
+        found = {t["learning_rate"]: t["loss"] for t in method["trials"]}
+        assert found == {r: pytest.approx(v, rel=1e-5) if np.isfinite(v) else None for r, v in losses.items()}
+        # a step of .9 in every weight spoils a network
+        assert method["learning_rate"] == min(losses, key=lambda r: losses[r]) == 1e-3
+        state = read_state(tmp_path / "runs" / method["method"]).values
+        assert state["config"]["train"]["learning_rate"] == 1e-3
+    assert "| 0.001 |" in (tmp_path / "comparison.md").read_text()
+
+
+def test_a_trial_without_a_finite_loss_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n1,5\n2,5\n3,0.25\n4,0.75\n")
+    assert _last_loss(tmp_path) == 0.5
+    path.write_text("step,loss\n1,1\n2,1\n3,0.1\n4,\n")
+    assert _last_loss(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--learning-rates", 1e-3), "nothing to choose"),
+        (("--learning-rates", 1e-3, 1e-3), "nothing to choose"),
+        (("--learning-rates", 1e-3, -1), "nothing to choose"),
+        (("--learning-rates", 1e-3, 1e-2, "--trial-steps", 1), "too few"),
+        (("--trial-steps", 5), "needs --learning-rates"),
+    ],
+)
+def test_rates_that_leave_no_choice_are_refused(
+    data: Path, tmp_path: Path, arguments: tuple[object, ...], said: str
+) -> None:
+    assert_refused(compare(data, tmp_path / "out", *arguments), said)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_volume_is_refused_before_training(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The comparison of the paper: every method trained on the same samples, measured on the same held-out volumes.
 
 DIR/runs/METHOD/              the run of each method; one that was cut short goes on
+DIR/runs/trials/              short ones, where learning rates are searched
 DIR/figure-VOLUME.png, .pdf   input and reconstructions in three views, with error maps
 DIR/comparison.json           rows, summaries, paired differences
 DIR/comparison.csv, .md       the rows, and the tables
@@ -16,8 +17,10 @@ import torch
 from MAESILLib import __version__
 from MAESILLib.comparison.figure import comparison_figure
 from MAESILLib.comparison.measuring import AUTOENCODING, Measurer
+from MAESILLib.comparison.runs import MAESIL, title_of
+from MAESILLib.comparison.search import Search
 from MAESILLib.comparison.table import differences, summarise
-from MAESILLib.comparison.training import MAESIL, Trained, title_of, train_all
+from MAESILLib.comparison.training import Trained, train_all
 from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name
@@ -38,6 +41,7 @@ def compare(
     folder: Path,
     methods: list[str],
     *,
+    search: Search | None = None,
     figures: list[str] | None = None,
     lpips: PerceptualDistance | None = None,
     device: torch.device | str = "cpu",
@@ -48,7 +52,8 @@ def compare(
 
     Args:
         config: network of MAESIL; samples, optimiser and schedule of every method.
-        methods: of :data:`MAESILLib.comparison.training.METHODS`.
+        methods: of :data:`MAESILLib.comparison.runs.METHODS`.
+        search: learning rates to choose from for each method; None: that of the configuration.
         figures: names of held-out volumes to draw; None: the first of each data set.
         lpips: the perceptual distance, where its weights are at hand.
 
@@ -62,7 +67,9 @@ def compare(
     reporter, stop, device = reporter or Reporter(), stop or StopRequest(), torch.device(device)
     entries = cache.select("val", config.train.validation_share)
     drawn = _chosen(entries, figures, cache)
-    trained = train_all(config, cache, folder / "runs", methods, device=device, reporter=reporter, stop=stop)
+    trained = train_all(
+        config, cache, folder / "runs", methods, wanted=search, device=device, reporter=reporter, stop=stop
+    )
     measurer = Measurer(config, cache, device, reporter, stop, lpips)
     rows = measurer.rows(trained, entries)
     for entry in drawn:
@@ -83,7 +90,7 @@ def compare(
             "updates": train.steps,
             "batch_size": train.batch_size,
             "crop_size": "x".join(map(str, train.crop_size)),
-            "learning_rate": train.learning_rate,
+            "search": None if search is None else {"rates": list(search.rates), "steps": search.steps},
             "seed": train.seed,
         },
         "config": to_dict(config),

@@ -10,7 +10,8 @@ import torch
 from MAESILLib.body import body_mask
 from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.comparison.peers import Peer, load_peer
-from MAESILLib.comparison.training import MAESIL, Trained, title_of
+from MAESILLib.comparison.runs import MAESIL, title_of
+from MAESILLib.comparison.training import Trained
 from MAESILLib.comparison.volumes import reconstruct_by_peer
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache, CacheEntry

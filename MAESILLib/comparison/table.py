@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from MAESILLib.comparison.measuring import AUTOENCODING
-from MAESILLib.comparison.training import MAESIL, title_of
+from MAESILLib.comparison.runs import MAESIL, title_of
 from MAESILLib.evaluation.statistics import paired_difference, spread
 from MAESILLib.files import write_json, write_text
 
@@ -70,6 +70,7 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         *_methods_table(result["methods"]),
         "",
+        *_trials(result),
         *_figures_table(result),
         "",
         "Mean (sd) over volumes. auto-encoding: the whole input is seen; complete: each patch predicted from passes "
@@ -100,10 +101,29 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
 
 def _methods_table(methods: list[dict[str, Any]]) -> list[str]:
     rows = [
-        [m["title"], f"`{m['network']}`", f"{m['parameters'] / 1e6:.2f} M", m["latent"], f"{m['training_seconds']} s"]
+        [
+            m["title"],
+            f"`{m['network']}`",
+            f"{m['parameters'] / 1e6:.2f} M",
+            m["latent"],
+            f"{m['learning_rate']:g}",
+            f"{m['training_seconds']} s",
+        ]
         for m in methods
     ]
-    return _table(["method", "network", "parameters", "code of a superpatch", "training"], rows)
+    return _table(["method", "network", "parameters", "code of a superpatch", "learning rate", "training"], rows)
+
+
+def _trials(result: dict[str, Any]) -> list[str]:
+    wanted = result["budget"]["search"]
+    if wanted is None:
+        return []
+    rates = ", ".join(f"{rate:g}" for rate in wanted["rates"])
+    return [
+        f"Learning rates: for each method the one of {rates} with the least loss in the second half of a trial of "
+        f"{wanted['steps']} updates, on training samples.",
+        "",
+    ]
 
 
 def _figures_table(result: dict[str, Any]) -> list[str]:

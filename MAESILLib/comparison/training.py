@@ -8,20 +8,14 @@ from typing import Any
 
 import torch
 
-from MAESILLib.comparison.peer_task import PeerTraining, config_for_peer
 from MAESILLib.comparison.peers import PEERS, latent_of, make_peer
+from MAESILLib.comparison.runs import MAESIL, run, title_of
+from MAESILLib.comparison.search import Search, search, with_rate
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
-from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
-from MAESILLib.training.run_folder import MODEL, holds_state
-from MAESILLib.training.state import read_state
-from MAESILLib.training.task import MASKED_AUTOENCODING, Task
-from MAESILLib.training.trainer import Trainer
-
-MAESIL = "maesil"
-METHODS = (*PEERS, MAESIL)
+from MAESILLib.training.run_folder import MODEL
 
 
 @dataclass(frozen=True)
@@ -29,19 +23,14 @@ class Trained:
     """A method after its training.
 
     Attributes:
-        name: of :data:`METHODS`.
+        name: of :data:`MAESILLib.comparison.runs.METHODS`.
         path: its checkpoint: the averaged weights of the last update, chosen by nothing.
-        described: parameters, latent size, samples, seconds; what tables say of it.
+        described: parameters, latent size, learning rate and how it was found, samples, seconds.
     """
 
     name: str
     path: Path
     described: dict[str, Any]
-
-
-def title_of(name: str) -> str:
-    """Return a method's name as tables write it."""
-    return "MAESIL" if name == MAESIL else PEERS[name].title
 
 
 def train_all(
@@ -50,11 +39,15 @@ def train_all(
     folder: Path,
     methods: list[str],
     *,
+    wanted: Search | None = None,
     device: torch.device,
     reporter: Reporter,
     stop: StopRequest,
 ) -> list[Trained]:
     """Train each method into ``folder``/METHOD, or go on where its run was cut short; what is done is taken.
+
+    Args:
+        wanted: learning rates to choose from, by trials in ``folder``/trials; None: that of the configuration.
 
     Raises:
         InputError: a run in the folder had another configuration or other data, or MONAI is missing.
@@ -67,48 +60,28 @@ def train_all(
     trained = []
     for name in methods:
         stop.check()
+        own = config
+        trials: list[dict[str, Any]] = []
+        if wanted is not None:
+            rate, trials = search(name, config, cache, folder / "trials", wanted, device, reporter, stop)
+            own = with_rate(config, rate)
         if reporter.mode == "bar":
             reporter.text(f"{title_of(name)}: {config.train.steps} updates of {config.train.batch_size} superpatches")
-        trained.append(_train(name, config, cache, folder / name, device, reporter, stop))
+        trainer = run(name, own, cache, folder / name, device, reporter, stop)
+        latent = latent_of(name, config.model)
+        described = {
+            "method": name,
+            "title": title_of(name),
+            "network": "MAESILLib" if name == MAESIL else PEERS[name].network,
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "latent": str(latent),
+            "latent_numbers": latent.numbers,
+            "latent_bits": latent.bits,
+            "learning_rate": own.train.learning_rate,
+            "trials": trials,
+            "samples": trainer.progress.samples,
+            "updates": trainer.progress.step,
+            "training_seconds": round(trainer.progress.seconds),
+        }
+        trained.append(Trained(name, folder / name / MODEL, described))
     return trained
-
-
-def _train(
-    name: str, config: Config, cache: Cache, folder: Path, device: torch.device, reporter: Reporter, stop: StopRequest
-) -> Trained:
-    _check_budget(name, config, folder)
-    task: Task = MASKED_AUTOENCODING if name == MAESIL else PeerTraining(name)
-    own = config if name == MAESIL else config_for_peer(config)
-    trainer = Trainer(
-        own, cache, folder, device=device, resume=holds_state(folder), reporter=reporter, stop=stop, task=task
-    )
-    if trainer.progress.step < own.train.steps:
-        trainer.run()
-    else:
-        trainer.write_weights()
-    latent = latent_of(name, config.model)
-    described = {
-        "method": name,
-        "title": title_of(name),
-        "network": "MAESILLib" if name == MAESIL else PEERS[name].network,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "latent": str(latent),
-        "latent_numbers": latent.numbers,
-        "latent_bits": latent.bits,
-        "samples": trainer.progress.samples,
-        "updates": trainer.progress.step,
-        "training_seconds": round(trainer.progress.seconds),
-    }
-    return Trained(name, folder / MODEL, described)
-
-
-def _check_budget(name: str, config: Config, folder: Path) -> None:
-    """Refuse a run of another number of updates: a prolonged one has had two schedules, not the others' budget."""
-    if not holds_state(folder):
-        return
-    steps = read_state(folder).values["config"]["train"]["steps"]
-    if steps != config.train.steps:
-        raise InputError(
-            f"{folder} holds {title_of(name)} trained for {steps} updates, not {config.train.steps}",
-            "give the same --steps, or choose another folder",
-        )

@@ -1,0 +1,61 @@
+"""One training of one method of the comparison, by the same trainer on the same samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from MAESILLib.comparison.peer_task import PeerTraining, config_for_peer
+from MAESILLib.comparison.peers import PEERS
+from MAESILLib.config import Config
+from MAESILLib.data.cache import Cache
+from MAESILLib.errors import InputError
+from MAESILLib.events import Reporter
+from MAESILLib.stopping import StopRequest
+from MAESILLib.training.run_folder import holds_state
+from MAESILLib.training.state import read_state
+from MAESILLib.training.task import MASKED_AUTOENCODING, Task
+from MAESILLib.training.trainer import Trainer
+
+MAESIL = "maesil"
+METHODS = (*PEERS, MAESIL)
+
+
+def title_of(name: str) -> str:
+    """Return a method's name as tables write it."""
+    return "MAESIL" if name == MAESIL else PEERS[name].title
+
+
+def run(
+    name: str, config: Config, cache: Cache, folder: Path, device: torch.device, reporter: Reporter, stop: StopRequest
+) -> Trainer:
+    """Train a method into ``folder``, or go on where its run was cut short; what is done is taken.
+
+    Raises:
+        InputError: the run in the folder had another configuration, other data or another number of updates.
+        CancelledError: a stop was asked for; the run's state is saved.
+    """
+    _check_budget(name, config, folder)
+    task: Task = MASKED_AUTOENCODING if name == MAESIL else PeerTraining(name)
+    own = config if name == MAESIL else config_for_peer(config)
+    trainer = Trainer(
+        own, cache, folder, device=device, resume=holds_state(folder), reporter=reporter, stop=stop, task=task
+    )
+    if trainer.progress.step < own.train.steps:
+        trainer.run()
+    else:
+        trainer.write_weights()
+    return trainer
+
+
+def _check_budget(name: str, config: Config, folder: Path) -> None:
+    """Refuse a run of another number of updates: a prolonged one has had two schedules, not the others' budget."""
+    if not holds_state(folder):
+        return
+    steps = read_state(folder).values["config"]["train"]["steps"]
+    if steps != config.train.steps:
+        raise InputError(
+            f"{folder} holds {title_of(name)} trained for {steps} updates, not {config.train.steps}",
+            "give the same --steps, or choose another folder",
+        )
