@@ -10,13 +10,14 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.errors import DiskFullError, InputError
+from MAESILLib.errors import DiskFullError, InputError, MAESILError
 
 BAD_PATH = (
     errno.ENOENT,
@@ -53,6 +54,43 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         # where the folder itself could not be made there is nothing to remove
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(folder: Path, last: str) -> Iterator[Path]:
+    """Yield a hidden folder inside ``folder``; move its files into place if the block succeeds.
+
+    Folders made for it, parents included, are removed again if it does not.
+
+    Args:
+        last: the file that says that the others are complete: an old one goes first, the new one comes last.
+
+    Raises:
+        DiskFullError: the disk or the quota is full.
+        InputError: the folder is a file or cannot be written to.
+    """
+    if folder.is_file():
+        raise InputError(f"{folder} is a file", "choose another output folder")
+    missing = missing_folders(folder)
+    staging = folder / f".partial-{uuid.uuid4().hex[:8]}"
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        (folder / last).unlink(missing_ok=True)
+        made = [path for path in staging.rglob("*") if path.is_file()]
+        for path in sorted(made, key=lambda p: (p == staging / last, p)):
+            target = folder / path.relative_to(staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    except MAESILError as error:
+        # a user knows nothing of the hidden folder
+        error.message = error.message.replace(str(staging), str(folder))
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        remove_empty(missing)
 
 
 def remove_partial(folder: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +13,9 @@ import torch
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.config import Window
 from MAESILLib.device import device_name, memory_guard, peak_memory_mib, use_bf16
-from MAESILLib.errors import InputError, MAESILError
+from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
-from MAESILLib.files import explain_os_error, missing_folders, remove_empty, write_json
+from MAESILLib.files import staged, write_json
 from MAESILLib.plan import Plan
 from MAESILLib.reconstruction import Reconstruction, reconstruct
 from MAESILLib.scoring import measure, superpatch_figures
@@ -75,7 +71,7 @@ def reconstruct_volume(
         window = info.preprocessing.window_hu
         grid = model_grid(volume.geometry, info.preprocessing.spacing_mm)
         unit = hu_to_unit(grid.to_model(volume.hu), window)
-        with _staged(outputs.folder) as staging:
+        with staged(outputs.folder, last="metrics.json") as staging:
             result = reconstruct(
                 model,
                 unit,
@@ -159,34 +155,6 @@ def _spare_input(volume: CTVolume, outputs: Outputs) -> None:
     written = [(outputs.folder / f"{kind}.{outputs.format}").resolve() for kind in KINDS]
     if Path(volume.path).resolve() in written:
         raise InputError(f"{volume.path} would be overwritten by its own result", "choose another output folder")
-
-
-@contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder inside ``folder``; move its files into place if the block succeeds.
-
-    Folders made for it, parents included, are removed again if it does not.
-    """
-    if folder.is_file():
-        raise InputError(f"{folder} is a file", "choose another output folder")
-    missing = missing_folders(folder)
-    staging = folder / f".partial-{uuid.uuid4().hex[:8]}"
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        # metrics.json says that the others are complete: an old one goes first, the new one comes last
-        (folder / "metrics.json").unlink(missing_ok=True)
-        for path in sorted(staging.iterdir(), key=lambda p: p.name == "metrics.json"):
-            path.replace(folder / path.name)
-    except OSError as error:
-        raise explain_os_error(error, folder) from error
-    except MAESILError as error:
-        # a user knows nothing of the hidden folder
-        error.message = error.message.replace(str(staging), str(folder))
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        remove_empty(missing)
 
 
 def _write_volumes(

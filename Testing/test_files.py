@@ -29,6 +29,7 @@ from MAESILLib.files import (
     read_json,
     remove_empty,
     sha256_of,
+    staged,
     write_json,
     write_text,
 )
@@ -112,6 +113,58 @@ class TestAtomicPath:
         finally:
             os.umask(before)
         assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+class TestStaged:
+    def test_files_appear_together_the_last_one_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = tmp_path / "new" / "results"
+        moved: list[str] = []
+        replace = Path.replace
+
+        def watched(self: Path, target: Path) -> Path:
+            moved.append(self.name)
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", watched)
+        with staged(folder, last="a.json") as staging:
+            (staging / "a.json").write_text("done")
+            (staging / "figures").mkdir()
+            (staging / "figures" / "b.png").write_text("picture")
+            assert [p for p in folder.iterdir() if not p.name.startswith(".")] == []
+        assert moved == ["b.png", "a.json"]
+        assert (folder / "figures" / "b.png").read_text() == "picture"
+        assert sorted(p.name for p in folder.iterdir()) == ["a.json", "figures"]
+
+    def test_an_error_leaves_what_was_there(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text("old")
+        with pytest.raises(InputError) as caught, staged(tmp_path, last="a.json") as staging:  # noqa: PT012
+            (staging / "a.json").write_text("half")
+            raise InputError(f"{staging / 'a.json'} is wrong", "mend it")
+        assert caught.value.message == f"{tmp_path / 'a.json'} is wrong"
+        assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "old")]
+
+    def test_folders_made_for_nothing_are_removed(self, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt), staged(tmp_path / "x" / "y", last="a.json"):
+            raise KeyboardInterrupt
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_crash_between_two_moves_leaves_no_file_that_says_all_is_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a.json").write_text("old")
+
+        def failing(self: Path, target: Path) -> Path:
+            raise OSError(errno.ENOSPC, "full")
+
+        with pytest.raises(DiskFullError), staged(tmp_path, last="a.json") as staging:  # noqa: PT012
+            (staging / "b.csv").write_text("new")
+            monkeypatch.setattr(Path, "replace", failing)
+        assert not (tmp_path / "a.json").exists()
+
+    def test_a_file_in_its_place_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="is a file"), staged(tmp_path / "file", last="a.json"):
+            raise AssertionError
 
 
 class TestJson:

@@ -47,9 +47,10 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     stop.check()
 
     from MAESILLib.evaluation.evaluate import evaluate, held_out_share, protocol
-    from MAESILLib.evaluation.figures import FigureWriter
+    from MAESILLib.evaluation.figures import Drawer
+    from MAESILLib.evaluation.page import write_page
     from MAESILLib.evaluation.tables import markdown, write
-    from MAESILLib.files import check_folder
+    from MAESILLib.files import check_folder, staged
 
     entries = cache.entries if args.split == "all" else cache.select(args.split, held_out_share(checkpoints))
     settings = protocol(args.seed)
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         settings = [s for s in settings if s.name in args.settings]
     check_folder(args.output)
     folder = Path(args.output)
-    with FigureWriter(folder, cache.spacing_mm) as drawer:
+    with staged(folder, last="evaluation.json") as staging:
         result = evaluate(
             checkpoints,
             cache,
@@ -71,20 +72,17 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             window_hu=(args.window[0], args.window[1]) if args.window else None,
             device=device,
             batch_size=args.batch_size,
-            drawer=None if args.no_figures else drawer,
+            drawer=None if args.no_figures else Drawer(staging, cache.spacing_mm),
             reporter=reporter,
             stop=stop,
         )
         stop.check()
-        paths = write(result, folder)
-        figures = drawer.publish()
-    for path in figures:
-        reporter.artifact("figure", path)
-    if args.html:
-        from MAESILLib.evaluation.page import write_page
-
-        paths.append(write_page(result, folder, figures))
-    for path in paths:
-        reporter.artifact(path.suffix[1:], path)
+        figures = sorted(staging.rglob("*.png"))
+        tables = write(result, staging)
+        if args.html:
+            tables.append(write_page(result, staging))
+    made = [("figure", path) for path in figures] + [(path.suffix[1:], path) for path in tables]
+    for kind, path in made:
+        reporter.artifact(kind, folder / path.relative_to(staging))
     if args.progress != "json":
         print(markdown(result), end="")

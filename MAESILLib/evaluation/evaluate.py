@@ -21,7 +21,7 @@ from MAESILLib.config import Window
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name, memory_guard, use_bf16
 from MAESILLib.errors import InputError
-from MAESILLib.evaluation.figures import FigureWriter, drawn_setting
+from MAESILLib.evaluation.figures import Drawer, drawn_setting
 from MAESILLib.evaluation.tables import side_by_side, summarise
 from MAESILLib.events import Reporter
 from MAESILLib.fills import fill_mean, fill_nearest
@@ -83,7 +83,7 @@ def evaluate(
     window_hu: tuple[float, float] | None = None,
     device: torch.device | str = "cpu",
     batch_size: int = 1,
-    drawer: FigureWriter | None = None,
+    drawer: Drawer | None = None,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:

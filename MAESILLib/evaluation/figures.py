@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
-import uuid
 import zlib
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from MAESILLib.config import Window
-from MAESILLib.errors import InputError
 from MAESILLib.figure import reconstruction_figure
-from MAESILLib.files import explain_os_error, missing_folders, remove_empty
 from MAESILLib.reconstruction import Reconstruction
 from MAESILLib.volume import unit_to_hu
 
@@ -43,21 +38,16 @@ def _as_name(text: str, usual: str = "") -> str:
     return f"{name}-{zlib.crc32(text.encode()):08x}"
 
 
-class FigureWriter:
-    """Draws into a hidden folder beside the results; :meth:`publish` moves the figures into place.
-
-    As a context manager it removes what was not published.
+class Drawer:
+    """Draws the volumes of an evaluation.
 
     Args:
-        folder: of the evaluation; made where it does not exist, and removed again if nothing comes of it.
+        folder: where the evaluation is written.
         spacing_mm: of the model's grid.
     """
 
     def __init__(self, folder: Path, spacing_mm: float) -> None:
         self.folder, self.spacing_mm = folder, spacing_mm
-        self.staging = folder / f".partial-{uuid.uuid4().hex[:8]}"
-        self.paths: list[str] = []
-        self.missing = missing_folders(folder)
 
     def draw(
         self,
@@ -75,11 +65,10 @@ class FigureWriter:
             unit: (D, H, W) the input, intensities of ``window_hu``.
             figures: of merit, for the caption.
         """
-        path = figure_path(checkpoint, volume)
         reference, prediction = unit_to_hu(unit, window_hu), unit_to_hu(result.prediction, window_hu)
         spacing = self.spacing_mm
         reconstruction_figure(
-            self.staging / path,
+            self.folder / figure_path(checkpoint, volume),
             reference_hu=reference,
             masked_hu=np.where(result.hidden, window_hu[0], reference),
             reconstruction_hu=prediction,
@@ -90,32 +79,6 @@ class FigureWriter:
             title=f"{volume}: {setting}",
             subtitle=_caption(checkpoint, figures),
         )
-        self.paths.append(path)
-
-    def publish(self) -> list[Path]:
-        """Move the figures into the evaluation's folder; return their paths."""
-        published = []
-        for path in self.paths:
-            target = self.folder / path
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                (self.staging / path).replace(target)
-            except OSError as error:
-                raise explain_os_error(error, target) from error
-            published.append(target)
-        return published
-
-    def __enter__(self) -> FigureWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        shutil.rmtree(self.staging, ignore_errors=True)
-        remove_empty(self.missing)
-        if isinstance(error, InputError):
-            # a user knows nothing of the hidden folder
-            error.message = error.message.replace(str(self.staging), str(self.folder))
 
 
 def _caption(checkpoint: str, figures: dict[str, Any]) -> str:

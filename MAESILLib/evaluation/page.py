@@ -26,19 +26,19 @@ PICTURE_WIDTH = 1000
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def write_page(result: dict[str, Any], folder: Path, figures: list[Path]) -> Path:
+def write_page(result: dict[str, Any], folder: Path) -> Path:
     """Write report.html beside an evaluation's files.
 
     Args:
         result: what evaluation.json holds.
-        figures: the pictures of this evaluation, in ``folder``; others that lie there are not of it.
+        folder: of this evaluation alone: pictures that lie there are taken for its own.
     """
     path = folder / NAME
-    write_text(path, page(result, folder, figures))
+    write_text(path, page(result, folder))
     return path
 
 
-def page(result: dict[str, Any], folder: Path, figures: list[Path]) -> str:
+def page(result: dict[str, Any], folder: Path) -> str:
     """Return the page."""
     title = f"Evaluation of {', '.join(one['name'] for one in result['checkpoints'])}"
     parts = [
@@ -54,7 +54,7 @@ def page(result: dict[str, Any], folder: Path, figures: list[Path]) -> str:
         "<h2>Distribution over volumes</h2>",
         _legend(result),
         distribution_svg(result["rows"]),
-        *_cases(result, folder, set(figures)),
+        *_cases(result, folder),
         "<h2>Every volume</h2>",
         _filters(result["rows"]),
         _table("volumes", *_volumes(result["rows"])),
@@ -163,13 +163,13 @@ def _legend(result: dict[str, Any]) -> str:
     return f"<p class=legend>{''.join(marks)}</p>"
 
 
-def _cases(result: dict[str, Any], folder: Path, figures: set[Path]) -> list[str]:
+def _cases(result: dict[str, Any], folder: Path) -> list[str]:
     """Return the worst and best volumes of each checkpoint with the setting that is drawn."""
     parts = []
     for one in result["checkpoints"]:
         rows = [r for r in result["rows"] if (r["checkpoint"], r["setting"]) == (one["name"], result["drawn"])]
         drawn = {row["volume"]: folder / figure_path(one["name"], row["volume"]) for row in rows}
-        rows = [row for row in rows if headline(row) is not None and drawn[row["volume"]] in figures]
+        rows = [row for row in rows if headline(row) is not None and drawn[row["volume"]].is_file()]
         rows.sort(key=lambda row: headline(row) or 0.0)
         if not rows:
             continue

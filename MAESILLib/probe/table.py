@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.errors import InputError
-from MAESILLib.files import explain_os_error, missing_folders, remove_empty, write_json, write_text
+from MAESILLib.files import staged, write_json, write_text
 from MAESILLib.probe.curve import draw_curve
 from MAESILLib.probe.summary import CHANCE, FIGURES
 
@@ -25,24 +22,11 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
         InputError: the folder cannot be written to.
         DiskFullError: the disk is full.
     """
-    missing = missing_folders(folder)
-    staging = folder / f".partial-{uuid.uuid4().hex[:8]}"
-    try:
+    with staged(folder, last=FILES[0]) as staging:
         write_json(staging / FILES[0], result)
         write_text(staging / FILES[1], _csv(result["rows"]))
         write_text(staging / FILES[2], markdown(result))
         draw_curve(staging / FILES[3], result)
-        for name in FILES:
-            (staging / name).replace(folder / name)
-    except OSError as error:
-        raise explain_os_error(error, folder) from error
-    except InputError as error:
-        # a user knows nothing of the hidden folder
-        error.message = error.message.replace(str(staging), str(folder))
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        remove_empty(missing)
     return [folder / name for name in FILES]
 
 
