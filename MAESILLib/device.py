@@ -64,6 +64,17 @@ def set_up_convolutions(device: torch.device, bf16: bool) -> None:
 
 
 @contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Calculate in fp32 as the CPU does: a card's convolutions would otherwise take TF32, ten bits."""
+    kept = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = kept
+
+
+@contextlib.contextmanager
 def precision_context(device: torch.device, bf16: bool) -> Iterator[None]:
     """Run matrix products in bf16, or everything in fp32."""
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from cli_factory import Result, assert_refused, maesil
+from lpips_factory import write_lpips_weights
 from training_factory import make_cache, tiny_config
 
 from MAESILLib.comparison.peer_task import PeerTraining, config_for_peer
@@ -24,6 +26,7 @@ from MAESILLib.comparison.volumes import reconstruct_by_peer
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.data.crops import HostCrops
 from MAESILLib.errors import CancelledError, InputError
+from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.loader import BatchLoader
 from MAESILLib.training.state import read_state
@@ -275,6 +278,25 @@ def test_files_and_tables(output: Path, result: dict[str, Any]) -> None:
     # the volumes name no data set: one figure, in both forms
     assert sorted(p.name for p in output.glob("figure-*")) == ["figure-v2.pdf", "figure-v2.png"]
     assert (output / "figure-v2.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_lpips_where_its_weights_are(output: Path, data: Path, tmp_path: Path) -> None:
+    write_lpips_weights(tmp_path)
+    shutil.copytree(output, tmp_path / "again")
+    assert compare(data, tmp_path / "again", "--lpips", tmp_path).status == 0
+    result = json.loads((tmp_path / "again" / "comparison.json").read_text())
+    cache = read_cache(data)
+    entry = next(e for e in cache.entries if e.name == "v2")
+    unit = (np.clip(np.asarray(cache.open(entry), np.float32), -1000, 1000) + 1000) / 2000
+    peer, _ = load_peer(output / "runs" / "vqvae" / "model.safetensors")
+    with torch.no_grad():
+        made = peer(torch.from_numpy(unit)[None, None]).image[0, 0].clamp(0, 1).numpy()
+    (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("vqvae", "v2"))
+    assert row["lpips"] == pytest.approx(PerceptualDistance(tmp_path).of_slices(unit, made), rel=1e-3)
+    assert {line["figure"] for line in result["differences"]} == {"psnr_db", "ssim", "lpips"}
+    text = (tmp_path / "again" / "comparison.md").read_text()
+    assert "| LPIPS |" in text
+    assert "left out" not in text
 
 
 def test_a_second_call_takes_what_is_trained(data: Path, output: Path) -> None:

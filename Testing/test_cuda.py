@@ -13,9 +13,12 @@ import pytest
 import torch
 from training_factory import awakened, four_volumes, tiny_config
 
+from MAESILLib.checkpoint import save_checkpoint
+from MAESILLib.checkpoint_info import CheckpointInfo
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import DeviceCrops, HostCrops
+from MAESILLib.evaluation.evaluate import evaluate, protocol
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.training.loader import BatchLoader
@@ -66,6 +69,30 @@ def test_volumes_lie_on_the_card_where_they_may(tmp_path: Path, cache: Cache, sh
 
     Watching(tiny_config(device_volumes=share), cache, tmp_path / "run", device=CUDA).run()
     assert used == [DeviceCrops if share else HostCrops]
+
+
+def test_an_evaluation_is_that_of_the_cpu(tmp_path: Path, cache: Cache) -> None:
+    torch.manual_seed(0)
+    config = tiny_config()
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(
+        path,
+        awakened(MaskedAutoencoder(config.model), 0.02).state_dict(),
+        CheckpointInfo(config.model, config.preprocessing, {}),
+    )
+    entries = cache.entries[:2]
+    rows = [
+        evaluate([path], cache, entries, protocol(0), split="val", device=device, batch_size=size)["rows"]
+        for device, size in (("cpu", 1), ("cuda", 1), ("cuda", 8))
+    ]
+    for here, *there in zip(*rows, strict=True):
+        for other in there:
+            assert {k: v for k, v in here.items() if not isinstance(v, float)} == {
+                k: v for k, v in other.items() if not isinstance(v, float)
+            }
+            for key, value in here.items():
+                if isinstance(value, float):
+                    assert other[key] == pytest.approx(value, abs=1e-2), (here["volume"], here["setting"], key)
 
 
 def test_a_step_waits_for_nothing(tmp_path: Path, cache: Cache) -> None:

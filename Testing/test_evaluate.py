@@ -21,6 +21,7 @@ from cli_factory import (
     maesil,
     write_checkpoint,
 )
+from lpips_factory import write_lpips_weights
 from scipy.spatial import cKDTree
 from training_factory import make_cache, smooth_hu
 
@@ -28,6 +29,7 @@ from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import Preprocessing
 from MAESILLib.data.cache import read_cache
 from MAESILLib.evaluation.evaluate import label_checkpoints, protocol
+from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.reconstruction import reconstruct
 
 LOW, HIGH = -1000, 1000
@@ -282,6 +284,34 @@ class TestOptions:
                 for key, value in one.items():
                     assert other[key] == (pytest.approx(value, abs=1e-3) if isinstance(value, float) else value), key
         assert_refused(evaluate(tmp_path, tmp_path / "none", "--batch-size", 0), "--batch-size is 0", "1 or more")
+
+    @pytest.mark.parametrize("setting", ["dual 0.75", "auto-encoding"])
+    def test_lpips_where_its_weights_are(self, data: Path, tmp_path: Path, setting: str) -> None:
+        write_lpips_weights(tmp_path)
+        window = ("--window", -160, 240)
+        done = evaluate(data, tmp_path / "out", "--lpips", tmp_path, "--settings", setting, "--html", *window)
+        assert done.status == 0, done.err
+        model, _ = load_checkpoint(data / "tiny.safetensors")
+        (plan,) = [s.plan for s in protocol(0) if s.name == setting]
+        hu = np.clip(smooth_hu(SHAPES[1], 1), LOW, HIGH)
+        unit = ((hu - LOW) / (HIGH - LOW)).astype(np.float32)
+        made = reconstruct(model, unit, plan, name="v1")
+        # the composite, where something is hidden
+        shown = np.where(made.hidden, made.prediction, unit) if setting == "dual 0.75" else made.prediction
+        first, second = (((x * (HIGH - LOW) + LOW + 160) / 400).clip(0, 1) for x in (unit, shown))
+        expected = PerceptualDistance(tmp_path).of_slices(first, second)
+        assert row_of(read(tmp_path / "out"), "v1", setting)["lpips"] == pytest.approx(expected, rel=1e-3)
+        text = (tmp_path / "out" / "evaluation.md").read_text()
+        assert "| LPIPS |" in text
+        assert "left out" not in text
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert "LPIPS" in page
+        assert "LPIPS is left out" not in page
+
+    def test_lpips_without_weights(self, data: Path, output: Path, tmp_path: Path) -> None:
+        assert "LPIPS is left out" in (output / "evaluation.md").read_text()
+        assert_refused(evaluate(data, tmp_path / "out", "--lpips", tmp_path), "no LPIPS weights", "leave out --lpips")
+        assert not (tmp_path / "out").exists()
 
     def test_figures_of_every_volume(self, data: Path, output: Path, tmp_path: Path) -> None:
         assert sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png")) == [

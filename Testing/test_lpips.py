@@ -7,35 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lpips_factory import write_lpips_weights
 from torch import nn
 
 from MAESILLib.errors import InputError
 from MAESILLib.evaluation.lpips import PerceptualDistance
 
-CHANNELS = (64, 192, 384, 256, 256)
-
-
-def alexnet() -> nn.Sequential:
-    """The features of AlexNet (Krizhevsky 2014), as torchvision numbers them."""
-    return nn.Sequential(
-        *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
-    )
-
 
 @pytest.fixture
 def weights(tmp_path: Path) -> tuple[Path, nn.Sequential, list[torch.Tensor]]:
-    torch.manual_seed(0)
-    trunk = alexnet()
-    torch.save(
-        {f"features.{key}": value for key, value in trunk.state_dict().items()}, tmp_path / "alexnet-owt-7be5be79.pth"
-    )
-    channels = [torch.rand(1, n, 1, 1) for n in CHANNELS]
-    torch.save({f"lin{n}.model.1.weight": value for n, value in enumerate(channels)}, tmp_path / "alex.pth")
-    return tmp_path, trunk, channels
+    return tmp_path, *write_lpips_weights(tmp_path)
 
 
 def expected(trunk: nn.Sequential, channels: list[torch.Tensor], first: torch.Tensor, second: torch.Tensor) -> float:

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="most superpatches at once, for a card")
     parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
+    parser.add_argument("--lpips", metavar="FOLDER", help="holds alexnet-owt-7be5be79.pth and alex.pth; adds LPIPS")
     parser.add_argument("--html", action="store_true", help="write report.html too, one page with everything in it")
 
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     from MAESILLib.evaluation.evaluate import evaluate, held_out_share, protocol
     from MAESILLib.evaluation.figures import Drawer
+    from MAESILLib.evaluation.lpips import PerceptualDistance
     from MAESILLib.evaluation.page import write_page
     from MAESILLib.evaluation.tables import markdown, write
     from MAESILLib.files import check_folder, staged
@@ -62,6 +64,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         settings = [s for s in settings if s.name in args.settings]
     check_folder(args.output)
     folder = Path(args.output)
+    lpips = PerceptualDistance(args.lpips, device) if args.lpips else None
     with staged(folder, last="evaluation.json") as staging:
         result = evaluate(
             checkpoints,
@@ -73,6 +76,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             device=device,
             batch_size=args.batch_size,
             drawer=None if args.no_figures else Drawer(staging, cache.spacing_mm),
+            lpips=lpips,
             reporter=reporter,
             stop=stop,
         )

@@ -97,7 +97,6 @@ def compare(
         "spacing_mm": cache.spacing_mm,
         "window_hu": list(config.preprocessing.window_hu),
         "device": device_name(device),
-        "precision": "bf16" if measurer.bf16 else "fp32",
         "lpips": lpips is not None,
         "methods": [one.described for one in trained],
         "rows": rows,

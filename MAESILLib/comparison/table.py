@@ -11,6 +11,7 @@ from typing import Any
 from MAESILLib.comparison.measuring import AUTOENCODING
 from MAESILLib.comparison.runs import MAESIL, title_of
 from MAESILLib.evaluation.statistics import paired_difference, spread
+from MAESILLib.evaluation.tables import WITHOUT_LPIPS
 from MAESILLib.files import write_json, write_text
 
 FIGURES = {"psnr_db": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 3), "mae_hu": ("MAE (HU)", 1)}
@@ -82,7 +83,7 @@ def markdown(result: dict[str, Any]) -> str:
         "volumes MAESIL is higher.",
     ]
     if not result["lpips"]:
-        lines += ["", "LPIPS is left out: its weights are not at hand (`--lpips FOLDER`)."]
+        lines += ["", WITHOUT_LPIPS]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,6 @@ import torch
 
 from MAESILLib.comparison.peers import Peer
 from MAESILLib.config import ModelConfig
-from MAESILLib.device import precision_context
 from MAESILLib.stopping import NEVER, StopRequest
 from MAESILLib.superpatch import Blend, extract, partition
 
@@ -19,7 +18,6 @@ def reconstruct_by_peer(
     model: ModelConfig,
     *,
     device: torch.device | str = "cpu",
-    bf16: bool = False,
     stop: StopRequest = NEVER,
 ) -> np.ndarray:
     """Return what a peer makes of a volume (D, H, W) of intensities on the model's grid, clipped to [0, 1].
@@ -36,7 +34,6 @@ def reconstruct_by_peer(
     for box in partition(shape, model.superpatch_size, model.patch_size):
         stop.check()
         image = torch.from_numpy(extract(unit, box))[None, None].to(device)
-        with precision_context(device, bf16):
-            made = peer(image).image
+        made = peer(image).image
         blend.add(box, made[0, 0].float().clamp(0, 1).cpu().numpy(), np.ones(box.size, np.float32))
     return blend.mean()

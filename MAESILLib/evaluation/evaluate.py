@@ -1,7 +1,7 @@
 """Measuring checkpoints on a cache: every setting on every volume, then mean and deviation over volumes.
 
 Masks come from fixed seeds, so every checkpoint with the same superpatch and patch sizes is measured on the same
-ones, beside the trivial fills of the same masks. LPIPS is left out: its weights do not ship with the library.
+ones, beside the trivial fills of the same masks. It is done in fp32 on every device.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from MAESILLib.body import body_mask
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint, read_info
 from MAESILLib.config import Window
 from MAESILLib.data.cache import Cache, CacheEntry
-from MAESILLib.device import device_name, memory_guard, use_bf16
+from MAESILLib.device import device_name, full_precision, memory_guard
 from MAESILLib.errors import InputError
 from MAESILLib.evaluation.figures import Drawer, drawn_setting
+from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.evaluation.tables import side_by_side, summarise
 from MAESILLib.events import Reporter
 from MAESILLib.fills import fill_mean, fill_nearest
@@ -29,7 +30,7 @@ from MAESILLib.masking import MaskSpec
 from MAESILLib.metrics import psnr
 from MAESILLib.plan import Plan
 from MAESILLib.provenance import hash_of_patient, source_commit, trained_on
-from MAESILLib.reconstruction import reconstruct
+from MAESILLib.reconstruction import Reconstruction, reconstruct
 from MAESILLib.scoring import in_window, measure
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import hu_to_unit
@@ -84,6 +85,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     batch_size: int = 1,
     drawer: Drawer | None = None,
+    lpips: PerceptualDistance | None = None,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
@@ -95,6 +97,7 @@ def evaluate(
             predict in the checkpoint's window, and what they predict is mapped.
         batch_size: most superpatches of a forward pass; figures differ by rounding only, below 1e-3 dB.
         drawer: draws every volume with one of the settings.
+        lpips: the perceptual distance, where its weights are at hand.
 
     Returns:
         what evaluation.json holds: settings, one row for each checkpoint, volume and setting, summaries, and what
@@ -114,8 +117,7 @@ def evaluate(
     labels = label_checkpoints(checkpoints)
     drawn = drawn_setting([setting.name for setting in settings])
     total = len(labels) * len(entries) * len(settings)
-    bf16 = use_bf16("auto", device)
-    with memory_guard(device, "choose --device cpu, or close other programs"):
+    with full_precision(), memory_guard(device, "choose --device cpu, or close other programs"):
         for path, label in labels.items():
             model, info = load_checkpoint(path, device)
             if info.preprocessing.spacing_mm != cache.spacing_mm:
@@ -143,7 +145,6 @@ def evaluate(
                         plan,
                         name=entry.name,
                         device=device,
-                        bf16=bf16,
                         batch_size=batch_size,
                         stop=stop,
                     )
@@ -152,6 +153,8 @@ def evaluate(
                     figures = found.figures
                     if plan.coverage == "single" and plan.mask.strategy != "none":
                         figures |= _trivial(unit, result.hidden, own, window_hu or own)
+                    if lpips is not None:
+                        figures["lpips"] = _perceptual(lpips, unit, result, plan, own, window_hu or own)
                     row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}
                     row |= {"setting": setting.name, "hidden_share": round(result.hidden_share, 5)}
                     rows.append(row | figures)
@@ -174,7 +177,8 @@ def evaluate(
         "spacing_mm": cache.spacing_mm,
         "device": device_name(device),
         "batch_size": batch_size,
-        "precision": "bf16" if bf16 else "fp32",
+        "precision": "fp32",
+        "lpips": lpips is not None,
         "settings": [_describe(setting) for setting in settings],
         "rows": rows,
         "summary": summarise(rows),
@@ -210,6 +214,15 @@ def _describe(setting: Setting) -> dict[str, Any]:
         "coverage": plan.coverage,
         "seed": plan.seed,
     }
+
+
+def _perceptual(
+    lpips: PerceptualDistance, unit: np.ndarray, result: Reconstruction, plan: Plan, own: Window, shown: Window
+) -> float:
+    """Return LPIPS of the composite where a share is hidden, else of the whole prediction."""
+    is_masked = plan.coverage == "single" and plan.mask.strategy != "none"
+    made = np.where(result.hidden, result.prediction, unit) if is_masked else result.prediction
+    return round(lpips.of_slices(in_window(unit, own, shown), in_window(made, own, shown)), 5)
 
 
 def _trivial(unit: np.ndarray, hidden: np.ndarray, own: Window, shown: Window) -> dict[str, float | None]:

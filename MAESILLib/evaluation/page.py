@@ -46,7 +46,7 @@ def page(result: dict[str, Any], folder: Path) -> str:
         _protocol(result),
         *_warnings(result),
         "<h2>Mean over volumes</h2>",
-        _table("summary", *_summary(result["summary"])),
+        _table("summary", *_summary(result["summary"], result["lpips"])),
         "<p class=note>PSNR and SSIM of hidden patches where a share is hidden (dual, uniform), of every voxel for "
         "complete coverage (each patch predicted from passes that hid it) and auto-encoding (nothing hidden). The "
         "border index is 1 where no patch grid shows. A click on a column's head sorts.</p>",
@@ -57,7 +57,7 @@ def page(result: dict[str, Any], folder: Path) -> str:
         *_cases(result, folder),
         "<h2>Every volume</h2>",
         _filters(result["rows"]),
-        _table("volumes", *_volumes(result["rows"])),
+        _table("volumes", *_volumes(result["rows"], result["lpips"])),
     ]
     style, script = (resource_path(f"Report/report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return (
@@ -73,13 +73,14 @@ def page(result: dict[str, Any], folder: Path) -> str:
 def _protocol(result: dict[str, Any]) -> str:
     data, window = result["data"], result["window_hu"]
     shown = window if isinstance(window, str) else f"{window[0]:g} to {window[1]:g} HU"
+    left_out = "" if result["lpips"] else " LPIPS is left out: its weights are not at hand."
     commit = f", commit {result['commit']}" if result["commit"] else ""
     return (
         f"<p class=muted>{len(data['volumes'])} volumes (split {escape(data['split'])}, "
         f"data {escape(data['fingerprint'])}), "
         f"{result['spacing_mm']:g} mm, window {escape(shown)}, mask seed {result['settings'][0]['seed']}, "
         f"{escape(result['precision'])} on {escape(result['device'])}, MAESIL {escape(result['library_version'])}"
-        f"{escape(commit)}. LPIPS is left out.</p>"
+        f"{escape(commit)}.{left_out}</p>"
     )
 
 
@@ -92,7 +93,7 @@ def _warnings(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _summary(summary: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def _summary(summary: list[dict[str, Any]], has_lpips: bool) -> tuple[list[str], list[list[Any]]]:
     header = [
         "checkpoint",
         "setting",
@@ -103,7 +104,7 @@ def _summary(summary: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]
         "above it (dB)",
         "least (dB)",
     ]
-    header += ["nearest (dB)", "MAE (HU)", "SSIM", "border index"]
+    header += ["nearest (dB)", "MAE (HU)", "SSIM", "border index", *(["LPIPS"] if has_lpips else [])]
     rows = [
         [
             line["checkpoint"],
@@ -118,15 +119,16 @@ def _summary(summary: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]
             number(line.get(f"mae_{mode_of(line)}_hu"), 1),
             number(headline_ssim(line), 4),
             number(line.get("border_index")),
+            *([number(line.get("lpips"), 4)] if has_lpips else []),
         ]
         for line in summary
     ]
     return header, rows
 
 
-def _volumes(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def _volumes(rows: list[dict[str, Any]], has_lpips: bool) -> tuple[list[str], list[list[Any]]]:
     header = ["volume", "data set", "checkpoint", "setting", "PSNR (dB)", "harmonic fill (dB)", "above it (dB)"]
-    header += ["MAE (HU)", "SSIM", "border index"]
+    header += ["MAE (HU)", "SSIM", "border index", *(["LPIPS"] if has_lpips else [])]
     found = []
     for row in rows:
         made, fill = headline(row), harmonic(row)
@@ -134,7 +136,9 @@ def _volumes(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
         kind = mode_of(row)
         cells = [row["volume"], row["dataset"], row["checkpoint"], row["setting"], number(made), number(fill)]
         cells += [number(above), number(row.get(f"mae_{kind}_hu"), 1), number(headline_ssim(row), 4)]
-        found.append([*cells, number(row.get("border_index"))])
+        cells.append(number(row.get("border_index")))
+        cells += [number(row.get("lpips"), 4)] if has_lpips else []
+        found.append(cells)
     return header, found
 
 

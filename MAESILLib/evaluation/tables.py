@@ -25,6 +25,8 @@ HEADER = (
     "of harmonic",
 )
 
+WITHOUT_LPIPS = "LPIPS is left out: its weights are not at hand (`--lpips FOLDER`)."
+
 
 def mode_of(row: dict[str, Any]) -> str:
     """Return what a row's figures refer to: ``masked``, ``complete`` or ``autoencoding``."""
@@ -130,8 +132,13 @@ def markdown(result: dict[str, Any]) -> str:
     for checkpoint in result["checkpoints"]:
         if checkpoint["trained_on"]:
             lines.append(f"{checkpoint['name']} was TRAINED on {len(checkpoint['trained_on'])} of these volumes.")
-    lines += ["", f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
-    lines += [f"| {row['checkpoint']} | {row['setting']} | {' | '.join(_cells(row))} |" for row in result["summary"]]
+    header = [*HEADER, *(["LPIPS"] if result["lpips"] else [])]
+    lines += ["", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for row in result["summary"]:
+        cells = [row["checkpoint"], row["setting"], *_cells(row)]
+        lines.append(f"| {' | '.join(cells + ([number(row.get('lpips'), 4)] if result['lpips'] else []))} |")
+    if not result["lpips"]:
+        lines += ["", WITHOUT_LPIPS]
     if result["differences"]:
         lines += ["", *_differences(result["differences"])]
     return "\n".join(lines) + "\n"

@@ -376,7 +376,7 @@ class Trainer:
         for problem in problems:
             self.reporter.warning(f"left out of the validation: {problem}")
         superpatches = validation_set(cache, entries, self.config) if entries else []
-        if not superpatches:
+        if not superpatches and self.config.train.validation_superpatches > 0:
             self.reporter.warning("no volume is held out for validation, so no best checkpoint is kept")
         return superpatches
 
