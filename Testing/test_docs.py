@@ -17,13 +17,14 @@ from MAESILLib.config import load
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+COMMANDS = "prepare|pretrain|reconstruct|evaluate|compare|probe|export|info|datasets"
 SCRIPTS = sorted(DOCS.glob("*.slurm"))
 
 
 def commands(text: str) -> list[list[str]]:
     """Return the arguments of each maesil command in a page or a script."""
     joined = text.replace("\\\n", " ")
-    found = re.findall(r"(?:^|\s|`)(?:maesil|-m MAESILLib) ((?:prepare|pretrain|export|info) [^\n`#&]*)", joined)
+    found = re.findall(rf"(?:^|\s|`)(?:maesil|-m MAESILLib) ((?:{COMMANDS}) [^\n`#&]*)", joined)
     for name, value in {
         "$SLURM_ARRAY_TASK_ID": "1",
         "$SLURM_ARRAY_TASK_COUNT": "8",

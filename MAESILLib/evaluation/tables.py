@@ -127,7 +127,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{len(data['volumes'])} volumes (split {data['split']}, data {data['fingerprint']}), "
         f"{result['spacing_mm']:g} mm, window {result['window_hu']}, seed {result['settings'][0]['seed']}; "
-        "mean over volumes. Hidden: every hidden voxel, from one pass; whole: every voxel.",
+        "mean over volumes. Hidden: every hidden voxel, from one pass; whole: every voxel. "
+        f"Library {result['library_version']}" + (f", commit {result['commit']}." if result["commit"] else "."),
     ]
     for checkpoint in result["checkpoints"]:
         if checkpoint["trained_on"]:
