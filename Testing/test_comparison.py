@@ -115,6 +115,37 @@ def test_a_peer_learns_to_reconstruct(name: str) -> None:
     assert errors[-1] < 0.5 * errors[0]
 
 
+def test_entries_of_the_table_that_nobody_chooses_become_codes_of_the_batch() -> None:
+    torch.manual_seed(0)
+    peer = make_peer("vqvae").train()
+    network: Any = peer.network
+    table = network.quantizer.quantizer
+    image = torch.rand(2, 1, 32, 32, 32)
+    with torch.no_grad():
+        codes = network.encode(image * 2 - 1).movedim(1, -1).flatten(0, -2)
+    peer(image)
+    # at first all of them: the running mean has moved them a hundredth of the way to the means of those who chose them
+    nearest = torch.cdist(table.embedding.weight, codes).amin(1)
+    assert float(nearest.max()) < 0.05 * float(codes.std(0).norm())
+    chosen = network.index_quantize(image * 2 - 1)
+    assert len(chosen.unique()) > 500
+    # one that is chosen stays, one that is not is drawn anew
+    table.ema_cluster_size.fill_(1)
+    table.ema_cluster_size[7] = 0.01
+    table.embedding.weight[7] = 1e4
+    table.ema_w.copy_(table.embedding.weight * table.ema_cluster_size[:, None])
+    before = table.embedding.weight.clone()
+    peer(image)
+    assert float(torch.cdist(table.embedding.weight[7:8], codes).min()) < 0.05 * float(codes.std(0).norm())
+    moved = (table.embedding.weight - before).norm(dim=1) / before.norm(dim=1)
+    assert float(moved.median()) < 0.1
+    peer.eval()
+    before = table.embedding.weight.clone()
+    table.ema_cluster_size.zero_()
+    peer(image)
+    assert torch.equal(table.embedding.weight, before)
+
+
 def test_padding_does_not_count_and_samples_weigh_alike() -> None:
     target = torch.zeros(2, 1, 4, 4, 4)
     made = torch.zeros_like(target)

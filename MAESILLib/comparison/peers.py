@@ -30,6 +30,8 @@ FORMAT, KEY = "maesil-peer/1", "maesil-peer"
 HALVINGS = 2
 LATENT_CHANNELS = 40
 CODES = 1024
+LEAST_CHOSEN = 0.03
+"""An entry of the table that is chosen less often than this share of an even one is drawn anew."""
 KL_WEIGHT = 1e-6
 """Of a VAE's divergence, a mean over its latent numbers, beside the mean squared error: that of latent diffusion's."""
 
@@ -106,12 +108,38 @@ class VAE(Peer):
 
 
 class VQVAE(Peer):
-    """Vector-quantised autoencoder (van den Oord et al. 2017), its table a running mean."""
+    """Vector-quantised autoencoder (van den Oord et al. 2017), its table a running mean.
+
+    Entries that are hardly chosen become codes of the batch (Dhariwal et al. 2020, Jukebox), at first all of them.
+    MONAI draws the table from a normal distribution: most entries then lie far from every code, are never chosen, and
+    the network learns a constant.
+    """
 
     def reconstructed(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the image and the commitment loss."""
-        made, commitment = self.network(image)
-        return made, commitment
+        network: Any = self.network
+        code = network.encode(image)
+        # MONAI finds the nearest entry in fp32 on a card alone
+        with torch.autocast(image.device.type, enabled=False):
+            code = code.float()
+            if self.training:
+                self._revive(code.detach())
+            chosen, commitment = network.quantize(code)
+        return network.decode(chosen), commitment
+
+    @torch.no_grad()
+    def _revive(self, code: torch.Tensor) -> None:
+        table: Any = self.network.quantizer.quantizer  # type: ignore[union-attr]
+        cells = code.movedim(1, -1).flatten(0, -2)
+        even = len(cells) / table.num_embeddings
+        dead = table.ema_cluster_size < LEAST_CHOSEN * even
+        new = cells[torch.randint(len(cells), (table.num_embeddings,), device=cells.device)]
+        for entries, values in (
+            (table.embedding.weight, new),
+            (table.ema_w, new * even),
+            (table.ema_cluster_size[:, None], torch.full_like(new[:, :1], even)),
+        ):
+            entries.copy_(torch.where(dead[:, None], values, entries))
 
 
 def _autoencoder() -> nn.Module:
