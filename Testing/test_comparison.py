@@ -291,14 +291,15 @@ def test_the_figures_of_a_peer_are_those_of_its_reconstruction(
 
 
 def test_files_and_tables(output: Path, result: dict[str, Any]) -> None:
-    assert [m["method"] for m in result["methods"]] == ["ae", "vae", "vqvae", "maesil"]
-    assert all(m["samples"] == result["budget"]["samples"] == 4 for m in result["methods"])
+    assert [m["method"] for m in result["methods"]] == ["ae", "vae", "vqvae", "cosines", "maesil"]
+    learning = [m for m in result["methods"] if m["method"] != "cosines"]
+    assert all(m["samples"] == result["budget"]["samples"] == 4 for m in learning)
     for method in result["methods"]:
         if method["method"] in PEERS:
             expected = sum(p.numel() for p in make_peer(method["method"]).parameters())
             assert method["parameters"] == expected
     rows = list(csv.DictReader((output / "comparison.csv").open()))
-    assert len(rows) == len(result["rows"]) == 2 * (3 + 3)
+    assert len(rows) == len(result["rows"]) == 2 * (4 + 3)
     text = (output / "comparison.md").read_text()
     assert "seed 0" in text
     assert result["data"]["fingerprint"] in text
@@ -309,6 +310,29 @@ def test_files_and_tables(output: Path, result: dict[str, Any]) -> None:
     # the volumes name no data set: one figure, in both forms
     assert sorted(p.name for p in output.glob("figure-*")) == ["figure-v2.pdf", "figure-v2.png"]
     assert (output / "figure-v2.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_cosines_are_those_of_each_patch_alone(data: Path, result: dict[str, Any]) -> None:
+    from scipy.fft import dctn, idctn
+
+    cache = read_cache(data)
+    entry = next(e for e in cache.entries if e.name == "v2")
+    unit = (np.clip(np.asarray(cache.open(entry), np.float64), -1000, 1000) + 1000) / 2000
+    made = np.empty_like(unit)
+    frequency = np.add.outer(np.add.outer(np.arange(8) ** 2, np.arange(8) ** 2), np.arange(8) ** 2)
+    kept = np.zeros(512, bool)
+    kept[np.argsort(frequency.ravel(), kind="stable")[:48]] = True
+    for d, h, w in np.ndindex(*(n // 8 for n in unit.shape)):
+        here = np.s_[8 * d : 8 * d + 8, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
+        found = dctn(unit[here], norm="ortho") * kept.reshape(8, 8, 8)
+        made[here] = idctn(found, norm="ortho")
+    (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("cosines", "v2"))
+    assert row["psnr_db"] == pytest.approx(-10 * np.log10(np.square(made.clip(0, 1) - unit).mean()), abs=1e-3)
+    assert row["mode"] == "auto-encoding"
+    described = next(m for m in result["methods"] if m["method"] == "cosines")
+    maesil_s = next(m for m in result["methods"] if m["method"] == "maesil")
+    assert described["latent_numbers"] == maesil_s["latent_numbers"]
+    assert described["parameters"] == 0
 
 
 def test_lpips_where_its_weights_are(output: Path, data: Path, tmp_path: Path) -> None:

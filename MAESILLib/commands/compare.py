@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from MAESILLib.comparison.search import Search
     from MAESILLib.config import Config
 
-METHODS = ("ae", "vae", "vqvae", "maesil")
+METHODS = ("ae", "vae", "vqvae", "cosines", "maesil")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

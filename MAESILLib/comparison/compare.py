@@ -118,11 +118,11 @@ def _chosen(entries: tuple[CacheEntry, ...], names: list[str] | None, cache: Cac
 def _draw(
     entry: CacheEntry, trained: list[Trained], measurer: Measurer, rows: list[dict[str, Any]], folder: Path
 ) -> list[Path]:
-    """Draw MAESIL first, then the others, all auto-encoding."""
+    """Draw MAESIL first, then the others that learn, all auto-encoding."""
     window = measurer.config.preprocessing.window_hu
     unit = measurer.read(entry)
     made, captions = {}, {}
-    for one in sorted(trained, key=lambda t: t.name != MAESIL):
+    for one in sorted((t for t in trained if t.path), key=lambda t: t.name != MAESIL):
         prediction, _ = measurer.prediction(measurer.load(one), unit, entry.name, AUTOENCODING)
         made[title_of(one.name)] = unit_to_hu(prediction, window)
         row = next(r for r in rows if (r["method"], r["mode"], r["volume"]) == (one.name, AUTOENCODING, entry.name))

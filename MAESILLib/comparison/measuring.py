@@ -10,6 +10,7 @@ import torch
 from MAESILLib.body import body_mask
 from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.comparison.peers import Peer, load_peer
+from MAESILLib.comparison.reference import LowestCosines
 from MAESILLib.comparison.runs import MAESIL, title_of
 from MAESILLib.comparison.training import Trained
 from MAESILLib.comparison.volumes import reconstruct_by_peer
@@ -78,6 +79,8 @@ class Measurer:
 
     def load(self, one: Trained) -> Peer | MaskedAutoencoder:
         """Return a method's network."""
+        if one.path is None:
+            return LowestCosines(self.config.model).to(self.device)
         return load_checkpoint(one.path, self.device)[0] if one.name == MAESIL else load_peer(one.path, self.device)[0]
 
     def read(self, entry: CacheEntry) -> np.ndarray:

@@ -226,9 +226,9 @@ def make_peer(name: str) -> Peer:
 
 
 def latent_of(name: str, model: ModelConfig) -> Latent:
-    """Return the size of the code of a superpatch: of a peer, or of ``maesil``."""
+    """Return the size of the code of a superpatch: of a peer, of ``maesil``, or of ``cosines`` as many."""
     voxels = math.prod(model.superpatch_size)
-    if name == "maesil":
+    if name in ("maesil", "cosines"):
         return Latent(voxels // math.prod(model.patch_size) * model.encoder_width, None)
     cells = voxels // 2 ** (3 * HALVINGS)
     codes = PEERS[name].codes

@@ -8,6 +8,7 @@ import torch
 
 from MAESILLib.comparison.peer_task import PeerTraining, config_for_peer
 from MAESILLib.comparison.peers import PEERS
+from MAESILLib.comparison.reference import COSINES
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
 from MAESILLib.errors import InputError
@@ -19,12 +20,13 @@ from MAESILLib.training.task import MASKED_AUTOENCODING, Task
 from MAESILLib.training.trainer import Trainer
 
 MAESIL = "maesil"
-METHODS = (*PEERS, MAESIL)
+METHODS = (*PEERS, COSINES, MAESIL)
+TITLES = {MAESIL: "MAESIL", COSINES: "cosines"} | {name: method.title for name, method in PEERS.items()}
 
 
 def title_of(name: str) -> str:
     """Return a method's name as tables write it."""
-    return "MAESIL" if name == MAESIL else PEERS[name].title
+    return TITLES[name]
 
 
 def run(

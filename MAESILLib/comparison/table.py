@@ -63,8 +63,8 @@ def markdown(result: dict[str, Any]) -> str:
     """Return the tables of a comparison as Markdown."""
     budget, data = result["budget"], result["data"]
     lines = [
-        f"Every method: {budget['samples']} superpatches of {budget['crop_size']} in {budget['updates']} updates, "
-        f"seed {budget['seed']}, from the {data['training_volumes']} training volumes of data {data['fingerprint']}; "
+        f"Every method that learns: {budget['samples']} superpatches of {budget['crop_size']} in {budget['updates']} "
+        f"updates, seed {budget['seed']}, from the {data['training_volumes']} training volumes of data {data['fingerprint']}; "
         f"measured on {len(data['volumes'])} volumes of other patients, {result['spacing_mm']:g} mm, window "
         f"{result['window_hu'][0]:g} to {result['window_hu'][1]:g} HU. Library {result['library_version']}"
         + (f", commit {result['commit']}." if result["commit"] else "."),
@@ -75,7 +75,8 @@ def markdown(result: dict[str, Any]) -> str:
         *_figures_table(result),
         "",
         "Mean (sd) over volumes. auto-encoding: the whole input is seen; complete: each patch predicted from passes "
-        "that hid it; dual 0.75: hidden patches alone. Only auto-encoding compares the methods.",
+        "that hid it; dual 0.75: hidden patches alone. Only auto-encoding compares the methods. cosines: each patch by "
+        "as many of its lowest cosines as MAESIL has numbers for it, nothing learnt; MAESIL's training starts there.",
         "",
         *_differences_table(result["differences"]),
         "",
@@ -105,10 +106,10 @@ def _methods_table(methods: list[dict[str, Any]]) -> list[str]:
         [
             m["title"],
             f"`{m['network']}`",
-            f"{m['parameters'] / 1e6:.2f} M",
+            f"{m['parameters'] / 1e6:.2f} M" if m["parameters"] else "none",
             m["latent"],
-            f"{m['learning_rate']:g}",
-            f"{m['training_seconds']} s",
+            "" if m["learning_rate"] is None else f"{m['learning_rate']:g}",
+            f"{m['training_seconds']} s" if m["updates"] else "none",
         ]
         for m in methods
     ]

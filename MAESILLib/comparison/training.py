@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from MAESILLib.comparison.peers import PEERS, latent_of, make_peer
+from MAESILLib.comparison.reference import COSINES
 from MAESILLib.comparison.runs import MAESIL, run, title_of
 from MAESILLib.comparison.search import Search, search, with_rate
 from MAESILLib.config import Config
@@ -24,12 +25,12 @@ class Trained:
 
     Attributes:
         name: of :data:`MAESILLib.comparison.runs.METHODS`.
-        path: its checkpoint: the averaged weights of the last update, chosen by nothing.
+        path: its checkpoint: the averaged weights of the last update, chosen by nothing; None where nothing is learnt.
         described: parameters, latent size, learning rate and how it was found, samples, seconds.
     """
 
     name: str
-    path: Path
+    path: Path | None
     described: dict[str, Any]
 
 
@@ -55,11 +56,14 @@ def train_all(
     """
     for name in methods:
         # what is missing is said before hours of training another one
-        if name != MAESIL:
+        if name in PEERS:
             make_peer(name)
     trained = []
     for name in methods:
         stop.check()
+        if name == COSINES:
+            trained.append(Trained(name, None, _described(name, config)))
+            continue
         own = config
         trials: list[dict[str, Any]] = []
         if wanted is not None:
@@ -68,20 +72,34 @@ def train_all(
         if reporter.mode == "bar":
             reporter.text(f"{title_of(name)}: {config.train.steps} updates of {config.train.batch_size} superpatches")
         trainer = run(name, own, cache, folder / name, device, reporter, stop)
-        latent = latent_of(name, config.model)
-        described = {
-            "method": name,
-            "title": title_of(name),
+        progress = trainer.progress
+        described = _described(name, config) | {
             "network": "MAESILLib" if name == MAESIL else PEERS[name].network,
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
-            "latent": str(latent),
-            "latent_numbers": latent.numbers,
-            "latent_bits": latent.bits,
             "learning_rate": own.train.learning_rate,
             "trials": trials,
-            "samples": trainer.progress.samples,
-            "updates": trainer.progress.step,
-            "training_seconds": round(trainer.progress.seconds),
+            "samples": progress.samples,
+            "updates": progress.step,
+            "training_seconds": round(progress.seconds),
         }
         trained.append(Trained(name, folder / name / MODEL, described))
     return trained
+
+
+def _described(name: str, config: Config) -> dict[str, Any]:
+    """Return what is said of a method that learns nothing; of the others, what of it holds for them too."""
+    latent = latent_of(name, config.model)
+    return {
+        "method": name,
+        "title": title_of(name),
+        "network": "DCT-II",
+        "parameters": 0,
+        "latent": str(latent),
+        "latent_numbers": latent.numbers,
+        "latent_bits": latent.bits,
+        "learning_rate": None,
+        "trials": [],
+        "samples": 0,
+        "updates": 0,
+        "training_seconds": 0,
+    }
