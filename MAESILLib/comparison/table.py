@@ -64,10 +64,10 @@ def markdown(result: dict[str, Any]) -> str:
     budget, data = result["budget"], result["data"]
     lines = [
         f"Every method that learns: {budget['samples']} superpatches of {budget['crop_size']} in {budget['updates']} "
-        f"updates, seed {budget['seed']}, from the {data['training_volumes']} training volumes of data {data['fingerprint']}; "
-        f"measured on {len(data['volumes'])} volumes of other patients, {result['spacing_mm']:g} mm, window "
-        f"{result['window_hu'][0]:g} to {result['window_hu'][1]:g} HU. Library {result['library_version']}"
-        + (f", commit {result['commit']}." if result["commit"] else "."),
+        f"updates, seed {budget['seed']}, from the {data['training_volumes']} training volumes of data "
+        f"{data['fingerprint']}; measured on {len(data['volumes'])} volumes of other patients, "
+        f"{result['spacing_mm']:g} mm, window {result['window_hu'][0]:g} to {result['window_hu'][1]:g} HU. "
+        f"Library {result['library_version']}" + (f", commit {result['commit']}." if result["commit"] else "."),
         "",
         *_methods_table(result["methods"]),
         "",
