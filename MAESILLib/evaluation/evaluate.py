@@ -7,6 +7,7 @@ ones, beside the trivial fills of the same masks. It is done in fp32 on every de
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,11 @@ def evaluate(
                         stop=stop,
                     )
                     patch_size = info.model.patch_size
-                    found = measure(unit, result, plan, patch_size, own, shown_hu=window_hu, body=body, stop=stop)
-                    figures = found.figures
-                    if plan.coverage == "single" and plan.mask.strategy != "none":
-                        figures |= _trivial(unit, result.hidden, own, window_hu or own)
+                    # scipy lets go of the interpreter, so the fills are made beside the measuring
+                    with ThreadPoolExecutor(1) as pool:
+                        trivial = pool.submit(_trivial, unit, result, plan, own, window_hu or own)
+                        found = measure(unit, result, plan, patch_size, own, shown_hu=window_hu, body=body, stop=stop)
+                    figures = found.figures | trivial.result()
                     if lpips is not None:
                         figures["lpips"] = _perceptual(lpips, unit, result, plan, own, window_hu or own)
                     row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}
@@ -216,16 +218,25 @@ def _describe(setting: Setting) -> dict[str, Any]:
     }
 
 
+def _is_masked(plan: Plan) -> bool:
+    return plan.coverage == "single" and plan.mask.strategy != "none"
+
+
 def _perceptual(
     lpips: PerceptualDistance, unit: np.ndarray, result: Reconstruction, plan: Plan, own: Window, shown: Window
 ) -> float:
     """Return LPIPS of the composite where a share is hidden, else of the whole prediction."""
-    is_masked = plan.coverage == "single" and plan.mask.strategy != "none"
-    made = np.where(result.hidden, result.prediction, unit) if is_masked else result.prediction
+    made = np.where(result.hidden, result.prediction, unit) if _is_masked(plan) else result.prediction
     return round(lpips.of_slices(in_window(unit, own, shown), in_window(made, own, shown)), 5)
 
 
-def _trivial(unit: np.ndarray, hidden: np.ndarray, own: Window, shown: Window) -> dict[str, float | None]:
+def _trivial(
+    unit: np.ndarray, result: Reconstruction, plan: Plan, own: Window, shown: Window
+) -> dict[str, float | None]:
+    """Return the figures of the fills that cost little; none where nothing is hidden once."""
+    if not _is_masked(plan):
+        return {}
+    hidden = result.hidden
     reference = in_window(unit, own, shown)
     figures = {
         "baseline_mean_psnr_masked_db": psnr(reference, in_window(fill_mean(unit, hidden), own, shown), hidden),

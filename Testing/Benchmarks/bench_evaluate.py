@@ -1,9 +1,9 @@
 """Evaluation of one CT of 512x512x100 voxels in every mode, beside the harmonic fill alone.
 
-python Testing/Benchmarks/bench_evaluate.py [--slice-mm 0.8 1.5] [--threads 2]
+python Testing/Benchmarks/bench_evaluate.py [--slice-mm 0.8 1.5 2.5] [--threads 2]
 
 The volume is generated: 0.75 mm pixels and slices of the given thickness: 256x256 voxels in a plane of the
-model's grid and 53 or 100 planes. Each line is a process of its own, start and imports included.
+model's grid and 53, 100 or 167 planes. Each line is a process of its own, start and imports included.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def seconds(*command: object, threads: int) -> float:
 def main() -> None:
     """Print a line for each thickness."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slice-mm", type=float, nargs="+", default=[0.8, 1.5])
+    parser.add_argument("--slice-mm", type=float, nargs="+", default=[0.8, 1.5, 2.5])
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     print(f"evaluation of a 512 x 512 x 100 CT, {args.threads} threads, wall s")
