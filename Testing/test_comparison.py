@@ -124,9 +124,9 @@ def test_entries_of_the_table_that_nobody_chooses_become_codes_of_the_batch() ->
     with torch.no_grad():
         codes = network.encode(image * 2 - 1).movedim(1, -1).flatten(0, -2)
     peer(image)
-    # at first all of them: the running mean has moved them a hundredth of the way to the means of those who chose them
+    # at first all of them: a draw from a normal distribution would lie 20 times farther, whatever the running mean did since
     nearest = torch.cdist(table.embedding.weight, codes).amin(1)
-    assert float(nearest.max()) < 0.05 * float(codes.std(0).norm())
+    assert float(nearest.max()) < 0.5 * float(codes.std(0).norm())
     chosen = network.index_quantize(image * 2 - 1)
     assert len(chosen.unique()) > 500
     # one that is chosen stays, one that is not is drawn anew
@@ -136,7 +136,7 @@ def test_entries_of_the_table_that_nobody_chooses_become_codes_of_the_batch() ->
     table.ema_w.copy_(table.embedding.weight * table.ema_cluster_size[:, None])
     before = table.embedding.weight.clone()
     peer(image)
-    assert float(torch.cdist(table.embedding.weight[7:8], codes).min()) < 0.05 * float(codes.std(0).norm())
+    assert float(torch.cdist(table.embedding.weight[7:8], codes).min()) < 0.5 * float(codes.std(0).norm())
     moved = (table.embedding.weight - before).norm(dim=1) / before.norm(dim=1)
     assert float(moved.median()) < 0.1
     peer.eval()

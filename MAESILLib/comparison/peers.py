@@ -32,6 +32,8 @@ LATENT_CHANNELS = 40
 CODES = 1024
 LEAST_CHOSEN = 0.03
 """An entry of the table that is chosen less often than this share of an even one is drawn anew."""
+BEGINS_CHOSEN = 0.06
+"""What it begins with: half of it is forgotten after 69 updates, in which it has to be chosen."""
 KL_WEIGHT = 1e-6
 """Of a VAE's divergence, a mean over its latent numbers, beside the mean squared error: that of latent diffusion's."""
 
@@ -134,10 +136,11 @@ class VQVAE(Peer):
         even = len(cells) / table.num_embeddings
         dead = table.ema_cluster_size < LEAST_CHOSEN * even
         new = cells[torch.randint(len(cells), (table.num_embeddings,), device=cells.device)]
+        count = BEGINS_CHOSEN * even
         for entries, values in (
             (table.embedding.weight, new),
-            (table.ema_w, new * even),
-            (table.ema_cluster_size[:, None], torch.full_like(new[:, :1], even)),
+            (table.ema_w, new * count),
+            (table.ema_cluster_size[:, None], torch.full_like(new[:, :1], count)),
         ):
             entries.copy_(torch.where(dead[:, None], values, entries))
 
