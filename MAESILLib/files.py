@@ -76,21 +76,36 @@ def staged(folder: Path, last: str) -> Iterator[Path]:
     try:
         staging.mkdir(parents=True)
         yield staging
-        (folder / last).unlink(missing_ok=True)
-        made = [path for path in staging.rglob("*") if path.is_file()]
-        for path in sorted(made, key=lambda p: (p == staging / last, p)):
-            target = folder / path.relative_to(staging)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
     except OSError as error:
         raise explain_os_error(error, folder) from error
     except MAESILError as error:
         # a user knows nothing of the hidden folder
         error.message = error.message.replace(str(staging), str(folder))
         raise
+    else:
+        _publish(staging, folder, last)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         remove_empty(missing)
+
+
+def _publish(staging: Path, folder: Path, last: str) -> None:
+    made = sorted((path for path in staging.rglob("*") if path.is_file()), key=lambda p: (p == staging / last, p))
+    try:
+        for path in made:
+            flush_to_disk(path)
+            (folder / path.relative_to(staging)).parent.mkdir(parents=True, exist_ok=True)
+        (folder / last).unlink(missing_ok=True)
+        for path in made:
+            path.replace(folder / path.relative_to(staging))
+    except OSError as error:
+        # the work of hours is whole: only its place is taken
+        kept = folder / f"unplaced{staging.name.removeprefix('.partial')}"
+        os.rename(staging, kept)
+        found = explain_os_error(error, folder)
+        if isinstance(found, MAESILError):
+            found.message += f"; what was to be written is in {kept}"
+        raise found from error
 
 
 def remove_partial(folder: Path) -> None:

@@ -18,15 +18,22 @@ from cli_factory import Result, assert_refused, maesil
 from lpips_factory import write_lpips_weights
 from training_factory import make_cache, tiny_config
 
+from MAESILLib.cli import build_parser
+from MAESILLib.commands.compare import _search
+from MAESILLib.commands.configured import configuration_from
+from MAESILLib.comparison import search as comparison_search
 from MAESILLib.comparison.peer_task import PeerTraining, config_for_peer
 from MAESILLib.comparison.peers import PEERS, latent_of, load_peer, make_peer, peer_loss
-from MAESILLib.comparison.search import _last_loss
+from MAESILLib.comparison.runs import run
+from MAESILLib.comparison.search import Search, _last_loss
 from MAESILLib.comparison.table import differences, summarise
 from MAESILLib.comparison.volumes import reconstruct_by_peer
+from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.data.crops import HostCrops
-from MAESILLib.errors import CancelledError, InputError
+from MAESILLib.errors import CancelledError, DivergedError, InputError
 from MAESILLib.evaluation.lpips import PerceptualDistance
+from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.loader import BatchLoader
 from MAESILLib.training.state import read_state
@@ -56,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compare(data: Path, output: Path, *more: object) -> Result:
     return maesil(
         *("compare", "--data", data, "--output", output, "--preset", "tiny", "--steps", 2, "--device", "cpu"),
-        *("--progress", "off", *SMALL_RUN, *more),
+        *("--progress", "off", *SMALL_RUN, *(() if "--learning-rates" in more else ("--learning-rates", 1e-3)), *more),
     )
 
 
@@ -124,7 +131,7 @@ def test_entries_of_the_table_that_nobody_chooses_become_codes_of_the_batch() ->
     with torch.no_grad():
         codes = network.encode(image * 2 - 1).movedim(1, -1).flatten(0, -2)
     peer(image)
-    # at first all of them: a draw from a normal distribution would lie 20 times farther, whatever the running mean did since
+    # at first all of them; what a normal distribution draws lies 20 times farther
     nearest = torch.cdist(table.embedding.weight, codes).amin(1)
     assert float(nearest.max()) < 0.5 * float(codes.std(0).norm())
     chosen = network.index_quantize(image * 2 - 1)
@@ -350,7 +357,7 @@ def test_lpips_where_its_weights_are(output: Path, data: Path, tmp_path: Path) -
     assert row["lpips"] == pytest.approx(PerceptualDistance(tmp_path).of_slices(unit, made), rel=1e-3)
     assert {line["figure"] for line in result["differences"]} == {"psnr_db", "ssim", "lpips"}
     text = (tmp_path / "again" / "comparison.md").read_text()
-    assert "| LPIPS |" in text
+    assert "LPIPS, lower is better" in text
     assert "left out" not in text
 
 
@@ -382,7 +389,7 @@ def test_maesil_that_does_not_learn_to_auto_encode_is_refused(data: Path, tmp_pa
 
 
 def test_another_configuration_is_refused(data: Path, output: Path) -> None:
-    assert_refused(compare(data, output, "--set=train.learning_rate=0.5"), "another configuration", "another folder")
+    assert_refused(compare(data, output, "--set=train.weight_decay=0.5"), "another configuration", "another folder")
 
 
 def test_each_method_takes_the_learning_rate_that_its_trials_do_best_with(data: Path, tmp_path: Path) -> None:
@@ -406,32 +413,85 @@ def test_each_method_takes_the_learning_rate_that_its_trials_do_best_with(data: 
         assert method["learning_rate"] == min(losses, key=lambda r: losses[r]) == 1e-3
         state = read_state(tmp_path / "runs" / method["method"]).values
         assert state["config"]["train"]["learning_rate"] == 1e-3
-    assert "| 0.001 |" in (tmp_path / "comparison.md").read_text()
+    text = (tmp_path / "comparison.md").read_text()
+    assert "| 0.001 |" in text
+    assert "the one of 0.001, 0.9 with the least loss in the second half of a trial of 4 updates" in text
+    assert "At an end of them, so that a rate beyond may be better: AE, MAESIL." in text
 
 
 def test_a_trial_without_a_finite_loss_is_not_taken(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("step,loss\n1,5\n2,5\n3,0.25\n4,0.75\n")
-    assert _last_loss(tmp_path) == 0.5
+    assert _last_loss(tmp_path, 4) == 0.5
     path.write_text("step,loss\n1,1\n2,1\n3,0.1\n4,\n")
-    assert _last_loss(tmp_path) is None
+    assert _last_loss(tmp_path, 4) is None
+    for text in ("step,loss\n", "step,loss\n1,1\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="does not hold the 4 updates"):
+            _last_loss(tmp_path, 4)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--learning-rates", 1e-3), "nothing to choose"),
-        (("--learning-rates", 1e-3, 1e-3), "nothing to choose"),
-        (("--learning-rates", 1e-3, -1), "nothing to choose"),
+        (("--learning-rates", 1e-3, -1), "between 0 and 1"),
         (("--learning-rates", 1e-3, 1e-2, "--trial-steps", 1), "too few"),
-        (("--trial-steps", 5), "needs --learning-rates"),
+        (("--learning-rates", 1e-3, "--trial-steps", 5), "only one rate"),
     ],
 )
-def test_rates_that_leave_no_choice_are_refused(
-    data: Path, tmp_path: Path, arguments: tuple[object, ...], said: str
-) -> None:
+def test_rates_that_cannot_be_are_refused(data: Path, tmp_path: Path, arguments: tuple[object, ...], said: str) -> None:
     assert_refused(compare(data, tmp_path / "out", *arguments), said)
     assert not (tmp_path / "out").exists()
+
+
+def test_three_rates_around_that_of_the_configuration_are_tried_if_none_is_given() -> None:
+    def wanted(*arguments: str) -> Search | None:
+        args = build_parser().parse_args(["compare", "--data", "d", "--output", "o", *arguments])
+        return _search(args, configuration_from(args))[1]
+
+    assert wanted("--steps", "400") == Search((3e-4, 1e-3, 3e-3), 40)
+    assert wanted("--set", "train.learning_rate=0.02") == Search((0.006, 0.02, 0.06), 2000)
+    assert wanted("--learning-rates", "0.5") is None
+
+
+def test_one_rate_for_all_is_told(output: Path, result: dict[str, Any]) -> None:
+    assert result["budget"]["search"] is None
+    assert {m["learning_rate"] for m in result["methods"]} == {1e-3, None}
+    assert "One learning rate for all methods, not searched" in (output / "comparison.md").read_text()
+
+
+def test_a_run_with_a_rate_that_is_not_searched_is_refused_at_once(data: Path, output: Path) -> None:
+    done = compare(data, output, "--methods", "ae", "--learning-rates", 1e-4, 1e-2)
+    assert_refused(done, "learning rate 0.001, which is not searched", "same --learning-rates")
+    assert not (output / "runs" / "trials").exists()
+
+
+def test_a_trial_that_diverges_is_not_taken(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise DivergedError("no finite gradient")
+
+    wanted = Search((1e-3, 1e-2), 2)
+    arguments = ("ae", tiny_config(crop_size=(16, 16, 16)), cache, tmp_path, wanted)
+    told = (torch.device("cpu"), Reporter(), StopRequest())
+    whole = comparison_search.run
+
+    def diverging(name: str, config: Config, *rest: Any, **more: Any) -> Any:
+        return failing() if config.train.learning_rate == 1e-3 else whole(name, config, *rest, **more)
+
+    monkeypatch.setattr(comparison_search, "run", diverging)
+    best, trials = comparison_search.search(*arguments, *told)
+    assert best == 1e-2
+    assert trials[0] == {"learning_rate": 1e-3, "loss": None}
+    monkeypatch.setattr(comparison_search, "run", failing)
+    with pytest.raises(InputError, match="no trial ended with finite losses"):
+        comparison_search.search(*arguments, *told)
+
+
+def test_a_stopped_call_says_how_it_goes_on(cache: Cache, tmp_path: Path) -> None:
+    config = tiny_config(crop_size=(16, 16, 16))
+    told = (torch.device("cpu"), Reporter(), StopAt(2))
+    with pytest.raises(CancelledError, match=r"^AE stopped at step \d+ .*; the same call goes on$"):
+        run("ae", config, cache, tmp_path / "run", *told)
 
 
 def test_an_unknown_volume_is_refused_before_training(data: Path, tmp_path: Path) -> None:

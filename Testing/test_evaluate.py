@@ -321,6 +321,22 @@ class TestOptions:
         assert evaluate(data, tmp_path / "out", "--settings", "auto-encoding", "--no-figures").status == 0
         assert {p.name for p in (tmp_path / "out").iterdir()} == set(FILES)
 
+    def test_what_an_earlier_evaluation_drew_goes_with_its_tables(self, data: Path, tmp_path: Path) -> None:
+        output = tmp_path / "out"
+        assert evaluate(data, output, "--settings", "auto-encoding", "--html").status == 0
+        assert (output / "report.html").exists()
+        (output / "figures" / "mine.png").write_bytes(b"a picture of the user's")
+        shutil.copy(data / "tiny.safetensors", tmp_path / "other.safetensors")
+        more = ("--checkpoint", tmp_path / "other.safetensors", "--settings", "dual 0.5")
+        assert evaluate(data, output, *more).status == 0
+        pictures = sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png"))
+        assert pictures == ["figures/mine.png", "figures/other/v0.png", "figures/other/v1.png"]
+        assert not (output / "report.html").exists()
+
+    def test_a_file_in_the_place_of_the_figures_is_refused_before_the_work(self, data: Path, tmp_path: Path) -> None:
+        (tmp_path / "figures").write_text("")
+        assert_refused(evaluate(data, tmp_path), "figures is a file", "another output folder")
+
     def test_split(self, data: Path, tmp_path: Path) -> None:
         assert evaluate(data, tmp_path / "out", "--split", "train", "--settings", "dual 0.5").status == 0
         assert read(tmp_path / "out")["data"]["volumes"] == ["v2"]

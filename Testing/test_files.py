@@ -148,7 +148,7 @@ class TestStaged:
             raise KeyboardInterrupt
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_crash_between_two_moves_leaves_no_file_that_says_all_is_there(
+    def test_a_failure_between_two_moves_loses_nothing_and_says_where_it_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "a.json").write_text("old")
@@ -156,10 +156,25 @@ class TestStaged:
         def failing(self: Path, target: Path) -> Path:
             raise OSError(errno.ENOSPC, "full")
 
-        with pytest.raises(DiskFullError), staged(tmp_path, last="a.json") as staging:  # noqa: PT012
+        with pytest.raises(DiskFullError) as caught, staged(tmp_path, last="a.json") as staging:  # noqa: PT012
             (staging / "b.csv").write_text("new")
             monkeypatch.setattr(Path, "replace", failing)
+        # the old one no longer says that what lies beside it is whole
         assert not (tmp_path / "a.json").exists()
+        (kept,) = tmp_path.iterdir()
+        assert str(kept) in caught.value.message
+        assert (kept / "b.csv").read_text() == "new"
+
+    def test_a_place_that_is_taken_spares_the_old_results(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text("old")
+        (tmp_path / "figures").write_text("a file")
+        with pytest.raises(InputError), staged(tmp_path, last="a.json") as staging:  # noqa: PT012
+            (staging / "a.json").write_text("new")
+            (staging / "figures").mkdir()
+            (staging / "figures" / "b.png").write_text("picture")
+        assert (tmp_path / "a.json").read_text() == "old"
+        assert (tmp_path / "figures").read_text() == "a file"
+        assert [p.read_text() for p in tmp_path.glob("unplaced*/figures/b.png")] == ["picture"]
 
     def test_a_file_in_its_place_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

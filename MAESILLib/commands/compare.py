@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from MAESILLib.comparison.search import Search
     from MAESILLib.config import Config
 
+AROUND = (0.3, 1, 3)
 METHODS = ("ae", "vae", "vqvae", "cosines", "maesil")
 
 
@@ -30,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=float,
         metavar="RATE",
-        help="rates of which each method takes the one its trials do best with, as 3e-4 1e-3 3e-3",
+        help="rates of which each method takes the one its trials do best with, or one for all without trials; if not "
+        "given, train.learning_rate times 0.3, 1 and 3",
     )
     parser.add_argument(
         "--trial-steps", type=int, metavar="N", help="updates of a trial; a tenth of --steps if not given"
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             "train.visible_share or train.visible_weight is 0, so MAESIL would not learn to auto-encode",
             "auto-encoding alone compares with the others: choose another preset, or set both above 0",
         )
-    search = _search(args, config)
+    config, search = _search(args, config)
     cache = read_cache(args.data)
     warn_unfinished(cache, reporter)
     check_spacing(cache, config)
@@ -57,17 +59,16 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     stop.check()
 
     from MAESILLib.comparison.compare import compare
-    from MAESILLib.comparison.table import markdown, write
+    from MAESILLib.comparison.table import markdown
     from MAESILLib.evaluation.lpips import PerceptualDistance
     from MAESILLib.files import check_folder
 
     check_folder(args.output)
     lpips = PerceptualDistance(args.lpips, device) if args.lpips else None
-    folder = Path(args.output)
-    result = compare(
+    result, paths = compare(
         config,
         cache,
-        folder,
+        Path(args.output),
         list(dict.fromkeys(args.methods)),
         search=search,
         figures=args.figures,
@@ -76,26 +77,27 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         reporter=reporter,
         stop=stop,
     )
-    for path in write(result, folder):
-        reporter.artifact(path.suffix[1:], path)
+    for path in paths:
+        reporter.artifact("figure" if path.name.startswith("figure-") else path.suffix[1:], path)
     if args.progress != "json":
         print(markdown(result), end="")
 
 
-def _search(args: argparse.Namespace, config: Config) -> Search | None:
-    from MAESILLib.comparison.search import Search
+def _search(args: argparse.Namespace, config: Config) -> tuple[Config, Search | None]:
+    """Return the configuration, and the learning rates to choose from; None where one was given for all."""
+    from MAESILLib.comparison.search import Search, with_rate
 
-    if args.learning_rates is None:
-        if args.trial_steps is not None:
-            raise InputError("--trial-steps needs --learning-rates", "give the rates to try, or leave it out")
-        return None
+    middle = config.train.learning_rate
+    rates = tuple(dict.fromkeys(args.learning_rates or [float(f"{middle * factor:.3g}") for factor in AROUND]))
+    if not all(0 < rate < 1 for rate in rates):
+        raise InputError(
+            f"--learning-rates {' '.join(f'{r:g}' for r in rates)}: a rate lies between 0 and 1", "give others"
+        )
     steps = max(2, config.train.steps // 10) if args.trial_steps is None else args.trial_steps
     if steps < 2:
         raise InputError(f"--trial-steps {steps} is too few to judge by", "give 2 or more")
-    rates = tuple(dict.fromkeys(args.learning_rates))
-    if len(rates) < 2 or not all(0 < rate < 1 for rate in rates):
-        raise InputError(
-            f"--learning-rates {' '.join(f'{r:g}' for r in rates)} leaves nothing to choose",
-            "give two or more, between 0 and 1; one for all is --set train.learning_rate=RATE",
-        )
-    return Search(rates, steps)
+    if len(rates) > 1:
+        return config, Search(rates, steps)
+    if args.trial_steps is not None:
+        raise InputError("--trial-steps, but only one rate to try", "give more --learning-rates, or leave it out")
+    return with_rate(config, rates[0]), None

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     stop.check()
 
     from MAESILLib.evaluation.evaluate import evaluate, held_out_share, protocol
-    from MAESILLib.evaluation.figures import Drawer
+    from MAESILLib.evaluation.figures import Drawer, remove_former
     from MAESILLib.evaluation.lpips import PerceptualDistance
     from MAESILLib.evaluation.page import write_page
     from MAESILLib.evaluation.tables import markdown, write
@@ -62,8 +62,10 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             known = ", ".join(f"'{s.name}'" for s in settings)
             raise InputError(f"unknown setting '{unknown[0]}'", f"choose from {known}")
         settings = [s for s in settings if s.name in args.settings]
-    check_folder(args.output)
     folder = Path(args.output)
+    check_folder(folder)
+    if not args.no_figures:
+        check_folder(folder / "figures")
     lpips = PerceptualDistance(args.lpips, device) if args.lpips else None
     with staged(folder, last="evaluation.json") as staging:
         result = evaluate(
@@ -85,6 +87,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         tables = write(result, staging)
         if args.html:
             tables.append(write_page(result, staging))
+        remove_former(folder)
     made = [("figure", path) for path in figures] + [(path.suffix[1:], path) for path in tables]
     for kind, path in made:
         reporter.artifact(kind, folder / path.relative_to(staging))

@@ -19,15 +19,16 @@ from MAESILLib.comparison.figure import comparison_figure
 from MAESILLib.comparison.measuring import AUTOENCODING, Measurer
 from MAESILLib.comparison.runs import MAESIL, title_of
 from MAESILLib.comparison.search import Search
-from MAESILLib.comparison.table import differences, summarise
+from MAESILLib.comparison.table import differences, remove_former, summarise, write
 from MAESILLib.comparison.training import Trained, train_all
 from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache, CacheEntry
-from MAESILLib.device import device_name
+from MAESILLib.device import device_name, full_precision
 from MAESILLib.errors import InputError
 from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.evaluation.tables import number
 from MAESILLib.events import Reporter
+from MAESILLib.files import staged
 from MAESILLib.provenance import source_commit
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import unit_to_hu
@@ -47,8 +48,8 @@ def compare(
     device: torch.device | str = "cpu",
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
-) -> dict[str, Any]:
-    """Train, measure and draw; runs and figures are written into ``folder``.
+) -> tuple[dict[str, Any], list[Path]]:
+    """Train, measure, draw and write; everything but the runs appears in ``folder`` at once.
 
     Args:
         config: network of MAESIL; samples, optimiser and schedule of every method.
@@ -58,7 +59,7 @@ def compare(
         lpips: the perceptual distance, where its weights are at hand.
 
     Returns:
-        what comparison.json holds.
+        what comparison.json holds, and the files.
 
     Raises:
         InputError: nothing to measure on, an unknown volume, or a run with another configuration.
@@ -71,11 +72,27 @@ def compare(
         config, cache, folder / "runs", methods, wanted=search, device=device, reporter=reporter, stop=stop
     )
     measurer = Measurer(config, cache, device, reporter, stop, lpips)
-    rows = measurer.rows(trained, entries)
-    for entry in drawn:
-        for path in _draw(entry, trained, measurer, rows, folder):
-            reporter.artifact("figure", path)
+    with staged(folder, last="comparison.json") as staging:
+        with full_precision():
+            rows = measurer.rows(trained, entries)
+            for entry in drawn:
+                _draw(entry, trained, measurer, rows, staging)
+        result = _result(config, cache, measurer, trained, rows, search) | {"figures": [entry.name for entry in drawn]}
+        paths = [*sorted(staging.glob("figure-*")), *write(result, staging)]
+        remove_former(folder)
+    return result, [folder / path.name for path in paths]
+
+
+def _result(
+    config: Config,
+    cache: Cache,
+    measurer: Measurer,
+    trained: list[Trained],
+    rows: list[dict[str, Any]],
+    search: Search | None,
+) -> dict[str, Any]:
     train = config.train
+    entries = cache.select("val", train.validation_share)
     return {
         "schema": SCHEMA,
         "library_version": __version__,
@@ -96,8 +113,8 @@ def compare(
         "config": to_dict(config),
         "spacing_mm": cache.spacing_mm,
         "window_hu": list(config.preprocessing.window_hu),
-        "device": device_name(device),
-        "lpips": lpips is not None,
+        "device": device_name(measurer.device),
+        "lpips": measurer.lpips is not None,
         "methods": [one.described for one in trained],
         "rows": rows,
         "summary": summarise(rows),
@@ -117,7 +134,7 @@ def _chosen(entries: tuple[CacheEntry, ...], names: list[str] | None, cache: Cac
 
 def _draw(
     entry: CacheEntry, trained: list[Trained], measurer: Measurer, rows: list[dict[str, Any]], folder: Path
-) -> list[Path]:
+) -> None:
     """Draw MAESIL first, then the others that learn, all auto-encoding."""
     window = measurer.config.preprocessing.window_hu
     unit = measurer.read(entry)
@@ -139,4 +156,3 @@ def _draw(
         title=f"{entry.name}: auto-encoding, {measurer.config.train.steps * measurer.config.train.batch_size} "
         "training superpatches each",
     )
-    return paths

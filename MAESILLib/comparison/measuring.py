@@ -16,7 +16,7 @@ from MAESILLib.comparison.training import Trained
 from MAESILLib.comparison.volumes import reconstruct_by_peer
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache, CacheEntry
-from MAESILLib.device import full_precision, memory_guard
+from MAESILLib.device import memory_guard
 from MAESILLib.errors import InputError
 from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.events import Reporter
@@ -90,12 +90,11 @@ class Measurer:
     def prediction(self, network: Peer | MaskedAutoencoder, unit: np.ndarray, name: str, mode: str) -> Any:
         """Return what a network makes of a volume and what was hidden from it, both (D, H, W)."""
         options: dict[str, Any] = {"device": self.device, "stop": self.stop}
-        with full_precision():
-            if isinstance(network, Peer):
-                made = reconstruct_by_peer(network, unit, self.config.model, **options)
-                return made, np.zeros(unit.shape, bool)
-            found = reconstruct(network, unit, MODES[mode], name=name, **options)
-            return found.prediction, found.hidden
+        if isinstance(network, Peer):
+            made = reconstruct_by_peer(network, unit, self.config.model, **options)
+            return made, np.zeros(unit.shape, bool)
+        found = reconstruct(network, unit, MODES[mode], name=name, **options)
+        return found.prediction, found.hidden
 
     def _of_volume(self, method: str, network: Peer | MaskedAutoencoder, entry: CacheEntry) -> list[dict[str, Any]]:
         unit, body = self.read(entry), body_mask(np.asarray(self.cache.open(entry)))

@@ -1,7 +1,7 @@
 """The networks that MAESIL is compared with: MONAI's AutoEncoder, AutoencoderKL and VQVAE in 3D.
 
-Each halves a volume twice, so that its latent code has 40 numbers for 4x4x4 voxels: as many as MAESIL's 320 for
-8x8x8. A code of the VQ-VAE is one of 1024 entries for 4x4x4 voxels instead. AE and VQ-VAE are built without
+Each halves a volume twice, so that its latent code has 40 numbers for 4x4x4 voxels: as many as the 320 of preset
+small for 8x8x8. A code of the VQ-VAE is one of 1024 entries for 4x4x4 voxels instead. AE and VQ-VAE are built without
 normalisation, which over a whole crop would lose its HU. AutoencoderKL cannot be: its groups of channels are normalised
 over what it is given, so superpatches larger than the training's crops may cost it something.
 """
@@ -231,8 +231,11 @@ def make_peer(name: str) -> Peer:
 def latent_of(name: str, model: ModelConfig) -> Latent:
     """Return the size of the code of a superpatch: of a peer, of ``maesil``, or of ``cosines`` as many."""
     voxels = math.prod(model.superpatch_size)
+    patch = math.prod(model.patch_size)
     if name in ("maesil", "cosines"):
-        return Latent(voxels // math.prod(model.patch_size) * model.encoder_width, None)
+        # a patch has no more cosines than voxels
+        count = model.encoder_width if name == "maesil" else min(model.encoder_width, patch)
+        return Latent(voxels // patch * count, None)
     cells = voxels // 2 ** (3 * HALVINGS)
     codes = PEERS[name].codes
     return Latent(cells * LATENT_CHANNELS, None) if codes is None else Latent(cells, int(math.log2(codes)))

@@ -14,7 +14,8 @@ COSINES = "cosines"
 class LowestCosines(Peer):
     """Keeps the lowest cosines of each patch (DCT-II), as many as MAESIL has numbers for it.
 
-    MAESIL's auto-encoding starts there, so this says what its training added, or took away.
+    Where MAESIL has a direct head (``model.direct_head``), its auto-encoding starts there, so this says what its
+    training added, or took away.
     """
 
     def __init__(self, model: ModelConfig) -> None:

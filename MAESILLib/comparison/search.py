@@ -17,6 +17,7 @@ import torch
 from MAESILLib.comparison.runs import run, title_of
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
+from MAESILLib.errors import DivergedError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.log import read_log
@@ -51,14 +52,22 @@ def search(
         folder: of the trials, one folder each; those that are done are taken.
 
     Raises:
-        InputError: a trial in the folder was another one.
+        InputError: a trial in the folder was another one, or none had finite losses.
         CancelledError: a stop was asked for; the trial's state is saved.
     """
     losses: dict[float, float | None] = {}
     for rate in wanted.rates:
-        own = folder / f"{name}-{rate:g}"
-        run(name, _short(with_rate(config, rate), wanted.steps), cache, own, device, reporter, stop)
-        losses[rate] = _last_loss(own)
+        own = folder / f"{name}-{rate!r}"
+        try:
+            trial = _short(with_rate(config, rate), wanted.steps)
+            run(name, trial, cache, own, device, reporter, stop, option="--trial-steps")
+            losses[rate] = _last_loss(own, wanted.steps)
+        except DivergedError:
+            losses[rate] = None
+    if all(loss is None for loss in losses.values()):
+        raise InputError(
+            f"{title_of(name)}: no trial ended with finite losses", "give lower --learning-rates, or fp32 precision"
+        )
     best = min((math.inf if loss is None else loss, rate) for rate, loss in losses.items())[1]
     if reporter.mode == "bar":
         told = ", ".join(f"{rate:g}: {'none' if loss is None else f'{loss:.5f}'}" for rate, loss in losses.items())
@@ -78,9 +87,12 @@ def _short(config: Config, steps: int) -> Config:
     return replace(config, train=train)
 
 
-def _last_loss(folder: Path) -> float | None:
+def _last_loss(folder: Path, steps: int) -> float | None:
     """Return the mean loss of the second half of a trial's updates; None if one of them is not finite."""
-    losses = [row["loss"] for row in read_log(folder / "log.csv")]
+    path = folder / "log.csv"
+    losses = [row["loss"] for row in read_log(path)] if path.is_file() else []
+    if len(losses) != steps:
+        raise InputError(f"{path} does not hold the {steps} updates of a trial", f"remove {folder} and try again")
     last = losses[len(losses) // 2 :]
     finite = [loss for loss in last if isinstance(loss, float) and math.isfinite(loss)]
     return round(fmean(finite), 7) if len(finite) == len(last) else None

@@ -9,14 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from MAESILLib.comparison.measuring import AUTOENCODING
+from MAESILLib.comparison.reference import COSINES
 from MAESILLib.comparison.runs import MAESIL, title_of
+from MAESILLib.errors import InputError
 from MAESILLib.evaluation.statistics import paired_difference, spread
 from MAESILLib.evaluation.tables import WITHOUT_LPIPS
-from MAESILLib.files import write_json, write_text
+from MAESILLib.files import read_json, write_json, write_text
 
-FIGURES = {"psnr_db": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 3), "mae_hu": ("MAE (HU)", 1)}
+FIGURES = {
+    "psnr_db": ("PSNR (dB)", 2),
+    "ssim": ("SSIM", 4),
+    "lpips": ("LPIPS, lower is better", 3),
+    "mae_hu": ("MAE (HU)", 1),
+}
 """Figures of the tables: title and digits."""
 ALL = "all volumes"
+COSINES_TOLD = (
+    " cosines: each patch by as many of its lowest cosines as MAESIL has numbers for it, nothing learnt; where "
+    "model.direct_head is on, MAESIL's auto-encoding starts there."
+)
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -75,8 +86,8 @@ def markdown(result: dict[str, Any]) -> str:
         *_figures_table(result),
         "",
         "Mean (sd) over volumes. auto-encoding: the whole input is seen; complete: each patch predicted from passes "
-        "that hid it; dual 0.75: hidden patches alone. Only auto-encoding compares the methods. cosines: each patch by "
-        "as many of its lowest cosines as MAESIL has numbers for it, nothing learnt; MAESIL's training starts there.",
+        "that hid it; dual 0.75: hidden patches alone. Only auto-encoding compares the methods."
+        + (COSINES_TOLD if any(method["method"] == COSINES for method in result["methods"]) else ""),
         "",
         *_differences_table(result["differences"]),
         "",
@@ -86,6 +97,17 @@ def markdown(result: dict[str, Any]) -> str:
     if not result["lpips"]:
         lines += ["", WITHOUT_LPIPS]
     return "\n".join(lines) + "\n"
+
+
+def remove_former(folder: Path) -> None:
+    """Remove the figures that an earlier comparison in ``folder`` names: they would stand beside another's tables."""
+    try:
+        names = [str(name) for name in read_json(folder / "comparison.json")["figures"]]
+    except (InputError, KeyError, TypeError):
+        return
+    for name in names:
+        for suffix in ("png", "pdf"):
+            (folder / f"figure-{name}.{suffix}").unlink(missing_ok=True)
 
 
 def write(result: dict[str, Any], folder: Path) -> list[Path]:
@@ -119,11 +141,14 @@ def _methods_table(methods: list[dict[str, Any]]) -> list[str]:
 def _trials(result: dict[str, Any]) -> list[str]:
     wanted = result["budget"]["search"]
     if wanted is None:
-        return []
+        return ["One learning rate for all methods, not searched: it may suit some of them better than others.", ""]
     rates = ", ".join(f"{rate:g}" for rate in wanted["rates"])
+    ends = {min(wanted["rates"]), max(wanted["rates"])}
+    at_end = [method["title"] for method in result["methods"] if method["learning_rate"] in ends]
+    beyond = f" At an end of them, so that a rate beyond may be better: {', '.join(at_end)}." if at_end else ""
     return [
         f"Learning rates: for each method the one of {rates} with the least loss in the second half of a trial of "
-        f"{wanted['steps']} updates, on training samples.",
+        f"{wanted['steps']} updates, on training samples.{beyond}",
         "",
     ]
 

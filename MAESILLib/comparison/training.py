@@ -10,13 +10,15 @@ import torch
 
 from MAESILLib.comparison.peers import PEERS, latent_of, make_peer
 from MAESILLib.comparison.reference import COSINES
-from MAESILLib.comparison.runs import MAESIL, run, title_of
+from MAESILLib.comparison.runs import MAESIL, check_budget, run, title_of
 from MAESILLib.comparison.search import Search, search, with_rate
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
+from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
-from MAESILLib.training.run_folder import MODEL
+from MAESILLib.training.run_folder import MODEL, holds_state
+from MAESILLib.training.state import read_state
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def train_all(
         # what is missing is said before hours of training another one
         if name in PEERS:
             make_peer(name)
+        check_budget(name, config, folder / name)
+        _check_rate(name, wanted, folder / name)
     trained = []
     for name in methods:
         stop.check()
@@ -84,6 +88,18 @@ def train_all(
         }
         trained.append(Trained(name, folder / name / MODEL, described))
     return trained
+
+
+def _check_rate(name: str, wanted: Search | None, folder: Path) -> None:
+    """Refuse a run whose learning rate the search cannot choose."""
+    if wanted is None or not holds_state(folder):
+        return
+    rate = read_state(folder).values["config"]["train"]["learning_rate"]
+    if rate not in wanted.rates:
+        raise InputError(
+            f"{folder} holds {title_of(name)} trained with the learning rate {rate:g}, which is not searched",
+            "give the same --learning-rates, or choose another folder",
+        )
 
 
 def _described(name: str, config: Config) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from MAESILLib.config import Window
+from MAESILLib.errors import InputError
 from MAESILLib.figure import reconstruction_figure
+from MAESILLib.files import read_json
 from MAESILLib.reconstruction import Reconstruction
 from MAESILLib.volume import unit_to_hu
 
@@ -36,6 +38,20 @@ def _as_name(text: str, usual: str = "") -> str:
     if name == stem and name + usual == text:
         return name
     return f"{name}-{zlib.crc32(text.encode()):08x}"
+
+
+def remove_former(folder: Path) -> None:
+    """Remove the pictures and the page of an earlier evaluation in ``folder``: they would stand beside other figures.
+
+    Only what its evaluation.json names is removed.
+    """
+    try:
+        rows = read_json(folder / "evaluation.json")["rows"]
+        paths = {folder / figure_path(str(row["checkpoint"]), str(row["volume"])) for row in rows}
+    except (InputError, KeyError, TypeError):
+        return
+    for path in (*paths, folder / "report.html"):
+        path.unlink(missing_ok=True)
 
 
 class Drawer:

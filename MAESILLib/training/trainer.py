@@ -25,7 +25,7 @@ from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import Crops, DeviceCrops, HostCrops, fits_on
 from MAESILLib.data.sampling import CropSampler, readable
 from MAESILLib.device import memory_guard, set_up_convolutions, use_bf16
-from MAESILLib.errors import CancelledError, InputError
+from MAESILLib.errors import CancelledError, DivergedError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.files import remove_partial, write_json
 from MAESILLib.provenance import describe_data, trained_on
@@ -241,7 +241,7 @@ class Trainer:
     def _give_up(self, count: int) -> None:
         self._save()
         self.ranks.wait()
-        raise InputError(
+        raise DivergedError(
             f"the last {count} updates up to step {self.progress.step} were left out: none had a finite gradient",
             "start again from an earlier checkpoint with --init and a lower train.learning_rate, or "
             "train.precision fp32",
