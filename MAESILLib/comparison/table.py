@@ -88,12 +88,15 @@ def markdown(result: dict[str, Any]) -> str:
         "Mean (sd) over volumes. auto-encoding: the whole input is seen; complete: each patch predicted from passes "
         "that hid it; dual 0.75: hidden patches alone. Only auto-encoding compares the methods."
         + (COSINES_TOLD if any(method["method"] == COSINES for method in result["methods"]) else ""),
-        "",
-        *_differences_table(result["differences"]),
-        "",
-        "Mean over patients, 95 % interval by bootstrap over patients (none for a single patient), and on how many "
-        "volumes MAESIL is higher.",
     ]
+    if result["differences"]:
+        lines += [
+            "",
+            *_differences_table(result["differences"]),
+            "",
+            "Mean over patients, 95 % interval by bootstrap over patients (none for a single patient), and on how many "
+            "volumes MAESIL is higher.",
+        ]
     if not result["lpips"]:
         lines += ["", WITHOUT_LPIPS]
     return "\n".join(lines) + "\n"
