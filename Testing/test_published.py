@@ -1,0 +1,122 @@
+"""The results that README and docs show: they parse, name seeds, commit and data, and the pages show what they hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_factory import maesil
+from conftest import REPOSITORY
+
+from MAESILLib.comparison import table as comparison_table
+from MAESILLib.data.cache import read_cache
+from MAESILLib.evaluation.tables import harmonic, headline, headline_ssim, mode_of
+from MAESILLib.files import sha256_of
+from MAESILLib.probe import table as probe_table
+from MAESILLib.resources import embedded_checkpoint
+
+DOCS = REPOSITORY / "docs"
+NAMES = ("comparison", "evaluation", "probe")
+
+
+def published(name: str) -> dict[str, Any]:
+    text = (DOCS / "results" / f"{name}.json").read_text(encoding="utf-8")
+    return json.loads(text, parse_constant=lambda value: pytest.fail(f"{value} in {name}.json"))
+
+
+def table_rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_names_what_it_was_made_with(name: str) -> None:
+    result = published(name)
+    assert result["schema"] == f"maesil-{name}/1"
+    # a + would say that the files differed from the commit
+    assert re.fullmatch(r"[0-9a-f]{12}", result["commit"])
+    assert re.fullmatch(r"[0-9a-f]{16}", result["data"]["fingerprint"])
+    assert result["data"]["volumes"]
+    seeds = {
+        "comparison": lambda: [result["budget"]["seed"]],
+        "evaluation": lambda: [setting["seed"] for setting in result["settings"]],
+        "probe": lambda: [result["settings"]["seed"]],
+    }[name]()
+    assert seeds
+    assert all(isinstance(seed, int) for seed in seeds)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_commit_is_one_of_the_project(name: str) -> None:
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("no history here")
+    assert git("merge-base", "--is-ancestor", published(name)["commit"], "HEAD").returncode == 0
+
+
+def test_all_are_of_one_cache_which_prepare_still_makes(real_ct: Path, tmp_path: Path) -> None:
+    done = maesil("prepare", real_ct / "MANIFEST.csv", "--output", tmp_path / "cache", "--progress", "off")
+    assert done.status == 0, done.err
+    cache = read_cache(tmp_path / "cache")
+    assert {published(name)["data"]["fingerprint"] for name in NAMES} == {cache.fingerprint()}
+    held_out = [entry.name for entry in cache.entries if entry.split == "val"]
+    assert published("evaluation")["data"]["volumes"] == published("comparison")["data"]["volumes"] == held_out
+
+
+@pytest.mark.parametrize("name", ["evaluation", "probe"])
+def test_it_is_of_the_embedded_checkpoint(name: str) -> None:
+    result = published(name)
+    (one,) = result["checkpoints"] if name == "evaluation" else [result["checkpoint"]]
+    assert one["sha256"] == sha256_of(embedded_checkpoint())
+    assert one["trained_on"] == []
+
+
+def test_the_readme_shows_the_evaluation() -> None:
+    names = {
+        "dual, 50 % hidden": "dual 0.5",
+        "dual .5/.5, 75 % hidden": "dual 0.75",
+        "dual, 90 % hidden": "dual 0.9",
+        "uniform, 50 %": "uniform 0.5",
+        "uniform, 75 %": "uniform 0.75",
+        "uniform, 90 %": "uniform 0.9",
+        "complete, dual .5/.5": "complete dual 0.75",
+        "auto-encoding (mask `none`)": "auto-encoding",
+    }
+    summary = {line["setting"]: line for line in published("evaluation")["summary"]}
+    rows = {row[0]: row[1:] for row in table_rows((REPOSITORY / "README.md").read_text(encoding="utf-8"))}
+    assert set(names.values()) == set(summary)
+    for title, setting in names.items():
+        line = summary[setting]
+        shown = [re.sub(r" \(nothing hidden\)", "", cell) for cell in rows[title]]
+        fills = [harmonic(line), *(line.get(f"baseline_{fill}_psnr_masked_db") for fill in ("nearest", "mean"))]
+        expected = ["" if value is None else f"{value:.2f}" for value in (headline(line), *fills)]
+        border = f"{line['border_index']:.2f}"
+        if line.get("baseline_harmonic_border_index") is not None:
+            border += f" ({line['baseline_harmonic_border_index']:.2f})"
+        expected += [f"{line[f'mae_{mode_of(line)}_hu']:.1f}", f"{headline_ssim(line):.3f}", border]
+        assert shown == expected, title
+
+
+def test_the_page_shows_the_comparison() -> None:
+    page = (DOCS / "Comparison.md").read_text(encoding="utf-8")
+    result = published("comparison")
+    assert comparison_table.markdown(result) in page
+    budget = result["budget"]
+    command = page.replace("\\\n", " ").split("maesil compare", 1)[1].split("\n\n")[0]
+    assert f"--steps {budget['updates']} " in command
+    assert f"--trial-steps {budget['search']['steps']} " in command
+    assert [float(rate) for rate in re.findall(r"\de-\d", command)] == budget["search"]["rates"]
+    assert f"train.batch_size={budget['batch_size']} " in command
+
+
+def test_the_page_shows_the_probe() -> None:
+    shown = table_rows((DOCS / "Probe.md").read_text(encoding="utf-8"))
+    for row in table_rows(probe_table.markdown(published("probe"))):
+        # the page gives the class a short name
+        assert ["tumour" if cell.startswith("GTV_Mass") else cell for cell in row] in shown
