@@ -122,19 +122,19 @@ def check_folder(folder: Path | str) -> None:
         DiskFullError: the disk or the quota is full.
     """
     folder = Path(folder)
-    missing: list[Path] = []
+    probe = None
     try:
         if folder.is_file():
             raise InputError(f"{folder} is a file", "choose another output folder")
-        missing = missing_folders(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{uuid.uuid4().hex[:8]}.partial"
-        probe.touch()
-        probe.unlink()
+        existing = next(f for f in (folder, *folder.parents) if f.exists())
+        # beside, and not in its place: another process may be about to use it
+        probe = existing / f".{uuid.uuid4().hex[:8]}.partial"
+        (probe / folder.relative_to(existing)).mkdir(parents=True)
     except OSError as error:
         raise explain_os_error(error, folder) from error
     finally:
-        remove_empty(missing)
+        if probe is not None:
+            shutil.rmtree(probe, ignore_errors=True)
 
 
 def check_name(path: Path | str) -> None:

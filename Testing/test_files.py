@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,13 @@ class TestFolders:
         with pytest.raises(InputError, match="too long"):
             check_folder(tmp_path / "made" / ("x" * 300))
         assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+    def test_checks_at_the_same_time_do_not_disturb_each_other(self, tmp_path: Path) -> None:
+        """As shards of one cache do, which start together."""
+        with ThreadPoolExecutor(4) as threads:
+            done = [threads.submit(check_folder, tmp_path / "made" / "cache") for _ in range(2000)]
+        assert [one.exception() for one in done if one.exception()] == []
+        assert list(tmp_path.iterdir()) == []
 
     def test_only_empty_ones_go(self, tmp_path: Path) -> None:
         missing = missing_folders(tmp_path / "a" / "b" / "c")
