@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -473,14 +474,16 @@ def test_a_trial_that_diverges_is_not_taken(cache: Cache, tmp_path: Path, monkey
     wanted = Search((1e-3, 1e-2), 2)
     arguments = ("ae", tiny_config(crop_size=(16, 16, 16)), cache, tmp_path, wanted)
     told = (torch.device("cpu"), Reporter(), StopRequest())
+    out = io.StringIO()
     whole = comparison_search.run
 
     def diverging(name: str, config: Config, *rest: Any, **more: Any) -> Any:
         return failing() if config.train.learning_rate == 1e-3 else whole(name, config, *rest, **more)
 
     monkeypatch.setattr(comparison_search, "run", diverging)
-    best, trials = comparison_search.search(*arguments, *told)
+    best, trials = comparison_search.search(*arguments, told[0], Reporter("json", out), told[2])
     assert best == 1e-2
+    assert "AE with the learning rate 0.001: no finite gradient" in out.getvalue()
     assert trials[0] == {"learning_rate": 1e-3, "loss": None}
     monkeypatch.setattr(comparison_search, "run", failing)
     with pytest.raises(InputError, match="no trial ended with finite losses"):

@@ -62,7 +62,8 @@ def search(
             trial = _short(with_rate(config, rate), wanted.steps)
             run(name, trial, cache, own, device, reporter, stop, option="--trial-steps")
             losses[rate] = _last_loss(own, wanted.steps)
-        except DivergedError:
+        except DivergedError as error:
+            reporter.warning(f"{title_of(name)} with the learning rate {rate:g}: {error.message}")
             losses[rate] = None
     if all(loss is None for loss in losses.values()):
         raise InputError(
