@@ -282,18 +282,22 @@ def test_the_autoencoding_of_maesil_is_that_of_evaluate(data: Path, output: Path
         assert row["ssim"] == pytest.approx(same["ssim_composite" if kind == "masked" else f"ssim_{kind}"], abs=1e-4)
 
 
+def reconstructed(data: Path, output: Path, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return volume v2 and what a peer makes of it: smaller than a superpatch, one box without padding."""
+    cache = read_cache(data)
+    entry = next(e for e in cache.entries if e.name == "v2")
+    unit = (np.clip(np.asarray(cache.open(entry), np.float32), -1000, 1000) + 1000) / 2000
+    peer, _ = load_peer(output / "runs" / method / "model.safetensors")
+    with torch.no_grad():
+        return unit, peer(torch.from_numpy(unit)[None, None]).image[0, 0].clamp(0, 1).numpy()
+
+
 def test_the_figures_of_a_peer_are_those_of_its_reconstruction(
     output: Path, data: Path, result: dict[str, Any]
 ) -> None:
     from skimage.metrics import peak_signal_noise_ratio
 
-    cache = read_cache(data)
-    entry = next(e for e in cache.entries if e.name == "v2")
-    unit = (np.clip(np.asarray(cache.open(entry), np.float32), -1000, 1000) + 1000) / 2000
-    peer, _ = load_peer(output / "runs" / "ae" / "model.safetensors")
-    # the volume is smaller than a superpatch: (16, 24, 24) is one box without padding
-    with torch.no_grad():
-        made = peer(torch.from_numpy(unit)[None, None]).image[0, 0].clamp(0, 1).numpy()
+    unit, made = reconstructed(data, output, "ae")
     (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("ae", "v2"))
     assert row["psnr_db"] == pytest.approx(peak_signal_noise_ratio(unit, made, data_range=1.0), abs=1e-3)
 
@@ -348,12 +352,7 @@ def test_lpips_where_its_weights_are(output: Path, data: Path, tmp_path: Path) -
     shutil.copytree(output, tmp_path / "again")
     assert compare(data, tmp_path / "again", "--lpips", tmp_path).status == 0
     result = json.loads((tmp_path / "again" / "comparison.json").read_text())
-    cache = read_cache(data)
-    entry = next(e for e in cache.entries if e.name == "v2")
-    unit = (np.clip(np.asarray(cache.open(entry), np.float32), -1000, 1000) + 1000) / 2000
-    peer, _ = load_peer(output / "runs" / "vqvae" / "model.safetensors")
-    with torch.no_grad():
-        made = peer(torch.from_numpy(unit)[None, None]).image[0, 0].clamp(0, 1).numpy()
+    unit, made = reconstructed(data, output, "vqvae")
     (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("vqvae", "v2"))
     assert row["lpips"] == pytest.approx(PerceptualDistance(tmp_path).of_slices(unit, made), rel=1e-3)
     assert {line["figure"] for line in result["differences"]} == {"psnr_db", "ssim", "lpips"}
