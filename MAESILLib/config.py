@@ -384,6 +384,10 @@ def check_preprocessing(preprocessing: Preprocessing, where: str) -> None:
             any(not -32768 <= low < high <= 32767 for low, high in windows),
             "preprocessing.windows_hu must rise, within the range of 16-bit numbers",
         ),
+        (
+            any(low < windows[0][0] or high > windows[0][1] for low, high in windows),
+            "preprocessing.windows_hu: the first window must contain the others",
+        ),
     )
 
 

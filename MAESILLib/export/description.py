@@ -18,8 +18,7 @@ from MAESILLib.config import (
     Triple,
     check_model,
     check_preprocessing,
-    model_from_dict,
-    preprocessing_from_dict,
+    complete_from_dict,
     to_dict,
 )
 from MAESILLib.errors import InputError
@@ -165,8 +164,8 @@ def _export_info(values: dict[str, Any], path: Path | str) -> EncoderInfo:
         info = EncoderInfo(
             where,
             kind,
-            model_from_dict(values["model"], where),
-            preprocessing_from_dict(preprocessing, where),
+            complete_from_dict(ModelConfig, values["model"], where),
+            complete_from_dict(Preprocessing, preprocessing, where),
             _triple(values["patch_size"]),
             dict(values["source"]),
             None if kind == "torch" else _triple(size),
