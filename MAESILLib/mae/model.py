@@ -229,9 +229,19 @@ class MaskedAutoencoder(nn.Module):
             offset: as :meth:`Encoder.forward`.
         """
         grid = token_grid(image, self.config.patch_size)
+        return self.decode(self.encoder(image, visible, offset), visible, grid, decoded, offset)
+
+    def decode(
+        self,
+        encoded: list[torch.Tensor],
+        visible: torch.Tensor,
+        grid: Triple,
+        decoded: torch.Tensor | None = None,
+        offset: Triple = (0, 0, 0),
+    ) -> Prediction:
+        """Predict hidden patches from what the encoder made of the visible ones; arguments as :meth:`forward`."""
         decoded = hidden_from_visible(visible, math.prod(grid)) if decoded is None else decoded
-        encoded = self.encoder(image, visible, offset)
-        tokens = self.decoder(encoded, visible, decoded, Positions(self.config, grid, offset, image.device))
+        tokens = self.decoder(encoded, visible, decoded, Positions(self.config, grid, offset, visible.device))
         return Prediction(encoded, tokens, decoded, self.decoder.head(tokens).float())
 
 

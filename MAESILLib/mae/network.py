@@ -106,7 +106,8 @@ class Network(nn.Module):
         if self.completion is not None and filled is not None:
             count = len(filled)
             with torch.no_grad():
-                whole = self.core(image[:count], visible[:count], None, offset)
+                grid = token_grid(image, self.config.patch_size)
+                whole = self.core.decode([x[:count] for x in prediction.encoded], visible[:count], grid, None, offset)
             completion = self.complete(image[:count], visible[:count], whole, filled)
         readout = None
         if self.readout is not None:

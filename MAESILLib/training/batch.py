@@ -58,8 +58,8 @@ class Batch:
 def crop_size_of_step(config: Config, step: int) -> Triple:
     """Return the size of an update's crops: every second one of the cool-down has its own."""
     train = config.train
-    cooling = step - (train.steps - train.cooldown_steps)
-    return train.cooldown_crop_size if cooling >= 0 and cooling % 2 else train.crop_size
+    cooled = step - train.cooldown_from
+    return train.cooldown_crop_size if cooled >= 0 and cooled % 2 else train.crop_size
 
 
 def mask_of_step(config: Config, step: int) -> MaskSpec:

@@ -39,8 +39,7 @@ def check_shares(config: Config, ranks: Ranks) -> None:
     """Raise InputError unless every update can be shared out evenly over ranks and passes."""
     train = config.train
     shares = ranks.size * train.accumulation
-    steps = [0, *range(train.steps - min(train.cooldown_steps, 2), train.steps)]
-    for count in {len(samples_of_update(config, step)) for step in steps}:
+    for count in {len(samples_of_update(config, step)) for step in (0, train.cooldown_from, train.cooldown_from + 1)}:
         if count % shares:
             raise InputError(
                 f"an update of {count} crops cannot be shared by {ranks.size} ranks in "

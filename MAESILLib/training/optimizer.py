@@ -40,12 +40,11 @@ def is_decayed(name: str, parameter: torch.Tensor) -> bool:
 def schedule(train: TrainConfig, step: int) -> float:
     """Return the learning rate of update ``step`` (from 0), relative to the highest.
 
-    Linear warm-up, constant, and over the last ``cooldown_steps`` a fall with 1 - sqrt of their share.
+    Linear warm-up, constant, and in the cool-down a fall with 1 - sqrt of its share.
     """
-    if step < train.warmup_steps:
-        return (step + 1) / train.warmup_steps
-    cooling = step - (train.steps - train.cooldown_steps)
-    return 1.0 if cooling < 0 else 1 - ((cooling + 1) / train.cooldown_steps) ** 0.5
+    rise = min(1.0, (step + 1) / max(1, train.warmup_steps))
+    cooled = step + 1 - train.cooldown_from
+    return rise if cooled <= 0 else rise * (1 - min(1.0, cooled / (train.steps - train.cooldown_from)) ** 0.5)
 
 
 def learning_rate(train: TrainConfig, step: int, highest: float) -> float:

@@ -113,15 +113,18 @@ class MaskedAutoencoding:
         core, masked = core_loss(prediction, target, valid, patch_size, train.band_slope)
         metrics = dict.fromkeys(self.metrics, core.new_zeros(())) | {"masked_mse": masked}
         if train.teacher_weight > 0:
+            # the last crops: the first ones are completed
+            taught = slice(-train.teacher_crops, None)
             with torch.no_grad(), precision_context(device, update.bf16):
-                everything = torch.arange(batch.tokens(patch_size), device=device).expand(len(image), -1)
+                seen = image[taught]
+                everything = torch.arange(batch.tokens(patch_size), device=device).expand(len(seen), -1)
                 encoder: nn.Module = model.core.encoder  # type: ignore[assignment,union-attr]
                 teacher = functional_call(
-                    encoder, update.average.under("core.encoder."), (image, everything, batch.offset)
+                    encoder, update.average.under("core.encoder."), (seen, everything, batch.offset)
                 )
             with precision_context(device, update.bf16):
-                latents = model.latent_head(prediction.tokens)  # type: ignore[operator]
-            latent = latent_loss(latents, teacher[-TEACHER_BLOCKS:], decoded)
+                latents = model.latent_head(prediction.tokens[taught])  # type: ignore[operator]
+            latent = latent_loss(latents, teacher[-TEACHER_BLOCKS:], decoded[taught])
             core, metrics["latent_loss"] = core + train.teacher_weight * latent, latent.detach()
         readers = []
         if completion is not None and hidden is not None:
