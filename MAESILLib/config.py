@@ -16,7 +16,7 @@ from MAESILLib.errors import InputError
 Triple = tuple[int, int, int]
 Window = tuple[float, float]
 
-STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "block", "none")
+STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "group", "block", "none")
 """The masks of :mod:`MAESILLib.masking`, named here because that module needs torch."""
 
 
