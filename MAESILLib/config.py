@@ -17,7 +17,7 @@ Triple = tuple[int, int, int]
 Section = TypeVar("Section")
 Window = tuple[float, float]
 
-STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "block", "none")
+STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "group", "block", "none")
 """The masks of :mod:`MAESILLib.masking`, named here because that module needs torch."""
 
 
