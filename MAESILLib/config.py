@@ -70,7 +70,7 @@ class ModelConfig:
 class MaskTraining:
     """Which masks training draws; each batch has one strategy and one ratio, so its shapes are fixed."""
 
-    strategies: tuple[str, ...] = ("dual", "dual", "uniform", "uniform")
+    strategies: tuple[str, ...] = ("dual", "dual", "uniform", "group")
     """Sampled uniformly; repeat a name to give it more weight."""
     ratios: tuple[float, ...] = (0.65, 0.7, 0.75, 0.75, 0.8, 0.85)
     """Mask ratios, sampled uniformly; split evenly between the plane and the axis step."""
@@ -147,7 +147,6 @@ class TrainConfig:
     checkpoint_every: int = 500
     log_every: int = 20
     seed: int = 0
-
 
     @property
     def cooldown_from(self) -> int:
