@@ -106,12 +106,13 @@ def load_line(kind: str, path: Path) -> str:
 def metadata_of(info: EncoderInfo, path: Path) -> dict[str, str]:
     """Return the metadata of an export that is written to ``path``."""
     windows = ", ".join(f"[{low:g}, {high:g}]" for low, high in info.preprocessing.windows_hu)
+    lowest = -1 if info.kind == "nnunet" else 0
     values = {
         "format": FORMAT,
         "kind": info.kind,
         "load": load_line(info.kind, Path(path.name)),
         "input": f"(B, {len(info.preprocessing.windows_hu)}, D, H, W), HU windows {windows} clipped and mapped to "
-        "[0, 1]; D towards superior, H towards posterior, W towards left",
+        f"[{lowest}, 1]; D towards superior, H towards posterior, W towards left",
         "licence": info.licence,
         "source": info.source,
         "model": to_dict(info.model),

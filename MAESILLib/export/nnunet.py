@@ -20,14 +20,12 @@ TRAINER = "nnUNetTrainerMAESIL.py"
 def primus_weights(encoder: Encoder) -> dict[str, torch.Tensor]:
     """Return an encoder's weights under the names of ``dynamic_network_architectures``' Primus.
 
-    The patch embedding of Primus takes intensities as they are, that of the encoder ``2 x - 1``: both its weights
-    absorb this.
+    The input of Primus is then ``2 x - 1`` of the encoder's. Folding this into the patch embedding would lose digits:
+    in soft tissue both windows are near 1/2, and kernel and bias cancel.
     """
     weights = {f"eva.{name}": value for name, value in encoder.state_dict().items() if not name.startswith("embed.")}
-    kernel = encoder.embed.weight.detach().double()
-    bias = encoder.embed.bias.detach().double() - kernel.sum(1)
-    weights["down_projection.proj.weight"] = (2 * kernel).float().unflatten(1, (-1, *encoder.config.patch_size))
-    weights["down_projection.proj.bias"] = bias.float()
+    weights["down_projection.proj.weight"] = encoder.embed.weight.unflatten(1, (-1, *encoder.config.patch_size))
+    weights["down_projection.proj.bias"] = encoder.embed.bias
     return weights
 
 

@@ -21,7 +21,7 @@ WEIGHTS = Path(__file__).with_name("maesil_encoder.safetensors")
 
 
 class MAESILPrimus(Primus):
-    """Primus on HU windows that it makes of raw HU (B, 1, D, H, W).
+    """Primus on HU windows, each mapped to [-1, 1], that it makes of raw HU (B, 1, D, H, W).
 
     Args:
         export: metadata of the weights.
@@ -51,7 +51,7 @@ class MAESILPrimus(Primus):
 
     def forward(self, x: torch.Tensor, ret_mask: bool = False) -> Any:
         """Segment raw HU (B, 1, D, H, W)."""
-        return super().forward(((x.float() - self.low) / self.width).clamp(0, 1), ret_mask)
+        return super().forward(((x - self.low) / self.width).clamp(0, 1) * 2 - 1, ret_mask)
 
 
 class nnUNetTrainerMAESIL(AbstractPrimus):  # noqa: N801 (nnU-Net's way of naming)
