@@ -18,8 +18,9 @@ from volume_factory import geometry, trunk
 
 from MAESILLib import reconstruction
 from MAESILLib.checkpoint import load_checkpoint
+from MAESILLib.mae.model import windowed
+from MAESILLib.mae.network import Network, Reconstructed
 from MAESILLib.masking import MaskSpec
-from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.plan import Plan, masks_of_volume, superpatch_masks
 from MAESILLib.superpatch import partition, token_grid
 
@@ -164,29 +165,36 @@ class TestNoLeak:
 
 
 class TestPasses:
-    """A superpatch's prediction against the network asked directly, without the prior that is added to it."""
+    """A superpatch's prediction against the core and the read-out asked directly, without the completion."""
 
     SIZE = (32, 32, 32)
     GRID = (4, 4, 4)
 
     @pytest.fixture
-    def model(self, tmp_path: Path) -> MaskedAutoencoder:
-        return load_checkpoint(write_checkpoint(tmp_path / "plain.safetensors", prior=False))[0]
+    def model(self, tmp_path: Path) -> Network:
+        model, _ = load_checkpoint(write_checkpoint(tmp_path / "plain.safetensors", parts=("readout",)))
+        assert isinstance(model, Network)
+        return model
 
     @pytest.fixture
     def unit(self) -> np.ndarray:
         return ((np.clip(trunk(self.SIZE), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
+
+    def asked(self, model: Network, unit: np.ndarray, visible: torch.Tensor) -> Reconstructed:
+        hu = torch.from_numpy(unit)[None, None] * (HIGH - LOW) + LOW
+        with torch.inference_mode():
+            return model.reconstruct(windowed(hu, model.windows_hu), visible[None], None)
 
     def place(self, volume: np.ndarray, tokens: torch.Tensor, patches: torch.Tensor) -> None:
         for token, patch in zip(tokens.tolist(), patches.clamp(0, 1).numpy(), strict=True):
             d, h, w = (8 * n for n in np.unravel_index(token, self.GRID))
             volume[d : d + 8, h : h + 8, w : w + 8] += patch.reshape(8, 8, 8)
 
-    def test_single(self, model: MaskedAutoencoder, unit: np.ndarray) -> None:
+    def test_single(self, model: Network, unit: np.ndarray) -> None:
         plan = Plan(MaskSpec("uniform"))
         (visible,) = superpatch_masks(self.GRID, plan, "scan", 0)
-        with torch.inference_mode():
-            out = model(torch.from_numpy(unit)[None, None], visible[None], queried=torch.arange(len(visible))[None])
+        out = self.asked(model, unit, visible)
+        assert out.visible_patches is not None
         expected = np.zeros(self.SIZE)
         self.place(expected, out.hidden[0], out.hidden_patches[0])
         self.place(expected, visible, out.visible_patches[0])
@@ -195,15 +203,14 @@ class TestPasses:
         assert made.hidden.sum() == 512 * len(out.hidden[0])
         assert made.hidden_share == len(out.hidden[0]) / 64
 
-    def test_complete(self, model: MaskedAutoencoder, unit: np.ndarray) -> None:
+    def test_complete(self, model: Network, unit: np.ndarray) -> None:
         """Three masks or more: a patch hidden in several is the mean of those passes."""
         plan = Plan(MaskSpec("uniform", 0.3, 0.2), "complete")
         masks = superpatch_masks(self.GRID, plan, "scan", 0)
         assert len(masks) >= 3
         total, count = np.zeros(self.SIZE), np.zeros(self.SIZE)
         for visible in masks:
-            with torch.inference_mode():
-                out = model(torch.from_numpy(unit)[None, None], visible[None])
+            out = self.asked(model, unit, visible)
             self.place(total, out.hidden[0], out.hidden_patches[0])
             self.place(count, out.hidden[0], torch.ones_like(out.hidden_patches[0]))
         assert count.min() >= 1
