@@ -20,9 +20,9 @@ from MAESILLib.config import Config
 from MAESILLib.device import precision_context
 from MAESILLib.harmonic import harmonic_fill
 from MAESILLib.mae.blocks import Block
-from MAESILLib.mae.model import spread
+from MAESILLib.mae.model import Prediction, spread
 from MAESILLib.mae.network import Network
-from MAESILLib.masking import hidden_tokens
+from MAESILLib.masking import generator_for, hidden_tokens
 from MAESILLib.training.batch import Batch, intensities
 from MAESILLib.training.loss import Loss, completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
 from MAESILLib.training.ranks import Ranks
@@ -73,16 +73,21 @@ class Pretraining(Network):
     def __init__(self, config: Config) -> None:
         parts = tuple(part for part in PARTS if getattr(config.train, part))
         super().__init__(config.model, config.preprocessing.windows_hu, parts)
-        self.parts = parts
-        self.latent_head = (
-            nn.Linear(config.model.decoder_width, config.model.encoder_width)
-            if config.train.teacher_weight > 0
-            else None
-        )
+        self.latent_head = None
+        if config.train.teacher_weight > 0:
+            self.latent_head = nn.Linear(config.model.decoder_width, config.model.encoder_width)
+            # torch's own generator has moved on by what the other parts drew
+            nn.init.xavier_uniform_(self.latent_head.weight, generator=generator_for(config.train.seed, LATENT_HEAD))
+            nn.init.zeros_(self.latent_head.bias)
         if config.train.compile:
             for module in self.modules():
                 if isinstance(module, Block):
                     module.compile()
+
+
+def idle(module: nn.Module) -> torch.Tensor:
+    """Return 0 with a gradient of 0 for every weight: ranks wait for each other's gradient of each of them."""
+    return torch.stack([p.sum() for p in module.parameters()]).sum() * 0
 
 
 class MaskedAutoencoding:
@@ -97,48 +102,55 @@ class MaskedAutoencoding:
 
     def loss(self, update: Update, batch: Batch) -> Loss:
         """Return the losses of core, completion and read-out; metrics of parts that are not there are 0."""
-        config, model, device = update.config, update.model, update.device
+        config, device = update.config, update.device
         train, patch_size = config.train, config.model.patch_size
+        model: Pretraining = update.model  # type: ignore[assignment]
         image, target, valid = intensities(batch, config.preprocessing.windows_hu, device)
-        visible = batch.visible.to(device, non_blocking=True)
-        decoded = batch.decoded.to(device, non_blocking=True)
-        completed, filled, hidden = 0, None, None
-        if train.completion:
-            completed = min(train.completion_crops, len(image))
-            hidden = spread(hidden_tokens(visible[:completed], batch.grid(patch_size)), patch_size)
-            known = ~hidden if valid is None else ~hidden & valid[:completed]
-            filled = harmonic_fill(image[:completed, :1], known, FILL_TOLERANCE)
+        visible, decoded = (x.to(device, non_blocking=True) for x in (batch.visible, batch.decoded))
+        first = batch.completed.crops
+        counted = spread(hidden_tokens(visible[first], batch.grid(patch_size)), patch_size)
+        known = ~counted
+        if valid is not None:
+            counted, known = counted & valid[first], known & valid[first]
+        filled = None
+        if model.completion is not None and batch.completed:
+            filled = harmonic_fill(image[first, :1], known, FILL_TOLERANCE)
         with precision_context(device, update.bf16):
-            prediction, completion, readout = update.network(image, visible, decoded, filled, batch.offset)
+            prediction, completed, readout = update.network(image, visible, decoded, filled, batch.offset)
         core, masked = core_loss(prediction, target, valid, patch_size, train.band_slope)
         metrics = dict.fromkeys(self.metrics, core.new_zeros(())) | {"masked_mse": masked}
-        if train.teacher_weight > 0:
-            # the last crops: the first ones are completed
-            taught = slice(-train.teacher_crops, None)
-            with torch.no_grad(), precision_context(device, update.bf16):
-                seen = image[taught]
-                everything = torch.arange(batch.tokens(patch_size), device=device).expand(len(seen), -1)
-                encoder: nn.Module = model.core.encoder  # type: ignore[assignment,union-attr]
-                teacher = functional_call(
-                    encoder, update.average.under("core.encoder."), (seen, everything, batch.offset)
-                )
-            with precision_context(device, update.bf16):
-                latents = model.latent_head(prediction.tokens[taught])  # type: ignore[operator]
-            latent = latent_loss(latents, teacher[-TEACHER_BLOCKS:], decoded[taught])
+        if model.latent_head is not None:
+            latent = self._latent_loss(update, batch, image, prediction)
             core, metrics["latent_loss"] = core + train.teacher_weight * latent, latent.detach()
         readers = []
-        if completion is not None and hidden is not None:
-            part = None if valid is None else valid[:completed]
-            loss, metrics["completed_mse"] = completion_loss(
-                completion, target[:completed, :1], hidden, part, train.completion_gradient_weight
-            )
-            readers.append(loss)
+        if completed is not None:
+            loss, squared = completion_loss(completed, target[first, :1], counted, train.completion_gradient_weight)
+            readers.append(batch.completed.weight * loss)
+            metrics["completed_mse"] = batch.completed.weight * squared
+        elif model.completion is not None:
+            readers.append(idle(model.completion))
         if readout is not None:
             error, weight = patch_error(readout, visible, target[:, :1], valid, patch_size)
-            loss = mean_of_samples(error.square(), weight)
-            readers.append(loss)
-            metrics["visible_mse"] = loss.detach()
+            readers.append(mean_of_samples(error.square(), weight))
+            metrics["visible_mse"] = readers[-1].detach()
         return Loss(core, torch.stack(readers).sum() if readers else None, metrics)
+
+    def _latent_loss(self, update: Update, batch: Batch, image: torch.Tensor, prediction: Prediction) -> torch.Tensor:
+        """Compare predicted latents of the taught crops with those of the averaged encoder, which sees them whole."""
+        model: Pretraining = update.model  # type: ignore[assignment]
+        assert model.latent_head is not None
+        if not batch.taught:
+            return idle(model.latent_head)
+        crops = batch.taught.crops
+        seen = image[crops]
+        everything = torch.arange(batch.tokens(update.config.model.patch_size), device=seen.device)
+        average = update.average.under("core.encoder.")
+        with precision_context(update.device, update.bf16):
+            with torch.no_grad():
+                whole = (seen, everything.expand(len(seen), -1), batch.offset)
+                teacher = functional_call(model.core.encoder, average, whole)[-TEACHER_BLOCKS:]
+            predicted = model.latent_head(prediction.tokens[crops])
+        return batch.taught.weight * latent_loss(predicted, teacher, prediction.decoded[crops])
 
     def validate(
         self,
