@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with encoder, decoder and everything needed to use them.
+"""Checkpoints: one safetensors file with encoder, decoder, what reads them, and metadata.
 
 safetensors holds numbers and text only: opening a stranger's file cannot run code.
 """
@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from MAESILLib.checkpoint_info import FORMAT, KEY, CheckpointInfo, read_info
+from MAESILLib.checkpoint_info import FORMAT, KEY, CheckpointInfo, FirstReleaseModel, read_info
 from MAESILLib.config import to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path, sha256_of
-from MAESILLib.model import MaskedAutoencoder
+from MAESILLib.first_release import FirstRelease
+from MAESILLib.mae.network import Network
 
 __all__ = [
     "DTYPES",
@@ -31,54 +32,81 @@ __all__ = [
     "save_checkpoint",
 ]
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = ("fp32", "fp16", "int8")
+SCALE = ".scale"
+"""Suffix of the scales of a tensor stored as int8: one number for each row."""
 
 
 def save_checkpoint(
     path: Path | str, weights: dict[str, torch.Tensor], info: CheckpointInfo, dtype: str = "fp32"
 ) -> None:
-    """Write encoder and decoder to ``path``, whole or not at all.
+    """Write weights and metadata to ``path``, whole or not at all.
 
     Args:
-        weights: the model's ``state_dict()``.
-        dtype: fp32, fp16 or bf16, of the stored weights.
+        weights: the ``state_dict()`` of a :class:`MAESILLib.mae.network.Network`.
+        dtype: fp32, fp16, or int8: matrices and kernels as rows of int8 with one fp32 scale each, the rest as fp16.
     """
     if dtype not in DTYPES:
         raise InputError(f"unknown weight type '{dtype}'", f"choose one of {', '.join(DTYPES)}")
-    tensors = {k: v.detach().to("cpu", DTYPES[dtype]).contiguous() for k, v in weights.items()}
-    description = {
+    metadata = {
         "format": FORMAT,
         "model": to_dict(info.model),
         "preprocessing": {"orientation": "LPS", **to_dict(info.preprocessing)},
+        "parts": list(info.parts),
         "mask": info.mask,
         "training": info.training,
         "library_version": info.library_version,
     }
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.items():
+        tensors |= _stored(name, tensor.detach().to("cpu", torch.float32), dtype)
     with atomic_path(path) as temporary:
         # save_file would make a file that nobody else may read, whatever the umask
-        temporary.write_bytes(save(tensors, metadata={KEY: json.dumps(description)}))
+        temporary.write_bytes(save(tensors, metadata={KEY: json.dumps(metadata)}))
 
 
-def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tuple[MaskedAutoencoder, CheckpointInfo]:
+def _stored(name: str, tensor: torch.Tensor, dtype: str) -> dict[str, torch.Tensor]:
+    """Return a tensor as it is stored: itself, or rows of int8 with their scales (rows,)."""
+    if dtype == "int8" and tensor.dim() > 1 and len(tensor) > 1:
+        scale = tensor.flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+        rows = (tensor.flatten(1) / scale[:, None]).round().to(torch.int8)
+        return {name: rows.view(tensor.shape), name + SCALE: scale}
+    return {name: tensor.to(torch.float32 if dtype == "fp32" else torch.float16).contiguous()}
+
+
+def load_checkpoint(
+    path: Path | str, device: torch.device | str = "cpu"
+) -> tuple[Network | FirstRelease, CheckpointInfo]:
     """Build the network and load its weights, in fp32, ready to evaluate.
 
     Raises:
         InputError: as :func:`read_info`; or a tensor is missing, surplus or of another shape.
     """
     info = read_info(path)
-    model = MaskedAutoencoder(info.model)
+    model = build(info)
     load_weights(model, read_weights(path), path)
     return model.to(device).eval(), info
 
 
+def build(info: CheckpointInfo) -> Network | FirstRelease:
+    """Return the network that a checkpoint describes, its weights not yet loaded."""
+    if isinstance(info.model, FirstReleaseModel):
+        return FirstRelease(info.model, info.preprocessing.windows_hu)
+    return Network(info.model, info.preprocessing.windows_hu, info.parts)
+
+
 def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
-    """Read the tensors of a safetensors file, in fp32.
+    """Read the tensors of a checkpoint, in fp32.
 
     Raises:
         InputError: no such file, or not a safetensors file.
     """
     with _open(path) as file:
-        return {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+    scales = {name: tensors.pop(name + SCALE) for name in list(tensors) if name + SCALE in tensors}
+    for name, scale in scales.items():
+        tensors[name] = tensors[name] * scale.view(-1, *[1] * (tensors[name].dim() - 1))
+    return tensors
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path | str) -> None:
@@ -91,7 +119,8 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path
     wrong = sorted(set(expected) ^ set(weights)) or sorted(k for k in weights if weights[k].shape != expected[k])
     if wrong:
         raise InputError(
-            f"{path} does not fit its own description: {len(wrong)} tensors differ, first '{wrong[0]}'",
+            f"{path}: state dict mismatch: {len(wrong)} tensors are missing, unexpected or of another shape, "
+            f"first '{wrong[0]}'",
             "the file is incomplete or was changed; get it again",
         )
     module.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, read from its header; needs neither torch nor safetensors.
+"""Checkpoint metadata, read from the header; needs neither torch nor safetensors.
 
 The format: 8 bytes, the length of the header (little-endian); the header, JSON; the tensors' bytes
 (https://github.com/huggingface/safetensors, section Format).
@@ -17,30 +17,54 @@ from MAESILLib import __version__
 from MAESILLib.config import (
     ModelConfig,
     Preprocessing,
+    Triple,
     check_model,
     check_preprocessing,
-    model_from_dict,
-    preprocessing_from_dict,
+    complete_from_dict,
 )
 from MAESILLib.errors import InputError
 
-FORMAT = "maesil-checkpoint/1"
+FORMAT = "maesil-checkpoint/2"
+FIRST_FORMAT = "maesil-checkpoint/1"
 KEY = "maesil"
+PARTS = ("completion", "readout")
+"""What a checkpoint may hold beside the masked autoencoder."""
 LENGTH_BYTES = 8
 LONGEST_HEADER = 100_000_000
 """The format's own limit."""
 
 
 @dataclass(frozen=True)
-class CheckpointInfo:
-    """What a checkpoint says of itself."""
+class FirstReleaseModel:
+    """Shape of the first release's network (:mod:`MAESILLib.first_release`), as its checkpoint states it."""
 
-    model: ModelConfig
+    superpatch_size: Triple
+    patch_size: Triple
+    encoder_width: int
+    encoder_depth: int
+    decoder_width: int
+    decoder_depth: int
+    head_width: int
+    mlp_ratio: float
+    prior: bool
+    context_margin: int
+    mixing_depth: int
+    local_channels: tuple[int, ...]
+    direct_head: bool
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Metadata of a checkpoint."""
+
+    model: ModelConfig | FirstReleaseModel
     preprocessing: Preprocessing
     mask: dict[str, Any] = field(default_factory=dict)
     """The masks it was trained with."""
     training: dict[str, Any] = field(default_factory=dict)
-    """Preset, steps, samples, data with licence, validation figures; for reading, not for computing."""
+    """Preset, steps, samples, data with licence, validation metrics; for reading, not for computing."""
+    parts: tuple[str, ...] = ()
+    """What there is beside the masked autoencoder: completion, readout."""
     library_version: str = __version__
 
 
@@ -70,8 +94,11 @@ def read_header(path: Path | str) -> dict[str, Any]:
     return dict(header)
 
 
-def read_info(path: Path | str) -> CheckpointInfo:
+def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT, FIRST_FORMAT)) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without its weights.
+
+    Args:
+        formats: those that are read, the usual one first.
 
     Raises:
         InputError: no such file, not a safetensors file, or not one of MAESIL.
@@ -79,22 +106,35 @@ def read_info(path: Path | str) -> CheckpointInfo:
     metadata = read_header(path).get("__metadata__") or {}
     try:
         values = json.loads(metadata[KEY])
-        if values["format"] != FORMAT:
-            raise InputError(f"{path} has format {values['format']!r}", f"this version reads {FORMAT!r}")
+        if values["format"] not in formats:
+            raise InputError(f"{path} has format {values['format']!r}", f"this version reads {formats[0]!r}")
         preprocessing = dict(values["preprocessing"])
         orientation = preprocessing.pop("orientation")
         if orientation != "LPS":
             raise InputError(f"{path} wants orientation {orientation!r}", "this version prepares LPS only")
-        model = model_from_dict(values["model"], str(path))
-        prepared = preprocessing_from_dict(preprocessing, str(path))
+        if values["format"] == FIRST_FORMAT:
+            return _first_release(values, preprocessing, str(path))
+        model = complete_from_dict(ModelConfig, values["model"], str(path))
+        prepared = complete_from_dict(Preprocessing, preprocessing, str(path))
         check_model(model, str(path))
         check_preprocessing(prepared, str(path))
-        return CheckpointInfo(model, prepared, values["mask"], values["training"], values["library_version"])
+        rest = values["mask"], values["training"], tuple(values["parts"]), values["library_version"]
+        return CheckpointInfo(model, prepared, *rest)
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{path} is a safetensors file, but not a MAESIL checkpoint",
             "choose a model.safetensors of maesil pretrain",
         ) from None
+
+
+def _first_release(values: dict[str, Any], preprocessing: dict[str, Any], where: str) -> CheckpointInfo:
+    model = complete_from_dict(FirstReleaseModel, values["model"], where)
+    fixed = (model.prior, model.context_margin, model.mixing_depth, len(model.local_channels), model.direct_head)
+    if fixed != (True, 0, 1, 2, True) or model.patch_size != (8, 8, 8):
+        raise InputError(f"{where} is of a preset that this version cannot read", "train it anew with maesil pretrain")
+    preprocessing["windows_hu"] = [preprocessing.pop("window_hu")]
+    prepared = complete_from_dict(Preprocessing, preprocessing, where)
+    return CheckpointInfo(model, prepared, values["mask"], values["training"], PARTS, values["library_version"])
 
 
 def parameter_count(path: Path | str) -> int:

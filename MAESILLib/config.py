@@ -9,11 +9,12 @@ import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from MAESILLib.errors import InputError
 
 Triple = tuple[int, int, int]
+Section = TypeVar("Section")
 Window = tuple[float, float]
 
 STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "group", "block", "none")
@@ -22,7 +23,10 @@ STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "group", "block", "none"
 
 COVERAGE_NAMES = ("single", "complete")
 PRECISIONS = ("auto", "fp32", "bf16")
-PARALLEL = ("ddp", "fsdp")
+POSITIONS = ("rotary", "sincos")
+DECODERS = ("cross", "self")
+WIDE = (-1000.0, 1000.0)
+SOFT_TISSUE = (-160.0, 240.0)
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,13 @@ class Preprocessing:
 
     spacing_mm: float = 1.5
     """Isotropic voxel size of the model's grid."""
-    window_hu: Window = (-1000.0, 1000.0)
-    """HU values mapped to 0 and 1; what lies beyond is clipped."""
+    windows_hu: tuple[Window, ...] = (WIDE, SOFT_TISSUE)
+    """HU values mapped to 0 and 1, clipped beyond; one channel each. The HU of pictures are read from the first."""
+
+    @property
+    def window_hu(self) -> Window:
+        """The first window: the one of pictures and metrics."""
+        return self.windows_hu[0]
 
 
 @dataclass(frozen=True)
@@ -41,38 +50,30 @@ class ModelConfig:
 
     superpatch_size: Triple = (128, 128, 128)
     patch_size: Triple = (8, 8, 8)
-    encoder_width: int = 320
-    encoder_depth: int = 8
-    decoder_width: int = 192
+    encoder_width: int = 192
+    encoder_depth: int = 7
+    head_width: int = 48
+    """Width of one attention head of encoder and decoder; with rotary positions a multiple of 6."""
+    positions: str = "rotary"
+    """rotary (in the attention, relative) or sincos (added to the tokens, fixed)."""
+    decoder: str = "cross"
+    """cross (hidden tokens attend to encoded ones) or self (all tokens attend to all)."""
+    decoder_width: int = 96
     decoder_depth: int = 3
-    head_width: int = 64
-    """Width of one attention head in both halves."""
-    mlp_ratio: float = 4.0
-    """Inner width of an MLP over its outer width."""
-    prior: bool = True
-    """Predict hidden patches as a residual over the leak-free prior."""
-    context_margin: int = 0
-    """With the prior: voxels around a hidden patch that its query sees of the prior."""
-    mixing_depth: int = 1
-    """3x3x3 convolutions between neighbouring tokens after the decoder."""
-    local_channels: tuple[int, ...] = (16, 48)
-    """With the prior: channels of the convolutional branch at half, quarter, ... resolution; empty: no branch."""
-    direct_head: bool = True
-    """Auto-encode from the encoder's full width too, and start it at the lowest cosines of a patch."""
-
-
-BEFORE_LOCAL_BRANCH: dict[str, Any] = {"mixing_depth": 0, "local_channels": (), "direct_head": False}
-"""What a checkpoint lacks that was written before these keys existed: the parts they switch on."""
+    block_mix: bool = True
+    """The decoder reads a learned mix of the outputs of all encoder blocks; else that of the last one."""
+    completion_channels: tuple[int, ...] = (16, 32)
+    """Channels of the completion at half, quarter, ... resolution."""
 
 
 @dataclass(frozen=True)
 class MaskTraining:
     """Which masks training draws; each batch has one strategy and one ratio, so its shapes are fixed."""
 
-    strategies: tuple[str, ...] = ("dual", "dual", "uniform", "product")
-    """Drawn from at random; a name that stands twice is drawn twice as often."""
-    hidden_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.5, 0.75, 0.75, 0.75, 0.9)
-    """Shares of hidden tokens drawn from; split evenly between the plane and the axis step."""
+    strategies: tuple[str, ...] = ("dual", "dual", "uniform", "group")
+    """Sampled uniformly; repeat a name to give it more weight."""
+    ratios: tuple[float, ...] = (0.65, 0.7, 0.75, 0.75, 0.8, 0.85)
+    """Mask ratios, sampled uniformly; split evenly between the plane and the axis step."""
 
 
 @dataclass(frozen=True)
@@ -80,47 +81,58 @@ class TrainConfig:
     """Optimisation, sampling and logging. Steps count optimiser updates."""
 
     steps: int = 20000
-    batch_size: int = 8
-    """Superpatches of one update, over all ranks and passes."""
+    batch_size: int = 16
+    """Crops of one update, over all ranks and passes."""
     accumulation: int = 1
     """Passes of each rank that share out an update where it does not fit at once; the result is the same."""
-    parallel: str = "ddp"
-    """With several ranks: ddp (a whole model on each) or fsdp (a part on each, for models that do not fit)."""
-    crop_size: Triple = (128, 128, 128)
-    """Voxels of a training superpatch; smaller than the model's trains faster, at a random place of its grid."""
-    learning_rate: float = 1e-3
+    crop_size: Triple = (64, 64, 64)
+    """Voxels of a training crop, at most a superpatch."""
+    learning_rate: float = 8e-4
     final_learning_rate: float = 1e-5
-    warmup_share: float = 0.05
-    """Share of the steps over which the learning rate rises."""
+    warmup_steps: int = 200
+    """Steps over which the learning rate rises; it is constant after them."""
+    cooldown_share: float = 0.1
+    """Last share of the steps, in which it falls with 1 - sqrt (Haegele et al. 2024, arXiv 2405.18392); 0: none."""
+    cooldown_crop_size: Triple = (128, 128, 128)
+    """Crops of every second update of the cool-down, fewer by as much as they are larger."""
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
-    visible_share: float = 0.25
-    """Share of the visible tokens that are decoded too, which trains auto-encoding."""
-    visible_weight: float = 4.0
-    """Weight of their loss."""
-    gradient_weight: float = 0.1
-    """Weight of the squared error of steps between neighbouring voxels of the composite."""
-    ssim_weight: float = 0.1
-    """Weight of 1 - SSIM of the composite, in the last part of the training."""
-    ssim_from: float = 0.75
-    """Share of the steps after which that part begins."""
-    noise: float = 0.02
-    """Largest standard deviation of the noise added to the input (intensities 0 to 1); the target is clean."""
+    decoded_ratio: float = 0.5
+    """Share of the hidden tokens that is decoded in a step."""
+    band_slope: float = 0.0
+    """The error of each frequency of a patch is weighted by 1 + its square to half this power, 0: all alike."""
+    teacher_weight: float = 0.1
+    """Weight of predicting what the averaged encoder, which sees everything, makes of the hidden tokens."""
+    teacher_crops: int = 4
+    """Crops of a pass whose latents are predicted."""
+    completion: bool = True
+    """Train the completion beside the network; it reads detached inputs."""
+    completion_crops: int = 1
+    """Crops of a pass that it is trained on."""
+    completion_gradient_weight: float = 0.1
+    """Weight of the squared error of steps between neighbouring voxels, next to that of the voxels."""
+    readout: bool = True
+    """Train the read-out of visible patches beside the network, on detached tokens."""
+    reader_learning_rate: float = 1e-3
+    """Learning rate of completion and read-out, on the same schedule."""
     flip: bool = True
+    """Mirror left and right in half of the crops."""
     scale_jitter: float = 0.1
     """Largest relative change of contrast."""
-    shift_jitter: float = 0.02
-    """Largest shift of the intensities."""
+    shift_jitter_hu: float = 20.0
+    """Largest shift."""
+    noise_hu: float = 10.0
+    """Largest standard deviation of the noise added to the input; the target is clean."""
     volume_weighting: float = 0.5
     """A volume is drawn with its voxel count to this power: 0 all alike, 1 by size."""
     min_foreground: float = 0.2
     """Least share of a crop's voxels above -500 HU; poorer crops are drawn again."""
     precision: str = "auto"
-    """auto (bf16 on CUDA, fp32 elsewhere), fp32 or bf16."""
+    """auto (bf16 where a short calibration finds it faster, else fp32), fp32 or bf16."""
     compile: bool = False
-    """torch.compile the blocks of the network, the prior, the augmentation and the loss."""
+    """torch.compile the blocks of the network."""
     device_volumes: float = 0.25
     """Largest share of a card's free memory that the volumes may take; larger sets are read from disk."""
     loader_threads: int = 4
@@ -135,6 +147,11 @@ class TrainConfig:
     checkpoint_every: int = 500
     log_every: int = 20
     seed: int = 0
+
+    @property
+    def cooldown_from(self) -> int:
+        """First step (from 0) of the cool-down; ``steps`` without one."""
+        return self.steps - round(self.cooldown_share * self.steps)
 
 
 @dataclass(frozen=True)
@@ -153,62 +170,62 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {
             "superpatch_size": (64, 64, 64),
             "encoder_width": 96,
-            "encoder_depth": 2,
-            "decoder_width": 64,
+            "encoder_depth": 3,
+            "decoder_width": 48,
             "decoder_depth": 1,
-            "head_width": 32,
+            "completion_channels": (8, 16),
         },
-        "train": {"steps": 200, "batch_size": 2, "crop_size": (64, 64, 64), "validate_every": 100},
+        "train": {
+            "steps": 200,
+            "batch_size": 4,
+            "warmup_steps": 20,
+            "cooldown_crop_size": (64, 64, 64),
+            "validate_every": 100,
+        },
     },
     "small": {},
+    # the shape of Primus-B
     "base": {
         "model": {
-            "encoder_width": 768,
-            "encoder_depth": 6,
-            "decoder_width": 128,
+            "encoder_width": 792,
+            "encoder_depth": 12,
+            "head_width": 66,
+            "decoder_width": 264,
             "decoder_depth": 3,
-            "head_width": 128,
-            "mlp_ratio": 2.0,
-            "context_margin": 2,
-            "mixing_depth": 0,
-            "local_channels": (),
-            "direct_head": False,
+            "completion_channels": (32, 64),
         },
     },
+    # what the paper states: superpatch, patch, convolutional tokens with a positional encoding, dual mask, ViT encoder
+    # on visible tokens, decoder with mask tokens
     "paper": {
+        # guess: the paper names no window
+        "preprocessing": {"windows_hu": (WIDE,)},
         "model": {
+            # guess: widths, depths and heads, near those of its sister paper (arXiv 2604.01612)
             "encoder_width": 768,
             "encoder_depth": 6,
-            "decoder_width": 128,
-            "decoder_depth": 3,
             "head_width": 128,
-            "mlp_ratio": 2.0,
-            "prior": False,
-            "mixing_depth": 0,
-            "local_channels": (),
-            "direct_head": False,
+            "decoder_width": 384,
+            "decoder_depth": 3,
+            # guess: "a positional encoding", without more
+            "positions": "sincos",
+            # guess: as in the first MAE
+            "decoder": "self",
+            "block_mix": False,
         },
-        "mask": {"strategies": ("dual",), "hidden_shares": (0.75,)},
+        # guess: the ratios
+        "mask": {"strategies": ("dual",), "ratios": (0.75,)},
         "train": {
-            "visible_share": 0.0,
-            "visible_weight": 0.0,
-            "gradient_weight": 0.0,
-            "ssim_weight": 0.0,
-            "noise": 0.0,
+            # guess: plain masked training on whole superpatches
+            "batch_size": 2,
+            "crop_size": (128, 128, 128),
+            "decoded_ratio": 1.0,
+            "teacher_weight": 0.0,
+            "completion": False,
+            "noise_hu": 0.0,
         },
     },
 }
-
-
-def preset(name: str) -> Config:
-    """Return the configuration of a preset.
-
-    Raises:
-        InputError: there is no such preset.
-    """
-    if name not in PRESETS:
-        raise InputError(f"unknown preset '{name}'", f"choose one of {', '.join(PRESETS)}")
-    return from_dict({"preset": name})
 
 
 def load(path: Path | str | None, preset_name: str | None = None, overrides: dict[str, Any] | None = None) -> Config:
@@ -259,60 +276,60 @@ def to_dict(config: Any) -> dict[str, Any]:
     }
 
 
-def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
-    """Build a model configuration from all its values, as a checkpoint holds them."""
-    if not BEFORE_LOCAL_BRANCH.keys() & values.keys():
-        values = BEFORE_LOCAL_BRANCH | values
-    _require_all(ModelConfig, values, where)
-    return _build(ModelConfig, values, where, "model.")
+def complete_from_dict(cls: type[Section], values: dict[str, Any], where: str) -> Section:
+    """Build a section of which every value is given, as a checkpoint holds them.
 
-
-def preprocessing_from_dict(values: dict[str, Any], where: str) -> Preprocessing:
-    """Build a preprocessing configuration from all its values, as a checkpoint holds them."""
-    _require_all(Preprocessing, values, where)
-    return _build(Preprocessing, values, where, "preprocessing.")
-
-
-def _require_all(cls: type, values: dict[str, Any], where: str) -> None:
-    missing = sorted({f.name for f in dataclasses.fields(cls)} - set(values))
+    Raises:
+        InputError: a value is missing, unknown or of a wrong kind.
+    """
+    missing = sorted({f.name for f in dataclasses.fields(cls)} - set(values))  # type: ignore[arg-type]
     if missing:
-        raise InputError(f"{where} does not say its {missing[0]}", "it is incomplete; get it again")
+        raise InputError(f"{where} lacks '{missing[0]}' in its metadata", "it is incomplete; get it again")
+    built: Section = _build(cls, values, where, "")
+    return built
 
 
 def check(config: Config, where: str = "the configuration") -> None:
     """Raise InputError for values that contradict each other or lie out of range."""
     check_model(config.model, where)
     check_preprocessing(config.preprocessing, where)
-    check_sizes(config.train.crop_size, config.model.patch_size)
     model, mask, train = config.model, config.mask, config.train
+    check_sizes(train.crop_size, model.patch_size)
+    check_sizes(train.cooldown_crop_size, model.patch_size)
     counts = ["steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every"]
-    counts += ["validation_superpatches", "loader_threads"]
-    shares = ["warmup_share", "visible_share", "validation_share", "min_foreground", "ema_decay", "scale_jitter"]
-    shares += ["device_volumes", "ssim_from"]
-    amounts = ["learning_rate", "final_learning_rate", "weight_decay", "visible_weight", "gradient_weight", "noise"]
-    amounts += ["shift_jitter", "volume_weighting", "preview_at", "ssim_weight"]
+    counts += ["validation_superpatches", "loader_threads", "completion_crops", "teacher_crops"]
+    shares = ["decoded_ratio", "validation_share", "min_foreground", "ema_decay", "scale_jitter", "device_volumes"]
+    shares += ["cooldown_share"]
+    amounts = ["learning_rate", "final_learning_rate", "reader_learning_rate", "weight_decay", "noise_hu"]
+    amounts += ["shift_jitter_hu", "volume_weighting", "preview_at", "warmup_steps"]
+    amounts += ["teacher_weight", "completion_gradient_weight", "band_slope"]
+    crops = (train.crop_size, train.cooldown_crop_size)
     _refuse(
         where,
-        (
-            any(c > s for c, s in zip(train.crop_size, model.superpatch_size, strict=True)),
-            f"train.crop_size {train.crop_size} exceeds model.superpatch_size {model.superpatch_size}",
+        *(
+            (
+                any(c > s for c, s in zip(crop, model.superpatch_size, strict=True)),
+                f"a training crop {crop} exceeds model.superpatch_size {model.superpatch_size}",
+            )
+            for crop in crops
         ),
-        (train.precision not in PRECISIONS, f"train.precision is '{train.precision}'; know {', '.join(PRECISIONS)}"),
-        (train.parallel not in PARALLEL, f"train.parallel is '{train.parallel}'; know {', '.join(PARALLEL)}"),
-        *((getattr(train, name) < 1, f"train.{name} starts at 1") for name in counts),
-        *((not 0 <= getattr(train, name) <= 1, f"train.{name} lies between 0 and 1") for name in shares),
-        *((not 0 <= getattr(train, name) < math.inf, f"train.{name} is at least 0") for name in amounts),
-        (not train.gradient_clip > 0, "train.gradient_clip is above 0"),
-        (any(not 0 <= beta < 1 for beta in train.betas), "train.betas lie between 0 and 1"),
         (
-            max(mask.hidden_shares, default=0) == 0 and train.visible_share == 0,
-            "mask.hidden_shares and train.visible_share leave nothing to train on",
+            train.batch_size * math.prod(train.crop_size) % math.prod(train.cooldown_crop_size) != 0,
+            f"train.batch_size {train.batch_size} crops of {train.crop_size} are no whole number of crops of "
+            f"train.cooldown_crop_size {train.cooldown_crop_size}",
         ),
-        (not mask.strategies or not mask.hidden_shares, "mask.strategies and mask.hidden_shares need an entry"),
-        (any(not 0 <= r <= 0.95 for r in mask.hidden_shares), "mask.hidden_shares lie between 0 and 0.95"),
+        (train.precision not in PRECISIONS, f"train.precision must be one of {', '.join(PRECISIONS)}"),
+        *((getattr(train, name) < 1, f"train.{name} must be at least 1") for name in counts),
+        *((not 0 <= getattr(train, name) <= 1, f"train.{name} must be from 0 to 1") for name in shares),
+        *((not 0 <= getattr(train, name) < math.inf, f"train.{name} must be at least 0") for name in amounts),
+        (train.decoded_ratio == 0, "train.decoded_ratio must be above 0"),
+        (not train.gradient_clip > 0, "train.gradient_clip must be above 0"),
+        (any(not 0 <= beta < 1 for beta in train.betas), "train.betas must be from 0 to below 1"),
+        (not mask.strategies or not mask.ratios, "mask.strategies and mask.ratios need an entry"),
+        (any(not 0 < r <= 0.95 for r in mask.ratios), "mask.ratios must be above 0 and at most 0.95"),
         (
-            any(s not in STRATEGY_NAMES for s in mask.strategies),
-            f"mask.strategies are {mask.strategies}; know {', '.join(STRATEGY_NAMES)}",
+            any(s not in STRATEGY_NAMES[:-1] for s in mask.strategies),
+            f"mask.strategies must be of {', '.join(STRATEGY_NAMES[:-1])}, got {', '.join(mask.strategies)}",
         ),
     )
 
@@ -320,23 +337,28 @@ def check(config: Config, where: str = "the configuration") -> None:
 def check_model(model: ModelConfig, where: str) -> None:
     """Raise InputError for a network that cannot be built."""
     check_sizes(model.superpatch_size, model.patch_size)
-    # the branch halves a patch once for each of its channels, and windows overlap by four voxels
-    halving = 2 ** max(2, len(model.local_channels))
+    # the completion halves a patch once for each of its channels
+    halving = 2 ** len(model.completion_channels)
     depths, widths = ("encoder_depth", "decoder_depth", "head_width"), ("encoder_width", "decoder_width")
     _refuse(
         where,
-        *((not 1 <= getattr(model, name) <= 1024, f"model.{name} lies between 1 and 1024") for name in depths),
-        # two for each axis of a position
-        *((not 6 <= getattr(model, name) <= 16384, f"model.{name} lies between 6 and 16384") for name in widths),
-        (not 0 < model.mlp_ratio <= 64, "model.mlp_ratio lies between 0 and 64"),
-        (not 0 <= model.mixing_depth <= 1024, "model.mixing_depth lies between 0 and 1024"),
-        (any(not 1 <= c <= 4096 for c in model.local_channels), "model.local_channels lie between 1 and 4096"),
+        *((not 1 <= getattr(model, name) <= 1024, f"model.{name} must be from 1 to 1024") for name in depths),
+        *((not 6 <= getattr(model, name) <= 16384, f"model.{name} must be from 6 to 16384") for name in widths),
+        (model.positions not in POSITIONS, f"model.positions must be one of {', '.join(POSITIONS)}"),
+        (model.decoder not in DECODERS, f"model.decoder must be one of {', '.join(DECODERS)}"),
         (
-            bool(model.local_channels) and any(p % halving for p in model.patch_size),
-            f"model.patch_size {model.patch_size} is not a multiple of {halving}, as model.local_channels needs",
+            not model.completion_channels or any(not 1 <= c <= 4096 for c in model.completion_channels),
+            "model.completion_channels must be from 1 to 4096",
         ),
-        (not 0 <= model.context_margin <= 64, "model.context_margin lies between 0 and 64"),
-        (max(model.superpatch_size) > 4096, "model.superpatch_size is at most 4096"),
+        (
+            any(p % halving for p in model.patch_size),
+            f"model.patch_size {model.patch_size} is not a multiple of {halving}, as model.completion_channels needs",
+        ),
+        (max(model.superpatch_size) > 4096, "model.superpatch_size must be at most 4096"),
+        (
+            model.positions == "rotary" and model.head_width % 6 != 0,
+            "model.head_width must be a multiple of 6 for rotary positions",
+        ),
     )
     _refuse(
         where,
@@ -359,11 +381,19 @@ def check_sizes(superpatch_size: Triple, patch_size: Triple) -> None:
 
 def check_preprocessing(preprocessing: Preprocessing, where: str) -> None:
     """Raise InputError for a grid or a window that no CT has."""
-    low, high = preprocessing.window_hu
+    windows = preprocessing.windows_hu
     _refuse(
         where,
-        (not 0.05 <= preprocessing.spacing_mm <= 20, "preprocessing.spacing_mm lies between 0.05 and 20"),
-        (not -32768 <= low < high <= 32767, "preprocessing.window_hu rises, within the range of 16-bit numbers"),
+        (not 0.05 <= preprocessing.spacing_mm <= 20, "preprocessing.spacing_mm must be from 0.05 to 20"),
+        (not 1 <= len(windows) <= 16, "preprocessing.windows_hu needs 1 to 16 windows"),
+        (
+            any(not -32768 <= low < high <= 32767 for low, high in windows),
+            "preprocessing.windows_hu must rise, within the range of 16-bit numbers",
+        ),
+        (
+            any(low < windows[0][0] or high > windows[0][1] for low, high in windows),
+            "preprocessing.windows_hu: the first window must contain the others",
+        ),
     )
 
 

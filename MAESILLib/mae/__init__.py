@@ -1,0 +1,1 @@
+"""The superpatch masked autoencoder: blocks, network, completion."""

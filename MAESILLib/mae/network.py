@@ -1,0 +1,115 @@
+"""The masked autoencoder together with what reads it, as a checkpoint holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from MAESILLib.checkpoint_info import PARTS
+from MAESILLib.config import ModelConfig, Triple, Window
+from MAESILLib.mae.completion import Completion, ReadOut
+from MAESILLib.mae.model import MaskedAutoencoder, Prediction, patchify, put_tokens, take_tokens, token_grid, unpatchify
+from MAESILLib.masking import hidden_tokens
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Patches of P voxels, intensities of the first window, not clipped.
+
+    Attributes:
+        hidden: (B, N) int64, sorted hidden tokens.
+        hidden_patches: (B, N, P).
+        visible_patches: (B, M, P), auto-encoded; None without a read-out.
+    """
+
+    hidden: torch.Tensor
+    hidden_patches: torch.Tensor
+    visible_patches: torch.Tensor | None
+
+
+class Network(nn.Module):
+    """Masked autoencoder, completion and read-out.
+
+    Args:
+        windows_hu: HU windows of the image.
+        parts: which of :data:`MAESILLib.checkpoint_info.PARTS` there are.
+    """
+
+    def __init__(self, config: ModelConfig, windows_hu: tuple[Window, ...], parts: tuple[str, ...] = PARTS) -> None:
+        super().__init__()
+        self.config, self.windows_hu = config, windows_hu
+        # first, so that its weights for a seed do not depend on the rest
+        self.core = MaskedAutoencoder(config, len(windows_hu))
+        self.completion = Completion(config) if "completion" in parts else None
+        self.readout = ReadOut(config) if "readout" in parts else None
+
+    def reconstruct(
+        self, image: torch.Tensor, visible: torch.Tensor, filled: torch.Tensor | None, *, completed: bool = True
+    ) -> Reconstructed:
+        """Predict hidden patches and auto-encode visible ones.
+
+        Args:
+            image: (B, windows, D, H, W) in [0, 1]; every side a multiple of the patch.
+            visible: (B, M) int64, sorted visible tokens.
+            filled: (B, 1, D, H, W), visible voxels of the first window and the harmonic fill of the hidden ones; None
+                where nothing is hidden.
+            completed: let the completion, if there is one, predict the hidden patches; else the decoder.
+        """
+        prediction = self.core(image, visible)
+        patches = self.first_window(prediction.patches)
+        if completed and self.completion is not None and filled is not None:
+            whole = self.complete(image, visible, prediction, filled)
+            patches = take_tokens(patchify(whole, self.config.patch_size), prediction.decoded)
+        shown = None if self.readout is None else self.readout(prediction.encoded).float()
+        return Reconstructed(prediction.decoded, patches, shown)
+
+    def complete(
+        self, image: torch.Tensor, visible: torch.Tensor, prediction: Prediction, filled: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the completion (B, 1, D, H, W) of a prediction of all hidden tokens; its gradient ends here."""
+        assert self.completion is not None
+        grid, patch_size = token_grid(image, self.config.patch_size), self.config.patch_size
+        shown = patchify(image[:, :1], patch_size)
+        picture = put_tokens(shown, prediction.decoded, self.first_window(prediction.patches.detach()).clamp(0, 1))
+        completed: torch.Tensor = self.completion(
+            filled.detach(), unpatchify(picture, grid, patch_size), ~hidden_tokens(visible, grid)
+        ).float()
+        return completed
+
+    def first_window(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the first window's part (B, N, P) of patches (B, N, windows * P)."""
+        pd, ph, pw = self.config.patch_size
+        return patches[..., : pd * ph * pw]
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        visible: torch.Tensor,
+        decoded: torch.Tensor,
+        filled: torch.Tensor | None = None,
+        offset: Triple = (0, 0, 0),
+    ) -> tuple[Prediction, torch.Tensor | None, torch.Tensor | None]:
+        """Do what a training step needs.
+
+        Args:
+            decoded: (B, N) hidden tokens that the core decodes.
+            filled: (b, 1, D, H, W) harmonic fill of the first b images, which are completed.
+
+        Returns:
+            the core's prediction, the completion (b, 1, D, H, W), and the read-out (B, M, P); None for a part that is
+            not there.
+        """
+        prediction = self.core(image, visible, decoded, offset)
+        completion = None
+        if self.completion is not None and filled is not None:
+            count = len(filled)
+            with torch.no_grad():
+                grid = token_grid(image, self.config.patch_size)
+                whole = self.core.decode([x[:count] for x in prediction.encoded], visible[:count], grid, None, offset)
+            completion = self.complete(image[:count], visible[:count], whole, filled)
+        readout = None
+        if self.readout is not None:
+            readout = self.readout([x.detach() for x in prediction.encoded]).float()
+        return prediction, completion, readout
