@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ def describe_data(cache: Cache, entries: tuple[CacheEntry, ...]) -> dict[str, An
 
 def hash_of_patient(entry: CacheEntry) -> str:
     """Return a short hash that stands for a patient."""
-    return hashlib.sha256(entry.patient.encode()).hexdigest()[:16]
+    return _hash(entry.patient)
+
+
+def _hash(patient: str) -> str:
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> list[str]:
@@ -32,15 +37,24 @@ def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> lis
     Args:
         training: of the checkpoint's description.
     """
-    sources: set[str] = set()
-    patients: set[str] = set()
+    sources, patients = _told(training, "sources_sha256"), _told(training, "patients_sha256")
+    return [e.name for e in entries if e.source_sha256 in sources or hash_of_patient(e) in patients]
+
+
+def patients_trained_on(training: dict[str, Any], patients: Iterable[str]) -> list[str] | None:
+    """Name the patients whose images a checkpoint was trained on; None where it does not state its patients."""
+    known = _told(training, "patients_sha256")
+    return [name for name in patients if _hash(name) in known] if known else None
+
+
+def _told(training: dict[str, Any], key: str) -> set[str]:
+    """Collect what a checkpoint, and those it was initialised from, state of their data."""
+    found: set[str] = set()
     stage: dict[str, Any] | None = training
     while stage:
-        data = stage.get("data", {})
-        sources |= set(data.get("sources_sha256", ()))
-        patients |= set(data.get("patients_sha256", ()))
+        found |= set(stage.get("data", {}).get(key, ()))
         stage = stage.get("initialised_from", {}).get("training")
-    return [e.name for e in entries if e.source_sha256 in sources or hash_of_patient(e) in patients]
+    return found
 
 
 def source_commit() -> str | None:
