@@ -9,6 +9,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+# without their dependencies: torchvision would replace torch; all else that Primus imports is there
+PRIMUS := dynamic-network-architectures timm torchvision
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -43,6 +45,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 $(VENV)/ready-to-test: $(VENV)/ready
 	$(PIP) install -q -c constraints.txt -e '.[test]'
+	$(PIP) install -q -c constraints.txt --no-deps $(PRIMUS)
 	@touch $@
 
 clean:

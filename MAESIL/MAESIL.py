@@ -326,7 +326,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
 
         :param volumeNode: scalar volume in Hounsfield units.
         :param checkpoint: path of a MAESIL checkpoint; the embedded one if empty.
-        :param mask: dual, uniform, product, tube, block or none.
+        :param mask: dual, uniform, product, tube, group, block or none.
         :param planeRatio, axisRatio: shares that are hidden, 0 to 0.95.
         :param coverage: single, or complete (every patch predicted from passes that hid it).
         :param overlap: share of its length by which a superpatch overlaps the next, 0 to 0.75.
@@ -386,7 +386,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :param volumeNodes: volumes of the scene to learn from, instead of ``folders``.
         :param preset: tiny, small, base or paper.
         :param steps: updates of the model.
-        :param mask: mix, dual, uniform, product, tube or block.
+        :param mask: mix, dual, uniform, product, tube, group or block.
         :param resume: go on with the training in ``runFolder``; data need not be given then.
         :param waitForCompletion: return when it is done; Slicer goes on responding meanwhile.
         :param onEvent: called with every event of the worker (a dictionary; see MAESILLib/events.py).

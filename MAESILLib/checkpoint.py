@@ -91,8 +91,8 @@ def load_checkpoint(
 def build(info: CheckpointInfo) -> Network | FirstRelease:
     """Return the network that a checkpoint describes, its weights not yet loaded."""
     if isinstance(info.model, FirstReleaseModel):
-        return FirstRelease(info.model)
-    return Network(info.model, len(info.preprocessing.windows_hu), info.parts)
+        return FirstRelease(info.model, info.preprocessing.windows_hu)
+    return Network(info.model, info.preprocessing.windows_hu, info.parts)
 
 
 def read_weights(path: Path | str) -> dict[str, torch.Tensor]:

@@ -94,8 +94,11 @@ def read_header(path: Path | str) -> dict[str, Any]:
     return dict(header)
 
 
-def read_info(path: Path | str) -> CheckpointInfo:
+def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT, FIRST_FORMAT)) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without its weights.
+
+    Args:
+        formats: those that are read, the usual one first.
 
     Raises:
         InputError: no such file, not a safetensors file, or not one of MAESIL.
@@ -103,8 +106,8 @@ def read_info(path: Path | str) -> CheckpointInfo:
     metadata = read_header(path).get("__metadata__") or {}
     try:
         values = json.loads(metadata[KEY])
-        if values["format"] not in (FORMAT, FIRST_FORMAT):
-            raise InputError(f"{path} has format {values['format']!r}", f"this version reads {FORMAT!r}")
+        if values["format"] not in formats:
+            raise InputError(f"{path} has format {values['format']!r}", f"this version reads {formats[0]!r}")
         preprocessing = dict(values["preprocessing"])
         orientation = preprocessing.pop("orientation")
         if orientation != "LPS":

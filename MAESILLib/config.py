@@ -17,7 +17,7 @@ Triple = tuple[int, int, int]
 Section = TypeVar("Section")
 Window = tuple[float, float]
 
-STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "block", "none")
+STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "group", "block", "none")
 """The masks of :mod:`MAESILLib.masking`, named here because that module needs torch."""
 
 
@@ -70,7 +70,7 @@ class ModelConfig:
 class MaskTraining:
     """Which masks training draws; each batch has one strategy and one ratio, so its shapes are fixed."""
 
-    strategies: tuple[str, ...] = ("dual", "dual", "uniform", "uniform")
+    strategies: tuple[str, ...] = ("dual", "dual", "uniform", "group")
     """Sampled uniformly; repeat a name to give it more weight."""
     ratios: tuple[float, ...] = (0.65, 0.7, 0.75, 0.75, 0.8, 0.85)
     """Mask ratios, sampled uniformly; split evenly between the plane and the axis step."""
@@ -91,8 +91,8 @@ class TrainConfig:
     final_learning_rate: float = 1e-5
     warmup_steps: int = 200
     """Steps over which the learning rate rises; it is constant after them."""
-    cooldown_steps: int = 2000
-    """Last steps, over which it falls with 1 - sqrt of their share (Haegele et al. 2024, arXiv 2405.18392)."""
+    cooldown_share: float = 0.1
+    """Last share of the steps, in which it falls with 1 - sqrt (Haegele et al. 2024, arXiv 2405.18392); 0: none."""
     cooldown_crop_size: Triple = (128, 128, 128)
     """Crops of every second update of the cool-down, fewer by as much as they are larger."""
     weight_decay: float = 0.05
@@ -105,9 +105,11 @@ class TrainConfig:
     """The error of each frequency of a patch is weighted by 1 + its square to half this power, 0: all alike."""
     teacher_weight: float = 0.1
     """Weight of predicting what the averaged encoder, which sees everything, makes of the hidden tokens."""
+    teacher_crops: int = 4
+    """Crops of a pass whose latents are predicted."""
     completion: bool = True
     """Train the completion beside the network; it reads detached inputs."""
-    completion_crops: int = 2
+    completion_crops: int = 1
     """Crops of a pass that it is trained on."""
     completion_gradient_weight: float = 0.1
     """Weight of the squared error of steps between neighbouring voxels, next to that of the voxels."""
@@ -146,6 +148,11 @@ class TrainConfig:
     log_every: int = 20
     seed: int = 0
 
+    @property
+    def cooldown_from(self) -> int:
+        """First step (from 0) of the cool-down; ``steps`` without one."""
+        return self.steps - round(self.cooldown_share * self.steps)
+
 
 @dataclass(frozen=True)
 class Config:
@@ -172,9 +179,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "steps": 200,
             "batch_size": 4,
             "warmup_steps": 20,
-            "cooldown_steps": 50,
             "cooldown_crop_size": (64, 64, 64),
-            "completion_crops": 1,
             "validate_every": 100,
         },
     },
@@ -292,10 +297,11 @@ def check(config: Config, where: str = "the configuration") -> None:
     check_sizes(train.crop_size, model.patch_size)
     check_sizes(train.cooldown_crop_size, model.patch_size)
     counts = ["steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every"]
-    counts += ["validation_superpatches", "loader_threads", "completion_crops"]
+    counts += ["validation_superpatches", "loader_threads", "completion_crops", "teacher_crops"]
     shares = ["decoded_ratio", "validation_share", "min_foreground", "ema_decay", "scale_jitter", "device_volumes"]
+    shares += ["cooldown_share"]
     amounts = ["learning_rate", "final_learning_rate", "reader_learning_rate", "weight_decay", "noise_hu"]
-    amounts += ["shift_jitter_hu", "volume_weighting", "preview_at", "warmup_steps", "cooldown_steps"]
+    amounts += ["shift_jitter_hu", "volume_weighting", "preview_at", "warmup_steps"]
     amounts += ["teacher_weight", "completion_gradient_weight", "band_slope"]
     crops = (train.crop_size, train.cooldown_crop_size)
     _refuse(
@@ -383,6 +389,10 @@ def check_preprocessing(preprocessing: Preprocessing, where: str) -> None:
         (
             any(not -32768 <= low < high <= 32767 for low, high in windows),
             "preprocessing.windows_hu must rise, within the range of 16-bit numbers",
+        ),
+        (
+            any(low < windows[0][0] or high > windows[0][1] for low, high in windows),
+            "preprocessing.windows_hu: the first window must contain the others",
         ),
     )
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from MAESILLib.checkpoint_info import FirstReleaseModel
-from MAESILLib.config import Triple
+from MAESILLib.config import Triple, Window
 from MAESILLib.mae.completion import ConvBlock, doubled, halved
 from MAESILLib.mae.model import patchify, sincos_table, take_tokens, token_grid
 from MAESILLib.mae.network import Reconstructed
@@ -176,11 +176,11 @@ class _Decoder(nn.Module):
 class FirstRelease(nn.Module):
     """The network of checkpoints of the first release; patches of 8x8x8 voxels."""
 
-    completion = None
+    completion, readout = None, True
 
-    def __init__(self, config: FirstReleaseModel) -> None:
+    def __init__(self, config: FirstReleaseModel, windows_hu: tuple[Window, ...]) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.windows_hu = config, windows_hu
         self.encoder = _Encoder(config)
         self.decoder = _Decoder(config)
 

@@ -42,6 +42,7 @@ def visible_count(grid: Grid, spec: MaskSpec) -> int:
     counts = {
         "dual": n_dual,
         "uniform": n_dual,
+        "group": n_dual,
         "block": n_dual,
         "product": kept_count(depth, spec.axis_ratio) * n_plane,
         "tube": depth * kept_count(plane, 1 - (1 - spec.plane_ratio) * (1 - spec.axis_ratio)),

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from MAESILLib.device import precision_context
+from MAESILLib.first_release import FirstRelease
+from MAESILLib.mae.model import patchify, take_tokens, unpatchify, windowed
+from MAESILLib.mae.network import Network
 from MAESILLib.masking import hidden_tokens
-from MAESILLib.model import MaskedAutoencoder, unpatchify, valid_voxels
 from MAESILLib.plan import Plan, VolumeMask, masks_of_volume, superpatch_masks
 from MAESILLib.slab_prior import PriorOfSlabs
 from MAESILLib.stopping import NEVER, StopRequest
@@ -45,7 +47,7 @@ class Reconstruction:
 
 
 def reconstruct(
-    model: MaskedAutoencoder,
+    model: Network | FirstRelease,
     unit: np.ndarray,
     plan: Plan,
     *,
@@ -59,7 +61,7 @@ def reconstruct(
     """Reconstruct a volume.
 
     Args:
-        unit: (D, H, W) float32, the HU window mapped to [0, 1], on the model's grid.
+        unit: (D, H, W) float32, the first HU window mapped to [0, 1], on the model's grid.
         name: of the volume; part of the masks' seed.
         batch_size: most superpatches of a forward pass, alike in size; it changes results by rounding only.
         progress: called with the share of superpatches done.
@@ -75,7 +77,7 @@ def reconstruct(
     # with overlap a neighbour shows what this superpatch hides, so there is no mask of the whole volume
     whole = masks_of_volume(shape, boxes, masks, config.patch_size) if plan.overlap == 0 else ()
     prior = None
-    if config.prior and whole and plan.mask.strategy != "none":
+    if whole and plan.mask.strategy != "none":
         prior = PriorOfSlabs(unit, whole, config.patch_size, torch.device(device), stop)
     hidden_blend, visible_blend = Blend(shape), Blend(shape)
     hidden_once = np.zeros(shape, bool)
@@ -130,7 +132,7 @@ def _tokens(size: Shape, patch_size: Shape) -> int:
 
 @torch.inference_mode()
 def _predict_boxes(
-    model: MaskedAutoencoder,
+    model: Network | FirstRelease,
     unit: np.ndarray,
     boxes: list[Superpatch],
     visible: torch.Tensor,
@@ -146,17 +148,20 @@ def _predict_boxes(
         visible: (B, n_visible) tokens.
         filled: (B, 1, D, H, W) the prior, if the model has one and it is not its own.
     """
-    shape, size = (unit.shape[0], unit.shape[1], unit.shape[2]), boxes[0].size
+    size = boxes[0].size
     patch_size = model.config.patch_size
-    image = torch.from_numpy(np.stack([extract(unit, box) for box in boxes]))[:, None].to(device)
-    valid_size = torch.tensor([[s.stop for s in box.in_box(shape)] for box in boxes])
-    valid = valid_voxels(valid_size.to(device), image.shape[2:])
-    queried = torch.arange(visible.shape[1], device=device).expand(len(boxes), -1) if show else None
+    first = torch.from_numpy(np.stack([extract(unit, box) for box in boxes]))[:, None].to(device)
+    low, high = model.windows_hu[0]
+    image = first if len(model.windows_hu) == 1 else windowed(first * (high - low) + low, model.windows_hu)
     with precision_context(device, bf16):
-        out = model(image, visible.to(device), valid=valid, queried=queried, filled=filled)
+        out = model.reconstruct(image, visible.to(device), filled)
     grid = token_grid(size, patch_size)
     predicted = _laid_out(out.hidden, out.hidden_patches, grid, patch_size)
-    shown = _laid_out(out.visible, out.visible_patches, grid, patch_size)
+    # without a read-out visible patches are those of the input
+    visible_patches = out.visible_patches
+    if visible_patches is None:
+        visible_patches = take_tokens(patchify(first, patch_size), visible.to(device))
+    shown = _laid_out(visible.to(device), visible_patches, grid, patch_size)
     hidden = [_hidden_voxels(one, size, patch_size) for one in visible]
     return list(zip(predicted, shown, hidden, strict=True))
 

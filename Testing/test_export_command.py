@@ -1,17 +1,14 @@
-"""``maesil export`` end to end, and the script that fine-tunes what it writes."""
+"""``maesil export`` end to end, its files, and the page about them."""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from cli_factory import (
@@ -23,128 +20,138 @@ from cli_factory import (
     leftovers,
     maesil,
     run_process,
-    write_image,
 )
-from export_factory import smooth_image
-from volume_factory import geometry
+from export_factory import SIZE, TRAINING, raw_hu, rewrite
+from safetensors.torch import save_file
 
+from MAESILLib.errors import InputError
 from MAESILLib.export.encoder import load_encoder
-from MAESILLib.export.monai_nets import monai_unetr, monai_vit
+from MAESILLib.export.nnunet import TRAINER, WEIGHTS
+from MAESILLib.files import sha256_of
+from MAESILLib.resources import embedded_checkpoint
+
+
+def export(checkpoint: Path, output: Path, kind: str = "torch") -> Path:
+    assert maesil("export", checkpoint, "--format", kind, "--output", output, *QUIET).status == 0
+    return output
 
 
 class TestCommand:
-    """From a checkpoint to a file that loads."""
+    """From a checkpoint to files that load."""
 
-    def test_every_format(self, lively: Path, tmp_path: Path) -> None:
-        size, image = ("--size", 16, 32, 24), smooth_image((16, 32, 24))
-        for kind, more in (("torch", ()), ("vit", size), ("unetr", size)):
-            result = maesil("export", lively, "--format", kind, "--output", tmp_path / f"new/{kind}.safetensors", *more)
-            assert result.status == 0, result.err
-            assert "images of 1.5 mm, HU [-900, 700] mapped to [0, 1], LPS" in result.out
-        assert leftovers(tmp_path) == []
-        with torch.no_grad():
-            expected = load_encoder(lively)(image)
-            assert torch.equal(load_encoder(tmp_path / "new/torch.safetensors")(image), expected)
-            for net in (
-                monai_vit(tmp_path / "new/vit.safetensors"),
-                monai_unetr(tmp_path / "new/unetr.safetensors", 2).vit,
-            ):
-                assert (net(image)[0] - expected).abs().max() < 1e-5
-
-    def test_patches_of_16(self, lively: Path, tmp_path: Path) -> None:
-        output = tmp_path / "unetr.safetensors"
-        result = maesil("export", lively, "--format", "unetr", "--patch", 16, "--size", 32, 32, 48, "--output", output)
+    def test_torch(self, lively: Path, tmp_path: Path) -> None:
+        output = tmp_path / "new" / "encoder.safetensors"
+        result = maesil("export", lively, "--format", "torch", "--output", output)
         assert result.status == 0, result.err
-        assert "images of 0.75 mm" in result.out
-        assert monai_unetr(output, 2).feat_size == (2, 2, 3)
+        assert "1.5 mm, HU [-900, 700], [-160, 240] mapped to [0, 1], LPS" in result.out
+        names: dict[str, Any] = {}
+        exec(result.out.splitlines()[-1], names)
+        image = names["encoder"].intensities(raw_hu(SIZE))
+        with torch.no_grad():
+            assert torch.equal(names["encoder"](image), load_encoder(lively)(image))
+        assert leftovers(tmp_path) == []
 
-    def test_the_embedded_checkpoint_as_a_process(self, tmp_path: Path) -> None:
+    def test_nnunet(self, lively: Path, tmp_path: Path) -> None:
+        result = maesil("export", lively, "--format", "nnunet", "--output", tmp_path / "new")
+        assert result.status == 0, result.err
+        assert f"nnUNet_extTrainer='{tmp_path / 'new'}' nnUNetv2_train" in result.out
+        assert {path.name for path in (tmp_path / "new").iterdir()} == {WEIGHTS, TRAINER}
+        assert leftovers(tmp_path) == []
+
+    def test_as_a_process(self, lively: Path, tmp_path: Path) -> None:
         output = tmp_path / "encoder.safetensors"
-        result = run_process("export", "--format", "torch", "--output", output, *JSON)
+        result = run_process("export", lively, "--format", "torch", "--output", output, *JSON)
         assert result.status == 0, result.err
         assert result.named("artifact")[0]["path"] == str(output)
-        assert load_encoder(output).width == 320
-
-    def test_an_older_file_is_replaced(self, lively: Path, tmp_path: Path) -> None:
-        output = tmp_path / "encoder.safetensors"
-        output.write_text("older")
-        assert maesil("export", lively, "--format", "torch", "--output", output, *QUIET).status == 0
         assert load_encoder(output).width == 48
 
-    def test_images_larger_than_in_training_are_warned_about(self, lively: Path, tmp_path: Path) -> None:
-        arguments = ("export", lively, "--format", "vit", "--output", tmp_path / "vit.safetensors", *JSON, "--size")
-        assert maesil(*arguments, 48, 48, 48).named("warning") == []
-        assert "larger than" in maesil(*arguments, 48, 48, 56).named("warning")[0]["message"]
+    def test_existing_files_are_overwritten(self, lively: Path, tmp_path: Path) -> None:
+        for path, kind in ((tmp_path / "encoder.safetensors", "torch"), (tmp_path, "nnunet")):
+            for name in ("encoder.safetensors", WEIGHTS, TRAINER):
+                (tmp_path / name).write_text("x")
+            export(lively, path, kind)
+        assert all((tmp_path / name).stat().st_size > 1000 for name in (WEIGHTS, TRAINER))
 
-    def test_info_describes_it(self, lively: Path, tmp_path: Path) -> None:
-        output = tmp_path / "encoder.safetensors"
-        maesil("export", lively, "--format", "torch", "--output", output, *QUIET)
-        said = json.loads(maesil("info", output, *QUIET).out)
-        assert said["kind"] == "torch"
-        assert said["source"]["name"] == "lively.safetensors"
-        assert maesil("info", output, *JSON).named("info")[0]["what"] == "export"
+    @pytest.mark.parametrize("kind", ["torch", "nnunet"])
+    def test_info_describes_it(self, lively: Path, tmp_path: Path, kind: str) -> None:
+        output = export(lively, tmp_path / "encoder.safetensors" if kind == "torch" else tmp_path / "new", kind)
+        path = output if kind == "torch" else output / WEIGHTS
+        said = json.loads(maesil("info", path, *QUIET).out)
+        assert (said["format"], said["kind"]) == ("maesil-export/2", kind)
+        assert said["source"] == {"name": "lively.safetensors", "sha256": sha256_of(lively)}
+        assert (said["licence"], said["training"]) == ("weights: Apache-2.0", TRAINING)
+        assert said["preprocessing"]["windows_hu"] == [[-900.0, 700.0], [-160.0, 240.0]]
+        assert maesil("info", path, *JSON).named("info")[0]["what"] == "export"
 
     def test_an_export_is_no_checkpoint(self, lively: Path, scan: Path, tmp_path: Path) -> None:
-        output = tmp_path / "encoder.safetensors"
-        maesil("export", lively, "--format", "torch", "--output", output, *QUIET)
+        output = export(lively, tmp_path / "encoder.safetensors")
         result = maesil("reconstruct", scan, "--checkpoint", output, "--output", tmp_path / "result", *QUIET)
-        assert_refused(result, "maesil-export/1")
-        again = maesil("export", output, "--format", "vit", "--output", tmp_path / "vit.safetensors", *QUIET)
+        assert_refused(result, "maesil-export/2")
+        again = maesil("export", output, "--format", "nnunet", "--output", tmp_path / "new", *QUIET)
         assert_refused(again, "is an export already", "lively.safetensors")
+        with pytest.raises(InputError, match="is an export for nnunet"):
+            load_encoder(export(lively, tmp_path / "new", "nnunet") / WEIGHTS)
 
 
 class TestRefused:
     """One clear line, and nothing is written."""
 
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
-            (("--format", "vit", "--size", 16, 20, 16), ("(16, 20, 16)", "multiples of 8")),
-            (("--format", "vit", "--size", 16, -8, 16), ("(16, -8, 16)",)),
-            (("--format", "unetr", "--size", 8, 16, 16), ("too small", "16")),
-            (("--format", "unetr", "--size", 24, 32, 32, "--patch", 16), ("multiples of 16",)),
-            (("--format", "torch", "--size", 16, 16, 16), ("any size", "leave the size out")),
-            (("--format", "vit", "--patch", 16), ("leave the patch out",)),
-            (("--format", "onnx"), ("invalid choice", "onnx")),
-            ((), ("--format",)),
-        ],
-    )
-    def test_arguments(self, lively: Path, tmp_path: Path, arguments: tuple[object, ...], words: tuple[str]) -> None:
-        result = maesil("export", lively, "--output", tmp_path / "e.safetensors", *arguments, *QUIET)
-        assert_refused(result, *words)
+    def test_formats(self, lively: Path, tmp_path: Path) -> None:
+        for arguments, word in ((("--format", "unetr"), "unetr"), ((), "--format")):
+            assert_refused(maesil("export", lively, "--output", tmp_path / "e.safetensors", *arguments), word)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("kind", ["torch", "nnunet"])
+    def test_a_checkpoint_of_the_first_release(self, tmp_path: Path, kind: str) -> None:
+        output = tmp_path / "e.safetensors"
+        result = maesil("export", embedded_checkpoint(), "--format", kind, "--output", output, *QUIET)
+        assert_refused(result, "first release", "no longer exported")
         assert list(tmp_path.iterdir()) == []
 
     def test_outputs(self, lively: Path, tmp_path: Path) -> None:
         (tmp_path / "folder.safetensors").mkdir()
         (tmp_path / "file").touch()
+        shutil.copy(lively, tmp_path / WEIGHTS)
         before = lively.read_bytes()
-        for output, words in (
-            (tmp_path / "encoder.pt", ("encoder.safetensors",)),
-            (tmp_path / "folder.safetensors", ("is a folder",)),
-            (tmp_path / "file" / "e.safetensors", ("is a file",)),
-            (lively, ("the checkpoint itself",)),
+        for checkpoint, kind, output, words in (
+            (lively, "torch", tmp_path / "encoder.pt", ("encoder.safetensors",)),
+            (lively, "torch", tmp_path / "folder.safetensors", ("is a folder",)),
+            (lively, "torch", tmp_path / "file" / "e.safetensors", ("is a file",)),
+            (lively, "nnunet", tmp_path / "file", ("is a file",)),
+            (tmp_path / WEIGHTS, "torch", tmp_path / WEIGHTS, ("the checkpoint itself",)),
+            (tmp_path / WEIGHTS, "nnunet", tmp_path, ("the checkpoint itself",)),
         ):
-            assert_refused(maesil("export", lively, "--format", "torch", "--output", output, *QUIET), *words)
-        assert lively.read_bytes() == before
+            assert_refused(maesil("export", checkpoint, "--format", kind, "--output", output, *QUIET), *words)
+        assert (tmp_path / WEIGHTS).read_bytes() == before
 
-    def test_checkpoints(self, tmp_path: Path) -> None:
-        torch.save({}, tmp_path / "pickle.pt")
-        for name, words in (("pickle.pt", ("not a readable",)), ("none.safetensors", ("no such checkpoint",))):
-            output = tmp_path / "out" / "e.safetensors"
-            result = maesil("export", tmp_path / name, "--format", "torch", "--output", output, *QUIET)
-            assert_refused(result, name, *words)
-            assert not output.exists()
+    @pytest.mark.parametrize("what", ["missing", "pickle", "foreign", "cut", "empty"])
+    def test_other_files(self, lively: Path, tmp_path: Path, what: str) -> None:
+        path = tmp_path / "other.safetensors"
+        if what == "pickle":
+            torch.save({"a": torch.zeros(2)}, path)
+        elif what == "foreign":
+            save_file({"a": torch.zeros(2)}, path, {"maesil": "[]"})
+        elif what == "cut":
+            path.write_bytes(lively.read_bytes()[:-100])
+        elif what == "empty":
+            path.touch()
+        output = tmp_path / "out" / "e.safetensors"
+        assert_refused(maesil("export", path, "--format", "torch", "--output", output, *QUIET), "other.safetensors")
+        assert not output.exists()
 
-    @pytest.mark.parametrize("missing", ["monai", "einops"])
-    def test_without_monai(self, lively: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-        for name in [name for name in sys.modules if name.partition(".")[0] == missing]:
-            monkeypatch.setitem(sys.modules, name, None)
-        monkeypatch.setitem(sys.modules, missing, None)
-        arguments = ("export", lively, "--output", tmp_path / "e.safetensors", *QUIET, "--format")
-        for kind in ("vit", "unetr"):
-            assert_refused(maesil(*arguments, kind), f"{missing} is not installed", "pip install 'maesil[compare]'")
-        assert list(tmp_path.iterdir()) == []
-        assert maesil(*arguments, "torch").status == 0
+    @pytest.mark.parametrize("tensor", [None, torch.zeros(5)], ids=["missing", "of another shape"])
+    def test_tensors_that_do_not_fit(self, lively: Path, tmp_path: Path, tensor: torch.Tensor | None) -> None:
+        path = export(lively, tmp_path / "part.safetensors")
+        rewrite(path, "encoder.norm.weight", tensor)
+        with pytest.raises(InputError, match="1 tensors are missing, unexpected or of another shape"):
+            load_encoder(path)
+
+    @pytest.mark.parametrize(("key", "value"), [("kind", "onnx"), ("source", None), ("model", {})])
+    def test_invalid_metadata(self, lively: Path, tmp_path: Path, key: str, value: object) -> None:
+        path = export(lively, tmp_path / "part.safetensors")
+        rewrite(path, "none", None, **{key: value})
+        with pytest.raises(InputError, match=r"part\.safetensors"):
+            load_encoder(path)
 
     def test_a_full_disk(self, lively: Path, tmp_path: Path) -> None:
         with file_size_limit(10_000):
@@ -153,68 +160,18 @@ class TestRefused:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_page_on_downstream_work(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its commands and its Python, in its order, with the embedded checkpoint."""
+def test_the_page_on_downstream_work(lively: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands and its Python, in its order."""
     text = (REPOSITORY / "docs" / "Downstream.md").read_text(encoding="utf-8")
     shutil.copy(scan, tmp_path / "ct.nii.gz")
+    shutil.copy(lively, tmp_path / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^ {4}maesil (.+)$", text, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 3
     for command in commands:
         assert maesil(*shlex.split(command), *QUIET).status == 0, command
     names: dict[str, Any] = {}
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        exec(block, names)
-    assert names["tokens"].shape == (1, 5 * 6 * 6, 320)
-    assert [tuple(m.shape) for m in names["maps"]] == 8 * [(1, 320, 5, 6, 6)]
-    assert names["vit"].norm.weight.shape == (320,)
-    # what the page says of blocks, arguments and exchanged modules
-    blocks = names["net"].vit.blocks
-    assert [n for n, block in enumerate(blocks) if not isinstance(block, torch.nn.Identity)] == [
-        0,
-        2,
-        3,
-        5,
-        6,
-        8,
-        9,
-        11,
-    ]
-    assert blocks[0].attn.input_rearrange.query_norm.weight.shape == (64,)
-
-
-def test_fine_tuning_runs(
-    lively: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(str(REPOSITORY / "Testing" / "Benchmarks"))
-    import finetune_sts
-
-    rows = [
-        {"file": f"c{n}.nii.gz", "dataset": "sts", "split": "train" if n < 3 else "val", "labels": "1=x" if n else ""}
-        for n in range(5)
-    ]
-    with open(tmp_path / "MANIFEST.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    rng = np.random.default_rng(0)
-    size = (24, 40, 32)
-    for row in rows:
-        tumour = np.zeros(size, np.uint8)
-        tumour[8:18, 10:26, 8:20] = 1
-        hu = np.where(tumour, 300, -200) + rng.normal(0, 30, size)
-        grid = geometry(size, (1.5, 1.5, 1.5))
-        write_image(tmp_path / row["file"], hu.astype(np.int16), grid)
-        write_image(tmp_path / row["file"].replace(".nii", "_seg.nii"), tumour, grid)
-    output = tmp_path / "out.json"
-    arguments = ["--data", tmp_path, "--checkpoint", lively, "--cases", 2, "--steps", 12, "--crop", 16, "--features", 4]
-    finetune_sts.main([str(a) for a in [*arguments, "--learning-rate", 0.02, "--output", output]])
-    result = json.loads(output.read_text())
-    assert [(row["arm"], row["seed"]) for row in result["runs"]] == [("pretrained", 0), ("scratch", 0)]
-    # two of three training rows have labels
-    assert "2 training and 2 validation cases" in capsys.readouterr().out
-    for row in result["runs"]:
-        assert set(row["dice"]) == {"c3", "c4"}
-        assert row["last_losses"] < row["first_losses"] or row["mean_dice"] > 0.5
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(block, names)
+    assert names["tokens"].shape == (1, 5 * 6 * 6, 48)
+    assert [tuple(m.shape) for m in names["maps"]] == 5 * [(1, 48, 5, 6, 6)]

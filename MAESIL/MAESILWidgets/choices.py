@@ -15,7 +15,8 @@ def masks() -> dict[str, str]:
         "uniform": _("Uniform: anywhere"),
         "product": _("Product: whole slices and columns"),
         "tube": _("Tube: the same positions at every depth"),
-        "block": _("Block: clusters of 2 x 2 x 2 patches"),
+        "group": _("Group: cubes of 2 x 2 x 2 patches"),
+        "block": _("Block: cubes of 4 x 4 x 4 patches"),
         "none": _("None: auto-encoding"),
     }
 
@@ -54,6 +55,7 @@ def train_masks() -> dict[str, str]:
         "uniform": _("Uniform only"),
         "product": _("Product only"),
         "tube": _("Tube only"),
+        "group": _("Group only"),
         "block": _("Block only"),
     }
 

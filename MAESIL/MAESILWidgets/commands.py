@@ -14,6 +14,7 @@ TRAIN_MASKS = {
     "uniform": ("--set", 'mask.strategies=["uniform"]'),
     "product": ("--set", 'mask.strategies=["product"]'),
     "tube": ("--set", 'mask.strategies=["tube"]'),
+    "group": ("--set", 'mask.strategies=["group"]'),
     "block": ("--set", 'mask.strategies=["block"]'),
 }
 """What training hides: the configuration's own mixture, or one strategy."""

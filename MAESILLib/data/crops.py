@@ -16,7 +16,7 @@ from MAESILLib.superpatch import Shape
 class Crops(Protocol):
     """Gives the voxels of samples."""
 
-    def stack(self, samples: range) -> tuple[torch.Tensor, torch.Tensor]:
+    def stack(self, samples: range, crop_size: Shape) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (B, 1, D, H, W) int16 HU, and (B, 3) int64 on the CPU: how many voxels are not padding."""
 
     def close(self) -> None:
@@ -35,8 +35,8 @@ class HostCrops:
         self.sampler, self.pin = sampler, pin
         self.pool = ThreadPoolExecutor(threads, "crops")
 
-    def stack(self, samples: range) -> tuple[torch.Tensor, torch.Tensor]:
-        hu = torch.empty((len(samples), 1, *self.sampler.crop_size), dtype=torch.int16, pin_memory=self.pin)
+    def stack(self, samples: range, crop_size: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+        hu = torch.empty((len(samples), 1, *crop_size), dtype=torch.int16, pin_memory=self.pin)
         sizes = torch.tensor(list(self.pool.map(self._read, samples, hu[:, 0])))
         return hu, sizes
 
@@ -44,7 +44,7 @@ class HostCrops:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, sample: int, into: torch.Tensor) -> tuple[int, int, int]:
-        crop = self.sampler.crop(sample)
+        crop = self.sampler.crop(sample, tuple(into.shape))
         into.numpy()[...] = crop.hu
         return crop.valid_size
 
@@ -59,8 +59,8 @@ class DeviceCrops:
         self.sampler, self.device = sampler, device
         self.volumes = [torch.from_numpy(np.array(cache.open(entry))).to(device) for entry in sampler.entries]
 
-    def stack(self, samples: range) -> tuple[torch.Tensor, torch.Tensor]:
-        choices = [self.sampler.choose(sample) for sample in samples]
+    def stack(self, samples: range, crop_size: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+        choices = [self.sampler.choose(sample, crop_size) for sample in samples]
         crops = torch.stack([self._cut(choice) for choice in choices])
         return crops[:, None], torch.tensor([choice.size for choice in choices])
 
@@ -71,12 +71,11 @@ class DeviceCrops:
         hu = self.volumes[choice.volume]
         for axis, (start, size) in enumerate(zip(choice.start, choice.size, strict=True)):
             hu = hu.narrow(axis, start, size)
-        hu = hu.flip([axis for axis, flipped in enumerate(choice.flips) if flipped])
-        return hu if choice.size == self.sampler.crop_size else self._padded(hu)
+        hu = hu.flip(2) if choice.is_flipped else hu
+        return hu if choice.size == choice.crop_size else self._padded(hu, choice.crop_size)
 
-    def _padded(self, hu: torch.Tensor) -> torch.Tensor:
+    def _padded(self, hu: torch.Tensor, whole: Shape) -> torch.Tensor:
         """Pad as the sampler does: the last patch by repeating the edge, whole patches with air."""
-        whole: Shape = self.sampler.crop_size
         padded = torch.full(whole, AIR_HU, dtype=hu.dtype, device=hu.device)
         for axis, patch in enumerate(self.sampler.patch_size):
             missing = -hu.shape[axis] % patch

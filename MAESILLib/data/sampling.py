@@ -35,13 +35,15 @@ class Choice:
         volume: index into the sampler's entries.
         start: first voxel (D, H, W).
         size: voxels (D, H, W) of the volume, fewer than the crop's where the volume is shorter.
-        flips: the axes (D, H, W) it is mirrored along.
+        crop_size: voxels (D, H, W) of the crop.
+        is_flipped: left and right are mirrored.
     """
 
     volume: int
     start: Shape
     size: Shape
-    flips: tuple[bool, bool, bool]
+    crop_size: Shape
+    is_flipped: bool
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,10 @@ class CropSampler:
     """Draws crops from the volumes of a cache.
 
     Args:
-        crop_size: voxels (D, H, W), a multiple of ``patch_size``.
         volume_weighting: volumes are drawn with their voxel count to this power.
         min_foreground: least share of voxels above -500 HU, estimated from the volume's foreground table; after 8
             tries the best is taken.
+        flip: mirror left and right in half of the crops. Mirroring other axes would erase which way is up.
     """
 
     def __init__(
@@ -97,7 +99,6 @@ class CropSampler:
         cache: Cache,
         entries: tuple[CacheEntry, ...],
         *,
-        crop_size: Shape,
         patch_size: Shape,
         volume_weighting: float,
         min_foreground: float,
@@ -107,18 +108,22 @@ class CropSampler:
         self.entries = entries
         weights = np.array([float(np.prod(e.shape_dhw)) for e in entries]) ** volume_weighting
         self.cumulative = np.cumsum(weights / weights.sum())
-        self.crop_size, self.patch_size = crop_size, patch_size
+        self.patch_size = patch_size
         self.min_foreground, self.flip, self.seed = min_foreground, flip, seed
         self._volume = lru_cache(OPEN_VOLUMES)(lambda index: cache.open(entries[index]))
         self._table = lru_cache(OPEN_TABLES)(lambda index: np.array(cache.foreground(entries[index])))
 
-    def choose(self, sample: int) -> Choice:
-        """Choose where sample number ``sample`` lies, without reading a voxel."""
+    def choose(self, sample: int, crop_size: Shape) -> Choice:
+        """Choose where sample number ``sample`` lies, without reading a voxel.
+
+        Args:
+            crop_size: voxels (D, H, W), a multiple of the patch.
+        """
         rng = random_for(self.seed, "crop", sample)
         best: tuple[float, int, Superpatch] | None = None
         for _ in range(TRIES):
             which = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.entries) - 1)
-            box = self._random_box(self.entries[which].shape_dhw, rng)
+            box = _random_box(self.entries[which].shape_dhw, crop_size, rng)
             share = self._foreground_share(which, box)
             if best is None or share > best[0]:
                 best = (share, which, box)
@@ -126,27 +131,28 @@ class CropSampler:
                 break
         assert best is not None
         _, which, box = best
-        d, h, w = (bool(flip) for flip in rng.random(3) < 0.5) if self.flip else (False, False, False)
-        return Choice(which, box.start, _size_in(box, self.entries[which].shape_dhw), (d, h, w))
+        is_flipped = self.flip and bool(rng.random() < 0.5)
+        return Choice(which, box.start, _size_in(box, self.entries[which].shape_dhw), crop_size, is_flipped)
 
     def read(self, choice: Choice) -> Crop:
         """Read what was chosen."""
         box = Superpatch(0, choice.start, choice.size)
         hu = self._volume(choice.volume)[box.in_volume(self.entries[choice.volume].shape_dhw)]
-        hu = np.flip(hu, tuple(np.flatnonzero(choice.flips)))
-        return Crop(_padded(hu, self.crop_size, self.patch_size), choice.size, self.entries[choice.volume].name)
+        hu = np.flip(hu, 2) if choice.is_flipped else hu
+        return Crop(_padded(hu, choice.crop_size, self.patch_size), choice.size, self.entries[choice.volume].name)
 
-    def crop(self, sample: int) -> Crop:
+    def crop(self, sample: int, crop_size: Shape) -> Crop:
         """Return sample number ``sample``."""
-        return self.read(self.choose(sample))
+        return self.read(self.choose(sample, crop_size))
 
     def _foreground_share(self, which: int, box: Superpatch) -> float:
         shape = self.entries[which].shape_dhw
         return foreground_share(self._table(which), shape, box.start, _size_in(box, shape))
 
-    def _random_box(self, shape: Shape, rng: np.random.Generator) -> Superpatch:
-        d, h, w = (_random_start(n, c, rng) for n, c in zip(shape, self.crop_size, strict=True))
-        return Superpatch(0, (d, h, w), self.crop_size)
+
+def _random_box(shape: Shape, crop_size: Shape, rng: np.random.Generator) -> Superpatch:
+    d, h, w = (_random_start(n, c, rng) for n, c in zip(shape, crop_size, strict=True))
+    return Superpatch(0, (d, h, w), crop_size)
 
 
 def _size_in(box: Superpatch, shape: Shape) -> Shape:

@@ -1,1 +1,1 @@
-"""Export: the pretrained encoder for downstream work, as a plain module and as MONAI's ViT and UNETR."""
+"""Export: the pretrained encoder for downstream work, as a PyTorch module and for nnU-Net's Primus."""

@@ -1,37 +1,37 @@
-"""The pretrained encoder as a plain PyTorch module: intensities in, tokens or feature maps out.
-
-All tokens are visible. Needs torch and safetensors, no MONAI.
-"""
+"""The pretrained encoder as a PyTorch module for whole images: intensities to tokens or feature maps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import nn
 
 from MAESILLib.checkpoint import load_checkpoint, load_weights, read_weights
-from MAESILLib.config import Triple
 from MAESILLib.errors import InputError
-from MAESILLib.export.description import CHECKPOINT, LOAD, EncoderInfo, read_encoder_info
-from MAESILLib.model import Encoder, patchify, positions_on
-from MAESILLib.superpatch import token_grid
+from MAESILLib.export.description import CHECKPOINT, EncoderInfo, load_line, metadata_of, read_encoder_info
+from MAESILLib.files import atomic_path
+from MAESILLib.mae.model import Encoder, token_grid
+from MAESILLib.mae.network import Network
+
+SUFFIX = ".safetensors"
 
 
 class PretrainedEncoder(nn.Module):
-    """The encoder of a masked autoencoder, for whole images.
+    """The encoder of a masked autoencoder, for whole images, all tokens visible.
 
     Attributes:
-        info: where it comes from: source, training data, licence.
+        info: source, training data, licence.
         spacing_mm: isotropic voxel size of the images it was trained on.
-        window_hu: the HU that are 0 and 1 in these images.
+        windows_hu: HU windows, one channel each.
         orientation: D towards superior, H towards posterior, W towards left.
         patch_size: voxels (D, H, W) of a token; every side of an image is a multiple of it.
-        trained_size: the largest images it saw, voxels (D, H, W); on larger ones positions are new to it.
-        width: numbers of a token.
+        trained_size: the largest images it saw, voxels (D, H, W).
+        width: of a token.
     """
 
     orientation = "LPS"
@@ -40,22 +40,22 @@ class PretrainedEncoder(nn.Module):
         super().__init__()
         self.info = info
         self.spacing_mm = info.preprocessing.spacing_mm
-        self.window_hu = info.preprocessing.window_hu
+        self.windows_hu = info.preprocessing.windows_hu
         self.patch_size = info.model.patch_size
         self.trained_size = info.model.superpatch_size
         self.width = info.model.encoder_width
         self.encoder = encoder
 
     def intensities(self, hu: torch.Tensor | NDArray[Any]) -> torch.Tensor:
-        """Map Hounsfield units of any shape to the float32 intensities in [0, 1] that :meth:`forward` takes."""
-        low, high = self.window_hu
-        return ((torch.as_tensor(hu).float() - low) / (high - low)).clamp(0, 1)
+        """Map HU (..., D, H, W) to the float32 intensities (..., windows, D, H, W) in [0, 1] of :meth:`forward`."""
+        values = torch.as_tensor(hu).float()
+        return torch.stack([((values - low) / (high - low)).clamp(0, 1) for low, high in self.windows_hu], -4)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Encode images.
 
         Args:
-            image: (B, 1, D, H, W) intensities in [0, 1]; every side a multiple of the patch.
+            image: (B, windows, D, H, W) in [0, 1]; every side a multiple of the patch.
 
         Returns:
             (B, tokens, width), normalised; tokens in row-major order (d, h, w).
@@ -63,11 +63,10 @@ class PretrainedEncoder(nn.Module):
         Raises:
             InputError: an image of another shape.
         """
-        *_, last = self._states(image)
-        return last
+        return self._outputs(image)[-1]
 
     def feature_maps(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Return the tokens after each block as (B, width, d, h, w), the last ones normalised.
+        """Return the output (B, width, d, h, w) of each block, that of the last one normalised.
 
         Args:
             image: as for :meth:`forward`; d, h and w are its sides over those of the patch.
@@ -75,44 +74,87 @@ class PretrainedEncoder(nn.Module):
         Raises:
             InputError: an image of another shape.
         """
-        grid = self._grid(image)
-        return [state.transpose(1, 2).unflatten(2, grid) for state in self._states(image)]
+        outputs = self._outputs(image)
+        return [output.transpose(1, 2).unflatten(2, token_grid(image, self.patch_size)) for output in outputs]
 
-    def _states(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the tokens (B, tokens, width) after each block, the last ones normalised."""
-        encoder, grid = self.encoder, self._grid(image)
-        reach = token_grid(self.trained_size, self.patch_size)
-        positions = positions_on(image.device, grid, self.width, (0, 0, 0), reach)
-        x = encoder.patch_embedding(patchify(image, self.patch_size) * 2 - 1) + positions
-        for block in encoder.blocks[:-1]:
-            x = block(x)
-            yield x
-        yield encoder.norm(encoder.blocks[-1](x))
-
-    def _grid(self, image: torch.Tensor) -> Triple:
-        if image.ndim != 5 or image.shape[1] != 1:
-            raise InputError(f"the image has shape {tuple(image.shape)}", "give (B, 1, D, H, W)")
-        d, h, w = image.shape[2:]
-        if any(n == 0 or n % p for n, p in zip((d, h, w), self.patch_size, strict=True)):
-            raise InputError(
-                f"the image has {d} x {h} x {w} voxels, no multiples of the patch {self.patch_size}",
-                "crop or pad it",
-            )
-        return token_grid((d, h, w), self.patch_size)
+    def _outputs(self, image: torch.Tensor) -> list[torch.Tensor]:
+        windows = len(self.windows_hu)
+        if image.ndim != 5 or image.shape[1] != windows:
+            raise InputError(f"the image has shape {tuple(image.shape)}", f"give (B, {windows}, D, H, W)")
+        sides = tuple(image.shape[2:])
+        if any(n == 0 or n % p for n, p in zip(sides, self.patch_size, strict=True)):
+            raise InputError(f"the image has {sides} voxels, not multiples of {self.patch_size}", "crop or pad it")
+        d, h, w = token_grid(image, self.patch_size)
+        visible = torch.arange(d * h * w, device=image.device).expand(len(image), -1)
+        outputs: list[torch.Tensor] = self.encoder(image, visible)
+        return outputs
 
 
 def load_encoder(path: Path | str, device: torch.device | str = "cpu") -> PretrainedEncoder:
     """Load the encoder of a checkpoint, or one that ``maesil export --format torch`` has written, in fp32.
 
     Raises:
-        InputError: no such file, another kind of file, or one that is incomplete.
+        InputError: no such file, another kind of file, an incomplete one, or a checkpoint of the first release.
     """
     info = read_encoder_info(path)
     if info.kind == CHECKPOINT:
-        encoder = PretrainedEncoder(info, load_checkpoint(path)[0].encoder)
+        network = load_checkpoint(path)[0]
+        assert isinstance(network, Network)
+        encoder = PretrainedEncoder(info, network.core.encoder)
     elif info.kind == "torch":
-        encoder = PretrainedEncoder(info, Encoder(info.model))
+        encoder = PretrainedEncoder(info, Encoder(info.model, len(info.preprocessing.windows_hu)))
         load_weights(encoder, read_weights(path), path)
     else:
-        raise InputError(f"{path} is an export for MONAI", LOAD[info.kind].format(name=Path(path).name))
+        raise InputError(f"{path} is an export for {info.kind}", load_line(info.kind, Path(path)))
     return encoder.to(device).eval()
+
+
+def load_source(checkpoint: Path | str) -> PretrainedEncoder:
+    """Load the encoder of a checkpoint that is to be exported.
+
+    Raises:
+        InputError: as :func:`load_encoder`, or it is an export.
+    """
+    info = read_encoder_info(checkpoint)
+    if info.kind != CHECKPOINT:
+        raise InputError(f"{checkpoint} is an export already", f"export its checkpoint {info.source.get('name')}")
+    return load_encoder(checkpoint)
+
+
+def check_output(output: Path, checkpoint: Path) -> None:
+    """Refuse a path that an export cannot have, before the work that it is for.
+
+    Raises:
+        InputError: it has another suffix, is a folder, or is the checkpoint.
+    """
+    if output.suffix != SUFFIX:
+        raise InputError(f"{output} does not end with {SUFFIX}", f"name it {output.with_suffix(SUFFIX).name}")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder", "choose another name")
+    if output.exists() and checkpoint.exists() and output.samefile(checkpoint):
+        raise InputError(f"{output} is the checkpoint itself", "choose another name")
+
+
+def write_export(output: Path, kind: str, weights: dict[str, torch.Tensor], source: EncoderInfo) -> EncoderInfo:
+    """Write an export to ``output``, whole or not at all, and return its metadata; an older file is replaced.
+
+    Raises:
+        DiskFullError: the disk is full.
+    """
+    info = replace(source, kind=kind, path=str(output))
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(save(tensors, metadata_of(info, output)))
+    return info
+
+
+def export_torch(checkpoint: Path, output: Path) -> EncoderInfo:
+    """Write the encoder of a checkpoint as a file that :func:`load_encoder` reads.
+
+    Raises:
+        InputError: the checkpoint or ``output`` cannot be used.
+        DiskFullError: the disk is full.
+    """
+    check_output(output, checkpoint)
+    encoder = load_source(checkpoint)
+    return write_export(output, "torch", encoder.state_dict(), encoder.info)

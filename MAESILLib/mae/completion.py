@@ -36,13 +36,30 @@ def doubled(cells: torch.Tensor) -> torch.Tensor:
     return x.reshape(batch, 1, 2 * d, 2 * h, 2 * w)
 
 
+class Conv3x3x3(nn.Conv3d):
+    """3x3x3 convolution, computed as a 2D convolution of stacked neighbouring slices.
+
+    On a CPU, with few channels, five times as fast as PyTorch's own 3D convolution (Testing/Benchmarks).
+    """
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, _, depth, _, _ = x.shape
+        padded = F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, 0, 1, 1))
+        stacked = torch.cat([padded[:, k : k + depth] for k in range(3)], 2).flatten(0, 1)
+        weight = self.weight.transpose(1, 2).flatten(1, 2)
+        return F.conv2d(stacked, weight, self.bias, padding=1).unflatten(0, (batch, depth)).transpose(1, 2)
+
+
 class ConvBlock(nn.Module):
     """Residual block of two 3x3x3 convolutions on (B, C, d, h, w), a ReLU before each."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv3d(channels, channels, 3, padding=1)
-        self.second = nn.Conv3d(channels, channels, 3, padding=1)
+        self.first = Conv3x3x3(channels, channels)
+        self.second = Conv3x3x3(channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.second(F.relu(self.first(F.relu(x))))
@@ -55,11 +72,11 @@ class Completion(nn.Module):
         super().__init__()
         channels = config.completion_channels
         steps = list(itertools.pairwise(channels))
-        self.stem = nn.Conv3d(17, channels[0], 3, padding=1)
+        self.stem = Conv3x3x3(17, channels[0])
         self.down = nn.ModuleList(nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.blocks = nn.ModuleList(ConvBlock(coarse) for coarse in channels)
         self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in steps)
-        self.voxels = nn.Conv3d(channels[0], 16, 3, padding=1)
+        self.voxels = Conv3x3x3(channels[0], 16)
         # zero_init: training starts at the decoder's picture
         nn.init.zeros_(self.voxels.weight)
         nn.init.zeros_(self.voxels.bias)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from MAESILLib.config import ModelConfig, Triple
+from MAESILLib.config import ModelConfig, Triple, Window
 from MAESILLib.mae.blocks import EPS, Block, rotary_table
 from MAESILLib.masking import hidden_from_visible
 
@@ -41,6 +41,11 @@ def unpatchify(patches: torch.Tensor, grid: Triple, patch_size: Triple) -> torch
     return x.reshape(len(patches), x.shape[1], *(g * p for g, p in zip(grid, patch_size, strict=True)))
 
 
+def windowed(hu: torch.Tensor, windows_hu: tuple[Window, ...]) -> torch.Tensor:
+    """Map HU (B, 1, D, H, W) to intensities (B, windows, D, H, W): each window to [0, 1], clipped."""
+    return torch.cat([((hu - low) / (high - low)).clamp(0, 1) for low, high in windows_hu], 1)
+
+
 def take_tokens(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Gather tokens: x (B, T, C), index (B, N) -> (B, N, C)."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
@@ -56,6 +61,13 @@ def valid_voxels(valid_size: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     axes = [torch.arange(n, device=valid_size.device) < valid_size[:, i : i + 1] for i, n in enumerate(shape)]
     d, h, w = axes
     return (d[:, :, None, None] & h[:, None, :, None] & w[:, None, None, :])[:, None]
+
+
+def spread(tokens: torch.Tensor, patch_size: Triple) -> torch.Tensor:
+    """Repeat each token of a grid (B, D, H, W) over the voxels of its patch: (B, 1, D, H, W) in voxels."""
+    for axis, p in enumerate(patch_size, start=1):
+        tokens = tokens.repeat_interleave(p, axis)
+    return tokens[:, None]
 
 
 @lru_cache(maxsize=64)
@@ -217,9 +229,19 @@ class MaskedAutoencoder(nn.Module):
             offset: as :meth:`Encoder.forward`.
         """
         grid = token_grid(image, self.config.patch_size)
+        return self.decode(self.encoder(image, visible, offset), visible, grid, decoded, offset)
+
+    def decode(
+        self,
+        encoded: list[torch.Tensor],
+        visible: torch.Tensor,
+        grid: Triple,
+        decoded: torch.Tensor | None = None,
+        offset: Triple = (0, 0, 0),
+    ) -> Prediction:
+        """Predict hidden patches from what the encoder made of the visible ones; arguments as :meth:`forward`."""
         decoded = hidden_from_visible(visible, math.prod(grid)) if decoded is None else decoded
-        encoded = self.encoder(image, visible, offset)
-        tokens = self.decoder(encoded, visible, decoded, Positions(self.config, grid, offset, image.device))
+        tokens = self.decoder(encoded, visible, decoded, Positions(self.config, grid, offset, visible.device))
         return Prediction(encoded, tokens, decoded, self.decoder.head(tokens).float())
 
 

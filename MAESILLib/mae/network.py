@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from MAESILLib.checkpoint_info import PARTS
-from MAESILLib.config import ModelConfig, Triple
+from MAESILLib.config import ModelConfig, Triple, Window
 from MAESILLib.mae.completion import Completion, ReadOut
 from MAESILLib.mae.model import MaskedAutoencoder, Prediction, patchify, put_tokens, take_tokens, token_grid, unpatchify
 from MAESILLib.masking import hidden_tokens
@@ -33,15 +33,15 @@ class Network(nn.Module):
     """Masked autoencoder, completion and read-out.
 
     Args:
-        windows: HU windows of the image.
+        windows_hu: HU windows of the image.
         parts: which of :data:`MAESILLib.checkpoint_info.PARTS` there are.
     """
 
-    def __init__(self, config: ModelConfig, windows: int, parts: tuple[str, ...] = PARTS) -> None:
+    def __init__(self, config: ModelConfig, windows_hu: tuple[Window, ...], parts: tuple[str, ...] = PARTS) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.windows_hu = config, windows_hu
         # first, so that its weights for a seed do not depend on the rest
-        self.core = MaskedAutoencoder(config, windows)
+        self.core = MaskedAutoencoder(config, len(windows_hu))
         self.completion = Completion(config) if "completion" in parts else None
         self.readout = ReadOut(config) if "readout" in parts else None
 
@@ -106,7 +106,8 @@ class Network(nn.Module):
         if self.completion is not None and filled is not None:
             count = len(filled)
             with torch.no_grad():
-                whole = self.core(image[:count], visible[:count], None, offset)
+                grid = token_grid(image, self.config.patch_size)
+                whole = self.core.decode([x[:count] for x in prediction.encoded], visible[:count], grid, None, offset)
             completion = self.complete(image[:count], visible[:count], whole, filled)
         readout = None
         if self.readout is not None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from MAESILLib.training.ranks import Ranks
-from MAESILLib.training.update import FIGURES
 
 
 class Figures:
@@ -19,8 +18,8 @@ class Figures:
         left_out_in_a_row: updates up to that one that changed nothing.
     """
 
-    def __init__(self, ranks: Ranks, step: int) -> None:
-        self.ranks, self.step = ranks, step
+    def __init__(self, ranks: Ranks, step: int, names: tuple[str, ...]) -> None:
+        self.ranks, self.step, self.names = ranks, step, names
         self.pending: list[torch.Tensor] = []
         self.last: dict[str, float] = {}
         self.left_out_in_a_row = 0
@@ -39,8 +38,8 @@ class Figures:
         rows = (self.ranks.sum(torch.stack(self.pending)) / self.ranks.size).tolist()
         left_out = []
         for row in rows:
-            self.last = dict(zip(FIGURES, row, strict=True))
-            is_left_out = self.last["left_out"] > 0
+            self.last = dict(zip(self.names, row, strict=True))
+            is_left_out = self.last["skipped"] > 0
             self.left_out_in_a_row = self.left_out_in_a_row + 1 if is_left_out else 0
             if is_left_out:
                 left_out.append(self.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from MAESILLib.config import Config
 from MAESILLib.data.crops import Crops
 from MAESILLib.errors import InputError
-from MAESILLib.training.batch import Batch, make_batch
+from MAESILLib.training.batch import Batch, crop_size_of_step, make_batch
 from MAESILLib.training.ranks import ALONE, Ranks
 
 AHEAD = 2
@@ -21,31 +22,30 @@ def samples_of_pass(config: Config, ranks: Ranks, step: int, number: int) -> ran
 
     An update is made of the same samples whatever number of ranks and passes shares them out.
     """
-    size = pass_size(config, ranks)
-    first = samples_of_update(config, step).start + (number * ranks.size + ranks.rank) * size
+    samples = samples_of_update(config, step)
+    size = len(samples) // (ranks.size * config.train.accumulation)
+    first = samples.start + (number * ranks.size + ranks.rank) * size
     return range(first, first + size)
 
 
 def samples_of_update(config: Config, step: int) -> range:
-    """Return the numbers of the samples that make update ``step`` (from 0)."""
-    return range(step * config.train.batch_size, (step + 1) * config.train.batch_size)
+    """Return the numbers of the samples that make update ``step`` (from 0); larger crops are fewer."""
+    train, crop = config.train, crop_size_of_step(config, step)
+    count = train.batch_size * math.prod(train.crop_size) // math.prod(crop)
+    return range(step * train.batch_size, step * train.batch_size + count)
 
 
-def pass_size(config: Config, ranks: Ranks) -> int:
-    """Return how many superpatches a rank takes at once.
-
-    Raises:
-        InputError: the batch cannot be shared out evenly.
-    """
+def check_shares(config: Config, ranks: Ranks) -> None:
+    """Raise InputError unless every update can be shared out evenly over ranks and passes."""
     train = config.train
     shares = ranks.size * train.accumulation
-    if train.batch_size % shares:
-        raise InputError(
-            f"train.batch_size {train.batch_size} cannot be shared by {ranks.size} ranks in "
-            f"train.accumulation {train.accumulation} passes",
-            f"choose a multiple of {shares}",
-        )
-    return train.batch_size // shares
+    for count in {len(samples_of_update(config, step)) for step in (0, train.cooldown_from, train.cooldown_from + 1)}:
+        if count % shares:
+            raise InputError(
+                f"an update of {count} crops cannot be shared by {ranks.size} ranks in "
+                f"train.accumulation {train.accumulation} passes",
+                f"choose train.batch_size and train.cooldown_crop_size so that it is a multiple of {shares}",
+            )
 
 
 class BatchLoader:

@@ -15,12 +15,10 @@ COLUMNS = (
     "samples",
     "loss",
     "psnr_masked_db",
-    "visible_mse",
-    "gradient_error",
     "gradient_norm",
     "lr",
     "mask",
-    "hidden_share",
+    "mask_ratio",
     "samples_per_s",
     "loader_wait",
     "val_psnr_masked_db",
@@ -35,9 +33,11 @@ class TrainingLog:
     Args:
         folder: of the run.
         from_step: on resuming, rows of later steps are dropped: they will be written again.
+        metrics: columns of what is trained, besides those of every run.
     """
 
-    def __init__(self, folder: Path, from_step: int) -> None:
+    def __init__(self, folder: Path, from_step: int, metrics: tuple[str, ...]) -> None:
+        columns = (*COLUMNS, *metrics)
         path = folder / "log.csv"
         kept: list[dict[str, str]] = []
         if from_step > 0 and path.is_file():
@@ -45,12 +45,12 @@ class TrainingLog:
                 # a crash can leave half a row behind
                 kept = [r for r in csv.DictReader(file) if (r["step"] or "").isdigit() and int(r["step"]) <= from_step]
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore")
+        writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(kept)
         write_text(path, text.getvalue())
         self.file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
-        self.writer = csv.DictWriter(self.file, COLUMNS, restval="")
+        self.writer = csv.DictWriter(self.file, columns, restval="")
         self.board = _board(folder / "tensorboard", from_step)
 
     @property

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
 from MAESILLib.config import TrainConfig
-from MAESILLib.training.parallel import own_part
+
+READERS = ("completion", "readout")
+"""Children of a network that read it without teaching it; they are optimised apart."""
 
 
-def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices alone."""
-    decayed = [p for name, p in model.named_parameters() if is_decayed(name, p)]
-    plain = [p for name, p in model.named_parameters() if not is_decayed(name, p)]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.betas, fused=True)
+def make_optimizers(model: nn.Module, train: TrainConfig) -> dict[str, torch.optim.AdamW]:
+    """Return one AdamW for the core and, where the model has any, one for its readers; matrices alone decay."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"core": {}, "readers": {}}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts["readers" if name.partition(".")[0] in READERS else "core"][name] = parameter
+    return {
+        part: torch.optim.AdamW(
+            [
+                {"params": [p for n, p in named.items() if is_decayed(n, p)], "weight_decay": train.weight_decay},
+                {"params": [p for n, p in named.items() if not is_decayed(n, p)], "weight_decay": 0.0},
+            ],
+            lr=train.learning_rate,
+            betas=train.betas,
+            fused=True,
+        )
+        for part, named in parts.items()
+        if named
+    }
 
 
 def is_decayed(name: str, parameter: torch.Tensor) -> bool:
@@ -24,49 +37,52 @@ def is_decayed(name: str, parameter: torch.Tensor) -> bool:
     return parameter.dim() == 2 and not name.endswith("token")
 
 
-def learning_rate(train: TrainConfig, step: int) -> float:
-    """Return the rate of update ``step`` (from 0): linear warm-up, then half a cosine."""
-    warmup = max(1, round(train.steps * train.warmup_share))
-    if step < warmup:
-        return train.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, train.steps - warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * cosine
+def schedule(train: TrainConfig, step: int) -> float:
+    """Return the learning rate of update ``step`` (from 0), relative to the highest.
+
+    Linear warm-up, constant, and in the cool-down a fall with 1 - sqrt of its share.
+    """
+    rise = min(1.0, (step + 1) / max(1, train.warmup_steps))
+    cooled = step + 1 - train.cooldown_from
+    return rise if cooled <= 0 else rise * (1 - min(1.0, cooled / (train.steps - train.cooldown_from)) ** 0.5)
+
+
+def learning_rate(train: TrainConfig, step: int, highest: float) -> float:
+    """Return the learning rate of update ``step`` (from 0)."""
+    final = min(train.final_learning_rate, highest)
+    return final + (highest - final) * schedule(train, step)
 
 
 class WeightAverage:
-    """Exponential moving average of a model's weights, kept in fp32; of a divided model, of this rank's part.
+    """Exponential moving average of a model's weights, kept in fp32.
 
     The decay rises from 0.1 with the number of updates, so that early weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {name: p.detach().clone().float() for name, p in own_parts(model).items()}
+        self.weights = {name: p.detach().clone().float() for name, p in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the model after update ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = own_parts(model)
-        names = list(self.weights)
-        torch._foreach_lerp_([self.weights[n] for n in names], [current[n].float() for n in names], 1 - decay)
+        current = [p.detach().float() for p in model.parameters()]
+        torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
 
     @torch.no_grad()
     def swapped_into(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """Give the model the averaged weights; return its own."""
-        parts = own_parts(model)
-        own = {name: part.clone() for name, part in parts.items()}
-        torch._foreach_copy_(list(parts.values()), [self.weights[name] for name in parts])
+        parameters = dict(model.named_parameters())
+        own = {name: p.detach().clone() for name, p in parameters.items()}
+        torch._foreach_copy_([p.data for p in parameters.values()], [self.weights[name] for name in parameters])
         return own
 
     @torch.no_grad()
     def put_back(self, model: nn.Module, own: dict[str, torch.Tensor]) -> None:
         """Undo :meth:`swapped_into`."""
-        parts = own_parts(model)
-        torch._foreach_copy_(list(parts.values()), [own[name] for name in parts])
+        torch._foreach_copy_([p.data for p in model.parameters()], list(own.values()))
 
-
-def own_parts(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return what this rank holds of each parameter, by name."""
-    return {name: own_part(p.detach()) for name, p in model.named_parameters()}
+    def under(self, prefix: str) -> dict[str, torch.Tensor]:
+        """Return the averaged weights whose names begin with ``prefix``, without it."""
+        return {name.removeprefix(prefix): w for name, w in self.weights.items() if name.startswith(prefix)}

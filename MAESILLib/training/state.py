@@ -20,7 +20,7 @@ from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path
 from MAESILLib.training.run_folder import NEW, PREVIOUS, STATE, STATES
 
-FORMAT = "maesil-training-state/2"
+FORMAT = "maesil-training-state/3"
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError)
 """What torch.load raises for files that are cut, overwritten or none of its own."""
 
@@ -124,8 +124,7 @@ def check_same_run(state: dict[str, Any], task: str, config: Config, data: str, 
 
     The number of steps may grow, because a run may be prolonged; it changes the schedule from there on.
     """
-    # states before there were others name no task
-    if state.get("task", "maesil") != task:
+    if state["task"] != task:
         raise InputError(f"{folder} holds a run of '{state['task']}', not of '{task}'", "choose another folder")
     old, new = state["config"], to_dict(config)
     changed = [
@@ -147,7 +146,6 @@ def check_same_run(state: dict[str, Any], task: str, config: Config, data: str, 
 FREE_KEYS = {
     ("train", "steps"),
     ("train", "accumulation"),
-    ("train", "parallel"),
     ("train", "compile"),
     ("train", "device_volumes"),
     ("train", "loader_threads"),

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint
+from MAESILLib.checkpoint import CheckpointInfo, read_info, read_weights
 from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import Crops, DeviceCrops, HostCrops, fits_on
@@ -30,8 +30,9 @@ from MAESILLib.events import Reporter
 from MAESILLib.files import remove_partial, write_json
 from MAESILLib.provenance import describe_data, trained_on
 from MAESILLib.stopping import StopRequest
+from MAESILLib.training.batch import crop_size_of_step
 from MAESILLib.training.figures import Clock, Figures, Lap
-from MAESILLib.training.loader import BatchLoader, pass_size, samples_of_update
+from MAESILLib.training.loader import BatchLoader, check_shares, samples_of_update
 from MAESILLib.training.log import TrainingLog
 from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.ranks import ALONE, Ranks
@@ -82,7 +83,7 @@ class Trainer:
         self.device = torch.device(device)
         self.reporter, self.stop = reporter or Reporter(), stop or StopRequest()
         self.bf16 = use_bf16(config.train.precision, self.device)
-        pass_size(config, ranks)
+        check_shares(config, ranks)
         self._check_folder(resume)
         if resume and initial is not None:
             raise InputError("a resumed run goes on from its own weights", "leave out either --resume or --init")
@@ -113,7 +114,6 @@ class Trainer:
         self.sampler = CropSampler(
             cache,
             self.entries,
-            crop_size=config.train.crop_size,
             patch_size=config.model.patch_size,
             volume_weighting=config.train.volume_weighting,
             min_foreground=config.train.min_foreground,
@@ -122,20 +122,13 @@ class Trainer:
         )
 
     def _build(self, initial: Path | str | None) -> None:
-        """Put the model on its device, and compile and divide it."""
+        """Put the model on its device."""
         config, ranks = self.config, self.ranks
         self.model = self.task.build(config).to(self.device).train()
         self.initial: dict[str, Any] = {}
         if initial is not None:
             self._start_from(initial)
-        kernels, self.compile_problem = self.task.kernels, ""
-        if config.train.compile:
-            size = pass_size(config, ranks)
-            kernels, self.compile_problem = self.task.compiled(self.model, config, size, self.bf16)
-        if self.compile_problem:
-            how = "without it" if kernels is self.task.kernels else "with the loss not compiled"
-            self.reporter.warning(f"torch.compile does not work here ({self.compile_problem}); going on {how}")
-        self.update = Update(config, self.model, ranks, self.device, self.bf16, kernels)
+        self.update = Update(config, self.model, ranks, self.device, self.bf16, self.task)
 
     def _memory_guard(self) -> AbstractContextManager[None]:
         hint = "choose a larger train.accumulation, or a smaller train.batch_size, crop_size or preset"
@@ -154,7 +147,7 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_partial(self.folder)
             write_json(self.folder / "config.json", to_dict(self.config))
-            log = TrainingLog(self.folder, self.progress.step)
+            log = TrainingLog(self.folder, self.progress.step, self.task.metrics)
             if not log.has_board:
                 self.reporter.text("tensorboard is not installed or does not start: figures go to log.csv alone")
         try:
@@ -182,7 +175,7 @@ class Trainer:
 
     def _loop(self, loader: BatchLoader, log: TrainingLog | None) -> None:
         train, progress = self.config.train, self.progress
-        figures = Figures(self.ranks, progress.step)
+        figures = Figures(self.ranks, progress.step, self.update.metrics)
         clock = Clock(progress.samples)
         while progress.step < train.steps:
             if self.ranks.any(self.stop.requested()):
@@ -212,7 +205,7 @@ class Trainer:
                 progress.seconds += lap.seconds
                 if log is not None:
                     self._log(log, loader, figures.last, lap, validated)
-            note = f"step {done} psnr {_db(figures.last.get('hidden_mse', 0.0)):.2f} dB"
+            note = f"step {done} psnr {_db(figures.last.get(self.task.metrics[0], 0.0)):.2f} dB"
             self.reporter.progress("pretrain", done / train.steps, note)
             if is_saved:
                 self._save()
@@ -232,7 +225,12 @@ class Trainer:
         for step in figures.read():
             self.progress.skipped += 1
             samples = samples_of_update(self.config, step)
-            volumes = sorted({self.entries[self.sampler.choose(sample).volume].name for sample in samples})
+            volumes = sorted(
+                {
+                    self.entries[self.sampler.choose(sample, crop_size_of_step(self.config, step)).volume].name
+                    for sample in samples
+                }
+            )
             self.reporter.warning(
                 f"update {step + 1} was left out: its gradient is not finite; it was made of samples {samples.start} "
                 f"to {samples.stop - 1} of {', '.join(volumes[:4])}{' and others' if len(volumes) > 4 else ''}"
@@ -288,11 +286,11 @@ class Trainer:
     ) -> None:
         assert loader.last is not None
         batch, step = loader.last, self.progress.step
-        tokens = math.prod(n // p for n, p in zip(batch.hu.shape[2:], self.config.model.patch_size, strict=True))
+        tokens = batch.tokens(self.config.model.patch_size)
         values: dict[str, Any] = {
             "loss": figures["loss"],
-            "psnr_masked_db": _db(figures["hidden_mse"]),
-            "lr": learning_rate(self.config.train, step - 1),
+            "psnr_masked_db": _db(figures[self.task.metrics[0]]),
+            "lr": learning_rate(self.config.train, step - 1, self.config.train.learning_rate),
             "samples_per_s": round(lap.samples_per_s, 3),
         }
         event = {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
@@ -300,11 +298,10 @@ class Trainer:
         log.write(
             step,
             samples=self.progress.samples,
-            visible_mse=figures["visible_mse"],
-            gradient_error=figures["gradient_error"],
+            **{name: figures[name] for name in self.task.metrics},
             gradient_norm=figures["gradient_norm"],
             mask=batch.mask.strategy,
-            hidden_share=round(1 - batch.visible.shape[1] / tokens, 4),
+            mask_ratio=round(1 - batch.visible.shape[1] / tokens, 4),
             loader_wait=round(lap.waited_share, 4),
             val_psnr_masked_db="" if validated is None else validated,
             skipped=self.progress.skipped,
@@ -357,7 +354,7 @@ class Trainer:
         return CheckpointInfo(self.config.model, self.config.preprocessing, to_dict(self.config.mask), training)
 
     def _start_from(self, path: Path | str) -> None:
-        model, info = load_checkpoint(path, self.device)
+        info = read_info(path)
         if info.model != self.config.model:
             raise InputError(f"{path} has another architecture than this run", "choose the preset it was trained with")
         if info.preprocessing != self.config.preprocessing:
@@ -368,7 +365,8 @@ class Trainer:
                 f"{path} was trained on {len(seen)} of the validation volumes or their patients, first '{seen[0]}'",
                 "choose another checkpoint, or other validation data",
             )
-        self.model.load_state_dict(model.state_dict())
+        # a teacher's head, or a reader that the checkpoint lacks, starts anew
+        self.model.load_state_dict(self.model.state_dict() | read_weights(path))
         self.initial = {"name": Path(path).name, "training": info.training}
 
     def _validation(self, cache: Cache) -> list[ValidationSuperpatch]:

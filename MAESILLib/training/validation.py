@@ -17,9 +17,12 @@ from MAESILLib.config import Config, Preprocessing
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import precision_context
 from MAESILLib.files import atomic_path
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for, visible_count
-from MAESILLib.model import MaskedAutoencoder, Prediction, patchify, take_tokens, unpatchify, valid_voxels
+from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.mae.model import patchify, spread, take_tokens, valid_voxels, windowed
+from MAESILLib.mae.network import Network, Reconstructed
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_tokens, visible_count
 from MAESILLib.superpatch import Superpatch, extract, partition, token_grid
+from MAESILLib.training.loss import composite
 from MAESILLib.training.png import write_grey_png
 from MAESILLib.training.ranks import ALONE, Ranks
 
@@ -29,12 +32,20 @@ MASK = MaskSpec("dual", 0.5, 0.5)
 
 @dataclass(frozen=True)
 class ValidationSuperpatch:
-    """One superpatch (1, 1, D, H, W) in [0, 1] with its mask."""
+    """One superpatch with its mask.
+
+    Attributes:
+        image: (1, windows, D, H, W) in [0, 1].
+        valid: (1, 1, D, H, W) bool, False in padding.
+        visible: (1, N) int64.
+        filled: (1, 1, D, H, W), the first window's visible voxels and the harmonic fill of the hidden ones.
+    """
 
     volume: str
     image: torch.Tensor
     valid: torch.Tensor
     visible: torch.Tensor
+    filled: torch.Tensor
 
 
 def validation_set(cache: Cache, entries: tuple[CacheEntry, ...], config: Config) -> list[ValidationSuperpatch]:
@@ -61,18 +72,19 @@ def _hides_something(grid: tuple[int, int, int]) -> bool:
 
 
 def _superpatch(volume: np.ndarray, name: str, box: Superpatch, config: Config) -> ValidationSuperpatch:
-    low, high = config.preprocessing.window_hu
     shape = (volume.shape[0], volume.shape[1], volume.shape[2])
-    unit = np.clip((extract(volume, box).astype(np.float32) - low) / (high - low), 0, 1)
+    hu = torch.from_numpy(extract(volume, box).astype(np.float32))[None, None]
+    image = windowed(hu, config.preprocessing.windows_hu)
     grid = token_grid(box.size, config.model.patch_size)
     visible = draw_visible(grid, MASK, 1, generator_for(SEED, name, box.index))
     valid = valid_voxels(torch.tensor([[s.stop for s in box.in_box(shape)]]), torch.Size(box.size))
-    return ValidationSuperpatch(name, torch.from_numpy(unit)[None, None], valid, visible)
+    hidden = spread(hidden_tokens(visible, grid), config.model.patch_size)
+    return ValidationSuperpatch(name, image, valid, visible, harmonic_fill(image[:, :1], ~hidden & valid))
 
 
 @torch.no_grad()
 def validate(
-    model: MaskedAutoencoder,
+    model: Network,
     superpatches: list[ValidationSuperpatch],
     device: torch.device,
     bf16: bool,
@@ -80,12 +92,8 @@ def validate(
 ) -> float:
     """Return the mean over superpatches of the PSNR over hidden voxels, in dB; the ranks share them out."""
     total = 0.0
-    for first in range(0, len(superpatches), ranks.size):
-        # a divided model needs all ranks for every pass: those without a superpatch repeat the last one
-        index = first + ranks.rank
-        superpatch = superpatches[min(index, len(superpatches) - 1)]
-        psnr = _psnr_masked(model, superpatch, _predict(model, superpatch, device, bf16))
-        total += psnr if index < len(superpatches) else 0.0
+    for superpatch in superpatches[ranks.rank :: ranks.size]:
+        total += _psnr_masked(model, superpatch, _reconstruct(model, superpatch, device, bf16))
     return float(ranks.sum(torch.tensor(total, dtype=torch.float64))) / len(superpatches)
 
 
@@ -105,18 +113,16 @@ class Preview:
 
 
 @torch.no_grad()
-def preview(model: MaskedAutoencoder, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
+def preview(model: Network, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
     """Complete one superpatch."""
-    patch_size = model.config.patch_size
-    prediction = _predict(model, superpatch, device, bf16)
-    d, h, w = superpatch.image.shape[2:]
-    grid = token_grid((d, h, w), patch_size)
-    patches = patchify(superpatch.image, patch_size)
-    index = prediction.hidden.cpu()[..., None].expand(-1, -1, patches.shape[-1])
-    masked = unpatchify(patches.scatter(1, index, 0.0), grid, patch_size)[0, 0].numpy()
-    hidden_patches = prediction.hidden_patches.float().cpu().clamp(0, 1)
-    composite = unpatchify(patches.scatter(1, index, hidden_patches), grid, patch_size)[0, 0].numpy()
-    return Preview(superpatch.image[0, 0].numpy(), masked, composite)
+    made = _reconstruct(model, superpatch, device, bf16)
+    image = superpatch.image[:, :1]
+    patches = made.hidden_patches.float().cpu().clamp(0, 1)
+    masked, whole = (
+        composite(image, made.hidden.cpu(), p, model.config.patch_size)[0, 0].numpy()
+        for p in (torch.zeros_like(patches), patches)
+    )
+    return Preview(image[0, 0].numpy(), masked, whole)
 
 
 def write_preview_picture(path: Path, shown: Preview) -> None:
@@ -152,17 +158,15 @@ def _middle(volume: np.ndarray, axis: int) -> np.ndarray:
     return view if axis == 0 else view[::-1]
 
 
-def _predict(
-    model: MaskedAutoencoder, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool
-) -> Prediction:
+def _reconstruct(model: Network, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Reconstructed:
     with precision_context(device, bf16):
-        return model(superpatch.image.to(device), superpatch.visible.to(device), valid=superpatch.valid.to(device))
+        image, filled = superpatch.image.to(device), superpatch.filled.to(device)
+        return model.reconstruct(image, superpatch.visible.to(device), filled)
 
 
-def _psnr_masked(model: MaskedAutoencoder, superpatch: ValidationSuperpatch, prediction: Prediction) -> float:
-    patch_size = model.config.patch_size
-    hidden = prediction.hidden.cpu()
-    target = take_tokens(patchify(superpatch.image, patch_size), hidden).double()
+def _psnr_masked(model: Network, superpatch: ValidationSuperpatch, made: Reconstructed) -> float:
+    patch_size, hidden = model.config.patch_size, made.hidden.cpu()
+    target = take_tokens(patchify(superpatch.image[:, :1], patch_size), hidden).double()
     weight = take_tokens(patchify(superpatch.valid.double(), patch_size), hidden)
-    error = (prediction.hidden_patches.cpu().double().clamp(0, 1) - target).square() * weight
+    error = (made.hidden_patches.cpu().double().clamp(0, 1) - target).square() * weight
     return -10 * math.log10(max(float(error.sum() / weight.sum()), 1e-12))
