@@ -326,7 +326,12 @@ class Trainer:
         self.reporter.artifact("preview_volume", self.folder / PREVIEW_VOLUME)
 
     def _log(
-        self, log: TrainingLog, loader: BatchLoader, figures: dict[str, float], lap: Lap, validated: dict[str, float] | None
+        self,
+        log: TrainingLog,
+        loader: BatchLoader,
+        figures: dict[str, float],
+        lap: Lap,
+        validated: dict[str, float] | None,
     ) -> None:
         assert loader.last is not None
         batch, step = loader.last, self.progress.step
