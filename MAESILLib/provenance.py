@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> lis
     """
     sources, patients = _told(training, "sources_sha256"), _told(training, "patients_sha256")
     return [e.name for e in entries if e.source_sha256 in sources or not patients.isdisjoint(_hashes(e.patient))]
+
+
+def patients_trained_on(training: dict[str, Any], patients: Iterable[str]) -> list[str] | None:
+    """Name the patients whose images a checkpoint was trained on; None where it does not state its patients."""
+    known = _told(training, "patients_sha256")
+    return [name for name in patients if not known.isdisjoint(_hashes(name))] if known else None
 
 
 def _hash(text: str) -> str:
