@@ -109,7 +109,7 @@ class TestTraining:
             assert node.GetAttribute("MAESIL.Preview") == row.lower()
         host.render()
         assert np.asarray(host.view_pixels("MAESIL-Masked-Axial")).std() > 3
-        for name in ("Loss", "PSNR"):
+        for name in ("Loss", "PSNR", "Encoder"):
             view = slicer.mrmlScene.GetSingletonNode(f"MAESIL-{name}", "vtkMRMLPlotViewNode")
             assert view.GetPlotChartNodeID() == panel.train.plots.charts[name].GetID()
         # the checkpoint is chosen, and reconstructs
