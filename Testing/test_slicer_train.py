@@ -96,6 +96,9 @@ class TestTraining:
         assert [row[1] for row in panel.train.plots.rows["validation"]] == pytest.approx(
             [row["val_psnr_masked_db"] for row in log if row["val_psnr_masked_db"] is not None], rel=1e-4
         )
+        assert [row[2] for row in panel.train.plots.rows["encoder"]] == pytest.approx(
+            [row["val_patch_r2"] for row in log if row["val_patch_r2"] is not None], rel=1e-4
+        )
         table = panel.train.plots.tables["training"]
         assert table.GetNumberOfRows() == len(log)
         figures = panel.ui.trainFiguresLabel.text
