@@ -87,6 +87,10 @@ class Pretraining(Network):
             nn.init.xavier_uniform_(self.latent_head.weight, generator=generator_for(config.train.seed, LATENT_HEAD))
             nn.init.zeros_(self.latent_head.bias)
         if config.train.compile:
+            # a block is compiled for each width, with and without memory and gradients: past the limit it is not
+            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+            # blocks are compiled one by one already; DDP's own cutting of graphs would only come in between
+            torch._dynamo.config.optimize_ddp = False
             for module in self.modules():
                 if isinstance(module, Block):
                     module.compile()
