@@ -132,7 +132,7 @@ def test_a_baseline_learns_to_reconstruct(name: str) -> None:
         optimizer.zero_grad()
         (error + output.penalty).backward()
         optimizer.step()
-        errors.append(float(error))
+        errors.append(float(error.detach()))
     assert errors[-1] < 0.5 * errors[0]
 
 
