@@ -341,7 +341,7 @@ def test_the_metrics_of_a_baseline_are_those_of_its_reconstruction(
 def test_files_and_tables(output: Path, result: dict[str, Any]) -> None:
     assert [m["method"] for m in result["methods"]] == ["ae", "vae", "vqvae", "cosines", "maesil"]
     learning = [m for m in result["methods"] if m["method"] != "cosines"]
-    assert all((m["samples"], m["updates"]) == (4, 2) for m in learning)
+    assert all((m["samples"], m["updates"], m["precision"]) == (4, 2, "fp32") for m in learning)
     for method in result["methods"]:
         if method["method"] in BASELINES:
             assert method["parameters"] == sum(p.numel() for p in baseline(method["method"]).parameters())

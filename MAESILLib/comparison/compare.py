@@ -20,7 +20,7 @@ from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.comparison.baselines import BASELINES, COSINES, MAESIL, TITLES, LowestCosines, code_of, load_baseline
 from MAESILLib.comparison.figure import comparison_figure, views_of
 from MAESILLib.comparison.table import differences_of, markdown, summary_of
-from MAESILLib.comparison.training import check_run, config_of, train
+from MAESILLib.comparison.training import UNTRAINED, check_run, config_of, train
 from MAESILLib.config import Config, Triple, Window, to_dict
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name, full_precision, memory_guard
@@ -32,10 +32,8 @@ from MAESILLib.figure import body_centre
 from MAESILLib.files import read_json, staged
 from MAESILLib.provenance import hash_of_patient, source_commit
 from MAESILLib.reconstruction import Reconstruction
-from MAESILLib.training.batch import crop_size_of_step
-from MAESILLib.training.loader import samples_of_update
+from MAESILLib.training.batch import crop_size_of_step, samples_of_update
 from MAESILLib.training.run_folder import MODEL
-from MAESILLib.training.state import Progress
 from MAESILLib.volume import unit_to_hu
 
 SCHEMA = "maesil-comparison/2"
@@ -106,7 +104,7 @@ def compare(
     learning = [name for name in methods if name != COSINES]
     for name in learning:
         check_run(name, configs[name], cache, runs / name)
-    progress = {
+    training = {
         name: train(name, configs[name], cache, runs / name, measuring.device, reporter, measuring.stop)
         for name in learning
     }
@@ -117,7 +115,7 @@ def compare(
         with full_precision(), memory_guard(measuring.device, OUT_OF_MEMORY_HINT):
             for name in methods:
                 model = _load(name, config, runs / name / MODEL, measuring)
-                described.append(_described(name, configs[name], model, progress.get(name)))
+                described.append(_described(name, config, model) | training.get(name, UNTRAINED))
                 draw = None if name == COSINES else partial(pictures.add, TITLES[name])
                 for row in measuring.rows(model, _settings(name), draw):
                     rows.append({"method": TITLES[name]} | row)
@@ -169,7 +167,7 @@ def _load(name: str, config: Config, path: Path, measuring: Measuring) -> Any:
     return load_checkpoint(path, measuring.device)[0] if name == MAESIL else load_baseline(path, measuring.device)
 
 
-def _described(name: str, config: Config, model: Any, progress: Progress | None) -> dict[str, Any]:
+def _described(name: str, config: Config, model: Any) -> dict[str, Any]:
     code = code_of(name, config.model)
     networks = {MAESIL: "MAESILLib", COSINES: "DCT-II"}
     return {
@@ -180,10 +178,6 @@ def _described(name: str, config: Config, model: Any, progress: Progress | None)
         "code": str(code),
         "code_numbers": code.numbers,
         "code_bits": code.bits,
-        "learning_rate": None if progress is None else config.train.learning_rate,
-        "samples": 0 if progress is None else progress.samples,
-        "updates": 0 if progress is None else progress.step,
-        "training_seconds": 0 if progress is None else round(progress.seconds),
     }
 
 

@@ -114,7 +114,7 @@ def _methods_table(result: dict[str, Any]) -> list[str]:
             f"{m['parameters'] / 1e6:.2f} M" if m["parameters"] else "none",
             m["code"],
             "" if m["learning_rate"] is None else f"{m['learning_rate']:g}",
-            f"{m['training_seconds']} s" if m["updates"] else "none",
+            f"{m['training_seconds']} s, {m['precision']}" if m["updates"] else "none",
         ]
         for m in result["methods"]
     ]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from MAESILLib.checkpoint_info import CheckpointInfo
 from MAESILLib.comparison.baselines import BASELINES, MAESIL, TITLES, Baseline, make_baseline, save_baseline
-from MAESILLib.config import Config, MaskTraining
+from MAESILLib.config import FREE_KEYS, Config, MaskTraining
 from MAESILLib.data.cache import Cache
 from MAESILLib.device import precision_context
 from MAESILLib.errors import CancelledError, InputError
@@ -25,7 +25,7 @@ from MAESILLib.training.batch import Batch, intensities
 from MAESILLib.training.loss import Loss, mean_of_samples
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.run_folder import holds_state
-from MAESILLib.training.state import Progress, check_same_run, read_state
+from MAESILLib.training.state import check_same_run, read_state
 from MAESILLib.training.task import MASKED_AUTOENCODING, Task
 from MAESILLib.training.trainer import Trainer
 from MAESILLib.training.validation import Preview, ValidationSuperpatch
@@ -55,8 +55,13 @@ class BaselineTraining:
         image, target, valid = intensities(batch, update.config.preprocessing.windows_hu, update.device)
         with precision_context(update.device, update.bf16):
             output = update.network(image)
-        error = mean_of_samples((output.image - target).square(), None if valid is None else valid.float())
+        difference = output.image - target if valid is None else (output.image - target) * valid
+        error = mean_of_samples(difference.square(), valid)
         return Loss(error + output.penalty, None, {"visible_mse": error.detach()})
+
+    def validation_metrics(self, config: Config) -> tuple[str, ...]:
+        """Return the name of the only one; nothing is masked, so it is of every voxel."""
+        return ("psnr_masked_db",)
 
     @torch.no_grad()
     def validate(
@@ -66,13 +71,14 @@ class BaselineTraining:
         device: torch.device,
         bf16: bool,
         ranks: Ranks,
-    ) -> float:
+    ) -> dict[str, float]:
         """Return the mean PSNR of every voxel."""
         total = 0.0
         for one in superpatches[ranks.rank :: ranks.size]:
             difference = (_made(model, one, device, bf16) - one.image)[one.valid]
             total += -10 * math.log10(max(float(difference.double().square().mean()), 1e-12))
-        return float(ranks.sum(torch.tensor(total, dtype=torch.float64))) / len(superpatches)
+        mean = float(ranks.sum(torch.tensor(total, dtype=torch.float64))) / len(superpatches)
+        return {"psnr_masked_db": mean}
 
     @torch.no_grad()
     def preview(self, model: Baseline, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
@@ -113,7 +119,7 @@ def check_run(name: str, config: Config, cache: Cache, folder: Path) -> None:
     if not holds_state(folder):
         return
     state = read_state(folder).values
-    check_same_run(state, name, config, cache.fingerprint(), folder)
+    check_same_run(state, name, config, cache.fingerprint(), folder, FREE_KEYS)
     steps = state["config"]["train"]["steps"]
     if steps != config.train.steps:
         raise InputError(
@@ -130,8 +136,11 @@ def train(
     device: torch.device,
     reporter: Reporter,
     stop: StopRequest,
-) -> Progress:
+) -> dict[str, Any]:
     """Train a method into ``folder``, or resume where its run was cut short; a finished one is taken.
+
+    Returns:
+        what it was trained with.
 
     Raises:
         InputError: as :func:`check_run`.
@@ -144,12 +153,21 @@ def train(
     if trainer.progress.step == config.train.steps:
         # a crash may have come between the state and the checkpoint
         trainer.write_weights()
-        return trainer.progress
-    try:
-        trainer.run()
-    except CancelledError as error:
-        # the trainer names an option of another command
-        raise CancelledError(
-            f"{TITLES[name]} {error.message.split(';')[0]}; repeat the same command to resume"
-        ) from None
-    return trainer.progress
+    else:
+        try:
+            trainer.run()
+        except CancelledError as error:
+            # the trainer names an option of another command
+            told = f"{TITLES[name]} {error.message.split(';')[0]}; repeat the same command to resume"
+            raise CancelledError(told) from None
+    return {
+        "learning_rate": config.train.learning_rate,
+        "precision": trainer.precision,
+        "samples": trainer.progress.samples,
+        "updates": trainer.progress.step,
+        "training_seconds": round(trainer.progress.seconds),
+    }
+
+
+UNTRAINED = {"learning_rate": None, "precision": None, "samples": 0, "updates": 0, "training_seconds": 0}
+"""What a method that learns nothing was trained with."""
