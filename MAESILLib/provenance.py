@@ -24,10 +24,11 @@ def describe_data(cache: Cache, entries: tuple[CacheEntry, ...]) -> dict[str, An
 
 def hash_of_patient(entry: CacheEntry) -> str:
     """Return a short hash that stands for a patient."""
-    return _hash(entry.patient)
+    return hash_of_name(entry.patient)
 
 
-def _hash(patient: str) -> str:
+def hash_of_name(patient: str) -> str:
+    """Return the same of a patient's name."""
     return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
@@ -44,7 +45,7 @@ def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> lis
 def patients_trained_on(training: dict[str, Any], patients: Iterable[str]) -> list[str] | None:
     """Name the patients whose images a checkpoint was trained on; None where it does not state its patients."""
     known = _told(training, "patients_sha256")
-    return [name for name in patients if _hash(name) in known] if known else None
+    return [name for name in patients if hash_of_name(name) in known] if known else None
 
 
 def _told(training: dict[str, Any], key: str) -> set[str]:
