@@ -106,11 +106,11 @@ class TrainConfig:
     teacher_weight: float = 0.1
     """Weight of predicting what the averaged encoder, which sees everything, makes of the hidden tokens."""
     teacher_crops: int = 4
-    """Crops of a pass whose latents are predicted."""
+    """Crops of an update, the last ones, whose latents are predicted."""
     completion: bool = True
     """Train the completion beside the network; it reads detached inputs."""
     completion_crops: int = 1
-    """Crops of a pass that it is trained on."""
+    """Crops of an update, the first ones, that it is trained on."""
     completion_gradient_weight: float = 0.1
     """Weight of the squared error of steps between neighbouring voxels, next to that of the voxels."""
     readout: bool = True
@@ -164,6 +164,23 @@ class Config:
     mask: MaskTraining = field(default_factory=MaskTraining)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+
+FREE_KEYS = {
+    ("train", "steps"),
+    ("train", "accumulation"),
+    ("train", "compile"),
+    ("train", "device_volumes"),
+    ("train", "loader_threads"),
+    ("train", "validate_every"),
+    ("train", "preview_at"),
+    ("train", "checkpoint_every"),
+    ("train", "log_every"),
+}
+"""What may differ on resuming: how often something is written, how it is run, when it ends.
+
+``accumulation`` and the number of ranks divide an update; its samples are the same."""
+SCHEDULE = {("train", "steps"), ("train", "cooldown_share")}
+"""What a branch that cools down changes."""
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
@@ -251,7 +268,7 @@ def load(path: Path | str | None, preset_name: str | None = None, overrides: dic
             raise InputError(f"{path} is not valid TOML: {error}", "correct the line") from None
     if preset_name is not None:
         values["preset"] = preset_name
-    return from_dict(_merged(values, overrides or {}), where)
+    return from_dict(merged(values, overrides or {}), where)
 
 
 def from_dict(values: dict[str, Any], where: str = "the configuration") -> Config:
@@ -263,7 +280,7 @@ def from_dict(values: dict[str, Any], where: str = "the configuration") -> Confi
     name = values.get("preset", "small")
     if name not in PRESETS:
         raise InputError(f"unknown preset '{name}' in {where}", f"choose one of {', '.join(PRESETS)}")
-    config = _build(Config, _merged(PRESETS[name], {**values, "preset": name}), where, "")
+    config = _build(Config, merged(PRESETS[name], {**values, "preset": name}), where, "")
     check(config, where)
     return config
 
@@ -303,21 +320,8 @@ def check(config: Config, where: str = "the configuration") -> None:
     amounts = ["learning_rate", "final_learning_rate", "reader_learning_rate", "weight_decay", "noise_hu"]
     amounts += ["shift_jitter_hu", "volume_weighting", "preview_at", "warmup_steps"]
     amounts += ["teacher_weight", "completion_gradient_weight", "band_slope"]
-    crops = (train.crop_size, train.cooldown_crop_size)
     _refuse(
         where,
-        *(
-            (
-                any(c > s for c, s in zip(crop, model.superpatch_size, strict=True)),
-                f"a training crop {crop} exceeds model.superpatch_size {model.superpatch_size}",
-            )
-            for crop in crops
-        ),
-        (
-            train.batch_size * math.prod(train.crop_size) % math.prod(train.cooldown_crop_size) != 0,
-            f"train.batch_size {train.batch_size} crops of {train.crop_size} are no whole number of crops of "
-            f"train.cooldown_crop_size {train.cooldown_crop_size}",
-        ),
         (train.precision not in PRECISIONS, f"train.precision must be one of {', '.join(PRECISIONS)}"),
         *((getattr(train, name) < 1, f"train.{name} must be at least 1") for name in counts),
         *((not 0 <= getattr(train, name) <= 1, f"train.{name} must be from 0 to 1") for name in shares),
@@ -330,6 +334,22 @@ def check(config: Config, where: str = "the configuration") -> None:
         (
             any(s not in STRATEGY_NAMES[:-1] for s in mask.strategies),
             f"mask.strategies must be of {', '.join(STRATEGY_NAMES[:-1])}, got {', '.join(mask.strategies)}",
+        ),
+    )
+    crops = (train.crop_size, train.cooldown_crop_size) if train.cooldown_from < train.steps else (train.crop_size,)
+    _refuse(
+        where,
+        *(
+            (
+                any(c > s for c, s in zip(crop, model.superpatch_size, strict=True)),
+                f"a training crop {crop} exceeds model.superpatch_size {model.superpatch_size}",
+            )
+            for crop in crops
+        ),
+        (
+            train.batch_size * math.prod(train.crop_size) % math.prod(crops[-1]) != 0,
+            f"train.batch_size {train.batch_size} crops of {train.crop_size} are no whole number of crops of "
+            f"train.cooldown_crop_size {train.cooldown_crop_size}",
         ),
     )
 
@@ -403,12 +423,13 @@ def _refuse(where: str, *problems: tuple[bool, str]) -> None:
             raise InputError(f"{message} ({where})", "change the value")
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return nested values, those of ``over`` before those of ``base``."""
+    values = dict(base)
     for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+        old = values.get(key)
+        values[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return values
 
 
 def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:

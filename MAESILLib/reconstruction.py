@@ -55,6 +55,7 @@ def reconstruct(
     device: torch.device | str = "cpu",
     bf16: bool = False,
     batch_size: int = 1,
+    completed: bool = True,
     stop: StopRequest = NEVER,
     progress: Callable[[float], None] | None = None,
 ) -> Reconstruction:
@@ -64,6 +65,7 @@ def reconstruct(
         unit: (D, H, W) float32, the first HU window mapped to [0, 1], on the model's grid.
         name: of the volume; part of the masks' seed.
         batch_size: most superpatches of a forward pass, alike in size; it changes results by rounding only.
+        completed: let the completion, if there is one, predict the hidden patches; else the decoder.
         progress: called with the share of superpatches done.
 
     Raises:
@@ -87,7 +89,7 @@ def reconstruct(
         visible = torch.stack([masks[box.index][number] for box in group])
         filled = None if prior is None else torch.cat([prior.of_box(box, number) for box in group])
         predictions = _predict_boxes(
-            model, unit, group, visible, filled, plan.coverage == "single", torch.device(device), bf16
+            model, unit, group, visible, filled, plan.coverage == "single", torch.device(device), bf16, completed
         )
         for box, (predicted, shown, hidden) in zip(group, predictions, strict=True):
             weights = blending_weights(box.size) if plan.overlap > 0 else np.ones(box.size, np.float32)
@@ -140,6 +142,7 @@ def _predict_boxes(
     show: bool,
     device: torch.device,
     bf16: bool,
+    completed: bool,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return for each box (D, H, W) predictions of hidden patches, of visible ones if ``show``, and what is hidden.
 
@@ -154,7 +157,7 @@ def _predict_boxes(
     low, high = model.windows_hu[0]
     image = first if len(model.windows_hu) == 1 else windowed(first * (high - low) + low, model.windows_hu)
     with precision_context(device, bf16):
-        out = model.reconstruct(image, visible.to(device), filled)
+        out = model.reconstruct(image, visible.to(device), filled, completed=completed)
     grid = token_grid(size, patch_size)
     predicted = _laid_out(out.hidden, out.hidden_patches, grid, patch_size)
     # without a read-out visible patches are those of the input

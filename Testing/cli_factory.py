@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from volume_factory import geometry, image_of, trunk
 
 from MAESILLib import cli
 from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
+from MAESILLib.checkpoint_info import PARTS
 from MAESILLib.config import Preprocessing
 from MAESILLib.events import parse_event
 from MAESILLib.geometry import Geometry
-from MAESILLib.model import MaskedAutoencoder
+from MAESILLib.mae.network import Network
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUIET = ("--progress", "off")
@@ -119,13 +120,15 @@ def assert_refused_event(result: Result, kind: str, status: int) -> dict[str, An
     return error
 
 
-def write_checkpoint(path: Path, seed: int = 0, prior: bool = True, preprocessing: Preprocessing | None = None) -> Path:
-    """Write a small checkpoint with random weights, whose output differs from the prior."""
+def write_checkpoint(
+    path: Path, seed: int = 0, preprocessing: Preprocessing | None = None, parts: tuple[str, ...] = PARTS
+) -> Path:
+    """Write a small checkpoint with random weights, none of them zero."""
     config = tiny_config()
-    config = replace(config, model=replace(config.model, prior=prior))
+    preprocessing = preprocessing or config.preprocessing
     torch.manual_seed(seed)
-    network = awakened(MaskedAutoencoder(config.model), 0.02)
-    save_checkpoint(path, network.state_dict(), CheckpointInfo(config.model, preprocessing or config.preprocessing))
+    network = awakened(Network(config.model, preprocessing.windows_hu, parts), 0.02)
+    save_checkpoint(path, network.state_dict(), CheckpointInfo(config.model, preprocessing, parts=parts))
     return path
 
 

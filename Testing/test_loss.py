@@ -1,75 +1,117 @@
-"""The structural part of the training loss, beside scikit-image's SSIM."""
+"""The losses of a training step, against sums over voxels written out."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from skimage.metrics import structural_similarity
-from training_factory import tiny_config
+from scipy.fft import dctn
 
+from MAESILLib.mae.model import Prediction, patchify, spread, take_tokens, valid_voxels
 from MAESILLib.mask_spec import MaskSpec
-from MAESILLib.masking import draw_visible, generator_for
-from MAESILLib.model import MaskedAutoencoder, Prediction, patchify, take_tokens, valid_voxels
-from MAESILLib.training.loss import masked_loss, ssim
+from MAESILLib.masking import draw_visible, generator_for, hidden_from_visible, hidden_tokens
+from MAESILLib.training.loss import completion_loss, composite, core_loss, latent_loss, mean_of_samples, patch_error
 
-OPTIONS = {"data_range": 1.0, "win_size": 7, "use_sample_covariance": False}
+PATCH = (8, 8, 8)
+SHAPE = (16, 24, 32)
+GRID = (2, 3, 4)
+SIZES = torch.tensor([[16, 24, 32], [13, 24, 20]])
 
 
-def images(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Targets (2, 2, D, H, W) of two windows, valid voxels, and visible tokens."""
     generator = torch.Generator().manual_seed(0)
-    target = torch.rand(2, 1, *shape, generator=generator)
-    return (target + 0.1 * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
+    target = torch.rand(2, 2, *SHAPE, generator=generator)
+    visible = draw_visible(GRID, MaskSpec("uniform", 0.5, 0.5), 2, generator_for(0))
+    return target, valid_voxels(SIZES, torch.Size(SHAPE)), visible
 
 
-def test_it_is_scikit_images() -> None:
-    made, target = images(20, 17, 24)
-    found = ssim(made, target, None)
-    for one, a, b in zip(found, made, target, strict=True):
-        assert float(one) == pytest.approx(structural_similarity(a[0].numpy(), b[0].numpy(), **OPTIONS), abs=1e-5)
+def predicted(target: torch.Tensor, decoded: torch.Tensor, seed: int = 1) -> Prediction:
+    """Patches of the decoded tokens, each voxel wrong by something else."""
+    patches = take_tokens(patchify(target, PATCH), decoded)
+    noise = torch.randn(patches.shape, generator=torch.Generator().manual_seed(seed))
+    return Prediction([], torch.zeros(0), decoded, patches + noise)
 
 
-def test_windows_with_padding_do_not_count() -> None:
-    made, target = images(16, 24, 16)
-    size = torch.tensor([[16, 20, 11], [16, 24, 16]])
-    valid = valid_voxels(size, target.shape[2:])
-    made = torch.where(valid, made, 5.0)
-    found = ssim(made, target, valid)
-    part = (slice(None), slice(20), slice(11))
-    expected = structural_similarity(made[0, 0][part].numpy(), target[0, 0][part].numpy(), **OPTIONS)
-    assert float(found[0]) == pytest.approx(expected, abs=1e-5)
+def error_image(target: torch.Tensor, prediction: Prediction) -> torch.Tensor:
+    """Predicted minus true voxels (B, C, D, H, W), 0 where nothing was decoded."""
+    images = []
+    for channel in range(target.shape[1]):
+        one = target[:, channel : channel + 1]
+        patches = prediction.patches[..., channel * 512 : channel * 512 + 512]
+        images.append(composite(one, prediction.decoded, patches, PATCH) - one)
+    return torch.cat(images, 1)
 
 
-def test_what_holds_no_window_is_alike() -> None:
-    made, target = images(6, 24, 24)
-    assert ssim(made, target, None).tolist() == [1.0, 1.0]
-    made, target = images(16, 16, 16)
-    valid = valid_voxels(torch.tensor([[5, 16, 16], [16, 16, 16]]), target.shape[2:])
-    found = ssim(made, target, valid)
-    assert float(found[0]) == 1.0
-    assert float(found[1]) < 1.0
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_the_core_loss_is_that_of_decoded_voxels_that_are_not_padding(is_padded: bool) -> None:
+    target, valid, visible = batch()
+    decoded = hidden_from_visible(visible, 24)[:, ::2]
+    prediction = predicted(target, decoded)
+    loss, first = core_loss(prediction, target, valid if is_padded else None, PATCH, 0.0)
+    tokens = torch.zeros(2, 24, dtype=torch.bool).scatter_(1, decoded, True).view(2, *GRID)
+    counted = spread(tokens, PATCH) & (valid if is_padded else True)
+    squared = error_image(target, prediction).double().square()
+    means = [[float(s[c][m[0]].mean()) for c in range(2)] for s, m in zip(squared, counted, strict=True)]
+    assert float(loss) == pytest.approx(np.mean(means), rel=1e-5)
+    assert float(first) == pytest.approx(np.mean([m[0] for m in means]), rel=1e-5)
 
 
-def test_the_loss_counts_it_for_the_composite() -> None:
-    _, target = images(16, 16, 24)
-    visible = draw_visible((2, 2, 3), MaskSpec("uniform", 0.5, 0.5), 2, generator_for(0))
-    model = MaskedAutoencoder(tiny_config().model).eval()
-    with torch.no_grad():
-        out = model(target, visible)
-    patches = patchify(target, (8, 8, 8))
-    truth = take_tokens(patches, out.hidden)
-    wrong = Prediction(out.hidden, truth + 0.2, out.visible, out.visible_patches)
-    weights = {"visible_weight": 0.0, "gradient_weight": 0.0}
-    plain, more = (masked_loss(wrong, target, None, (8, 8, 8), **weights, ssim_weight=w) for w in (0.0, 0.5))
-    composite = target.clone()
-    for sample, tokens in enumerate(out.hidden):
-        for token in tokens.tolist():
-            d, h, w = token // 6, token // 3 % 2, token % 3
-            composite[sample, 0, 8 * d : 8 * d + 8, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8] += 0.2
-    alike = [
-        structural_similarity(a[0].numpy(), b[0].numpy(), **OPTIONS) for a, b in zip(composite, target, strict=True)
-    ]
-    assert float(more.total - plain.total) == pytest.approx(0.5 * (1 - sum(alike) / 2), abs=1e-4)
-    right = Prediction(out.hidden, truth, out.visible, out.visible_patches)
-    assert float(masked_loss(right, target, None, (8, 8, 8), **weights, ssim_weight=0.5).total) == pytest.approx(
-        0, abs=1e-6
-    )
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_weighted_bands_are_those_of_scipy(is_padded: bool) -> None:
+    target, valid, visible = batch()
+    decoded = hidden_from_visible(visible, 24)
+    prediction = predicted(target, decoded)
+    loss, first = core_loss(prediction, target, valid if is_padded else None, PATCH, 1.5)
+    error, weight = patch_error(prediction.patches, decoded, target, valid if is_padded else None, PATCH)
+    squares = sum(axis**2 for axis in np.meshgrid(*[np.arange(8)] * 3, indexing="ij"))
+    slope = (1.0 + squares) ** 0.75
+    slope /= slope.mean()
+    bands = dctn(error.unflatten(-1, (2, 8, 8, 8)).numpy(), axes=(3, 4, 5), norm="ortho") ** 2 * slope
+    counts = [error[0].numel()] * 2 if weight is None else weight.flatten(1).sum(1).tolist()
+    expected = np.mean([sample.sum() / count for sample, count in zip(bands, counts, strict=True)])
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    assert first == core_loss(prediction, target, valid if is_padded else None, PATCH, 0.0)[1]
+
+
+def test_samples_count_alike_however_much_of_them_is_padding() -> None:
+    squared = torch.tensor([[1.0, 1.0, 1.0, 1.0], [4.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    weight = torch.tensor([[1.0] * 4, [1.0, 0.0, 0.0, 0.0], [0.0] * 4])
+    assert float(mean_of_samples(squared, weight)) == pytest.approx((1 + 4 + 0) / 3)
+    assert float(mean_of_samples(squared[:1], None)) == 1.0
+
+
+def test_the_completion_loss_counts_hidden_voxels_and_steps_of_the_composite() -> None:
+    target, valid, visible = batch()
+    target = target[:, :1]
+    hidden = spread(hidden_tokens(visible, GRID), PATCH)
+    counted = hidden & valid
+    made = target + torch.randn(target.shape, generator=torch.Generator().manual_seed(2))
+    loss, squared = completion_loss(made, target, counted, 0.3)
+    whole = torch.where(counted, made, target)
+    expected, steps = [], []
+    for a, b, mask in zip(whole, target, counted, strict=True):
+        expected.append(float((a - b)[mask].square().mean()))
+        differences = sum(float((a.diff(dim=d) - b.diff(dim=d)).square().sum()) for d in (1, 2, 3))
+        steps.append(differences / (3 * int(mask.sum())))
+    assert float(squared) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert float(loss) == pytest.approx(np.mean(expected) + 0.3 * np.mean(steps), rel=1e-4)
+    assert float(completion_loss(torch.where(counted, target, 9.0), target, counted, 0.3)[0]) == 0
+
+
+def test_latents_are_compared_with_the_normalised_mean_of_the_teachers_blocks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    blocks = [torch.randn(2, 24, 6, generator=generator) for _ in range(3)]
+    index = torch.tensor([[0, 5, 7], [1, 2, 23]])
+    wanted = np.stack([normalised(block.numpy()) for block in blocks]).mean(0)
+    wanted = np.take_along_axis(normalised(wanted), index[..., None].numpy(), 1)
+    right = torch.from_numpy(wanted)
+    assert float(latent_loss(right, blocks, index)) == pytest.approx(0, abs=1e-9)
+    # smooth L1: half the square of small errors, large ones less a half
+    assert float(latent_loss(right + 0.5, blocks, index)) == pytest.approx(0.125, abs=1e-5)
+    assert float(latent_loss(right + 3, blocks, index)) == pytest.approx(2.5, abs=1e-5)
+
+
+def normalised(x: np.ndarray) -> np.ndarray:
+    """Layer-norm the last axis, as PyTorch does."""
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)

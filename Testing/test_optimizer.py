@@ -8,30 +8,56 @@ import pytest
 import torch
 from training_factory import tiny_config
 
-from MAESILLib.model import MaskedAutoencoder
-from MAESILLib.training.optimizer import WeightAverage, is_decayed, learning_rate
+from MAESILLib.training.optimizer import WeightAverage, is_decayed, learning_rate, make_optimizers
+from MAESILLib.training.task import Pretraining
 
 
 def test_only_matrices_decay() -> None:
-    model = MaskedAutoencoder(tiny_config().model)
-    decayed = {name for name, p in model.named_parameters() if is_decayed(name, p)}
+    network = Pretraining(tiny_config())
+    decayed = {name for name, p in network.named_parameters() if is_decayed(name, p)}
     assert decayed
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
-    rest = {name for name, _ in model.named_parameters()} - decayed
-    assert "decoder.mask_token" in rest
-    kernels = {name for name, p in model.named_parameters() if p.dim() == 5}
+    rest = {name for name, _ in network.named_parameters()} - decayed
+    assert {"core.decoder.mask_token", "core.decoder.mix.weight", "readout.mix.weight"} < rest
+    kernels = {name for name, p in network.named_parameters() if p.dim() == 5}
     assert kernels
     assert kernels < rest
-    assert all(name.endswith(("bias", "token")) or "norm" in name for name in rest - kernels)
+    assert all(name.endswith(("bias", "token", "mix.weight")) or "norm" in name for name in rest - kernels)
 
 
-def test_the_learning_rate_is_counted_in_steps() -> None:
-    train = tiny_config(steps=100, learning_rate=1.0, final_learning_rate=0.1, warmup_share=0.1).train
-    rates = [learning_rate(train, s) for s in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert rates[10] == pytest.approx(1.0)
-    assert rates[55] == pytest.approx(0.1 + 0.9 * 0.5)
-    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+def test_core_and_readers_have_optimizers_of_their_own() -> None:
+    network = Pretraining(tiny_config())
+    optimizers = make_optimizers(network, tiny_config().train)
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    held = {part: [names[p] for g in o.param_groups for p in g["params"]] for part, o in optimizers.items()}
+    assert sorted(held["core"] + held["readers"]) == sorted(names.values())
+    assert all(name.startswith(("core.", "latent_head.")) for name in held["core"])
+    assert all(name.startswith(("completion.", "readout.")) for name in held["readers"])
+    assert [g["weight_decay"] for g in optimizers["core"].param_groups] == [0.05, 0.0]
+    alone = tiny_config(completion=False, readout=False)
+    assert list(make_optimizers(Pretraining(alone), alone.train)) == ["core"]
+
+
+def test_the_learning_rate_rises_stays_and_falls_with_one_minus_the_root() -> None:
+    train = tiny_config(steps=100, warmup_steps=10, cooldown_share=0.25, final_learning_rate=0.1).train
+    rates = [learning_rate(train, step, 1.0) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 + 0.9 * (step + 1) / 10 for step in range(10)], rel=1e-12)
+    assert rates[10:75] == pytest.approx([1.0] * 65, rel=1e-12)
+    assert rates[75:] == pytest.approx([0.1 + 0.9 * (1 - (n / 25) ** 0.5) for n in range(1, 26)], rel=1e-12)
+    assert rates[75] == pytest.approx(0.1 + 0.9 * 0.8)
+    assert rates[99] == 0.1
+    assert all(a > b for a, b in itertools.pairwise(rates[74:]))
+
+
+def test_a_run_without_end_never_cools_down() -> None:
+    train = tiny_config(steps=100, warmup_steps=0, cooldown_share=0.0, final_learning_rate=0.1).train
+    assert train.cooldown_from == 100
+    assert {learning_rate(train, step, 1.0) for step in range(100)} == {1.0}
+
+
+def test_a_lower_rate_of_the_readers_falls_no_lower_than_itself() -> None:
+    train = tiny_config(steps=10, warmup_steps=0, cooldown_share=1.0, final_learning_rate=0.1).train
+    assert [learning_rate(train, step, 0.05) for step in range(10)] == [0.05] * 10
 
 
 def test_the_average_follows_its_formula() -> None:

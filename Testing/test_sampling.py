@@ -17,8 +17,19 @@ from MAESILLib.data.crops import DeviceCrops, HostCrops, fits_on
 from MAESILLib.data.foreground import foreground_share, foreground_table
 from MAESILLib.data.sampling import CropSampler, readable
 from MAESILLib.errors import InputError
-from MAESILLib.training.batch import Batch, intensities, make_batch, mask_of_step
+from MAESILLib.training.batch import (
+    Batch,
+    chosen,
+    crop_size_of_step,
+    intensities,
+    make_batch,
+    mask_of_step,
+    samples_of_update,
+)
 from MAESILLib.training.loader import BatchLoader
+
+SIZE = (32, 32, 32)
+WINDOWS = ((-1000.0, 1000.0), (-160.0, 240.0))
 
 
 def sampler_for(config: Config, cache: Cache) -> CropSampler:
@@ -26,7 +37,6 @@ def sampler_for(config: Config, cache: Cache) -> CropSampler:
     return CropSampler(
         cache,
         cache.select("train"),
-        crop_size=train.crop_size,
         patch_size=config.model.patch_size,
         volume_weighting=train.volume_weighting,
         min_foreground=train.min_foreground,
@@ -43,8 +53,8 @@ def test_a_sample_depends_on_its_number_alone(cache: Cache) -> None:
     config = tiny_config()
     first, again = sampler_for(config, cache), sampler_for(config, cache)
     for number in (5, 0, 17):
-        assert np.array_equal(first.crop(number).hu, again.crop(number).hu)
-    assert not np.array_equal(first.crop(0).hu, first.crop(1).hu)
+        assert np.array_equal(first.crop(number, SIZE).hu, again.crop(number, SIZE).hu)
+    assert not np.array_equal(first.crop(0, SIZE).hu, first.crop(1, SIZE).hu)
     four = make_batch(config, HostCrops(first, 3), 3, range(8, 12))
     two = [make_batch(config, HostCrops(again), 3, range(8 + 2 * i, 10 + 2 * i)) for i in range(2)]
     assert torch.equal(four.hu, torch.cat([b.hu for b in two]))
@@ -57,7 +67,7 @@ def test_crops_hold_what_the_volume_holds(cache: Cache) -> None:
     sampler = sampler_for(tiny_config(flip=False), cache)
     seen_short = False
     for number in range(40):
-        crop = sampler.crop(number)
+        crop = sampler.crop(number, SIZE)
         d, h, w = crop.valid_size
         volume = np.asarray(cache.open(next(e for e in cache.entries if e.name == crop.source)))
         inner = crop.hu[:d, :h, :w]
@@ -79,23 +89,25 @@ def test_crops_hold_what_the_volume_holds(cache: Cache) -> None:
 
 
 def test_intensities_are_windowed_jittered_and_clean_in_the_target(cache: Cache) -> None:
-    config = tiny_config(noise=0.0, scale_jitter=0.0, shift_jitter=0.0)
+    config = tiny_config(noise_hu=0.0, scale_jitter=0.0, shift_jitter_hu=0.0)
     batch = batch_of(config, cache, 0)
-    image, target, valid = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
-    torch.testing.assert_close(target, ((batch.hu.float() + 1000) / 2000).clamp(0, 1))
+    image, target, valid = intensities(batch, WINDOWS, torch.device("cpu"))
+    hu = batch.hu.float()
+    expected = torch.cat([(hu + 1000) / 2000, (hu + 160) / 400], 1).clamp(0, 1)
+    torch.testing.assert_close(target, expected)
     assert torch.equal(image, target)
     padded = next(b for b in (batch_of(config, cache, n) for n in range(40)) if (b.valid_size < 32).any())
-    _, _, counted = intensities(padded, (-1000.0, 1000.0), torch.device("cpu"))
+    _, _, counted = intensities(padded, WINDOWS, torch.device("cpu"))
     assert counted is not None
     assert counted.flatten(1).sum(1).tolist() == padded.valid_size.prod(1).tolist()
     assert (valid is None) == bool((batch.valid_size == 32).all())
-    noisy = tiny_config(noise=0.05)
+    noisy = tiny_config(noise_hu=100.0)
     batch = batch_of(noisy, cache, 0)
-    image, target, _ = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
-    inside = (target > 0.2) & (target < 0.8)
-    sigma = (image - target)[0][inside[0]].std()
+    image, target, _ = intensities(batch, WINDOWS, torch.device("cpu"))
+    inside = (target[0, 0] > 0.2) & (target[0, 0] < 0.8)
+    sigma = 2000 * (image - target)[0, 0][inside].std()
     assert sigma == pytest.approx(float(batch.jitter[0, 2]), rel=0.1)
-    again, _, _ = intensities(batch, (-1000.0, 1000.0), torch.device("cpu"))
+    again, _, _ = intensities(batch, WINDOWS, torch.device("cpu"))
     assert torch.equal(image, again)
 
 
@@ -104,7 +116,51 @@ def test_masks_of_steps_come_from_the_configuration() -> None:
     drawn = {
         (m.strategy, round(1 - (1 - m.plane_ratio) ** 2, 3)) for m in (mask_of_step(config, s) for s in range(400))
     }
-    assert drawn == {(s, h) for s in set(config.mask.strategies) for h in set(config.mask.hidden_shares)}
+    assert drawn == {(s, h) for s in set(config.mask.strategies) for h in set(config.mask.ratios)}
+
+
+COOLED = {"steps": 20, "cooldown_share": 0.3, "batch_size": 16, "crop_size": (16, 16, 16)}
+"""Its last six updates are a cool-down with crops of 32x32x32 voxels in every second one."""
+
+
+def test_every_second_update_of_the_cooldown_has_larger_crops_and_fewer(cache: Cache) -> None:
+    config = tiny_config(**COOLED)
+    large = [step for step in range(20) if crop_size_of_step(config, step) == (32, 32, 32)]
+    assert large == [15, 17, 19]
+    assert all(crop_size_of_step(config, step) == (16, 16, 16) for step in range(20) if step not in large)
+    samples = [samples_of_update(config, step) for step in range(20)]
+    assert [len(one) for one in samples] == [2 if step in large else 16 for step in range(20)]
+    assert [one.start for one in samples] == [16 * step for step in range(20)]
+    loader = BatchLoader(config, HostCrops(sampler_for(config, cache)))
+    try:
+        shapes = [tuple(loader.batch(step, 0).hu.shape) for step in range(13, 20)]
+        assert not loader.pending, "batches beyond the last update are made"
+    finally:
+        loader.close()
+    assert shapes == [(16, 1, 16, 16, 16), *((16, 1, 16, 16, 16), (2, 1, 32, 32, 32)) * 3]
+
+
+def test_without_a_cooldown_its_crops_are_not_looked_at() -> None:
+    config = tiny_config(steps=20, cooldown_share=0.0, batch_size=3, crop_size=(16, 16, 16))
+    assert {crop_size_of_step(config, step) for step in range(20)} == {(16, 16, 16)}
+    with pytest.raises(InputError, match=r"batch_size 3 crops of \(16, 16, 16\) are no whole number of crops of"):
+        tiny_config(steps=20, cooldown_share=0.1, batch_size=3, crop_size=(16, 16, 16))
+
+
+@pytest.mark.parametrize("passes", [1, 2, 4, 8])
+def test_readers_and_teacher_take_crops_of_the_update_however_it_is_shared_out(passes: int) -> None:
+    """Losses of passes, weighted, average to the mean over the chosen crops."""
+    update, values = range(40, 48), np.random.default_rng(0).random(8)
+    size = len(update) // passes
+    for part in (update[:1], update[-3:], update[:8]):
+        losses, seen = [], []
+        for number in range(passes):
+            samples = update[number * size : (number + 1) * size]
+            one = chosen(samples, update, part)
+            seen += samples[one.crops]
+            losses.append(one.weight * values[np.array(samples)[one.crops] - 40].mean() if one else 0.0)
+        assert seen == list(part)
+        assert np.mean(losses) == pytest.approx(values[np.array(part) - 40].mean())
 
 
 def test_the_loader_gives_the_batches_in_order_and_from_anywhere(cache: Cache) -> None:
@@ -133,7 +189,7 @@ def test_the_ends_of_a_volume_are_seen(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", [(96, 32, 32)], ["train"])
     sampler = sampler_for(tiny_config(min_foreground=0.0, flip=False), cache)
     first_plane = np.asarray(cache.open(cache.entries[0]))[0]
-    share = np.mean([np.array_equal(sampler.crop(n).hu[0], first_plane) for n in range(200)])
+    share = np.mean([np.array_equal(sampler.crop(n, SIZE).hu[0], first_plane) for n in range(200)])
     assert share > 0.1
 
 
@@ -142,28 +198,36 @@ class TestChoice:
         sampler = sampler_for(tiny_config(), cache)
         seen = set()
         for number in range(30):
-            choice = sampler.choose(number)
-            crop, again = sampler.read(choice), sampler.crop(number)
+            choice = sampler.choose(number, SIZE)
+            crop, again = sampler.read(choice), sampler.crop(number, SIZE)
             assert np.array_equal(crop.hu, again.hu)
             assert (crop.valid_size, crop.source) == (again.valid_size, again.source)
             entry = sampler.entries[choice.volume]
             box = tuple(slice(s, s + n) for s, n in zip(choice.start, choice.size, strict=True))
-            inner = np.flip(np.asarray(cache.open(entry))[box], tuple(np.flatnonzero(choice.flips)))
+            inner = np.asarray(cache.open(entry))[box]
+            inner = inner[:, :, ::-1] if choice.is_flipped else inner
             d, h, w = choice.size
             assert inner.shape == choice.size
             assert np.array_equal(crop.hu[:d, :h, :w], inner)
-            seen.add((entry.name, choice.flips))
+            seen.add((entry.name, choice.is_flipped))
         assert len({name for name, _ in seen}) == 3
-        assert len({flips for _, flips in seen}) == 8
+        assert {is_flipped for _, is_flipped in seen} == {False, True}
+
+    def test_half_of_the_crops_are_mirrored(self, cache: Cache) -> None:
+        """Left and right, as the test above compares voxel by voxel: other axes tell which way is up."""
+        sampler = sampler_for(tiny_config(), cache)
+        assert 0.4 < np.mean([sampler.choose(number, SIZE).is_flipped for number in range(300)]) < 0.6
+        never = sampler_for(tiny_config(flip=False), cache)
+        assert not any(never.choose(number, SIZE).is_flipped for number in range(300))
 
     def test_choosing_reads_no_voxel(self, cache: Cache) -> None:
         sampler = sampler_for(tiny_config(), cache)
-        chosen = [sampler.choose(number) for number in range(20)]
+        choices = [sampler.choose(number, SIZE) for number in range(20)]
         for entry in cache.entries:
             (cache.folder / "volumes" / f"{entry.name}.npy").unlink()
-        assert [sampler.choose(number) for number in range(20)] == chosen
+        assert [sampler.choose(number, SIZE) for number in range(20)] == choices
         with pytest.raises(InputError, match="missing"):
-            sampler.read(chosen[0])
+            sampler.read(choices[0])
 
     def test_the_foreground_is_judged_from_the_table(self, tmp_path: Path) -> None:
         """Body in one corner: nearly every crop holds some of it, and which ones hold enough is known beforehand."""
@@ -172,10 +236,10 @@ class TestChoice:
         entry = CacheEntry("v", (64, 64, 64), "p", "train", "v", "0", 0.125, crc32=store_volume(tmp_path, "v", hu))
         write_index(Cache(tmp_path, 1.5, (entry,)))
         sampler = sampler_for(tiny_config(min_foreground=0.5), read_cache(tmp_path))
-        shares = [float((sampler.crop(number).hu > -500).mean()) for number in range(100)]
+        shares = [float((sampler.crop(number, SIZE).hu > -500).mean()) for number in range(100)]
         without = sampler_for(tiny_config(min_foreground=0.0), read_cache(tmp_path))
         assert np.mean(np.array(shares) >= 0.45) > 0.5
-        assert np.mean([(without.crop(number).hu > -500).mean() >= 0.45 for number in range(100)]) < 0.3
+        assert np.mean([(without.crop(number, SIZE).hu > -500).mean() >= 0.45 for number in range(100)]) < 0.3
 
     @pytest.mark.parametrize("name", ["v1.npy", "v1.foreground.npy"])
     def test_damage_is_found_before_training(self, cache: Cache, name: str) -> None:
@@ -188,8 +252,8 @@ class TestChoice:
         """Flipped, at the ends, and of a volume that is shorter than a crop and ends within a patch."""
         sampler = sampler_for(tiny_config(), cache)
         host, device = HostCrops(sampler, 2), DeviceCrops(sampler, cache, torch.device("cpu"))
-        hu, sizes = device.stack(range(60))
-        expected, expected_sizes = host.stack(range(60))
+        hu, sizes = device.stack(range(60), SIZE)
+        expected, expected_sizes = host.stack(range(60), SIZE)
         host.close()
         assert torch.equal(hu, expected)
         assert torch.equal(sizes, expected_sizes)
@@ -205,7 +269,7 @@ class TestChoice:
             resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, before[1]))
             try:
                 sampler = sampler_for(tiny_config(), cache)
-                names = {sampler.crop(number).source for number in range(200)}
+                names = {sampler.crop(number, SIZE).source for number in range(200)}
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, before)
         assert len(names) > 40

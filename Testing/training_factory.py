@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from MAESILLib.config import Config, Preprocessing, load
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
-from MAESILLib.model import MaskedAutoencoder
 
 
 def smooth_hu(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -45,7 +45,7 @@ def four_volumes(folder: Path) -> Cache:
 
 
 def tiny_config(**train: object) -> Config:
-    """The smallest configuration that has every part."""
+    """The smallest configuration that has every part; fp32, because a calibration takes time."""
     return load(
         None,
         "tiny",
@@ -53,14 +53,16 @@ def tiny_config(**train: object) -> Config:
             "model": {
                 "superpatch_size": (32, 32, 32),
                 "encoder_width": 48,
-                "decoder_width": 32,
-                "head_width": 16,
-                "mlp_ratio": 2.0,
+                "decoder_width": 24,
+                "head_width": 24,
             },
             "train": {
                 "steps": 8,
                 "crop_size": (32, 32, 32),
+                "cooldown_crop_size": (32, 32, 32),
                 "batch_size": 2,
+                "warmup_steps": 2,
+                "precision": "fp32",
                 "validate_every": 4,
                 "validation_superpatches": 2,
                 "preview_at": 2,
@@ -72,9 +74,12 @@ def tiny_config(**train: object) -> Config:
     )
 
 
-def awakened(model: MaskedAutoencoder, std: float = 0.05) -> MaskedAutoencoder:
-    """Give what starts at zero random weights: in a trained model it does not stay there."""
-    for parameter in model.parameters():
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def awakened(network: Module, std: float = 0.05) -> Module:
+    """Give what starts at zero random weights: in a trained network it does not stay there."""
+    for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=std)
-    return model
+    return network

@@ -25,8 +25,11 @@ def add_configuration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(seed=None)
 
 
-def configuration_from(args: argparse.Namespace) -> Config:
+def configuration_from(args: argparse.Namespace, base: dict[str, Any] | None = None) -> Config:
     """Return the configuration the arguments describe.
+
+    Args:
+        base: values of a run that stand in for the preset and the file where neither is given.
 
     Raises:
         InputError: a file that cannot be read, an unknown key, or a value that is not possible.
@@ -39,6 +42,8 @@ def configuration_from(args: argparse.Namespace) -> Config:
         train.setdefault("seed", args.seed)
     if args.steps is not None:
         train["steps"] = args.steps
+    if base is not None and args.preset is None and args.config is None:
+        values = configuration.merged(base, values)
     return configuration.load(args.config, args.preset, values)
 
 

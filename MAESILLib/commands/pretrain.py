@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from MAESILLib.commands.common import set_up_threads, warn_unfinished
-from MAESILLib.commands.configured import add_configuration_arguments, check_spacing, configuration_from
+from MAESILLib.commands.configured import add_configuration_arguments, check_spacing, configuration_from, overrides
+from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
 
 if TYPE_CHECKING:
-    import torch
-
-    from MAESILLib.config import Config
-    from MAESILLib.data.cache import Cache
-    from MAESILLib.training.ranks import Ranks
+    from MAESILLib.training.trainer import Trainer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
     parser.add_argument("--output", required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--validation", metavar="CACHE", help="another cache to validate on; else its held-out part")
+    parser.add_argument(
+        "--points", metavar="CSV", help="labelled points (as of maesil probe): probe the encoder with each validation"
+    )
+    parser.add_argument("--root", metavar="DIR", help="folder of the points' files; the CSV's own if not given")
     add_configuration_arguments(parser)
     parser.add_argument("--init", metavar="C", help="checkpoint whose weights to start from")
     parser.add_argument(
@@ -32,8 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="always",
         choices=("always", "auto"),
-        help="go on from the run's last state; auto: if there is one, else begin",
+        help="go on from the run's last state and with its configuration; auto: if there is one, else begin",
     )
+    branch = parser.add_argument_group(
+        "cool-down: branch from a run, which is only read, and let the learning rate fall"
+    )
+    branch.add_argument("--from", dest="branch_of", metavar="RUN", help="run whose last state to begin with")
+    branch.add_argument("--cooldown", type=int, metavar="N", help="number of updates until it ends")
     parser.add_argument("--minutes", type=_minutes, metavar="M", help="stop after this time, to be resumed")
 
 
@@ -51,7 +58,16 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     """Run the command."""
     from MAESILLib.data.cache import read_cache
 
-    config = configuration_from(args)
+    _check_branch(args)
+    resumes = _resumes(args)
+    start = base = None
+    if resumes or args.branch_of is not None:
+        set_up_threads(args)
+        from MAESILLib.training.state import cooled_down, read_state
+
+        start = read_state(Path(args.output if resumes else args.branch_of))
+        base = start.values["config"] if resumes else cooled_down(start, args.cooldown)
+    config = configuration_from(args, base)
     cache = read_cache(args.data)
     validation = read_cache(args.validation) if args.validation else None
     for one in (cache, validation):
@@ -65,44 +81,69 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     device = choose_device(own_device(args.device))
     stop.check()
     with joined(device) as ranks:
+        from MAESILLib.probe.points import read_points
+        from MAESILLib.probe.reduced import reduce_points
+        from MAESILLib.training.task import MaskedAutoencoding
+        from MAESILLib.training.trainer import Trainer
+
         if not ranks.is_main:
             reporter = Reporter("off")
         if args.minutes is not None:
             stop.ask_after(60 * args.minutes, f"its {args.minutes:g} minutes are over")
-        _train(args, config, cache, validation, device, ranks, reporter, stop)
+        points = None
+        if args.points and ranks.is_main:
+            points = reduce_points(read_points(Path(args.points), Path(args.root) if args.root else None))
+        trainer = Trainer(
+            config,
+            cache,
+            Path(args.output),
+            validation=validation,
+            device=device,
+            resume=resumes,
+            start=start,
+            # the command line of a job that begins or resumes is that of its first start
+            initial=None if resumes and args.resume != "always" else args.init,
+            reporter=reporter,
+            stop=stop,
+            ranks=ranks,
+            task=MaskedAutoencoding(points),
+        )
+        trainer.run()
+        if args.progress != "json" and ranks.is_main:
+            _print_result(trainer, args.output)
 
 
-def _train(
-    args: argparse.Namespace,
-    config: Config,
-    cache: Cache,
-    validation: Cache | None,
-    device: torch.device,
-    ranks: Ranks,
-    reporter: Reporter,
-    stop: StopRequest,
-) -> None:
+def _resumes(args: argparse.Namespace) -> bool:
+    """Say whether to resume: a job that its launcher started anew does, if there is a state."""
     from MAESILLib.training.run_folder import holds_state
-    from MAESILLib.training.trainer import Trainer
 
-    # a job that its launcher started anew goes on; its command line is that of the first start
-    may_resume = args.resume == "auto" or ranks.restarts > 0
-    resumes = holds_state(Path(args.output)) if may_resume else args.resume is not None
-    trainer = Trainer(
-        config,
-        cache,
-        Path(args.output),
-        validation=validation,
-        device=device,
-        resume=resumes,
-        initial=None if resumes and may_resume else args.init,
-        reporter=reporter,
-        stop=stop,
-        ranks=ranks,
-    )
-    trainer.run()
-    if args.progress != "json" and ranks.is_main:
-        best = trainer.progress.best_psnr_masked_db
-        print(f"{trainer.progress.step} steps, {trainer.progress.samples} samples; {args.output}/model.safetensors")
-        if best is not None:
-            print(f"best validation PSNR of hidden patches (dual .5/.5): {best:.2f} dB; {args.output}/best.safetensors")
+    if args.resume == "auto" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        return holds_state(Path(args.output))
+    return args.resume is not None
+
+
+def _check_branch(args: argparse.Namespace) -> None:
+    """Refuse what contradicts a branch, which takes everything from its run.
+
+    Raises:
+        InputError: an option that belongs to another kind of start.
+    """
+    if (args.branch_of is None) != (args.cooldown is None):
+        raise InputError("--from RUN and --cooldown N belong together", "give both, or neither")
+    if args.branch_of is None:
+        return
+    from MAESILLib.config import FREE_KEYS
+
+    given = [f"--{name}" for name in ("preset", "config", "steps", "seed", "init") if getattr(args, name) is not None]
+    given += ["--resume"] if args.resume == "always" else []
+    for section, values in overrides(args.set).items():
+        given += [f"--set {section}.{key}" for key in values if (section, key) not in FREE_KEYS - {("train", "steps")}]
+    if given:
+        raise InputError(f"{given[0]} cannot be combined with --from", "a branch has the configuration of its run")
+
+
+def _print_result(trainer: Trainer, output: str) -> None:
+    best = trainer.progress.best_psnr_masked_db
+    print(f"{trainer.progress.step} steps, {trainer.progress.samples} samples; {output}/model.safetensors")
+    if best is not None:
+        print(f"best validation PSNR of hidden patches (dual .5/.5): {best:.2f} dB; {output}/best.safetensors")

@@ -44,7 +44,8 @@ class HostCrops:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, sample: int, into: torch.Tensor) -> tuple[int, int, int]:
-        crop = self.sampler.crop(sample, tuple(into.shape))
+        d, h, w = into.shape
+        crop = self.sampler.crop(sample, (d, h, w))
         into.numpy()[...] = crop.hu
         return crop.valid_size
 

@@ -18,6 +18,22 @@ from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Those crops of a batch that one loss is taken of.
+
+    Attributes:
+        crops: which ones.
+        weight: of their mean loss; the mean over an update's passes is that over all its chosen crops.
+    """
+
+    crops: slice
+    weight: float
+
+    def __bool__(self) -> bool:
+        return self.crops.stop > self.crops.start
+
+
+@dataclass(frozen=True)
 class Batch:
     """Inputs of one forward pass, on the CPU; ``hu`` may lie on the device already.
 
@@ -29,6 +45,8 @@ class Batch:
         jitter: (B, 3) float32: contrast factor, shift in HU, noise sigma in HU.
         noise_seeds: (B,) seeds of the samples' noise.
         offset: tokens, the same for the batch: where in the superpatch's grid the crops lie.
+        completed: crops that the completion is trained on, the update's first.
+        taught: crops whose latents are predicted, the update's last.
     """
 
     hu: torch.Tensor
@@ -39,6 +57,8 @@ class Batch:
     noise_seeds: tuple[int, ...]
     offset: Triple
     mask: MaskSpec
+    completed: Chosen
+    taught: Chosen
 
     def grid(self, patch_size: Triple) -> Triple:
         """Return the token grid (D, H, W) of the crops."""
@@ -60,6 +80,22 @@ def crop_size_of_step(config: Config, step: int) -> Triple:
     train = config.train
     cooled = step - train.cooldown_from
     return train.cooldown_crop_size if cooled >= 0 and cooled % 2 else train.crop_size
+
+
+def samples_of_update(config: Config, step: int) -> range:
+    """Return the numbers of the samples that make update ``step`` (from 0); larger crops are fewer."""
+    train, crop = config.train, crop_size_of_step(config, step)
+    count = train.batch_size * math.prod(train.crop_size) // math.prod(crop)
+    return range(step * train.batch_size, step * train.batch_size + count)
+
+
+def chosen(samples: range, update: range, part: range) -> Chosen:
+    """Return which ``samples`` of an update are in the ``part`` of it that a loss is taken of."""
+    first, last = max(samples.start, part.start), min(samples.stop, part.stop)
+    if first >= last:
+        return Chosen(slice(0, 0), 0.0)
+    weight = (last - first) / len(samples) * len(update) / len(part)
+    return Chosen(slice(first - samples.start, last - samples.start), weight)
 
 
 def mask_of_step(config: Config, step: int) -> MaskSpec:
@@ -96,22 +132,25 @@ def make_batch(config: Config, crops: Crops, step: int, samples: range) -> Batch
     visible = torch.cat([draw_visible((d, h, w), mask, 1, generator) for generator in generators])
     hidden = hidden_from_visible(visible, d * h * w)
     count = max(1, round(hidden.shape[1] * train.decoded_ratio))
-    chosen = torch.stack([torch.randperm(hidden.shape[1], generator=g)[:count].sort()[0] for g in generators])
+    decoded = torch.stack([torch.randperm(hidden.shape[1], generator=g)[:count].sort()[0] for g in generators])
     jitter, seeds = [], []
     for sample in samples:
         rng = random_for(train.seed, "augment", sample)
         scale = 1 + train.scale_jitter * rng.uniform(-1, 1)
         jitter.append([scale, train.shift_jitter_hu * rng.uniform(-1, 1), train.noise_hu * rng.uniform()])
         seeds.append(int(rng.integers(2**62)))
+    update = samples_of_update(config, step)
     return Batch(
         hu,
         valid_size,
         visible,
-        hidden.gather(1, chosen),
+        hidden.gather(1, decoded),
         torch.tensor(jitter, dtype=torch.float32),
         tuple(seeds),
         offset_of_step(config, step),
         mask,
+        chosen(samples, update, update[: train.completion_crops]),
+        chosen(samples, update, update[-train.teacher_crops :]),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from MAESILLib.config import Config
 from MAESILLib.data.crops import Crops
 from MAESILLib.errors import InputError
-from MAESILLib.training.batch import Batch, crop_size_of_step, make_batch
+from MAESILLib.training.batch import Batch, make_batch, samples_of_update
 from MAESILLib.training.ranks import ALONE, Ranks
 
 AHEAD = 2
@@ -28,18 +27,13 @@ def samples_of_pass(config: Config, ranks: Ranks, step: int, number: int) -> ran
     return range(first, first + size)
 
 
-def samples_of_update(config: Config, step: int) -> range:
-    """Return the numbers of the samples that make update ``step`` (from 0); larger crops are fewer."""
-    train, crop = config.train, crop_size_of_step(config, step)
-    count = train.batch_size * math.prod(train.crop_size) // math.prod(crop)
-    return range(step * train.batch_size, step * train.batch_size + count)
-
-
 def check_shares(config: Config, ranks: Ranks) -> None:
     """Raise InputError unless every update can be shared out evenly over ranks and passes."""
     train = config.train
     shares = ranks.size * train.accumulation
-    for count in {len(samples_of_update(config, step)) for step in (0, train.cooldown_from, train.cooldown_from + 1)}:
+    # the second update of the cool-down is the first one of larger crops
+    for step in (0, min(train.cooldown_from + 1, train.steps - 1)):
+        count = len(samples_of_update(config, step))
         if count % shares:
             raise InputError(
                 f"an update of {count} crops cannot be shared by {ranks.size} ranks in "
@@ -69,8 +63,8 @@ class BatchLoader:
         if not self.pending or self.pending[0][0] != key:
             self._drop()
             self._submit(key)
-        while len(self.pending) <= AHEAD:
-            self._submit(self._after(self.pending[-1][0]))
+        while len(self.pending) <= AHEAD and (after := self._after(self.pending[-1][0])):
+            self._submit(after)
         _, future = self.pending.popleft()
         began = time.monotonic()
         self.last = future.result()
@@ -83,9 +77,11 @@ class BatchLoader:
         self.pool.shutdown(wait=True, cancel_futures=True)
         self.crops.close()
 
-    def _after(self, key: tuple[int, int]) -> tuple[int, int]:
+    def _after(self, key: tuple[int, int]) -> tuple[int, int] | None:
         step, number = key
-        return (step, number + 1) if number + 1 < self.config.train.accumulation else (step + 1, 0)
+        if number + 1 < self.config.train.accumulation:
+            return step, number + 1
+        return (step + 1, 0) if step + 1 < self.config.train.steps else None
 
     def _submit(self, key: tuple[int, int]) -> None:
         samples = samples_of_pass(self.config, self.ranks, *key)

@@ -30,24 +30,23 @@ class Loss:
 
 
 def mean_of_samples(squared: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """Average errors over each sample's voxels that are not padding, then over samples.
+    """Average errors over each sample's voxels that count, then over samples.
 
     So an update is the same however its samples are shared out.
 
     Args:
-        squared: (B, ...).
-        weight: broadcastable to it, 0 in padding; None where nothing is.
+        squared: (B, ...), 0 where nothing counts.
+        weight: as large, 1 where a voxel counts, else 0; None where all do.
     """
     if weight is None:
         return squared.mean()
-    weight = weight.expand_as(squared)
-    return ((squared * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)).mean()
+    return (squared.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)).mean()
 
 
 def patch_error(
     patches: torch.Tensor, index: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None, patch_size: Triple
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return predicted minus true patches (B, N, C * P) of the tokens ``index`` (B, N), and the voxels' weights.
+    """Return predicted minus true patches (B, N, C * P) of the tokens ``index`` (B, N), 0 in padding, and what counts.
 
     Args:
         target: (B, C, D, H, W).
@@ -56,8 +55,8 @@ def patch_error(
     error = patches - take_tokens(patchify(target, patch_size), index)
     if valid is None:
         return error, None
-    weight = take_tokens(patchify(valid.to(error.dtype), patch_size), index)
-    return error, weight.repeat(1, 1, target.shape[1])
+    weight = take_tokens(patchify(valid.to(error.dtype), patch_size), index).repeat(1, 1, target.shape[1])
+    return error * weight, weight
 
 
 @lru_cache(maxsize=8)
@@ -92,32 +91,24 @@ def core_loss(
     voxels = patch_size[0] * patch_size[1] * patch_size[2]
     first = mean_of_samples(error[..., :voxels].square(), None if weight is None else weight[..., :voxels])
     if band_slope > 0:
-        # padding is part of a patch's frequencies: there the error is taken as 0
-        error = whitened(error if weight is None else error * weight, patch_size, band_slope)
+        error = whitened(error, patch_size, band_slope)
     return mean_of_samples(error.square(), weight), first.detach()
 
 
 def completion_loss(
-    completed: torch.Tensor,
-    target: torch.Tensor,
-    hidden: torch.Tensor,
-    valid: torch.Tensor | None,
-    gradient_weight: float,
+    completed: torch.Tensor, target: torch.Tensor, counted: torch.Tensor, gradient_weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of completed images and their squared error, over hidden voxels.
+    """Return the loss of completed images and their squared error.
 
     Args:
         completed: (B, 1, D, H, W).
         target: (B, 1, D, H, W), the first window.
-        hidden: (B, 1, D, H, W) bool.
+        counted: (B, 1, D, H, W) bool, the hidden voxels that are not padding.
         gradient_weight: of the squared error of steps between face neighbours of the composite.
     """
-    counted = hidden if valid is None else hidden & valid
     # visible voxels are pasted in, so they have no error
     error = (completed - target) * counted
-    squared = mean_of_samples(error.square(), counted.to(error.dtype))
-    if gradient_weight == 0:
-        return squared, squared.detach()
+    squared = mean_of_samples(error.square(), counted.float())
     steps = torch.stack([error.diff(dim=axis).square().flatten(1).sum(1) for axis in (2, 3, 4)]).sum(0)
     gradient = (steps / (3 * counted.flatten(1).sum(1).clamp_min(1))).mean()
     return squared + gradient_weight * gradient, squared.detach()

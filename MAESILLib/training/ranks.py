@@ -1,7 +1,7 @@
 """The processes of a training: alone, or as ranks that torchrun started on one machine or many.
 
 What one rank knows and the others must follow (a stop, a mean, a figure) goes through here; the exchange of
-gradients is torch's own (:mod:`MAESILLib.training.parallel`).
+gradients is torch's own.
 """
 
 from __future__ import annotations
@@ -40,13 +40,11 @@ class Ranks:
         rank: its number over all machines.
         size: how many there are.
         local_rank: its number on its machine, and that of its card.
-        restarts: how often the launcher has started the job anew.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    restarts: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -115,7 +113,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         yield ALONE
         return
     rank, size, local_rank = (_number(name) for name in LAUNCHER[:3])
-    ranks = Ranks(rank, size, local_rank, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    ranks = Ranks(rank, size, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:

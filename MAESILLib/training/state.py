@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from MAESILLib.config import Config, to_dict
+from MAESILLib.config import Config, from_dict, merged, to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path
 from MAESILLib.training.run_folder import NEW, PREVIOUS, STATE, STATES
 
 FORMAT = "maesil-training-state/3"
+FIRST_FORMAT = "maesil-training-state/2"
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError)
 """What torch.load raises for files that are cut, overwritten or none of its own."""
 
@@ -62,6 +63,8 @@ def save_state(
     data: str,
     volumes: list[str],
     initial: dict[str, Any],
+    device: str,
+    bf16: bool,
     progress: Progress,
     learnt: dict[str, Any],
 ) -> None:
@@ -71,6 +74,8 @@ def save_state(
         task: name of what is trained.
         data: fingerprint of the cache.
         volumes: those that are trained on.
+        device: its type.
+        bf16: the precision that was chosen there.
         learnt: weights, moments and averages as :meth:`MAESILLib.training.update.Update.state` gives them.
     """
     state = {
@@ -80,6 +85,8 @@ def save_state(
         "data": data,
         "volumes": volumes,
         "initial": initial,
+        "device": device,
+        "bf16": bf16,
         "progress": vars(progress),
         **learnt,
     }
@@ -112,17 +119,39 @@ def read_state(folder: Path) -> SavedState:
         except UNREADABLE as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
         else:
-            if isinstance(state, dict) and state.get("format") == FORMAT:
+            found_format = state.get("format") if isinstance(state, dict) else None
+            if found_format == FORMAT:
                 return SavedState(state, path, problem)
-            reason = f"not a {FORMAT}"
+            reason = "a run of the first release" if found_format == FIRST_FORMAT else f"not a {FORMAT}"
         problem = problem or f"{path.name}: {reason}"
-    raise InputError(f"no training state in {folder} can be read ({problem})", "start a new run")
+    raise InputError(f"no training state in {folder} can be read ({problem})", "start a new run in another folder")
 
 
-def check_same_run(state: dict[str, Any], task: str, config: Config, data: str, folder: Path) -> None:
+def cooled_down(saved: SavedState, updates: int) -> dict[str, Any]:
+    """Return the configuration of a run in which the learning rate falls over the next ``updates`` updates.
+
+    Raises:
+        InputError: there are none, or the run is in a cool-down already.
+    """
+    folder, step = saved.path.parent, saved.values["progress"]["step"]
+    if updates < 1:
+        raise InputError(f"--cooldown {updates}", "give the number of updates of the cool-down, at least 1")
+    began = from_dict(saved.values["config"], str(saved.path)).train.cooldown_from
+    if step > began:
+        raise InputError(f"{folder} is in its own cool-down since step {began}", "branch from an earlier state")
+    steps = step + updates
+    return merged(saved.values["config"], {"train": {"steps": steps, "cooldown_share": updates / steps}})
+
+
+def check_same_run(
+    state: dict[str, Any], task: str, config: Config, data: str, folder: Path, free: set[tuple[str, str]]
+) -> None:
     """Refuse to resume with a task, a configuration or data that the run was not started with.
 
     The number of steps may grow, because a run may be prolonged; it changes the schedule from there on.
+
+    Args:
+        free: sections and keys that may differ.
     """
     if state["task"] != task:
         raise InputError(f"{folder} holds a run of '{state['task']}', not of '{task}'", "choose another folder")
@@ -132,7 +161,7 @@ def check_same_run(state: dict[str, Any], task: str, config: Config, data: str, 
         for section, values in new.items()
         if isinstance(values, dict)
         for key, value in values.items()
-        if old[section].get(key) != value and (section, key) not in FREE_KEYS
+        if old[section].get(key) != value and (section, key) not in free
     ]
     if changed:
         raise InputError(
@@ -141,19 +170,3 @@ def check_same_run(state: dict[str, Any], task: str, config: Config, data: str, 
         )
     if state["data"] != data:
         raise InputError(f"{folder} was trained on other data", "give the same cache, or start a run in another folder")
-
-
-FREE_KEYS = {
-    ("train", "steps"),
-    ("train", "accumulation"),
-    ("train", "compile"),
-    ("train", "device_volumes"),
-    ("train", "loader_threads"),
-    ("train", "validate_every"),
-    ("train", "preview_at"),
-    ("train", "checkpoint_every"),
-    ("train", "log_every"),
-}
-"""What may differ on resuming: how often something is written, how it is run, when it ends.
-
-``accumulation`` and the number of ranks divide an update; its samples are the same."""

@@ -6,6 +6,7 @@ trainer on the same samples (:mod:`MAESILLib.comparison`), so that what is compa
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,10 +21,13 @@ from MAESILLib.config import Config
 from MAESILLib.device import precision_context
 from MAESILLib.harmonic import harmonic_fill
 from MAESILLib.mae.blocks import Block
-from MAESILLib.mae.model import spread
+from MAESILLib.mae.model import Prediction, spread
 from MAESILLib.mae.network import Network
-from MAESILLib.masking import hidden_tokens
+from MAESILLib.masking import generator_for, hidden_tokens
+from MAESILLib.probe.encoders import HUEncoder
+from MAESILLib.probe.reduced import ReducedPoints, reduced_probe
 from MAESILLib.training.batch import Batch, intensities
+from MAESILLib.training.diagnostics import attention_shares, patch_r2
 from MAESILLib.training.loss import Loss, completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.validation import Preview, ValidationSuperpatch, preview, validate
@@ -55,10 +59,13 @@ class Task(Protocol):
     def loss(self, update: Update, batch: Batch) -> Loss:
         """Run ``update.network`` on a batch and return the loss."""
 
+    def validation_metrics(self, config: Config) -> tuple[str, ...]:
+        """Return the names of what :meth:`validate` can give."""
+
     def validate(
         self, model: Any, superpatches: list[ValidationSuperpatch], device: torch.device, bf16: bool, ranks: Ranks
-    ) -> float:
-        """Return a PSNR in dB; more is better."""
+    ) -> dict[str, float]:
+        """Return ``psnr_masked_db``, of which more is better, and other metrics; of them a validation may lack some."""
 
     def preview(self, model: Any, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
         """Return what previews show of a superpatch."""
@@ -73,23 +80,41 @@ class Pretraining(Network):
     def __init__(self, config: Config) -> None:
         parts = tuple(part for part in PARTS if getattr(config.train, part))
         super().__init__(config.model, config.preprocessing.windows_hu, parts)
-        self.parts = parts
-        self.latent_head = (
-            nn.Linear(config.model.decoder_width, config.model.encoder_width)
-            if config.train.teacher_weight > 0
-            else None
-        )
+        self.latent_head = None
+        if config.train.teacher_weight > 0:
+            self.latent_head = nn.Linear(config.model.decoder_width, config.model.encoder_width)
+            # torch's own generator has moved on by what the other parts drew
+            nn.init.xavier_uniform_(self.latent_head.weight, generator=generator_for(config.train.seed, LATENT_HEAD))
+            nn.init.zeros_(self.latent_head.bias)
         if config.train.compile:
             for module in self.modules():
                 if isinstance(module, Block):
                     module.compile()
 
 
+def idle(module: nn.Module) -> torch.Tensor:
+    """Return 0 with a gradient of 0 for every weight: ranks wait for each other's gradient of each of them."""
+    return torch.stack([p.sum() for p in module.parameters()]).sum() * 0
+
+
 class MaskedAutoencoding:
-    """Pretraining a superpatch masked autoencoder: what ``maesil pretrain`` does."""
+    """Pretraining a superpatch masked autoencoder: what ``maesil pretrain`` does.
+
+    Args:
+        points: labelled points to probe the encoder on with each validation, in at most 5 % of the time.
+    """
+
+    def __init__(self, points: ReducedPoints | None = None) -> None:
+        self.points = points
+        self._next_probe = 0.0
 
     name = "maesil"
     metrics = ("masked_mse", "completed_mse", "visible_mse", "latent_loss")
+
+    def validation_metrics(self, config: Config) -> tuple[str, ...]:
+        """Return the names of what :meth:`validate` can give."""
+        shares = (f"attention_share_{block}" for block in range(1, config.model.encoder_depth + 1))
+        return ("psnr_masked_db", "patch_r2", "probe_auroc", "probe_auroc_soft", *shares)
 
     def build(self, config: Config) -> Pretraining:
         """Return the network."""
@@ -97,48 +122,55 @@ class MaskedAutoencoding:
 
     def loss(self, update: Update, batch: Batch) -> Loss:
         """Return the losses of core, completion and read-out; metrics of parts that are not there are 0."""
-        config, model, device = update.config, update.model, update.device
+        config, device = update.config, update.device
         train, patch_size = config.train, config.model.patch_size
+        model: Pretraining = update.model  # type: ignore[assignment]
         image, target, valid = intensities(batch, config.preprocessing.windows_hu, device)
-        visible = batch.visible.to(device, non_blocking=True)
-        decoded = batch.decoded.to(device, non_blocking=True)
-        completed, filled, hidden = 0, None, None
-        if train.completion:
-            completed = min(train.completion_crops, len(image))
-            hidden = spread(hidden_tokens(visible[:completed], batch.grid(patch_size)), patch_size)
-            known = ~hidden if valid is None else ~hidden & valid[:completed]
-            filled = harmonic_fill(image[:completed, :1], known, FILL_TOLERANCE)
+        visible, decoded = (x.to(device, non_blocking=True) for x in (batch.visible, batch.decoded))
+        first = batch.completed.crops
+        counted = spread(hidden_tokens(visible[first], batch.grid(patch_size)), patch_size)
+        known = ~counted
+        if valid is not None:
+            counted, known = counted & valid[first], known & valid[first]
+        filled = None
+        if model.completion is not None and batch.completed:
+            filled = harmonic_fill(image[first, :1], known, FILL_TOLERANCE)
         with precision_context(device, update.bf16):
-            prediction, completion, readout = update.network(image, visible, decoded, filled, batch.offset)
+            prediction, completed, readout = update.network(image, visible, decoded, filled, batch.offset)
         core, masked = core_loss(prediction, target, valid, patch_size, train.band_slope)
         metrics = dict.fromkeys(self.metrics, core.new_zeros(())) | {"masked_mse": masked}
-        if train.teacher_weight > 0:
-            # the last crops: the first ones are completed
-            taught = slice(-train.teacher_crops, None)
-            with torch.no_grad(), precision_context(device, update.bf16):
-                seen = image[taught]
-                everything = torch.arange(batch.tokens(patch_size), device=device).expand(len(seen), -1)
-                encoder: nn.Module = model.core.encoder  # type: ignore[assignment,union-attr]
-                teacher = functional_call(
-                    encoder, update.average.under("core.encoder."), (seen, everything, batch.offset)
-                )
-            with precision_context(device, update.bf16):
-                latents = model.latent_head(prediction.tokens[taught])  # type: ignore[operator]
-            latent = latent_loss(latents, teacher[-TEACHER_BLOCKS:], decoded[taught])
+        if model.latent_head is not None:
+            latent = self._latent_loss(update, batch, image, prediction)
             core, metrics["latent_loss"] = core + train.teacher_weight * latent, latent.detach()
         readers = []
-        if completion is not None and hidden is not None:
-            part = None if valid is None else valid[:completed]
-            loss, metrics["completed_mse"] = completion_loss(
-                completion, target[:completed, :1], hidden, part, train.completion_gradient_weight
-            )
-            readers.append(loss)
+        if completed is not None:
+            loss, squared = completion_loss(completed, target[first, :1], counted, train.completion_gradient_weight)
+            readers.append(batch.completed.weight * loss)
+            metrics["completed_mse"] = batch.completed.weight * squared
+        elif model.completion is not None:
+            readers.append(idle(model.completion))
         if readout is not None:
             error, weight = patch_error(readout, visible, target[:, :1], valid, patch_size)
-            loss = mean_of_samples(error.square(), weight)
-            readers.append(loss)
-            metrics["visible_mse"] = loss.detach()
+            readers.append(mean_of_samples(error.square(), weight))
+            metrics["visible_mse"] = readers[-1].detach()
         return Loss(core, torch.stack(readers).sum() if readers else None, metrics)
+
+    def _latent_loss(self, update: Update, batch: Batch, image: torch.Tensor, prediction: Prediction) -> torch.Tensor:
+        """Compare predicted latents of the taught crops with those of the averaged encoder, which sees them whole."""
+        model: Pretraining = update.model  # type: ignore[assignment]
+        assert model.latent_head is not None
+        if not batch.taught:
+            return idle(model.latent_head)
+        crops = batch.taught.crops
+        seen = image[crops]
+        everything = torch.arange(batch.tokens(update.config.model.patch_size), device=seen.device)
+        average = update.average.under("core.encoder.")
+        with precision_context(update.device, update.bf16):
+            with torch.no_grad():
+                whole = (seen, everything.expand(len(seen), -1), batch.offset)
+                teacher = functional_call(model.core.encoder, average, whole)[-TEACHER_BLOCKS:]
+            predicted = model.latent_head(prediction.tokens[crops])
+        return batch.taught.weight * latent_loss(predicted, teacher, prediction.decoded[crops])
 
     def validate(
         self,
@@ -147,9 +179,22 @@ class MaskedAutoencoding:
         device: torch.device,
         bf16: bool,
         ranks: Ranks,
-    ) -> float:
-        """Return the mean PSNR of hidden voxels."""
-        return validate(model, superpatches, device, bf16, ranks)
+    ) -> dict[str, float]:
+        """Return the mean PSNR of hidden voxels, and on the first rank what tells how the encoder does."""
+        found = {"psnr_masked_db": validate(model, superpatches, device, bf16, ranks)}
+        if not ranks.is_main:
+            return found
+        encoder, one = model.core.encoder, superpatches[0]
+        image, valid = one.image.to(device), one.valid.to(device)
+        shares = attention_shares(encoder, image)
+        found |= {f"attention_share_{block}": share for block, share in enumerate(shares, start=1)}
+        found["patch_r2"] = patch_r2(encoder, image, valid)
+        if self.points is not None and time.monotonic() >= self._next_probe:
+            begin = time.monotonic()
+            probed = reduced_probe(HUEncoder(encoder, model.windows_hu), self.points, device=device)
+            found |= {f"probe_{name}": probed[name] for name in ("auroc", "auroc_soft") if name in probed}
+            self._next_probe = time.monotonic() + 19 * (time.monotonic() - begin)
+        return found
 
     def preview(
         self, model: Pretraining, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool

@@ -12,32 +12,42 @@ A run is a folder:
 
 from __future__ import annotations
 
+import itertools
 import math
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from MAESILLib.checkpoint import CheckpointInfo, read_info, read_weights
-from MAESILLib.config import Config, to_dict
+from MAESILLib.checkpoint import CheckpointInfo, load_weights, read_info, read_weights
+from MAESILLib.checkpoint_info import FirstReleaseModel
+from MAESILLib.config import FREE_KEYS, SCHEDULE, Config, to_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import Crops, DeviceCrops, HostCrops, fits_on
 from MAESILLib.data.sampling import CropSampler, readable
-from MAESILLib.device import memory_guard, set_up_convolutions, use_bf16
+from MAESILLib.device import memory_guard, set_up_convolutions
 from MAESILLib.errors import CancelledError, DivergedError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.files import remove_partial, write_json
 from MAESILLib.provenance import describe_data, trained_on
 from MAESILLib.stopping import StopRequest
-from MAESILLib.training.batch import crop_size_of_step
+from MAESILLib.training.batch import crop_size_of_step, samples_of_update
 from MAESILLib.training.figures import Clock, Figures, Lap
-from MAESILLib.training.loader import BatchLoader, check_shares, samples_of_update
+from MAESILLib.training.loader import BatchLoader, check_shares
 from MAESILLib.training.log import TrainingLog
 from MAESILLib.training.optimizer import learning_rate
+from MAESILLib.training.precision import choose_bf16
 from MAESILLib.training.ranks import ALONE, Ranks
 from MAESILLib.training.run_folder import BEST, MODEL, PREVIEW_VOLUME, holds_state
-from MAESILLib.training.state import Progress, check_same_run, read_state, save_state
+from MAESILLib.training.state import (
+    Progress,
+    SavedState,
+    check_same_run,
+    read_state,
+    save_state,
+)
 from MAESILLib.training.task import MASKED_AUTOENCODING, Task
 from MAESILLib.training.update import Update
 from MAESILLib.training.validation import (
@@ -56,6 +66,7 @@ class Trainer:
 
     Args:
         resume: go on from the folder's state; without it the folder must hold none.
+        start: a state that was read already: the folder's, to resume, or that of a run from which this one branches.
         initial: a checkpoint whose weights to start from.
         ranks: this process among those that train together; the first one writes the folder.
         task: what is trained.
@@ -73,6 +84,7 @@ class Trainer:
         validation: Cache | None = None,
         device: torch.device | str = "cpu",
         resume: bool = False,
+        start: SavedState | None = None,
         initial: Path | str | None = None,
         reporter: Reporter | None = None,
         stop: StopRequest | None = None,
@@ -82,10 +94,9 @@ class Trainer:
         self.config, self.cache, self.folder, self.ranks, self.task = config, cache, Path(folder), ranks, task
         self.device = torch.device(device)
         self.reporter, self.stop = reporter or Reporter(), stop or StopRequest()
-        self.bf16 = use_bf16(config.train.precision, self.device)
         check_shares(config, ranks)
         self._check_folder(resume)
-        if resume and initial is not None:
+        if (resume or start) and initial is not None:
             raise InputError("a resumed run goes on from its own weights", "leave out either --resume or --init")
         # with a validation set of its own nothing of the training data needs to be held out
         share = 0.0 if validation else config.train.validation_share
@@ -102,13 +113,15 @@ class Trainer:
         self._check_validation(self.data, "the training data")
         self.fingerprint = f"{cache.fingerprint()}/{validation.fingerprint()}" if validation else cache.fingerprint()
 
+        saved = read_state(self.folder) if resume and start is None else start
+        self.bf16, self.why_bf16 = self._choose_bf16(saved)
         torch.manual_seed(config.train.seed)
         set_up_convolutions(self.device, self.bf16)
         with self._memory_guard():
             self._build(initial)
         self.progress = Progress()
-        if resume:
-            self._restore()
+        if saved is not None:
+            self._restore(saved, is_branch=not resume)
         self.validation_superpatches = self._validation(validation or cache)
         self._check_same_on_all_ranks()
         self.sampler = CropSampler(
@@ -130,6 +143,22 @@ class Trainer:
             self._start_from(initial)
         self.update = Update(config, self.model, ranks, self.device, self.bf16, self.task)
 
+    @contextmanager
+    def _compile_guard(self) -> Iterator[None]:
+        """Name the setting where torch.compile fails.
+
+        Raises:
+            InputError: it did.
+        """
+        try:
+            yield
+        except Exception as error:
+            # importing its exceptions takes seconds
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            line = str(error).splitlines()[0]
+            raise InputError(f"torch.compile does not work here: {line}", "set train.compile=false") from error
+
     def _memory_guard(self) -> AbstractContextManager[None]:
         hint = "choose a larger train.accumulation, or a smaller train.batch_size, crop_size or preset"
         return memory_guard(self.device, hint)
@@ -147,11 +176,13 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_partial(self.folder)
             write_json(self.folder / "config.json", to_dict(self.config))
-            log = TrainingLog(self.folder, self.progress.step, self.task.metrics)
+            log = TrainingLog(self.folder, self.progress.step, self._columns())
+            if self.config.train.precision == "auto":
+                self.reporter.text(f"precision: {self.precision} ({self.why_bf16})")
             if not log.has_board:
                 self.reporter.text("tensorboard is not installed or does not start: figures go to log.csv alone")
         try:
-            with self._memory_guard(), closing(self._loader()) as loader:
+            with self._memory_guard(), self._compile_guard(), closing(self._loader()) as loader:
                 self._loop(loader, log)
         finally:
             if log is not None:
@@ -162,7 +193,9 @@ class Trainer:
         self.reporter.artifact("checkpoint", self.folder / MODEL)
         if (self.folder / BEST).exists():
             self.reporter.artifact("best_checkpoint", self.folder / BEST)
-        assert self.progress.step >= self.config.train.steps
+
+    def _columns(self) -> tuple[str, ...]:
+        return (*self.task.metrics, *(f"val_{name}" for name in self.task.validation_metrics(self.config)))
 
     def _loader(self) -> BatchLoader:
         train, pin = self.config.train, self.device.type == "cuda"
@@ -248,19 +281,30 @@ class Trainer:
     def _reason(self) -> str:
         return next(reason for reason in self.ranks.gather(self.stop.reason) if reason)
 
-    def _validate(self) -> float | None:
+    def _validate(self) -> dict[str, float] | None:
         if not self.validation_superpatches:
             return None
         with self.update.averaged() as model:
-            psnr = self.task.validate(model, self.validation_superpatches, self.device, self.bf16, self.ranks)
+            found = self.task.validate(model, self.validation_superpatches, self.device, self.bf16, self.ranks)
+        psnr = found["psnr_masked_db"]
         if not math.isfinite(psnr):
             self.reporter.warning(f"validation at step {self.progress.step} gave no finite figure")
             return None
-        self.progress.validation.append({"step": self.progress.step, "psnr_masked_db": round(psnr, 4)})
+        rounded = {name: round(value, 4) for name, value in found.items()}
+        self.progress.validation.append({"step": self.progress.step, **rounded})
+        self._warn_of_falling_probe()
         if self.progress.best_psnr_masked_db is None or psnr > self.progress.best_psnr_masked_db:
             self.progress.best_psnr_masked_db = psnr
             self._save_weights(BEST)
-        return psnr
+        return rounded
+
+    def _warn_of_falling_probe(self) -> None:
+        probed = [one["probe_auroc"] for one in self.progress.validation if "probe_auroc" in one][-4:]
+        if len(probed) == 4 and all(later < earlier for earlier, later in itertools.pairwise(probed)):
+            self.reporter.warning(
+                f"the probe has fallen for three validations, from {probed[0]:.3f} to {probed[-1]:.3f}: the encoder "
+                "loses anatomy"
+            )
 
     @property
     def previewed(self) -> ValidationSuperpatch:
@@ -282,7 +326,12 @@ class Trainer:
         self.reporter.artifact("preview_volume", self.folder / PREVIEW_VOLUME)
 
     def _log(
-        self, log: TrainingLog, loader: BatchLoader, figures: dict[str, float], lap: Lap, validated: float | None
+        self,
+        log: TrainingLog,
+        loader: BatchLoader,
+        figures: dict[str, float],
+        lap: Lap,
+        validated: dict[str, float] | None,
     ) -> None:
         assert loader.last is not None
         batch, step = loader.last, self.progress.step
@@ -294,7 +343,8 @@ class Trainer:
             "samples_per_s": round(lap.samples_per_s, 3),
         }
         event = {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
-        self.reporter.metric(step, **event, val_psnr_masked_db=validated)
+        found = {f"val_{name}": value for name, value in (validated or {}).items()}
+        self.reporter.metric(step, **event, **found)
         log.write(
             step,
             samples=self.progress.samples,
@@ -303,7 +353,7 @@ class Trainer:
             mask=batch.mask.strategy,
             mask_ratio=round(1 - batch.visible.shape[1] / tokens, 4),
             loader_wait=round(lap.waited_share, 4),
-            val_psnr_masked_db="" if validated is None else validated,
+            **found,
             skipped=self.progress.skipped,
             seconds=round(self.progress.seconds, 1),
             **{k: "" if v is None or not math.isfinite(v) else v for k, v in values.items()},
@@ -319,6 +369,8 @@ class Trainer:
                 data=self.fingerprint,
                 volumes=self.data["volumes"],
                 initial=self.initial,
+                device=self.device.type,
+                bf16=self.bf16,
                 progress=self.progress,
                 learnt=learnt,
             )
@@ -343,6 +395,7 @@ class Trainer:
             "samples": progress.samples,
             "skipped_steps": progress.skipped,
             "seconds": round(progress.seconds),
+            "precision": self.precision,
             "train": to_dict(self.config.train),
             "data": self.data,
             "damaged_volumes": len(self.damaged),
@@ -355,6 +408,10 @@ class Trainer:
 
     def _start_from(self, path: Path | str) -> None:
         info = read_info(path)
+        if isinstance(info.model, FirstReleaseModel):
+            raise InputError(
+                f"{path} is of the first release, whose network is not trained any more", "start without it"
+            )
         if info.model != self.config.model:
             raise InputError(f"{path} has another architecture than this run", "choose the preset it was trained with")
         if info.preprocessing != self.config.preprocessing:
@@ -365,8 +422,13 @@ class Trainer:
                 f"{path} was trained on {len(seen)} of the validation volumes or their patients, first '{seen[0]}'",
                 "choose another checkpoint, or other validation data",
             )
-        # a teacher's head, or a reader that the checkpoint lacks, starts anew
-        self.model.load_state_dict(self.model.state_dict() | read_weights(path))
+        weights = read_weights(path)
+        # the teacher's head, and a reader that the checkpoint lacks, start anew
+        for part in ("core", *info.parts):
+            module = getattr(self.model, part)
+            if module is not None:
+                own = {name.removeprefix(part + "."): w for name, w in weights.items() if name.startswith(part + ".")}
+                load_weights(module, own, path)
         self.initial = {"name": Path(path).name, "training": info.training}
 
     def _validation(self, cache: Cache) -> list[ValidationSuperpatch]:
@@ -390,13 +452,28 @@ class Trainer:
         if holds_state(self.folder) and not resume:
             raise InputError(f"{self.folder} already holds a run", "add --resume to go on, or choose another folder")
 
-    def _restore(self) -> None:
-        saved = read_state(self.folder)
-        state = saved.values
-        check_same_run(state, self.task.name, self.config, self.fingerprint, self.folder)
+    @property
+    def precision(self) -> str:
+        """Return what matrix products are computed in."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def _choose_bf16(self, saved: SavedState | None) -> tuple[bool, str]:
+        """Choose the precision; a run keeps it, because resuming must not depend on a timing."""
+        if saved is not None and saved.values.get("device") == self.device.type:
+            return saved.values["bf16"], "as the run began"
+        chosen = choose_bf16(self.config.train.precision, self.device) if self.ranks.is_main else (False, "")
+        return self.ranks.gather(chosen)[0]
+
+    def _restore(self, saved: SavedState, is_branch: bool) -> None:
+        state, run = saved.values, saved.path.parent
+        free = FREE_KEYS | SCHEDULE if is_branch else FREE_KEYS
+        check_same_run(state, self.task.name, self.config, self.fingerprint, run, free)
         self.update.load(state)
         self.progress = Progress(**state["progress"])
         self.initial = state["initial"]
+        if is_branch:
+            # the branch has no best checkpoint yet
+            self.progress.best_psnr_masked_db, self.progress.validation = None, []
         if state["volumes"] != self.data["volumes"]:
             self.reporter.warning(
                 f"the run was trained on {len(state['volumes'])} volumes so far and goes on with "

@@ -21,8 +21,6 @@ from MAESILLib.training.optimizer import WeightAverage, learning_rate, make_opti
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.task import Task
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
 
 class Update:
     """The model in training, and how it changes.
@@ -127,13 +125,13 @@ class Update:
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`load` needs to resume, on the CPU."""
-        moments: dict[str, dict[str, torch.Tensor]] = {}
-        for name, parameter in self.model.named_parameters():
-            of_it = next((o.state[parameter] for o in self.optimizers.values() if parameter in o.state), {})
-            moments[name] = {key: of_it[key].cpu() for key in (*MOMENTS, "step") if key in of_it}
+        saved = {p: values for optimizer in self.optimizers.values() for p, values in optimizer.state.items()}
         return {
             "model": {name: p.detach().cpu() for name, p in self.model.named_parameters()},
-            "optimizer": moments,
+            "optimizer": {
+                name: {key: value.cpu() for key, value in saved.get(p, {}).items()}
+                for name, p in self.model.named_parameters()
+            },
             "average": {name: w.cpu() for name, w in self.average.weights.items()},
             "buffers": {name: buffer.cpu() for name, buffer in self._buffers().items()},
         }
@@ -141,13 +139,13 @@ class Update:
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
         """Resume from :meth:`state`, whatever number of ranks gave it."""
+        optimizer_of = {p: o for o in self.optimizers.values() for group in o.param_groups for p in group["params"]}
         for name, parameter in self.model.named_parameters():
             parameter.copy_(state["model"][name])
             self.average.weights[name].copy_(state["average"][name])
-            if state["optimizer"][name]:
-                optimizer = next(o for o in self.optimizers.values() if _holds(o, parameter))
-                saved = state["optimizer"][name]
-                optimizer.state[parameter] = {key: value.to(parameter.device).clone() for key, value in saved.items()}
+            if saved := state["optimizer"][name]:
+                moments = {key: value.to(parameter.device, copy=True) for key, value in saved.items()}
+                optimizer_of[parameter].state[parameter] = moments
         for name, buffer in self._buffers().items():
             buffer.copy_(state["buffers"][name])
 
@@ -155,7 +153,3 @@ class Update:
         """Return what the network keeps beside its parameters, the same on every rank, by name."""
         parameters = {name for name, _ in self.model.named_parameters()}
         return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
-
-
-def _holds(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> bool:
-    return any(parameter is other for group in optimizer.param_groups for other in group["params"])
