@@ -82,7 +82,8 @@ class TestResult:
         assert found["hand-made"] > 0.9
         assert found["position"] < 0.8
         dice = {
-            c: the_line(result, window=24, metric=f"Dice, {c} cases", group="all", feature="hand-made") for c in (1, 2)
+            c: the_line(result, window=24, metric=f"Dice, {c} labelled", group="all", feature="hand-made")
+            for c in (1, 2)
         }
         assert dice[2]["value"] > 0.8
         assert dice[1]["value"] > 0.5
@@ -122,7 +123,7 @@ class TestResult:
                 for metric in metrics
             ),
             *(("points", window, "AUROC, sides kept") for window in (16, 24)),
-            *(("label maps", window, f"Dice, {cases} cases") for window in (16, 24) for cases in (1, 2)),
+            *(("label maps", window, f"Dice, {cases} labelled") for window in (16, 24) for cases in (1, 2)),
         }
         assert list(dict.fromkeys(one["feature"] for one in result["metrics"])) == FEATURES
         names = {one["feature"] for one in result["choices"]}
@@ -149,7 +150,7 @@ class TestResult:
         for words in (
             "## Label maps, window of 24 voxels",
             "| AUROC of | patients | encoder |",
-            "| Dice, 2 cases | apart |",
+            "| Dice, 2 labelled | apart |",
         ):
             assert words in text
 

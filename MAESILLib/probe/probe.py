@@ -41,7 +41,7 @@ SCHEMA = "maesil-probe/2"
 DRAWS = 3
 """Windows of each point: two are fitted on, the third is measured."""
 POINTS, LABEL_MAPS = "points", "label maps"
-AUROC, BALANCED, SIDED, DICE = "AUROC", "balanced accuracy", "AUROC, sides kept", "Dice, {} cases"
+AUROC, BALANCED, SIDED, DICE = "AUROC", "balanced accuracy", "AUROC, sides kept", "Dice, {} labelled"
 ALL, SOFT, APART = "all", "soft tissue", "apart"
 ROW = ("source", "window", "metric", "feature", "patient", "structure", "value")
 ORDER = (kinds.ENCODER, kinds.RANDOM, kinds.HAND_MADE, kinds.RAW, kinds.POSITION)
