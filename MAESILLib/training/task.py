@@ -196,7 +196,7 @@ class MaskedAutoencoding:
         if self.points is not None and time.monotonic() >= self._next_probe:
             begin = time.monotonic()
             probed = reduced_probe(HUEncoder(encoder, model.windows_hu), self.points, device=device)
-            found |= {f"probe_{name}": probed[name] for name in ("auroc", "auroc_soft")}
+            found |= {f"probe_{name}": probed[name] for name in ("auroc", "auroc_soft") if name in probed}
             self._next_probe = time.monotonic() + 19 * (time.monotonic() - begin)
         return found
 
