@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from MAESILLib.model import MaskedAutoencoder
 from training_factory import make_cache, smooth_hu, tiny_config
 
 from MAESILLib.checkpoint import load_checkpoint, read_info
@@ -21,7 +22,6 @@ from MAESILLib.data.cache import Cache
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
-from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.log import read_log
 from MAESILLib.training.loss import masked_loss

@@ -81,7 +81,7 @@ def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.config import to_dict
 
     info = read_info(path)
-    details = {
+    details: dict[str, Any] = {
         **checkpoint_identity(path),
         "megabytes": round(path.stat().st_size / 1e6, 1),
         "parts": parameter_counts(path),
