@@ -123,7 +123,8 @@ def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT, FIRST_FORMAT
         parts = tuple(values["parts"])
         if not set(parts) <= set(PARTS):
             raise InputError(f"{path} has parts {parts}", f"this version reads {PARTS}")
-        return CheckpointInfo(model, prepared, values["mask"], values["training"], parts, values["library_version"])
+        described = dict(values["mask"]), dict(values["training"])
+        return CheckpointInfo(model, prepared, *described, parts, values["library_version"])
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{path} is a safetensors file, but not a MAESIL checkpoint",
@@ -143,19 +144,26 @@ def _first_release(values: dict[str, Any], preprocessing: dict[str, Any], where:
     preprocessing["windows_hu"] = [preprocessing.pop("window_hu")]
     prepared = complete_from_dict(Preprocessing, preprocessing, where)
     check_preprocessing(prepared, where)
-    return CheckpointInfo(model, prepared, values["mask"], values["training"], ("readout",), values["library_version"])
+    described = dict(values["mask"]), dict(values["training"])
+    return CheckpointInfo(model, prepared, *described, ("readout",), values["library_version"])
 
 
 def parameter_counts(path: Path | str) -> dict[str, int]:
     """Return the number of weights of each part of a checkpoint: encoder, decoder, and what reads them."""
-    counts: dict[str, int] = {}
+    counts = dict.fromkeys(("encoder", "decoder", *PARTS), 0)
     for name, tensor in read_header(path).items():
         if name != "__metadata__" and not name.endswith(SCALE):
             part = name.removeprefix("core.").split(".")[0]
             counts[part] = counts.get(part, 0) + math.prod(tensor["shape"])
-    return counts
+    return {part: count for part, count in counts.items() if count}
 
 
 def parameter_count(path: Path | str) -> int:
     """Return the number of weights in a checkpoint."""
     return sum(parameter_counts(path).values())
+
+
+def samples_seen(training: dict[str, Any]) -> int:
+    """Return how many crops a checkpoint was trained on, and those it was initialised from before it."""
+    before = (training.get("initialised_from") or {}).get("training") or {}
+    return int(training.get("samples") or 0) + (samples_seen(before) if before else 0)

@@ -16,11 +16,10 @@ from MAESILLib.comparison import compare as comparison
 from MAESILLib.data.cache import read_cache
 from MAESILLib.evaluation.tables import harmonic, headline, headline_ssim, mode_of
 from MAESILLib.files import sha256_of
-from MAESILLib.probe import table as probe_table
 from MAESILLib.resources import embedded_checkpoint
 
 DOCS = REPOSITORY / "docs"
-NAMES = ("comparison", "evaluation", "probe")
+NAMES = ("comparison", "evaluation")
 
 
 def published(name: str) -> dict[str, Any]:
@@ -47,7 +46,6 @@ def test_it_names_what_it_was_made_with(name: str) -> None:
     seeds = {
         "comparison": lambda: [result["budget"]["seed"]],
         "evaluation": lambda: [setting["seed"] for setting in result["settings"]],
-        "probe": lambda: [result["settings"]["seed"]],
     }[name]()
     assert seeds
     assert all(isinstance(seed, int) for seed in seeds)
@@ -69,10 +67,8 @@ def test_all_are_of_one_cache_which_prepare_still_makes(real_ct: Path, tmp_path:
     assert published("evaluation")["data"]["volumes"] == published("comparison")["data"]["volumes"] == held_out
 
 
-@pytest.mark.parametrize("name", ["evaluation", "probe"])
-def test_it_is_of_the_embedded_checkpoint(name: str) -> None:
-    result = published(name)
-    (one,) = result["checkpoints"] if name == "evaluation" else [result["checkpoint"]]
+def test_it_is_of_the_embedded_checkpoint() -> None:
+    (one,) = published("evaluation")["checkpoints"]
     assert one["sha256"] == sha256_of(embedded_checkpoint())
     assert one["trained_on"] == []
 
@@ -131,10 +127,3 @@ def test_the_page_shows_the_comparison() -> None:
     assert f"{budget['samples']:,} superpatches of {budget['crop_size']} in {budget['updates']} updates" in page
     rates = ", ".join(f"{rate:g}" for rate in budget["search"]["rates"])
     assert f"the one of {rates} with the least loss in a trial of {budget['search']['steps']} updates" in page
-
-
-def test_the_page_shows_the_probe() -> None:
-    shown = table_rows((DOCS / "Probe.md").read_text(encoding="utf-8"))
-    for row in table_rows(probe_table.markdown(published("probe"))):
-        # the page gives the class a short name
-        assert ["tumour" if cell.startswith("GTV_Mass") else cell for cell in row] in shown

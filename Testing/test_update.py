@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 from pathlib import Path
@@ -12,16 +13,15 @@ import torch
 from training_factory import tiny_config
 
 from MAESILLib.checkpoint import load_checkpoint
+from MAESILLib.config import MaskTraining
 from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import HostCrops
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter, parse_event
-from MAESILLib.prior import relaxed
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.batch import make_batch
 from MAESILLib.training.figures import Clock
 from MAESILLib.training.log import read_log
-from MAESILLib.training.loss import masked_loss
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
@@ -39,7 +39,8 @@ class Spoilt(Trainer):
     def _update(self, loader, step):  # type: ignore[no-untyped-def]
         hook = None
         if step in self.spoilt:
-            hook = self.model.encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0] * torch.nan, *inputs[1:]))
+            encoder = self.model.core.encoder
+            hook = encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0] * torch.nan, *inputs[1:]))
         try:
             return super()._update(loader, step)
         finally:
@@ -55,7 +56,7 @@ def test_a_batch_with_a_nan_changes_nothing_and_is_named(tmp_path: Path, cache: 
     assert trainer.progress.skipped == 2
     told = [text for text in warnings_of(out) if "was left out" in text]
     assert [text.split()[1] for text in told] == ["3", "6"]
-    volumes = {trainer.sampler.crop(sample).source for sample in (4, 5)}
+    volumes = {trainer.sampler.crop(sample, (32, 32, 32)).source for sample in (4, 5)}
     assert f"samples 4 to 5 of {', '.join(sorted(volumes))}" in told[0]
     assert read_log(tmp_path / "run" / "log.csv")[-1]["skipped"] == 2
     assert all(weight.isfinite().all() for weight in trainer.model.state_dict().values())
@@ -94,39 +95,34 @@ def test_compiled_blocks_compute_the_same(tmp_path: Path, cache: Cache, monkeypa
     """They can be traced, and trace to the same numbers; compiling them needs a C++ compiler."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     out = io.StringIO()
-    Trainer(tiny_config(steps=2), cache, tmp_path / "plain").run()
+    # one number of visible tokens, that of validation: each other one is traced anew
+    mask = MaskTraining(("uniform",), (0.75,))
+    plain = dataclasses.replace(tiny_config(steps=2, completion=False), mask=mask)
+    Trainer(plain, cache, tmp_path / "plain").run()
     reporter = Reporter("json", out, io.StringIO())
-    compiled = Trainer(tiny_config(steps=2, compile=True), cache, tmp_path / "compiled", reporter=reporter)
-    assert compiled.model.encoder.blocks[0]._compiled_call_impl is not None
+    config = dataclasses.replace(plain, train=dataclasses.replace(plain.train, compile=True))
+    compiled = Trainer(config, cache, tmp_path / "compiled", reporter=reporter)
+    assert compiled.model.core.encoder.blocks[0]._compiled_call_impl is not None
     compiled.run()
     assert not warnings_of(out)
-    plain, other = ([row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("plain", "compiled"))
-    np.testing.assert_allclose(plain, other, rtol=1e-4)  # type: ignore[arg-type]
-    assert compiled.model.relax is not relaxed
-    assert compiled.update.kernels.masked_loss is not masked_loss
-    resumed = Trainer(tiny_config(steps=2), cache, tmp_path / "compiled", resume=True)
+    losses = ([row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("plain", "compiled"))
+    np.testing.assert_allclose(*losses, rtol=1e-4)  # type: ignore[arg-type]
+    resumed = Trainer(plain, cache, tmp_path / "compiled", resume=True)
     assert resumed.progress.step == 2, "names of weights do not depend on compiling"
 
 
-def test_where_nothing_can_be_compiled_training_goes_on_and_says_so(
+def test_where_nothing_can_be_compiled_the_error_names_the_setting(
     tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(graph: object, inputs: object) -> object:
         raise RuntimeError("no compiler here\nmore")
 
+    torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
-    out = io.StringIO()
-    reporter = Reporter("json", out, io.StringIO())
-    trainer = Trainer(tiny_config(steps=2, compile=True), cache, tmp_path / "run", reporter=reporter)
-    trainer.run()
-    (warning,) = warnings_of(out)
-    assert "torch.compile does not work here" in warning
-    assert "no compiler here" in warning
-    assert "\n" not in warning
-    assert trainer.model.relax is relaxed
-    Trainer(tiny_config(steps=2), cache, tmp_path / "plain").run()
-    losses = [[row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("run", "plain")]
-    assert losses[0] == losses[1]
+    with pytest.raises(InputError, match=r"torch.compile does not work here: .*no compiler here") as refused:
+        Trainer(tiny_config(steps=2, compile=True), cache, tmp_path / "run").run()
+    assert refused.value.hint == "set train.compile=false"
+    assert "\n" not in refused.value.message
 
 
 def test_the_number_of_reading_threads_changes_nothing_but_who_reads(tmp_path: Path, cache: Cache) -> None:
@@ -138,9 +134,9 @@ def test_the_number_of_reading_threads_changes_nothing_but_who_reads(tmp_path: P
         trainer = Trainer(tiny_config(loader_threads=threads, batch_size=8), cache, tmp_path / str(threads))
         crop = trainer.sampler.crop
 
-        def watched(sample: int):  # type: ignore[no-untyped-def]
+        def watched(sample: int, size: tuple[int, int, int]):  # type: ignore[no-untyped-def]
             seen.add(threading.current_thread().name)
-            return crop(sample)
+            return crop(sample, size)
 
         trainer.sampler.crop = watched  # type: ignore[method-assign]
         trainer.run()

@@ -83,7 +83,7 @@ def few_label_dice(
         tools.reporter.progress(stage, (number + 1) / len(volumes) * FIT_DRAWS / (FIT_DRAWS + 1))
     fits, notes = _fit_all(Tokens.joined(parts), cases, draws, seed, tools)
     counts: dict[str, Floats] = defaultdict(lambda: np.zeros((3, len(fits))))
-    for number, volume in enumerate(volumes):
+    for number, volume in enumerate(volumes if fits else ()):
         for one in _tokens(volume.patient, volume.read(), FIT_DRAWS, [seed, number, FIT_DRAWS], size, tools):
             counts[volume.patient] += _count(one, fits)
         tools.reporter.progress(stage, (FIT_DRAWS + (number + 1) / len(volumes)) / (FIT_DRAWS + 1))
@@ -154,13 +154,9 @@ def _fit_all(tokens: Tokens, cases: Sequence[int], draws: int, seed: int, tools:
 
 def _fit(tokens: Tokens, labelled: Rows, structure: str, feature: str) -> tuple[Key, Floats, float]:
     """Return block, coefficients and threshold, chosen and fitted on labelled tokens alone."""
-    truth, weight, patient = (
-        (tokens.structure == structure)[labelled],
-        tokens.weight[labelled],
-        tokens.patient[labelled],
-    )
-    several = len(np.unique(patient)) > 1
-    _, group = np.unique(patient if several else tokens.draw[labelled], return_inverse=True)
+    truth, weight = tokens.structure[labelled] == structure, tokens.weight[labelled]
+    several = len(np.unique(tokens.patient[labelled])) > 1
+    _, group = np.unique((tokens.patient if several else tokens.draw)[labelled], return_inverse=True)
     blocks = {key: x[labelled] for key, x in tokens.features.items() if key[0] == feature}
     found = []
     for key, x in blocks.items():

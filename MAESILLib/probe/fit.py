@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,11 @@ ALPHAS = (1e1, 1e2, 1e3, 1e4)
 FOLDS = 5
 FEWEST_PATIENTS = 3
 """A structure that fewer patients show is not measured: its points only count as other tissue."""
+SOFT_TISSUE = (
+    *("heart", "aorta", "liver", "spleen", "kidney", "stomach", "bowel", "breast", "subcutaneous_fat", "visceral_fat"),
+    *("paraspinal_muscle", "psoas", "abdominal_wall_muscle", "shoulder_muscle", "gluteal_muscle", "thigh_muscle"),
+)
+"""Structures that HU alone cannot tell apart."""
 RESAMPLES = 9999
 LEVEL = 0.95
 
@@ -74,12 +80,15 @@ def ridge(
     share = weights / weights.sum()
     x = (x - mean) / scale
     centre, level = share @ x, share @ targets
-    x -= centre
-    weighted = x * (share * len(x))[:, None]
-    gram, right = weighted.T @ x, weighted.T @ (targets - level)
+    root = np.sqrt(share * len(x))[:, None]
+    x, y = root * (x - centre), root * (targets - level)
+    # of the two equivalent systems the smaller one
+    is_wide = x.shape[0] < x.shape[1]
+    gram, right = (x @ x.T, y) if is_wide else (x.T @ x, x.T @ y)
     fits = []
     for alpha in alphas:
-        coefficients = np.linalg.solve(gram + alpha * np.eye(len(gram)), right)
+        solved = np.linalg.solve(gram + alpha * np.eye(len(gram)), right)
+        coefficients = x.T @ solved if is_wide else solved
         intercept = level - centre @ coefficients - (mean / scale) @ coefficients
         fits.append((coefficients / scale[:, None], intercept))
     return fits
@@ -189,18 +198,13 @@ def scores_of_folds(choices: Sequence[tuple[Draws, float]], labels: Labels) -> F
     return scores
 
 
-def macro(table: Floats, counts: Floats | None = None) -> float:
-    """Return the mean over patients of each structure, then over structures.
-
-    Args:
-        table: (P, S), NaN where a patient does not show a structure.
-        counts: (P,) how often each patient counts; once if None.
-    """
-    return float(_macros(table, np.ones((1, len(table))) if counts is None else counts[None])[0])
+def macro(table: Floats) -> float:
+    """Return the mean over patients of each structure, then over structures, of (P, S) with NaN where not defined."""
+    return float(_macros(table, np.ones((1, len(table))))[0])
 
 
-def _macros(table: Floats, counts: Floats) -> Floats:
-    """Return :func:`macro` for many ``counts`` (R, P)."""
+def _macros(table: Floats, counts: NDArray[Any]) -> Floats:
+    """Return :func:`macro` (R,) with patients that count ``counts`` (R, P) times."""
     shown = np.isfinite(table)
     total = counts @ shown
     with np.errstate(invalid="ignore"):
@@ -226,9 +230,8 @@ def interval(tables: Sequence[Floats], seed: int = 0) -> dict[str, float | None]
     patients = len(used[0])
     if patients < 2:
         return {"low": None, "high": None}
-    drawn = np.random.default_rng(seed).integers(0, patients, (RESAMPLES, patients))
-    counts = np.zeros((RESAMPLES, patients))
-    np.add.at(counts, (np.arange(RESAMPLES)[:, None], drawn), 1)
+    # how often each patient is drawn
+    counts = np.random.default_rng(seed).multinomial(patients, np.full(patients, 1 / patients), RESAMPLES)
     means = [_macros(table, counts) for table in used]
     values = means[0] if len(means) == 1 else means[0] - means[1]
     low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -20,7 +20,17 @@ from MAESILLib.probe import features as kinds
 from MAESILLib.probe.encoders import load_frozen
 from MAESILLib.probe.features import Array, Key, Tools, baselines, describe
 from MAESILLib.probe.few_labels import few_label_dice
-from MAESILLib.probe.fit import FEWEST_PATIENTS, Floats, across_patients, aurocs, interval, labels_of, macro, recalls
+from MAESILLib.probe.fit import (
+    FEWEST_PATIENTS,
+    SOFT_TISSUE,
+    Floats,
+    across_patients,
+    aurocs,
+    interval,
+    labels_of,
+    macro,
+    recalls,
+)
 from MAESILLib.probe.labels import LabelledVolume, points_of
 from MAESILLib.probe.points import SIDES, Points, read_hu, without_side
 from MAESILLib.probe.windows import batch_size, window_of_point
@@ -31,13 +41,9 @@ SCHEMA = "maesil-probe/2"
 DRAWS = 3
 """Windows of each point: two are fitted on, the third is measured."""
 POINTS, LABEL_MAPS = "points", "label maps"
-AUROC, BALANCED, SIDED, DICE = "AUROC", "balanced accuracy", "AUROC, sides kept", "Dice, {} cases"
+AUROC, BALANCED, SIDED, DICE = "AUROC", "balanced accuracy", "AUROC, sides kept", "Dice, {} labelled"
 ALL, SOFT, APART = "all", "soft tissue", "apart"
-SOFT_TISSUE = (
-    *("heart", "aorta", "liver", "spleen", "kidney", "stomach", "bowel", "breast", "subcutaneous_fat", "visceral_fat"),
-    *("paraspinal_muscle", "psoas", "abdominal_wall_muscle", "shoulder_muscle", "gluteal_muscle", "thigh_muscle"),
-)
-"""Structures that HU alone cannot tell apart."""
+ROW = ("source", "window", "metric", "feature", "patient", "structure", "value")
 ORDER = (kinds.ENCODER, kinds.RANDOM, kinds.HAND_MADE, kinds.RAW, kinds.POSITION)
 Line = dict[str, Any]
 
@@ -190,6 +196,8 @@ def _probe_points(
         blocks = {block: draws for (one, block), draws in found.items() if one == name}
         scores, chosen = across_patients(blocks, merged)
         auroc = aurocs(scores, merged, every)
+        if not np.isfinite(auroc).any():
+            raise InputError(f"no patient of the {source} shows a structure and others", "label more structures")
         for metric, values in ((AUROC, auroc), (BALANCED, recalls(scores, merged))):
             tables.append(Table(source, size, metric, name, merged.patients, merged.structures, values))
         if has_side.any():
@@ -261,7 +269,7 @@ def _groups(one: Table, apart: frozenset[str]) -> list[tuple[str, tuple[NDArray[
 def _rows(tables: list[Table]) -> list[Line]:
     """Return one row for each metric, patient and structure."""
     return [
-        dict(zip(Table._fields, (*one[:4], one.patients[p], one.structures[s], one.values[p, s]), strict=True))
+        dict(zip(ROW, (*one[:4], one.patients[p], one.structures[s], one.values[p, s]), strict=True))
         for one in tables
         for p, s in np.argwhere(np.isfinite(one.values))
     ]

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from MAESILLib.probe.features import Array, Encode, tokens_of
-from MAESILLib.probe.fit import FOLDS, Labels, aurocs, labels_of, macro, recalls, scores_of_folds
+from MAESILLib.probe.fit import FOLDS, SOFT_TISSUE, Labels, aurocs, labels_of, macro, recalls, scores_of_folds
 from MAESILLib.probe.points import Points, read_hu, stratified, without_side
-from MAESILLib.probe.probe import SOFT_TISSUE
 from MAESILLib.probe.windows import batch_size, cut, window_of_point
 
 ALPHA = 1e3
@@ -62,20 +61,24 @@ def reduced_probe(
         encode: HU (B, D, H, W) float on ``device`` -> after each block (B, tokens, width).
 
     Returns:
-        ``auroc``, ``auroc_soft`` and ``balanced_accuracy``, means of the two blocks, and ``auroc_block_N`` of each.
+        ``auroc``, ``auroc_soft`` (soft tissue, where the points show some) and ``balanced_accuracy``, means of the two
+        blocks, and ``auroc_block_N`` of each.
     """
     parts: dict[int, list[Array]] = defaultdict(list)
-    step, soft = batch_size(points.hu.shape[1]), np.isin(points.labels.structures, SOFT_TISSUE)
+    step = batch_size(points.hu.shape[1])
     for first in range(0, len(points.hu), step):
         hu, place = points.hu[first : first + step], points.place[first : first + step]
         every = tokens_of(encode, None, hu, np.arange(len(hu)), place, device)
         for block in {max(1, len(every) // 2), len(every)}:
             parts[block].append(every[block - 1])
-    found = {}
+    metrics: dict[str, list[float]] = defaultdict(list)
+    soft = np.isin(points.labels.structures, SOFT_TISSUE)
     for block, tokens in sorted(parts.items()):
         scores = scores_of_folds([(np.concatenate(tokens)[None], alpha)] * FOLDS, points.labels)
         table = aurocs(scores, points.labels, np.ones(len(scores), bool))
-        found[block] = macro(table), macro(table[:, soft]), macro(recalls(scores, points.labels))
-    auroc, auroc_soft, accuracy = (float(mean) for mean in np.mean(list(found.values()), 0))
-    of_blocks = {f"auroc_block_{block}": values[0] for block, values in found.items()}
-    return {"auroc": auroc, "auroc_soft": auroc_soft, "balanced_accuracy": accuracy, **of_blocks}
+        metrics["auroc"].append(macro(table))
+        metrics["balanced_accuracy"].append(macro(recalls(scores, points.labels)))
+        metrics[f"auroc_block_{block}"].append(macro(table))
+        if soft.any():
+            metrics["auroc_soft"].append(macro(table[:, soft]))
+    return {name: float(np.mean(values)) for name, values in metrics.items()}

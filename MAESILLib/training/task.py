@@ -87,6 +87,10 @@ class Pretraining(Network):
             nn.init.xavier_uniform_(self.latent_head.weight, generator=generator_for(config.train.seed, LATENT_HEAD))
             nn.init.zeros_(self.latent_head.bias)
         if config.train.compile:
+            # a block is compiled for each width, with and without memory and gradients: past the limit it is not
+            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+            # blocks are compiled one by one already; DDP's own cutting of graphs would only come in between
+            torch._dynamo.config.optimize_ddp = False
             for module in self.modules():
                 if isinstance(module, Block):
                     module.compile()
@@ -192,7 +196,7 @@ class MaskedAutoencoding:
         if self.points is not None and time.monotonic() >= self._next_probe:
             begin = time.monotonic()
             probed = reduced_probe(HUEncoder(encoder, model.windows_hu), self.points, device=device)
-            found |= {f"probe_{name}": probed[name] for name in ("auroc", "auroc_soft")}
+            found |= {f"probe_{name}": probed[name] for name in ("auroc", "auroc_soft") if name in probed}
             self._next_probe = time.monotonic() + 19 * (time.monotonic() - begin)
         return found
 

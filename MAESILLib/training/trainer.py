@@ -156,8 +156,8 @@ class Trainer:
             # importing its exceptions takes seconds
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
-            line = str(error).splitlines()[0]
-            raise InputError(f"torch.compile does not work here: {line}", "set train.compile=false") from error
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"torch.compile does not work here: {reason}", "set train.compile=false") from error
 
     def _memory_guard(self) -> AbstractContextManager[None]:
         hint = "choose a larger train.accumulation, or a smaller train.batch_size, crop_size or preset"

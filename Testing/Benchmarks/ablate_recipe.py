@@ -23,14 +23,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from MAESILLib.model import MaskedAutoencoder, unpatchify
 
 from MAESILLib import config as configuration
 from MAESILLib.checkpoint import load_checkpoint, save_checkpoint
 from MAESILLib.data.cache import read_cache
+from MAESILLib.harmonic import harmonic_fill
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible, hidden_tokens
 from MAESILLib.metrics import border_index, psnr, ssim
-from MAESILLib.model import MaskedAutoencoder, unpatchify
-from MAESILLib.prior import THOROUGH, smooth_fill
 from MAESILLib.training.optimizer import is_decayed
 from MAESILLib.training.trainer import Trainer
 from MAESILLib.training.validation import validation_set
@@ -154,7 +154,7 @@ def measure(model: MaskedAutoencoder, superpatches: list[Any]) -> dict[str, floa
         known = ~hidden_tokens(visible, grid)[:, None]
         for axis in (2, 3, 4):
             known = known.repeat_interleave(8, axis)
-        filled = smooth_fill(image, known & valid, (8, 8, 8), THOROUGH)
+        filled = harmonic_fill(image, known & valid)
         everything = torch.arange(math.prod(grid))[None]
         with torch.autocast("cpu", torch.bfloat16):
             out = model(image, visible, valid=valid, filled=filled)
