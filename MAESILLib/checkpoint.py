@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from MAESILLib.checkpoint_info import FORMAT, KEY, CheckpointInfo, FirstReleaseModel, read_info
+from MAESILLib.checkpoint_info import FORMAT, KEY, PARTS, SCALE, CheckpointInfo, FirstReleaseModel, read_info
 from MAESILLib.config import to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path, sha256_of
@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 DTYPES = ("fp32", "fp16", "int8")
-SCALE = ".scale"
-"""Suffix of the scales of a tensor stored as int8: one number for each row."""
+FLOATS = (torch.float32, torch.float16)
+DAMAGED = "the file is incomplete or was changed; get it again"
 
 
 def save_checkpoint(
@@ -52,7 +52,7 @@ def save_checkpoint(
         "format": FORMAT,
         "model": to_dict(info.model),
         "preprocessing": {"orientation": "LPS", **to_dict(info.preprocessing)},
-        "parts": list(info.parts),
+        "parts": [part for part in PARTS if any(name.startswith(part + ".") for name in weights)],
         "mask": info.mask,
         "training": info.training,
         "library_version": info.library_version,
@@ -99,14 +99,22 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint, in fp32.
 
     Raises:
-        InputError: no such file, or not a safetensors file.
+        InputError: no such file, not a safetensors file, or a tensor of another type.
     """
     with _open(path) as file:
-        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
-    scales = {name: tensors.pop(name + SCALE) for name in list(tensors) if name + SCALE in tensors}
-    for name, scale in scales.items():
-        tensors[name] = tensors[name] * scale.view(-1, *[1] * (tensors[name].dim() - 1))
-    return tensors
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    scales = {name + SCALE for name, tensor in stored.items() if tensor.dtype == torch.int8}
+    return {name: _read(name, stored, path) for name in stored.keys() - scales}
+
+
+def _read(name: str, stored: dict[str, torch.Tensor], path: Path | str) -> torch.Tensor:
+    tensor, scale = stored[name], stored.get(name + SCALE)
+    if tensor.dtype in FLOATS:
+        return tensor.float()
+    is_int8 = tensor.dtype == torch.int8 and tensor.dim() > 1
+    if not is_int8 or scale is None or scale.dtype != torch.float32 or scale.shape != tensor.shape[:1]:
+        raise InputError(f"{path}: '{name}' is neither fp32 nor fp16 nor int8 with an fp32 scale for each row", DAMAGED)
+    return tensor * scale.view(-1, *[1] * (tensor.dim() - 1))
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path | str) -> None:
@@ -121,7 +129,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path
         raise InputError(
             f"{path}: state dict mismatch: {len(wrong)} tensors are missing, unexpected or of another shape, "
             f"first '{wrong[0]}'",
-            "the file is incomplete or was changed; get it again",
+            DAMAGED,
         )
     module.load_state_dict(weights)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ FIRST_FORMAT = "maesil-checkpoint/1"
 KEY = "maesil"
 PARTS = ("completion", "readout")
 """What a checkpoint may hold beside the masked autoencoder."""
+SCALE = ".scale"
+"""Suffix of the scales of a tensor stored as int8: one number for each row."""
 LENGTH_BYTES = 8
 LONGEST_HEADER = 100_000_000
 """The format's own limit."""
@@ -64,7 +66,7 @@ class CheckpointInfo:
     training: dict[str, Any] = field(default_factory=dict)
     """Preset, steps, samples, data with licence, validation metrics; for reading, not for computing."""
     parts: tuple[str, ...] = ()
-    """What there is beside the masked autoencoder: completion, readout."""
+    """Of :data:`PARTS`, as read; those written are what the weights hold."""
     library_version: str = __version__
 
 
@@ -118,8 +120,11 @@ def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT, FIRST_FORMAT
         prepared = complete_from_dict(Preprocessing, preprocessing, str(path))
         check_model(model, str(path))
         check_preprocessing(prepared, str(path))
-        rest = values["mask"], values["training"], tuple(values["parts"]), values["library_version"]
-        return CheckpointInfo(model, prepared, *rest)
+        parts = tuple(values["parts"])
+        if not set(parts) <= set(PARTS):
+            raise InputError(f"{path} has parts {parts}", f"this version reads {PARTS}")
+        described = dict(values["mask"]), dict(values["training"])
+        return CheckpointInfo(model, prepared, *described, parts, values["library_version"])
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{path} is a safetensors file, but not a MAESIL checkpoint",
@@ -130,14 +135,35 @@ def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT, FIRST_FORMAT
 def _first_release(values: dict[str, Any], preprocessing: dict[str, Any], where: str) -> CheckpointInfo:
     model = complete_from_dict(FirstReleaseModel, values["model"], where)
     fixed = (model.prior, model.context_margin, model.mixing_depth, len(model.local_channels), model.direct_head)
-    if fixed != (True, 0, 1, 2, True) or model.patch_size != (8, 8, 8):
+    sound = 0 < model.mlp_ratio <= 16 and all(0 < channels <= 4096 for channels in model.local_channels)
+    if fixed != (True, 0, 1, 2, True) or model.patch_size != (8, 8, 8) or not sound:
         raise InputError(f"{where} is of a preset that this version cannot read", "train it anew with maesil pretrain")
+    # what the two networks share is checked as that of today's
+    shared = {f.name for f in fields(ModelConfig)} & {f.name for f in fields(FirstReleaseModel)}
+    check_model(ModelConfig(positions="sincos", **{name: getattr(model, name) for name in shared}), where)
     preprocessing["windows_hu"] = [preprocessing.pop("window_hu")]
     prepared = complete_from_dict(Preprocessing, preprocessing, where)
-    return CheckpointInfo(model, prepared, values["mask"], values["training"], PARTS, values["library_version"])
+    check_preprocessing(prepared, where)
+    described = dict(values["mask"]), dict(values["training"])
+    return CheckpointInfo(model, prepared, *described, ("readout",), values["library_version"])
+
+
+def parameter_counts(path: Path | str) -> dict[str, int]:
+    """Return the number of weights of each part of a checkpoint: encoder, decoder, and what reads them."""
+    counts = dict.fromkeys(("encoder", "decoder", *PARTS), 0)
+    for name, tensor in read_header(path).items():
+        if name != "__metadata__" and not name.endswith(SCALE):
+            part = name.removeprefix("core.").split(".")[0]
+            counts[part] = counts.get(part, 0) + math.prod(tensor["shape"])
+    return {part: count for part, count in counts.items() if count}
 
 
 def parameter_count(path: Path | str) -> int:
     """Return the number of weights in a checkpoint."""
-    header = read_header(path)
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return sum(parameter_counts(path).values())
+
+
+def samples_seen(training: dict[str, Any]) -> int:
+    """Return how many crops a checkpoint was trained on, and those it was initialised from before it."""
+    before = (training.get("initialised_from") or {}).get("training") or {}
+    return int(training.get("samples") or 0) + (samples_seen(before) if before else 0)

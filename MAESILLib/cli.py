@@ -30,7 +30,7 @@ COMMANDS = {
     "pretrain": "train a model on prepared CTs",
     "evaluate": "measure checkpoints on prepared CTs",
     "compare": "train and measure MAESIL beside an AE, a VAE and a VQ-VAE",
-    "probe": "measure what the frozen encoder knows of anatomy, against label maps",
+    "probe": "evaluate the frozen encoder with linear probes on points and label maps",
     "export": "write the pretrained encoder for downstream work",
     "info": "say what is in a checkpoint, a cache or a volume",
 }

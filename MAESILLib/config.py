@@ -19,8 +19,6 @@ Window = tuple[float, float]
 
 STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "group", "block", "none")
 """The masks of :mod:`MAESILLib.masking`, named here because that module needs torch."""
-
-
 COVERAGE_NAMES = ("single", "complete")
 PRECISIONS = ("auto", "fp32", "bf16")
 POSITIONS = ("rotary", "sincos")
@@ -456,7 +454,8 @@ def _convert(value: Any, hint: Any, where: str, name: str) -> Any:
                 return tuple(_convert(v, kinds[0], where, name) for v in value)
             if len(value) == len(kinds):
                 return tuple(_convert(v, kind, where, name) for v, kind in zip(value, kinds, strict=True))
-        raise InputError(f"'{name}' in {where} is {value!r}", f"write a list of {len(kinds)} values")
+        count = "" if kinds[-1] is Ellipsis else f"{len(kinds)} "
+        raise InputError(f"'{name}' in {where} is {value!r}", f"write a list of {count}values")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     # bool is an int to Python, not to a reader of the file

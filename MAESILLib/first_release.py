@@ -176,8 +176,6 @@ class _Decoder(nn.Module):
 class FirstRelease(nn.Module):
     """The network of checkpoints of the first release; patches of 8x8x8 voxels."""
 
-    completion, readout = None, True
-
     def __init__(self, config: FirstReleaseModel, windows_hu: tuple[Window, ...]) -> None:
         super().__init__()
         self.config, self.windows_hu = config, windows_hu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,12 +23,14 @@ class Plan:
             once, each patch predicted from the passes that hid it alone.
         overlap: share of a superpatch's length that neighbours have in common.
         seed: with the volume's name and the superpatch's number it decides every mask.
+        masks: of each volume, its superpatches' masks (passes, n_visible), in place of those of the seed.
     """
 
     mask: MaskSpec = field(default_factory=MaskSpec)
     coverage: str = "single"
     overlap: float = 0.0
     seed: int = 0
+    masks: Mapping[str, list[torch.Tensor]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.coverage not in COVERAGE_NAMES:
@@ -38,6 +41,8 @@ class Plan:
 
 def superpatch_masks(grid: Shape, plan: Plan, volume: str, index: int) -> torch.Tensor:
     """Return the masks (K, n_visible) of superpatch ``index``, one for each pass."""
+    if plan.masks is not None:
+        return plan.masks[volume][index]
     generator = generator_for(plan.seed, volume, index)
     if plan.coverage == "complete":
         return complete_cover(grid, plan.mask, generator)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from MAESILLib.data.cache import Cache, CacheEntry
+
+SALT = "maesil-patient:"
+"""The same everywhere, so that a patient has one hash in all checkpoints and results."""
 
 
 def describe_data(cache: Cache, entries: tuple[CacheEntry, ...]) -> dict[str, Any]:
@@ -22,8 +26,8 @@ def describe_data(cache: Cache, entries: tuple[CacheEntry, ...]) -> dict[str, An
 
 
 def hash_of_patient(entry: CacheEntry) -> str:
-    """Return a short hash that stands for a patient."""
-    return hashlib.sha256(entry.patient.encode()).hexdigest()[:16]
+    """Return the 64-bit pseudonym of a patient: 16 hex digits. Whoever guesses the name can check the guess."""
+    return _hash(SALT + entry.patient)
 
 
 def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> list[str]:
@@ -32,15 +36,33 @@ def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> lis
     Args:
         training: of the checkpoint's description.
     """
-    sources: set[str] = set()
-    patients: set[str] = set()
+    sources, patients = _told(training, "sources_sha256"), _told(training, "patients_sha256")
+    return [e.name for e in entries if e.source_sha256 in sources or not patients.isdisjoint(_hashes(e.patient))]
+
+
+def patients_trained_on(training: dict[str, Any], patients: Iterable[str]) -> list[str] | None:
+    """Name the patients whose images a checkpoint was trained on; None where it does not state its patients."""
+    known = _told(training, "patients_sha256")
+    return [name for name in patients if not known.isdisjoint(_hashes(name))] if known else None
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _hashes(patient: str) -> set[str]:
+    """Return what checkpoints may call a patient; the first release had no salt."""
+    return {_hash(SALT + patient), _hash(patient)}
+
+
+def _told(training: dict[str, Any], key: str) -> set[str]:
+    """Collect what a checkpoint, and those it was initialised from, state of their data."""
+    found: set[str] = set()
     stage: dict[str, Any] | None = training
     while stage:
-        data = stage.get("data", {})
-        sources |= set(data.get("sources_sha256", ()))
-        patients |= set(data.get("patients_sha256", ()))
+        found |= set(stage.get("data", {}).get(key, ()))
         stage = stage.get("initialised_from", {}).get("training")
-    return [e.name for e in entries if e.source_sha256 in sources or hash_of_patient(e) in patients]
+    return found
 
 
 def source_commit() -> str | None:

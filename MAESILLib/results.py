@@ -46,10 +46,13 @@ def reconstruct_volume(
     reporter: Reporter,
     stop: StopRequest,
     begin: float,
+    *,
+    completed: bool = True,
 ) -> dict[str, Any]:
     """Reconstruct a volume and write its results.
 
     Args:
+        completed: hidden patches are the completion's, if the checkpoint has one; else the decoder's.
         begin: time.monotonic() at which the work began; metrics.json counts from there.
 
     Returns:
@@ -80,6 +83,7 @@ def reconstruct_volume(
                 device=device,
                 bf16=bf16,
                 stop=stop,
+                completed=completed,
                 progress=lambda share: reporter.progress("reconstruct", share),
             )
             stop.check()
@@ -88,6 +92,7 @@ def reconstruct_volume(
             reporter.progress("measure", 1.0)
             metrics = {
                 **_describe(volume, checkpoint, plan, grid, result),
+                "completion": completed and "completion" in info.parts,
                 **measured.figures,
                 "superpatches": superpatch_figures(measured, result),
                 "window_hu": list(window),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ import numpy as np
 from MAESILLib.body import body_mask
 from MAESILLib.config import Window
 from MAESILLib.errors import InputError
-from MAESILLib.fills import fill_harmonic
 from MAESILLib.metrics import Scores, WholeScores, border_index, mae_hu, psnr, score, score_whole
-from MAESILLib.plan import Plan, VolumeMask
+from MAESILLib.plan import Plan
 from MAESILLib.reconstruction import Reconstruction
 from MAESILLib.stopping import NEVER, StopRequest
 from MAESILLib.volume import hu_to_unit, unit_to_hu
@@ -85,14 +83,11 @@ def measure(
         whole = None
         if is_complete or not is_masked:
             whole = pool.submit(score_whole, reference, prediction, body, shown, patch_size, stop)
-        filled = None
-        if is_masked and result.masks:
-            # overlapping superpatches hide a voxel here and show it there: no single fill compares with that
-            filled = in_window(harmonic(unit, result.masks, pool, stop), window_hu, shown)
     figures = _figures(
         masked.result(), None if whole is None else whole.result(), "complete" if is_complete else "autoencoding"
     )
     figures["baseline_harmonic_psnr_masked_db"] = None
+    filled = None if result.filled is None else in_window(result.filled, window_hu, shown)
     if filled is not None:
         figures["baseline_harmonic_psnr_masked_db"] = _finite(psnr(reference, filled, result.hidden))
         figures["baseline_harmonic_border_index"] = _finite(border_index(reference, filled, patch_size, where=body))
@@ -150,24 +145,6 @@ def _figures(masked: Scores, whole: WholeScores | None, mode: str) -> dict[str, 
             "border_index": whole.border_index,
         }
     return figures
-
-
-def harmonic(unit: np.ndarray, masks: tuple[VolumeMask, ...], pool: Executor, stop: StopRequest) -> np.ndarray:
-    """Return the harmonic fill of the passes of a reconstruction: each voxel the mean over those that hid it.
-
-    The fill reads the visible voxels of the whole volume; the model those of its superpatch, its prior those
-    a little around it.
-    """
-    total, count = np.zeros(unit.shape, np.float32), np.zeros(unit.shape, np.uint16)
-    for first in range(0, len(masks), 2):
-        stop.check()
-        # two at a time: covers of masks that hide little have many passes
-        hidden = [mask.voxels() for mask in masks[first : first + 2]]
-        for one, filled in zip(hidden, pool.map(partial(fill_harmonic, unit, stop=stop), hidden), strict=True):
-            total[one] += filled[one]
-            count += one
-    stop.check()
-    return np.where(count > 0, total / np.maximum(count, 1), unit)
 
 
 def _finite(value: float) -> float | None:

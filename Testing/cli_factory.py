@@ -120,13 +120,20 @@ def assert_refused_event(result: Result, kind: str, status: int) -> dict[str, An
     return error
 
 
-def write_checkpoint(path: Path, seed: int = 0, preprocessing: Preprocessing | None = None) -> Path:
-    """Write a small checkpoint with random weights, in which nothing is at zero."""
+def write_checkpoint(
+    path: Path,
+    seed: int = 0,
+    preprocessing: Preprocessing | None = None,
+    parts: tuple[str, ...] = PARTS,
+    training: dict[str, Any] | None = None,
+) -> Path:
+    """Write a small checkpoint with random weights, none of them zero."""
     config = tiny_config()
     preprocessing = preprocessing or config.preprocessing
     torch.manual_seed(seed)
-    network = awakened(Network(config.model, preprocessing.windows_hu), 0.02)
-    save_checkpoint(path, network.state_dict(), CheckpointInfo(config.model, preprocessing, parts=PARTS))
+    network = awakened(Network(config.model, preprocessing.windows_hu, parts), 0.02)
+    info = CheckpointInfo(config.model, preprocessing, training=training or {}, parts=parts)
+    save_checkpoint(path, network.state_dict(), info)
     return path
 
 

@@ -4,28 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from safetensors import safe_open
 from safetensors.torch import save_file
-from training_factory import tiny_config
+from training_factory import awakened, tiny_config
+from volume_factory import trunk
 
 from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
-from MAESILLib.config import BEFORE_LOCAL_BRANCH, Preprocessing
+from MAESILLib.checkpoint_info import PARTS, FirstReleaseModel, parameter_count, parameter_counts
+from MAESILLib.config import PRESETS, Preprocessing, from_dict
 from MAESILLib.errors import InputError
-from MAESILLib.model import MaskedAutoencoder
+from MAESILLib.first_release import FirstRelease
+from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.mae.model import patchify, spread, take_tokens, windowed
+from MAESILLib.mae.network import Network, Reconstructed
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_tokens
 
 CONFIG = tiny_config().model
+WINDOWS = ((-500.0, 500.0), (-160.0, 240.0))
+FIRST_RELEASE = REPOSITORY / "Resources" / "Checkpoints" / "maesil-small.safetensors"
+MOST_BYTES = 4 * 2**20
+"""Of a checkpoint that ships."""
+REALISTIC = {
+    "preset": "small",
+    "steps": 20000,
+    "samples": 320000,
+    "train": {f"setting_{n}": 0.123456789 for n in range(45)},
+    "data": {
+        "fingerprint": "0" * 16,
+        "volumes": [f"collection__case_of_a_long_name_{n:04d}" for n in range(50)],
+        "sources_sha256": [f"{n:064x}" for n in range(50)],
+        "patients_sha256": [f"{n:016x}" for n in range(50)],
+        "licences": ["CC BY 3.0", "CC BY 4.0"],
+    },
+    "licence": "weights: Apache-2.0; training data: CC BY 3.0 and CC BY 4.0",
+    "evaluation": {"settings": {f"setting {n}": {f"metric_{k}": 1 / 3 for k in range(12)} for n in range(8)}},
+    "probe": {"points": "points.csv", "window": 64, **{f"auroc_of_{n}": 1 / 3 for n in range(6)}},
+}
+
+
+def new_network(config: Any, windows: Any = WINDOWS) -> Network:
+    torch.manual_seed(0)
+    return awakened(Network(config, windows).eval(), 0.02)
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> tuple[Path, MaskedAutoencoder]:
-    torch.manual_seed(0)
-    model = MaskedAutoencoder(CONFIG)
-    info = CheckpointInfo(CONFIG, Preprocessing(2.0, (-160.0, 240.0)), {"strategies": ["dual"]}, {"steps": 3})
+def written(tmp_path: Path) -> tuple[Path, Network]:
+    model = new_network(CONFIG)
+    info = CheckpointInfo(CONFIG, Preprocessing(2.0, WINDOWS), {"strategies": ["dual"]}, {"steps": 3})
     save_checkpoint(tmp_path / "c.safetensors", model.state_dict(), info)
     return tmp_path / "c.safetensors", model
 
@@ -39,64 +71,189 @@ def rewritten(path: Path, change: Any) -> Path:
     return path
 
 
-def test_everything_comes_back(written: tuple[Path, MaskedAutoencoder]) -> None:
+@torch.no_grad()
+def reconstructed(model: Network | FirstRelease, side: int = 16) -> tuple[Reconstructed, torch.Tensor, torch.Tensor]:
+    """A box of side^3 voxels, three quarters hidden; with its patches, and those of the harmonic fill."""
+    hu = torch.from_numpy(trunk((side, side, side), 1)).float()[None, None]
+    image = windowed(hu, model.windows_hu)
+    grid = (side // 8,) * 3
+    visible = draw_visible(grid, MaskSpec("dual"), 1, generator_for(0))
+    filled = harmonic_fill(image[:, :1], ~spread(hidden_tokens(visible, grid), (8, 8, 8)))
+    out = model.reconstruct(image, visible, filled)
+    truth, fill = (take_tokens(patchify(x, (8, 8, 8)), out.hidden) for x in (image[:, :1], filled))
+    return out, truth, fill
+
+
+def test_everything_comes_back(written: tuple[Path, Network]) -> None:
     path, model = written
     loaded, info = load_checkpoint(path)
+    assert isinstance(loaded, Network)
     assert not loaded.training
-    assert info.model == CONFIG
-    assert info.preprocessing == Preprocessing(2.0, (-160.0, 240.0))
+    assert (info.model, info.preprocessing, info.parts) == (CONFIG, Preprocessing(2.0, WINDOWS), PARTS)
+    assert loaded.windows_hu == info.preprocessing.windows_hu == WINDOWS
     assert (info.mask, info.training) == ({"strategies": ["dual"]}, {"steps": 3})
+    assert loaded.state_dict().keys() == model.state_dict().keys()
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight)
-    assert any(name.startswith("encoder.") for name in model.state_dict())
-    assert any(name.startswith("decoder.") for name in model.state_dict())
+    for part in ("core.encoder.", "core.decoder.", "completion.", "readout."):
+        assert any(name.startswith(part) for name in model.state_dict())
     assert path.stat().st_mode & 0o044, "others may not read it"
 
 
-@pytest.mark.parametrize(("dtype", "step"), [("fp16", 2**-10), ("bf16", 2**-7)])
-def test_half_precision_is_stored_and_read_as_fp32(
-    tmp_path: Path, written: tuple[Path, MaskedAutoencoder], dtype: str, step: float
-) -> None:
-    path, model = written
-    small = tmp_path / "half.safetensors"
-    save_checkpoint(small, model.state_dict(), read_info(path), dtype)
-    assert small.stat().st_size < 0.6 * path.stat().st_size
-    loaded, _ = load_checkpoint(small)
-    for name, weight in model.state_dict().items():
-        assert loaded.state_dict()[name].dtype == torch.float32
-        assert (loaded.state_dict()[name] - weight).abs().max() <= step * weight.abs().max() + 1e-7
+@pytest.mark.parametrize("parts", [(), ("readout",), ("completion",)])
+def test_parts_that_were_not_trained_are_not_there(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, Network(CONFIG, WINDOWS, parts).state_dict(), CheckpointInfo(CONFIG, Preprocessing()))
+    loaded, info = load_checkpoint(path)
+    assert info.parts == parts
+    assert isinstance(loaded, Network)
+    assert (loaded.completion is not None, loaded.readout is not None) == ("completion" in parts, "readout" in parts)
 
 
-def test_a_missing_tensor_is_named(written: tuple[Path, MaskedAutoencoder]) -> None:
-    path = rewritten(written[0], lambda tensors, _: tensors.pop("decoder.mask_token"))
-    with pytest.raises(InputError, match=r"1 tensors differ, first 'decoder\.mask_token'"):
-        load_checkpoint(path)
+LARGEST = {"fp32": 0.0, "fp16": 2.0**-11, "int8": 0.5 / 127}
+"""Error of a stored weight, relative to the largest of its row."""
+OF_PATCHES = {"fp32": 0.0, "fp16": 1e-3, "int8": 0.015}
+"""Root mean squared error of the intensities that random weights make, from 0 to 1."""
 
 
-def test_a_tensor_of_another_shape_is_named(written: tuple[Path, MaskedAutoencoder]) -> None:
-    def shrink(tensors: dict[str, torch.Tensor], _: Any) -> None:
-        tensors["encoder.norm.weight"] = torch.zeros(3)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds_reconstructs_and_comes_back(tmp_path: Path, name: str) -> None:
+    config = from_dict({"preset": name})
+    model = new_network(config.model, config.preprocessing.windows_hu)
+    before, _, _ = reconstructed(model)
+    assert before.hidden_patches.shape[1:] == (6, 512)
+    sizes = {}
+    for dtype, largest in LARGEST.items():
+        path = tmp_path / f"{dtype}.safetensors"
+        save_checkpoint(path, model.state_dict(), CheckpointInfo(config.model, config.preprocessing), dtype)
+        sizes[dtype] = path.stat().st_size
+        loaded, _ = load_checkpoint(path)
+        for key, weight in model.state_dict().items():
+            kept = loaded.state_dict()[key]
+            assert kept.dtype == torch.float32
+            rows, error = weight.reshape(len(weight), -1), (kept - weight).abs().reshape(len(weight), -1)
+            assert (error.amax(1) <= 1.001 * largest * rows.abs().amax(1) + 1e-7).all(), key
+        after, _, _ = reconstructed(loaded)
+        assert torch.equal(after.hidden, before.hidden)
+        assert after.visible_patches is not None
+        assert before.visible_patches is not None
+        for made, expected in (
+            (after.hidden_patches, before.hidden_patches),
+            (after.visible_patches, before.visible_patches),
+        ):
+            assert (made - expected).square().mean().sqrt() <= OF_PATCHES[dtype]
+        path.unlink()
+    assert sizes["fp16"] < 0.51 * sizes["fp32"]
+    assert sizes["int8"] < 0.27 * sizes["fp32"]
 
-    with pytest.raises(InputError, match=r"first 'encoder\.norm\.weight'"):
-        load_checkpoint(rewritten(written[0], shrink))
+
+def test_the_small_preset_in_int8_is_small_enough_to_ship(tmp_path: Path) -> None:
+    """With completion and read-out, and with metadata as those of a checkpoint that ships."""
+    config = from_dict({"preset": "small"})
+    path = tmp_path / "c.safetensors"
+    info = CheckpointInfo(config.model, config.preprocessing, {"ratios": [0.75]}, REALISTIC)
+    save_checkpoint(path, new_network(config.model, config.preprocessing.windows_hu).state_dict(), info, "int8")
+    assert read_info(path).parts == PARTS
+    assert len(json.dumps(REALISTIC)) > 10_000
+    assert path.stat().st_size <= MOST_BYTES
+
+
+def test_a_row_of_zeros_comes_back_as_zeros(tmp_path: Path) -> None:
+    model = new_network(CONFIG)
+    with torch.no_grad():
+        model.core.encoder.embed.weight[3] = 0
+    save_checkpoint(tmp_path / "c.safetensors", model.state_dict(), CheckpointInfo(CONFIG, Preprocessing()), "int8")
+    loaded, _ = load_checkpoint(tmp_path / "c.safetensors")
+    assert not loaded.state_dict()["core.encoder.embed.weight"][3].any()
+
+
+class TestDamage:
+    """A file that was changed ends in one line that names the tensor."""
+
+    EMBED = "core.encoder.embed.weight"
+
+    @pytest.fixture(params=["fp32", "int8"])
+    def path(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        info = CheckpointInfo(CONFIG, Preprocessing())
+        save_checkpoint(tmp_path / "c.safetensors", new_network(CONFIG).state_dict(), info, request.param)
+        return tmp_path / "c.safetensors"
+
+    def refused(self, path: Path, tensor: str) -> None:
+        with pytest.raises(InputError) as refusal:
+            load_checkpoint(path)
+        assert f"'{tensor}'" in str(refusal.value)
+        assert path.name in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+    @pytest.mark.parametrize("name", ["core.decoder.mask_token", EMBED, "completion.stem.bias", "readout.mix.weight"])
+    def test_a_missing_tensor(self, path: Path, name: str) -> None:
+        rewritten(path, lambda tensors, _: [tensors.pop(name), tensors.pop(name + ".scale", None)])
+        self.refused(path, name)
+
+    @pytest.mark.parametrize("name", ["core.encoder.more", "latent_head.weight", "core.encoder.norm.weight.scale"])
+    def test_a_surplus_tensor(self, path: Path, name: str) -> None:
+        rewritten(path, lambda tensors, _: tensors.update({name: torch.zeros(48)}))
+        self.refused(path, name)
+
+    @pytest.mark.parametrize("name", ["core.encoder.norm.weight", "core.decoder.mask_token"])
+    def test_a_tensor_of_another_shape(self, path: Path, name: str) -> None:
+        rewritten(path, lambda tensors, _: tensors.update({name: torch.zeros(3, 5)}))
+        self.refused(path, name)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int32, torch.uint8, torch.bool, torch.int8])
+    @pytest.mark.parametrize("name", [EMBED, "core.encoder.norm.weight"])
+    def test_a_tensor_of_another_type(self, path: Path, name: str, dtype: torch.dtype) -> None:
+        def change(tensors: dict[str, torch.Tensor], _: Any) -> None:
+            tensors[name] = tensors[name].float().round().to(dtype)
+            if dtype == torch.int8:
+                tensors.pop(name + ".scale", None)
+
+        rewritten(path, change)
+        self.refused(path, name)
+
+    @pytest.mark.parametrize(
+        "scale",
+        [None, torch.ones(1), torch.ones(47), torch.ones(48, 1), torch.ones(48).half(), torch.ones(48).double()],
+    )
+    def test_rows_without_their_scales(self, tmp_path: Path, scale: torch.Tensor | None) -> None:
+        path = tmp_path / "c.safetensors"
+        save_checkpoint(path, new_network(CONFIG).state_dict(), CheckpointInfo(CONFIG, Preprocessing()), "int8")
+
+        def change(tensors: dict[str, torch.Tensor], _: Any) -> None:
+            del tensors[self.EMBED + ".scale"]
+            if scale is not None:
+                tensors[self.EMBED + ".scale"] = scale
+
+        self.refused(rewritten(path, change), self.EMBED)
+
+    def test_a_part_that_the_description_denies(self, path: Path) -> None:
+        rewritten(path, lambda _, description: description.update(parts=["completion"]))
+        self.refused(path, "readout.head.bias")
 
 
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
         ("model", "head_width", 0, "head_width"),
+        ("model", "head_width", 8, "head_width must be a multiple of 6"),
         ("model", "encoder_width", -48, "encoder_width"),
-        ("model", "mlp_ratio", float("nan"), "mlp_ratio"),
-        ("model", "secret", 1, "unknown key 'model.secret'"),
+        ("model", "encoder_width", 48.5, "encoder_width"),
+        ("model", "positions", "learned", "positions"),
+        ("model", "completion_channels", [], "completion_channels"),
+        ("model", "encoder_depht", 1, "unknown key 'encoder_depht'.*did you mean 'encoder_depth'"),
         ("preprocessing", "spacing_mm", 0.0, "spacing_mm"),
-        ("preprocessing", "window_hu", [0.0, 0.0], "window_hu"),
+        ("preprocessing", "windows_hu", [[0.0, 0.0]], "windows_hu"),
+        ("preprocessing", "windows_hu", [0.0, 1.0], "windows_hu"),
         ("preprocessing", "orientation", "RAS", "orientation 'RAS'"),
         (None, "format", "maesil-checkpoint/9", "format 'maesil-checkpoint/9'"),
         (None, "preprocessing", "none", "not a MAESIL checkpoint"),
+        (None, "parts", ["refinement"], "parts"),
+        (None, "parts", "readout", "parts"),
+        (None, "parts", None, "not a MAESIL checkpoint"),
     ],
 )
 def test_a_description_that_makes_no_sense_is_refused(
-    written: tuple[Path, MaskedAutoencoder], section: str | None, key: str, value: Any, message: str
+    written: tuple[Path, Network], section: str | None, key: str, value: Any, message: str
 ) -> None:
     def change(_: Any, description: dict[str, Any]) -> None:
         (description if section is None else description[section])[key] = value
@@ -105,30 +262,90 @@ def test_a_description_that_makes_no_sense_is_refused(
         read_info(rewritten(written[0], change))
 
 
+@pytest.mark.parametrize("section", ["model", "preprocessing"])
+def test_a_description_that_lacks_something_is_refused(written: tuple[Path, Network], section: str) -> None:
+    key = {"model": "block_mix", "preprocessing": "windows_hu"}[section]
+    with pytest.raises(InputError, match=f"lacks '{key}'"):
+        read_info(rewritten(written[0], lambda _, description: description[section].pop(key)))
+
+
 def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="not a MAESIL checkpoint"):
         load_checkpoint(tmp_path / "other.safetensors")
 
 
-def test_an_unknown_weight_type_is_refused(tmp_path: Path, written: tuple[Path, MaskedAutoencoder]) -> None:
+def test_an_unknown_weight_type_is_refused(tmp_path: Path, written: tuple[Path, Network]) -> None:
     with pytest.raises(InputError, match="fp8"):
         save_checkpoint(tmp_path / "x.safetensors", written[1].state_dict(), read_info(written[0]), "fp8")
+    assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_a_checkpoint_from_before_the_local_branch_is_one_without_it(tmp_path: Path) -> None:
-    without = dataclasses.replace(CONFIG, mixing_depth=0, local_channels=(), direct_head=False)
-    path = tmp_path / "old.safetensors"
-    save_checkpoint(path, MaskedAutoencoder(without).state_dict(), CheckpointInfo(without, Preprocessing()))
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_weights_are_counted_by_part(tmp_path: Path, dtype: str) -> None:
+    """The scales of int8 rows are no weights."""
+    model, path = new_network(CONFIG), tmp_path / "c.safetensors"
+    save_checkpoint(path, model.state_dict(), CheckpointInfo(CONFIG, Preprocessing()), dtype)
+    parts = {"encoder": model.core.encoder, "decoder": model.core.decoder}
+    parts |= {"completion": model.completion, "readout": model.readout}
+    expected = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert parameter_counts(path) == expected
+    assert parameter_count(path) == sum(expected.values())
 
-    def forget(_: Any, description: Any) -> None:
-        for key in BEFORE_LOCAL_BRANCH:
-            del description["model"][key]
 
-    assert read_info(rewritten(path, forget)).model == without
+class TestFirstRelease:
+    """Its checkpoint stays readable until another one ships."""
 
+    def test_it_loads_and_reconstructs(self) -> None:
+        if not FIRST_RELEASE.exists():
+            pytest.skip("this checkout has no embedded checkpoint")
+        model, info = load_checkpoint(FIRST_RELEASE)
+        assert isinstance(model, FirstRelease)
+        assert isinstance(info.model, FirstReleaseModel)
+        assert info.preprocessing == Preprocessing(1.5, ((-1000.0, 1000.0),))
+        assert parameter_counts(FIRST_RELEASE).keys() == {"encoder", "decoder"}
+        out, truth, fill = reconstructed(model, 64)
+        psnr, of_fill = (-10 * math.log10((x.clamp(0, 1) - truth).square().mean()) for x in (out.hidden_patches, fill))
+        assert psnr > of_fill + 1
+        assert out.visible_patches is not None
+        assert out.visible_patches.shape == (1, 128, 512)
 
-def test_a_checkpoint_says_all_or_nothing_of_the_local_branch(written: tuple[Path, MaskedAutoencoder]) -> None:
-    path = rewritten(written[0], lambda _, description: description["model"].pop("mixing_depth"))
-    with pytest.raises(InputError, match="does not say its mixing_depth"):
-        read_info(path)
+    def test_what_it_computes_has_not_changed(self) -> None:
+        """Against the release's own code: mean and deviation of the patches that it makes of fixed inputs."""
+        if not FIRST_RELEASE.exists():
+            pytest.skip("this checkout has no embedded checkpoint")
+        model, _ = load_checkpoint(FIRST_RELEASE)
+        d, h, w = (torch.arange(n) for n in (16, 24, 32))
+        image = (0.5 + 0.3 * torch.sin(d[:, None, None] / 5 + h[:, None] / 7) * torch.cos(w / 9))[None, None]
+        visible = torch.tensor([[0, 5, 7, 11, 16, 22]])
+        with torch.no_grad():
+            out = model.reconstruct(image, visible, (image * 0.9).contiguous())
+        assert out.visible_patches is not None
+        golden = ((out.hidden_patches, 0.4240209, 0.2047775), (out.visible_patches, 0.5219385, 0.1727715))
+        for patches, mean, deviation in golden:
+            assert float(patches.mean()) == pytest.approx(mean, abs=1e-5)
+            assert float(patches.std()) == pytest.approx(deviation, abs=1e-5)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("head_width", 0, "head_width"),
+            ("mlp_ratio", float("nan"), "cannot read"),
+            ("mlp_ratio", -1.0, "cannot read"),
+            ("local_channels", [16, -1], "cannot read"),
+            ("direct_head", False, "cannot read"),
+            ("secret", 1, "unknown key 'secret'"),
+        ],
+    )
+    def test_a_description_that_makes_no_sense_is_refused(
+        self, tmp_path: Path, key: str, value: Any, message: str
+    ) -> None:
+        if not FIRST_RELEASE.exists():
+            pytest.skip("this checkout has no embedded checkpoint")
+        model = dataclasses.asdict(read_info(FIRST_RELEASE).model) | {key: value}
+        preprocessing = {"orientation": "LPS", "spacing_mm": 1.5, "window_hu": [-1000.0, 1000.0]}
+        values = {"format": "maesil-checkpoint/1", "model": model, "preprocessing": preprocessing}
+        values |= {"mask": {}, "training": {}, "library_version": "0.1.0"}
+        save_file({"a": torch.zeros(1)}, tmp_path / "c.safetensors", {"maesil": json.dumps(values)})
+        with pytest.raises(InputError, match=message):
+            read_info(tmp_path / "c.safetensors")

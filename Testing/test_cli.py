@@ -32,7 +32,10 @@ from volume_factory import geometry, trunk
 from MAESILLib import __version__, cli
 from MAESILLib.checkpoint import CheckpointInfo
 
-COMMANDS = ("demo", "sample", "reconstruct", "datasets", "prepare", "pretrain", "evaluate", "info")
+COMMANDS = (
+    *("demo", "sample", "reconstruct", "datasets", "prepare", "pretrain"),
+    *("evaluate", "compare", "probe", "export", "info"),
+)
 
 
 class TestImports:
@@ -225,19 +228,20 @@ class TestReconstructInput:
         with safe_open(checkpoint, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
-        del tensors["encoder.norm.weight"]
+        del tensors["core.encoder.norm.weight"]
         save_file(tensors, tmp_path / "part.safetensors", metadata)
-        self.refused(tmp_path, scan, tmp_path / "part.safetensors", ("1 tensors differ", "'encoder.norm.weight'"))
+        words = ("state dict mismatch: 1 tensors", "'core.encoder.norm.weight'")
+        self.refused(tmp_path, scan, tmp_path / "part.safetensors", words)
 
     def test_checkpoint_with_broken_weights(self, tmp_path: Path, scan: Path) -> None:
         from training_factory import tiny_config
 
         from MAESILLib.checkpoint import save_checkpoint
-        from MAESILLib.model import MaskedAutoencoder
+        from MAESILLib.mae.network import Network
 
         config = tiny_config()
-        network = MaskedAutoencoder(config.model)
-        torch.nn.init.constant_(network.decoder.local_decoder.voxels.bias, float("nan"))
+        network = Network(config.model, config.preprocessing.windows_hu)
+        torch.nn.init.constant_(network.core.decoder.head.bias, float("nan"))
         save_checkpoint(
             tmp_path / "nan.safetensors", network.state_dict(), CheckpointInfo(config.model, config.preprocessing)
         )
@@ -319,11 +323,11 @@ class TestPretrainOptions:
 
     def test_overrides(self, tmp_path: Path, cache: object, built: list[object]) -> None:
         arguments = ("--data", tmp_path / "cache", "--output", tmp_path / "run", "--preset", "tiny", "--steps", "9")
-        sets = ("--set", "train.batch_size=3", "--set", "model.prior=false", "--set", 'mask.strategies=["tube"]')
+        sets = ("--set", "train.batch_size=3", "--set", "model.block_mix=false", "--set", 'mask.strategies=["tube"]')
         assert maesil("pretrain", *arguments, *sets, *QUIET).status == 3
         (config,) = built
         assert (config.train.steps, config.train.batch_size) == (9, 3)  # type: ignore[attr-defined]
-        assert config.model.prior is False  # type: ignore[attr-defined]
+        assert config.model.block_mix is False  # type: ignore[attr-defined]
         assert config.mask.strategies == ("tube",)  # type: ignore[attr-defined]
 
     def test_another_spacing(self, tmp_path: Path, cache: object) -> None:

@@ -1,10 +1,9 @@
-"""``maesil compare``: peers trained on MAESIL's own samples, measured alike, tables and figures."""
+"""``maesil compare``: baselines trained on MAESIL's own samples, measured alike, tables and figures."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 import re
 import shutil
@@ -19,24 +18,20 @@ from cli_factory import Result, assert_refused, maesil
 from lpips_factory import write_lpips_weights
 from training_factory import make_cache, tiny_config
 
-from MAESILLib.cli import build_parser
-from MAESILLib.commands.compare import _search
-from MAESILLib.commands.configured import configuration_from
-from MAESILLib.comparison import search as comparison_search
-from MAESILLib.comparison.peer_task import PeerTraining, config_for_peer
-from MAESILLib.comparison.peers import PEERS, latent_of, load_peer, make_peer, peer_loss
-from MAESILLib.comparison.runs import run
-from MAESILLib.comparison.search import Search, _last_loss
-from MAESILLib.comparison.table import differences, summarise
-from MAESILLib.comparison.volumes import reconstruct_by_peer
-from MAESILLib.config import Config
+from MAESILLib.comparison.baselines import BASELINES, Baseline, LowestCosines, code_of, load_baseline, make_baseline
+from MAESILLib.comparison.table import ALL, differences_of, summary_of, verdict
+from MAESILLib.comparison.training import BaselineTraining, config_of, train
+from MAESILLib.config import PRESETS, Config, load
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.data.crops import HostCrops
-from MAESILLib.errors import CancelledError, DivergedError, InputError
+from MAESILLib.errors import CancelledError, InputError
+from MAESILLib.evaluation.evaluate import protocol
 from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.events import Reporter
+from MAESILLib.reconstruction import reconstruct
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.loader import BatchLoader
+from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
@@ -45,13 +40,27 @@ pytest.importorskip("monai")
 TINY = {
     "model.superpatch_size": [32, 32, 32],
     "model.encoder_width": 48,
-    "model.decoder_width": 32,
-    "model.head_width": 16,
+    "model.encoder_depth": 2,
+    "model.decoder_width": 24,
+    "model.head_width": 12,
+    "model.completion_channels": [8, 16],
+    "train.batch_size": 2,
     "train.crop_size": [16, 16, 16],
+    "train.cooldown_crop_size": [16, 16, 16],
+    "train.precision": "fp32",
     "train.validation_superpatches": 1,
     "train.preview_at": 0,
 }
 SMALL_RUN = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
+WIDE = ((-1000.0, 1000.0),)
+
+
+def small_crops(**train: Any) -> Config:
+    return tiny_config(**{"crop_size": (16, 16, 16), "cooldown_crop_size": (16, 16, 16)} | train)
+
+
+def baseline(name: str) -> Baseline:
+    return make_baseline(name, tiny_config().model, WIDE)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +73,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compare(data: Path, output: Path, *more: object) -> Result:
     return maesil(
         *("compare", "--data", data, "--output", output, "--preset", "tiny", "--steps", 2, "--device", "cpu"),
-        *("--progress", "off", *SMALL_RUN, *(() if "--learning-rates" in more else ("--learning-rates", 1e-3)), *more),
+        *("--progress", "off", *SMALL_RUN, *more),
     )
 
 
@@ -81,57 +90,61 @@ def result(output: Path) -> dict[str, Any]:
     return json.loads((output / "comparison.json").read_text())
 
 
-@pytest.mark.parametrize("name", sorted(PEERS))
-def test_a_code_has_the_size_the_table_says(name: str) -> None:
-    peer, model = make_peer(name).eval(), tiny_config().model
-    image = torch.zeros(1, 1, *model.superpatch_size)
-    network: Any = peer.network
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_a_code_has_the_size_the_table_says(name: str, preset: str) -> None:
+    """As many numbers for a patch as MAESIL has, or one of 1024 entries for 4x4x4 voxels."""
+    model = load(None, preset).model
+    made = make_baseline(name, model, WIDE).eval()
+    network: Any = made.network
+    patch = torch.zeros(1, 1, *model.patch_size)
     with torch.no_grad():
         if name == "ae":
-            code = network.intermediate(network.encode(image))
+            code = network.intermediate(network.encode(patch))
         elif name == "vae":
-            code = network.encode(image)[0]
+            code = network.encode(patch)[0]
         else:
-            code = network.index_quantize(image)
-    latent = latent_of(name, model)
-    assert code.numel() == latent.numbers
-    if latent.bits is None:
-        assert latent.numbers / image.numel() == 40 / 64
+            code = network.index_quantize(patch)
+    told = code_of(name, model)
+    assert code.numel() == told.numbers
+    if told.bits is None:
+        assert told == code_of("maesil", model)
+        assert told.numbers == model.encoder_width
     else:
-        assert 2**latent.bits == network.num_embeddings
+        assert (told.numbers, 2**told.bits) == (8, network.num_embeddings)
 
 
-def test_maesil_has_a_number_for_each_channel_of_a_token() -> None:
-    latent = latent_of("maesil", tiny_config().model)
-    assert latent.numbers == 4 * 4 * 4 * 48
-    assert latent.bits is None
+def test_a_patch_that_a_code_does_not_divide_is_refused() -> None:
+    with pytest.raises(InputError, match="not a multiple of 4, as AE needs"):
+        make_baseline("ae", dataclasses.replace(tiny_config().model, patch_size=(6, 8, 8)), WIDE)
 
 
-@pytest.mark.parametrize("name", sorted(PEERS))
-def test_a_peer_learns_to_reconstruct(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_a_baseline_learns_to_reconstruct(name: str) -> None:
     torch.manual_seed(0)
-    peer = make_peer(name).train()
+    model = baseline(name).train()
     target = torch.nn.functional.interpolate(torch.rand(1, 1, 4, 4, 4), size=8, mode="trilinear")
-    optimizer = torch.optim.AdamW(peer.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     errors = []
     for _ in range(80):
-        loss = peer_loss(peer(target), target, None)
+        output = model(target)
+        error = (output.image - target).square().mean()
         optimizer.zero_grad()
-        loss.total.backward()
+        (error + output.penalty).backward()
         optimizer.step()
-        errors.append(float(loss.visible_mse))
+        errors.append(float(error.detach()))
     assert errors[-1] < 0.5 * errors[0]
 
 
 def test_entries_of_the_table_that_nobody_chooses_become_codes_of_the_batch() -> None:
     torch.manual_seed(0)
-    peer = make_peer("vqvae").train()
-    network: Any = peer.network
+    vqvae = baseline("vqvae").train()
+    network: Any = vqvae.network
     table = network.quantizer.quantizer
     image = torch.rand(2, 1, 32, 32, 32)
     with torch.no_grad():
         codes = network.encode(image * 2 - 1).movedim(1, -1).flatten(0, -2)
-    peer(image)
+    vqvae(image)
     # at first all of them; what a normal distribution draws lies 20 times farther
     nearest = torch.cdist(table.embedding.weight, codes).amin(1)
     assert float(nearest.max()) < 0.5 * float(codes.std(0).norm())
@@ -143,59 +156,83 @@ def test_entries_of_the_table_that_nobody_chooses_become_codes_of_the_batch() ->
     table.embedding.weight[7] = 1e4
     table.ema_w.copy_(table.embedding.weight * table.ema_cluster_size[:, None])
     before = table.embedding.weight.clone()
-    peer(image)
+    vqvae(image)
     assert float(torch.cdist(table.embedding.weight[7:8], codes).min()) < 0.5 * float(codes.std(0).norm())
     moved = (table.embedding.weight - before).norm(dim=1) / before.norm(dim=1)
     assert float(moved.median()) < 0.1
-    peer.eval()
+    vqvae.eval()
     before = table.embedding.weight.clone()
     table.ema_cluster_size.zero_()
-    peer(image)
+    vqvae(image)
     assert torch.equal(table.embedding.weight, before)
 
 
-def test_padding_does_not_count_and_samples_weigh_alike() -> None:
-    target = torch.zeros(2, 1, 4, 4, 4)
-    made = torch.zeros_like(target)
-    made[0, :, :2] = 0.5
-    made[1] = 0.1
-    valid = torch.ones_like(target, dtype=torch.bool)
-    valid[0, :, 2:] = False
-    made[0, :, 2:] = 9.0
+def test_padding_does_not_count_and_samples_weigh_alike(cache: Cache, tmp_path: Path) -> None:
+    config = config_of("ae", small_crops(), {})
+    trainer = Trainer(config, cache, tmp_path / "run", task=BaselineTraining("ae"))
+    batch = BatchLoader(config, HostCrops(trainer.sampler)).batch(0, 0)
+    batch = dataclasses.replace(
+        batch,
+        hu=torch.zeros_like(batch.hu),
+        jitter=torch.tensor([[1.0, 0.0, 0.0]] * 2),
+        valid_size=torch.tensor([[8, 16, 16], [16, 16, 16]]),
+    )
+    made = torch.full(batch.hu.shape, 0.5)
+    made[0, :, :8] += 0.5
+    made[0, :, 8:] = 9.0
+    made[1] += 0.1
 
     class Output:
         image, penalty = made, torch.tensor(0.25)
 
-    loss = peer_loss(Output(), target, valid)  # type: ignore[arg-type]
-    assert float(loss.visible_mse) == pytest.approx((0.25 + 0.01) / 2)
-    assert float(loss.total) == pytest.approx((0.25 + 0.01) / 2 + 0.25)
+    trainer.update.network = lambda image: Output()  # type: ignore[assignment]
+    loss = trainer.task.loss(trainer.update, batch)
+    assert float(loss.metrics["visible_mse"]) == pytest.approx((0.25 + 0.01) / 2)
+    assert float(loss.core) == pytest.approx((0.25 + 0.01) / 2 + 0.25)
+    assert loss.readers is None
 
 
 def test_the_divergence_is_that_of_two_normal_distributions() -> None:
     torch.manual_seed(1)
-    peer: Any = make_peer("vae").train()
+    vae: Any = baseline("vae").train()
     image = torch.rand(1, 1, 8, 8, 8) * 2 - 1
     with torch.no_grad():
-        mean, deviation = peer.network.encode(image)
-        _, penalty = peer.reconstructed(image)
+        mean, deviation = vae.network.encode(image)
+        _, penalty = vae.reconstructed(image)
     own = torch.distributions.Normal(mean, deviation)
     expected = torch.distributions.kl_divergence(own, torch.distributions.Normal(0.0, 1.0)).mean()
     assert float(penalty) == pytest.approx(1e-6 * float(expected), rel=1e-4)
 
 
-def test_every_method_sees_the_same_crops(cache: Cache, tmp_path: Path) -> None:
-    config = tiny_config(crop_size=(16, 16, 16))
-    theirs = config_for_peer(config)
+def test_every_method_sees_the_same_crops_at_the_same_rate(cache: Cache, tmp_path: Path) -> None:
+    """In the cool-down too, in which every second update has larger ones; baselines see the first window."""
+    config = small_crops(steps=8, batch_size=8, cooldown_share=0.5, cooldown_crop_size=(32, 32, 32))
     trainers = [
         Trainer(config, cache, tmp_path / "maesil"),
-        Trainer(theirs, cache, tmp_path / "ae", task=PeerTraining("ae")),
+        Trainer(config_of("ae", config, {}), cache, tmp_path / "ae", task=BaselineTraining("ae")),
     ]
-    for step in (0, 3):
-        batches = [BatchLoader(t.config, HostCrops(t.sampler)).batch(step, 0) for t in trainers]
-        assert torch.equal(batches[0].hu, batches[1].hu)
-        assert torch.equal(batches[0].valid_size, batches[1].valid_size)
-    rates = [[group["lr"] for group in t.update.optimizer.param_groups] for t in trainers]
-    assert rates[0] == rates[1]
+    loaders = [BatchLoader(t.config, HostCrops(t.sampler)) for t in trainers]
+    sizes = []
+    for step in range(8):
+        first, second = (loader.batch(step, 0) for loader in loaders)
+        assert torch.equal(first.hu, second.hu)
+        assert torch.equal(first.valid_size, second.valid_size)
+        assert torch.equal(first.jitter, second.jitter)
+        assert first.noise_seeds == second.noise_seeds
+        assert second.visible.shape[1] == second.tokens((8, 8, 8))
+        sizes.append(first.hu.shape[2])
+    assert sizes == [16, 16, 16, 16, 16, 32, 16, 32]
+    rates = []
+    for step in (0, 3, 7):
+        for trainer in trainers:
+            trainer.update.begin(step)
+        found = [t.update.optimizers["core"].param_groups[0]["lr"] for t in trainers]
+        assert found[0] == found[1] == learning_rate(config.train, step, config.train.learning_rate)
+        rates.append(found[0])
+    assert rates[0] < rates[1] > rates[2]
+    assert trainers[1].config.train.ema_decay == config.train.ema_decay
+    shapes = [tuple(t.validation_superpatches[0].image.shape[:2]) for t in trainers]
+    assert shapes == [(1, 2), (1, 1)]
 
 
 class StopAt(StopRequest):
@@ -216,22 +253,20 @@ def test_a_resumed_run_ends_with_the_same_weights(
     cache: Cache, tmp_path: Path, name: str, passes: int, looks: int
 ) -> None:
     """With two passes the stop comes between them, when the first has moved the table of the VQ-VAE already."""
-    config = config_for_peer(
-        tiny_config(crop_size=(16, 16, 16), steps=4, validation_superpatches=1, accumulation=passes)
-    )
-    task = PeerTraining(name)
+    config = config_of(name, small_crops(steps=4, validation_superpatches=1, accumulation=passes), {})
+    task = BaselineTraining(name)
     Trainer(config, cache, tmp_path / "whole", task=task).run()
     with pytest.raises(CancelledError):
         Trainer(config, cache, tmp_path / "broken", task=task, stop=StopAt(looks)).run()
     Trainer(config, cache, tmp_path / "broken", task=task, resume=True).run()
-    whole, broken = (load_peer(tmp_path / run / "model.safetensors")[0].state_dict() for run in ("whole", "broken"))
+    whole, broken = (load_baseline(tmp_path / run / "model.safetensors").state_dict() for run in ("whole", "broken"))
     assert any("ema_w" in key for key in whole) == (name == "vqvae")
     assert all(torch.equal(whole[key], broken[key]) for key in whole)
 
 
 def test_an_update_that_is_left_out_leaves_the_table_as_it_was(cache: Cache, tmp_path: Path) -> None:
-    config = config_for_peer(tiny_config(crop_size=(16, 16, 16)))
-    trainer = Trainer(config, cache, tmp_path / "run", task=PeerTraining("vqvae"))
+    config = config_of("vqvae", small_crops(), {})
+    trainer = Trainer(config, cache, tmp_path / "run", task=BaselineTraining("vqvae"))
     batch = BatchLoader(config, HostCrops(trainer.sampler)).batch(0, 0)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     for jitter, moves in ((batch.jitter * torch.nan, False), (batch.jitter, True)):
@@ -245,25 +280,27 @@ def test_an_update_that_is_left_out_leaves_the_table_as_it_was(cache: Cache, tmp
 
 
 def test_a_run_is_not_taken_for_that_of_another_method(cache: Cache, tmp_path: Path) -> None:
-    config = config_for_peer(tiny_config(crop_size=(16, 16, 16), steps=1, validation_superpatches=1))
-    Trainer(config, cache, tmp_path / "run", task=PeerTraining("ae")).run()
+    config = config_of("ae", small_crops(steps=1, validation_superpatches=1), {})
+    Trainer(config, cache, tmp_path / "run", task=BaselineTraining("ae")).run()
     with pytest.raises(InputError, match="a run of 'ae', not of 'vqvae'"):
-        Trainer(config, cache, tmp_path / "run", task=PeerTraining("vqvae"), resume=True)
+        Trainer(config, cache, tmp_path / "run", task=BaselineTraining("vqvae"), resume=True)
     with pytest.raises(InputError, match="a run of 'ae', not of 'maesil'"):
         Trainer(config, cache, tmp_path / "run", resume=True)
 
 
 def test_a_volume_is_put_together_of_its_superpatches() -> None:
-    model = tiny_config().model
     unit = np.random.default_rng(0).random((40, 32, 21), dtype=np.float32)
 
-    class Halves(torch.nn.Module):
-        def forward(self, image: torch.Tensor) -> Any:
+    class Halves(Baseline):
+        def reconstructed(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             assert max(image.shape[2:]) <= 32
-            return type("Output", (), {"image": image / 2})
+            return (image + 1) / 2 - 1, image.new_zeros(())
 
-    made = reconstruct_by_peer(Halves(), unit, model)  # type: ignore[arg-type]
-    np.testing.assert_allclose(made, unit / 2, atol=1e-7)
+    (plan,) = [s.plan for s in protocol(0) if s.name == "auto-encoding"]
+    halves: Any = Halves(torch.nn.Identity(), tiny_config().model, WIDE)
+    made = reconstruct(halves, unit, plan, name="v")
+    np.testing.assert_allclose(made.prediction, unit / 2, atol=1e-6)
+    assert not made.hidden.any()
 
 
 def test_the_autoencoding_of_maesil_is_that_of_evaluate(data: Path, output: Path, result: dict[str, Any]) -> None:
@@ -274,54 +311,75 @@ def test_the_autoencoding_of_maesil_is_that_of_evaluate(data: Path, output: Path
     )
     assert done.status == 0, done.err
     evaluated = json.loads((output / "evaluation" / "evaluation.json").read_text())["rows"]
-    modes = {"auto-encoding": "autoencoding", "complete dual 0.75": "complete", "dual 0.75": "masked"}
-    for row in (row for row in result["rows"] if row["method"] == "maesil"):
-        kind = modes[row["mode"]]
-        (same,) = (r for r in evaluated if (r["volume"], r["setting"]) == (row["volume"], row["mode"]))
-        assert row["psnr_db"] == pytest.approx(same[f"psnr_{kind}_db"], abs=1e-4)
-        assert row["ssim"] == pytest.approx(same["ssim_composite" if kind == "masked" else f"ssim_{kind}"], abs=1e-4)
+    own = [row for row in result["rows"] if row["method"] == "MAESIL"]
+    assert [row["setting"] for row in own[:3]] == ["auto-encoding", "complete dual 0.75", "dual 0.75"]
+    for row in own:
+        (same,) = (r for r in evaluated if (r["volume"], r["setting"]) == (row["volume"], row["setting"]))
+        assert {k: v for k, v in row.items() if k != "method"} == {k: v for k, v in same.items() if k != "checkpoint"}
 
 
 def reconstructed(data: Path, output: Path, method: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return volume v2 and what a peer makes of it: smaller than a superpatch, one box without padding."""
+    """Return volume v2 and what a baseline makes of it: smaller than a superpatch, one box without padding."""
     cache = read_cache(data)
     entry = next(e for e in cache.entries if e.name == "v2")
     unit = (np.clip(np.asarray(cache.open(entry), np.float32), -1000, 1000) + 1000) / 2000
-    peer, _ = load_peer(output / "runs" / method / "model.safetensors")
+    model = load_baseline(output / "runs" / method / "model.safetensors")
     with torch.no_grad():
-        return unit, peer(torch.from_numpy(unit)[None, None]).image[0, 0].clamp(0, 1).numpy()
+        return unit, model(torch.from_numpy(unit)[None, None]).image[0, 0].clamp(0, 1).numpy()
 
 
-def test_the_figures_of_a_peer_are_those_of_its_reconstruction(
+def test_the_metrics_of_a_baseline_are_those_of_its_reconstruction(
     output: Path, data: Path, result: dict[str, Any]
 ) -> None:
     from skimage.metrics import peak_signal_noise_ratio
 
     unit, made = reconstructed(data, output, "ae")
-    (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("ae", "v2"))
-    assert row["psnr_db"] == pytest.approx(peak_signal_noise_ratio(unit, made, data_range=1.0), abs=1e-3)
+    (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("AE", "v2"))
+    assert row["psnr_autoencoding_db"] == pytest.approx(peak_signal_noise_ratio(unit, made, data_range=1.0), abs=1e-3)
 
 
 def test_files_and_tables(output: Path, result: dict[str, Any]) -> None:
     assert [m["method"] for m in result["methods"]] == ["ae", "vae", "vqvae", "cosines", "maesil"]
     learning = [m for m in result["methods"] if m["method"] != "cosines"]
-    assert all(m["samples"] == result["budget"]["samples"] == 4 for m in learning)
+    assert all((m["samples"], m["updates"], m["precision"]) == (4, 2, "fp32") for m in learning)
     for method in result["methods"]:
-        if method["method"] in PEERS:
-            expected = sum(p.numel() for p in make_peer(method["method"]).parameters())
-            assert method["parameters"] == expected
+        if method["method"] in BASELINES:
+            assert method["parameters"] == sum(p.numel() for p in baseline(method["method"]).parameters())
+    assert {m["code"] for m in result["methods"]} == {"48 numbers", "8 codes of 10 bits"}
     rows = list(csv.DictReader((output / "comparison.csv").open()))
     assert len(rows) == len(result["rows"]) == 2 * (4 + 3)
     text = (output / "comparison.md").read_text()
-    assert "seed 0" in text
+    assert "2 updates of 2 crops of 16x16x16, seed 0" in text
     assert result["data"]["fingerprint"] in text
     assert "LPIPS is left out" in text
+    assert "| MAESIL | `MAESILLib` |" in text
     line = next(one for one in text.splitlines() if one.startswith("| all volumes (2) | VQ-VAE | auto-encoding |"))
-    mean = np.mean([r["psnr_db"] for r in result["rows"] if r["method"] == "vqvae"])
+    mean = np.mean([r["psnr_autoencoding_db"] for r in result["rows"] if r["method"] == "VQ-VAE"])
     assert float(re.findall(r"\| (-?[\d.]+) \(", line)[0]) == pytest.approx(mean, abs=0.006)
-    # the volumes name no data set: one figure, in both forms
-    assert sorted(p.name for p in output.glob("figure-*")) == ["figure-v2.pdf", "figure-v2.png"]
-    assert (output / "figure-v2.pdf").read_bytes().startswith(b"%PDF")
+    # the volumes name no data set: one figure
+    assert [p.name for p in output.glob("figure-*")] == ["figure-v2.png"]
+
+
+def test_the_first_sentence_says_who_is_ahead(output: Path, result: dict[str, Any]) -> None:
+    """After two updates the cosines are; the next lines are of known numbers."""
+    first = (output / "comparison.md").read_text().splitlines()[0]
+    assert first.startswith("MAESIL loses in auto-encoding: ")
+    mean = np.mean([r["psnr_autoencoding_db"] for r in result["rows"] if r["method"] == "cosines"])
+    assert f"cosines ({mean:.2f} dB" in first
+
+    def line(method: str, psnr: float | None, ssim: float) -> dict[str, Any]:
+        found = {"psnr_autoencoding_db": psnr, "ssim_autoencoding": ssim}
+        return {"method": method, "setting": "auto-encoding", "dataset": ALL, **found}
+
+    own = line("MAESIL", 30.0, 0.9)
+    masked = {**line("MAESIL", 0, 0), "setting": "dual 0.75"}
+    assert verdict([own, masked]) == verdict([line("AE", 30.0, 0.9)]) == []
+    ahead = verdict([line("AE", 29.0, 0.8), line("VAE", 30.0, 0.9), own, masked])[0]
+    assert ahead == "MAESIL is ahead in auto-encoding (30.00 dB, SSIM 0.9000), of AE, VAE, over all volumes."
+    for other in (line("VAE", 31.0, 0.8), line("VAE", 29.0, 0.91), line("VAE", None, 0.9)):
+        said = verdict([line("AE", 29.0, 0.8), other, own])[0]
+        assert said.startswith("MAESIL loses in auto-encoding: VAE (")
+        assert "AE (29" not in said.replace("VAE", "")
 
 
 def test_cosines_are_those_of_each_patch_alone(data: Path, result: dict[str, Any]) -> None:
@@ -339,12 +397,21 @@ def test_cosines_are_those_of_each_patch_alone(data: Path, result: dict[str, Any
         found = dctn(unit[here], norm="ortho") * kept.reshape(8, 8, 8)
         made[here] = idctn(found, norm="ortho")
     (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("cosines", "v2"))
-    assert row["psnr_db"] == pytest.approx(-10 * np.log10(np.square(made.clip(0, 1) - unit).mean()), abs=1e-3)
-    assert row["mode"] == "auto-encoding"
+    assert row["psnr_autoencoding_db"] == pytest.approx(
+        -10 * np.log10(np.square(made.clip(0, 1) - unit).mean()), abs=1e-3
+    )
+    assert row["setting"] == "auto-encoding"
     described = next(m for m in result["methods"] if m["method"] == "cosines")
     maesil_s = next(m for m in result["methods"] if m["method"] == "maesil")
-    assert described["latent_numbers"] == maesil_s["latent_numbers"]
+    assert described["code"] == maesil_s["code"]
     assert described["parameters"] == 0
+
+
+def test_all_cosines_lose_nothing() -> None:
+    model = dataclasses.replace(tiny_config().model, patch_size=(8, 4, 8), encoder_width=600, head_width=24)
+    image = torch.rand(1, 1, 16, 16, 16)
+    torch.testing.assert_close(LowestCosines(model, WIDE)(image).image, image, atol=1e-5, rtol=0)
+    assert code_of("cosines", model).numbers == 256
 
 
 def test_lpips_where_its_weights_are(output: Path, data: Path, tmp_path: Path) -> None:
@@ -353,9 +420,9 @@ def test_lpips_where_its_weights_are(output: Path, data: Path, tmp_path: Path) -
     assert compare(data, tmp_path / "again", "--lpips", tmp_path).status == 0
     result = json.loads((tmp_path / "again" / "comparison.json").read_text())
     unit, made = reconstructed(data, output, "vqvae")
-    (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("vqvae", "v2"))
+    (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("VQ-VAE", "v2"))
     assert row["lpips"] == pytest.approx(PerceptualDistance(tmp_path).of_slices(unit, made), rel=1e-3)
-    assert {line["figure"] for line in result["differences"]} == {"psnr_db", "ssim", "lpips"}
+    assert {line["metric"] for line in result["differences"]} == {"psnr_db", "ssim", "lpips"}
     text = (tmp_path / "again" / "comparison.md").read_text()
     assert "LPIPS, lower is better" in text
     assert "left out" not in text
@@ -385,115 +452,60 @@ def test_weights_older_than_the_state_are_written_anew(data: Path, output: Path)
 
 
 def test_maesil_that_does_not_learn_to_auto_encode_is_refused(data: Path, tmp_path: Path) -> None:
-    assert_refused(compare(data, tmp_path, "--set=train.visible_weight=0"), "visible_weight is 0", "auto-encode")
+    assert_refused(compare(data, tmp_path, "--set=train.readout=false"), "train.readout is false", "auto-encode")
 
 
 def test_another_configuration_is_refused(data: Path, output: Path) -> None:
     assert_refused(compare(data, output, "--set=train.weight_decay=0.5"), "another configuration", "another folder")
 
 
-def test_each_method_takes_the_learning_rate_that_its_trials_do_best_with(data: Path, tmp_path: Path) -> None:
-    rates = ("--learning-rates", 1e-3, 0.9, "--trial-steps", 4)
-    done = compare(data, tmp_path, "--methods", "ae", "maesil", *rates)
+def test_a_method_can_have_a_learning_rate_of_its_own(data: Path, tmp_path: Path) -> None:
+    rates = ("--learning-rate", "ae=1e-3", "maesil=0.002", "--set=train.learning_rate=0.004")
+    done = compare(data, tmp_path, "--methods", "ae", "vqvae", "maesil", *rates)
     assert done.status == 0, done.err
     result = json.loads((tmp_path / "comparison.json").read_text())
-    assert result["budget"]["search"] == {"rates": [1e-3, 0.9], "steps": 4}
+    assert {m["method"]: m["learning_rate"] for m in result["methods"]} == {"ae": 1e-3, "vqvae": 4e-3, "maesil": 2e-3}
     for method in result["methods"]:
-        losses = {}
-        for rate in ("0.001", "0.9"):
-            rows = list(
-                csv.DictReader((tmp_path / "runs" / "trials" / f"{method['method']}-{rate}" / "log.csv").open())
-            )
-            assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
-            assert {row["val_psnr_masked_db"] for row in rows} == {""}
-            losses[float(rate)] = np.mean([float(row["loss"] or "inf") for row in rows[2:]])
-        found = {t["learning_rate"]: t["loss"] for t in method["trials"]}
-        assert found == {r: pytest.approx(v, rel=1e-5) if np.isfinite(v) else None for r, v in losses.items()}
-        # a step of .9 in every weight spoils a network
-        assert method["learning_rate"] == min(losses, key=lambda r: losses[r]) == 1e-3
         state = read_state(tmp_path / "runs" / method["method"]).values
-        assert state["config"]["train"]["learning_rate"] == 1e-3
-    text = (tmp_path / "comparison.md").read_text()
-    assert "| 0.001 |" in text
-    assert "the one of 0.001, 0.9 with the least loss in the second half of a trial of 4 updates" in text
-    assert "At an end of them, so that a rate beyond may be better: AE, MAESIL." in text
+        assert state["config"]["train"]["learning_rate"] == method["learning_rate"]
+    assert "| 0.002 |" in (tmp_path / "comparison.md").read_text()
+    # refused before MAESIL, which comes first here, is trained
+    (tmp_path / "runs" / "maesil" / "state.pt").unlink()
+    done = compare(data, tmp_path, "--methods", "maesil", "ae", "--learning-rate", "ae=1e-4")
+    assert_refused(done, "train.learning_rate: 0.001 -> 0.0001", "another folder")
+    assert not (tmp_path / "runs" / "maesil" / "state.pt").exists()
 
 
-def test_a_trial_without_a_finite_loss_is_not_taken(tmp_path: Path) -> None:
-    path = tmp_path / "log.csv"
-    path.write_text("step,loss\n1,5\n2,5\n3,0.25\n4,0.75\n")
-    assert _last_loss(tmp_path, 4) == 0.5
-    path.write_text("step,loss\n1,1\n2,1\n3,0.1\n4,\n")
-    assert _last_loss(tmp_path, 4) is None
-    for text in ("step,loss\n", "step,loss\n1,1\n"):
-        path.write_text(text)
-        with pytest.raises(InputError, match="does not hold the 4 updates"):
-            _last_loss(tmp_path, 4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--learning-rates", 1e-3, -1), "between 0 and 1"),
-        (("--learning-rates", 1e-3, 1e-2, "--trial-steps", 1), "too few"),
-        (("--learning-rates", 1e-3, "--trial-steps", 5), "only one rate"),
-    ],
-)
-def test_rates_that_cannot_be_are_refused(data: Path, tmp_path: Path, arguments: tuple[object, ...], said: str) -> None:
-    assert_refused(compare(data, tmp_path / "out", *arguments), said)
+@pytest.mark.parametrize("rate", ["ae", "ae=", "ae=0", "ae=1", "ae=nan", "cosines=0.1", "other=0.1", "0.1"])
+def test_rates_that_cannot_be_are_refused(data: Path, tmp_path: Path, rate: str) -> None:
+    assert_refused(compare(data, tmp_path / "out", "--learning-rate", rate), f"--learning-rate {rate}", "as vae=3e-4")
     assert not (tmp_path / "out").exists()
 
 
-def test_three_rates_around_that_of_the_configuration_are_tried_if_none_is_given() -> None:
-    def wanted(*arguments: str) -> Search | None:
-        args = build_parser().parse_args(["compare", "--data", "d", "--output", "o", *arguments])
-        return _search(args, configuration_from(args))[1]
-
-    assert wanted("--steps", "400") == Search((3e-4, 1e-3, 3e-3), 40)
-    assert wanted("--set", "train.learning_rate=0.02") == Search((0.006, 0.02, 0.06), 2000)
-    assert wanted("--learning-rates", "0.5") is None
-
-
-def test_one_rate_for_all_is_told(output: Path, result: dict[str, Any]) -> None:
-    assert result["budget"]["search"] is None
-    assert {m["learning_rate"] for m in result["methods"]} == {1e-3, None}
-    assert "One learning rate for all methods, not searched" in (output / "comparison.md").read_text()
+@pytest.mark.parametrize("preset", ["base", "paper", "small"])
+def test_every_preset(data: Path, tmp_path: Path, preset: str) -> None:
+    """One window or two, with completion or without."""
+    done = compare(data, tmp_path, "--preset", preset, "--methods", "ae", "cosines", "maesil")
+    assert done.status == 0, done.err
+    result = json.loads((tmp_path / "comparison.json").read_text())
+    assert len(result["config"]["preprocessing"]["windows_hu"]) == (1 if preset == "paper" else 2)
+    assert result["window_hu"] == [-1000, 1000]
+    assert {row["method"] for row in result["rows"]} == {"AE", "cosines", "MAESIL"}
 
 
-def test_a_run_with_a_rate_that_is_not_searched_is_refused_at_once(data: Path, output: Path) -> None:
-    done = compare(data, output, "--methods", "ae", "--learning-rates", 1e-4, 1e-2)
-    assert_refused(done, "learning rate 0.001, which is not searched", "same --learning-rates")
-    assert not (output / "runs" / "trials").exists()
+def test_crops_of_the_cool_down_are_told(data: Path, tmp_path: Path) -> None:
+    sizes = ("--set=train.cooldown_crop_size=[32,32,32]", "--set=train.batch_size=8", "--set=train.cooldown_share=1")
+    done = compare(data, tmp_path, "--methods", "ae", *sizes)
+    assert done.status == 0, done.err
+    text = (tmp_path / "comparison.md").read_text()
+    assert "2 updates of 8 crops of 16x16x16 (1 crop of 32x32x32 in every second one of the last 100%)" in text
 
 
-def test_a_trial_that_diverges_is_not_taken(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*_: Any, **__: Any) -> None:
-        raise DivergedError("no finite gradient")
-
-    wanted = Search((1e-3, 1e-2), 2)
-    arguments = ("ae", tiny_config(crop_size=(16, 16, 16)), cache, tmp_path, wanted)
-    told = (torch.device("cpu"), Reporter(), StopRequest())
-    out = io.StringIO()
-    whole = comparison_search.run
-
-    def diverging(name: str, config: Config, *rest: Any, **more: Any) -> Any:
-        return failing() if config.train.learning_rate == 1e-3 else whole(name, config, *rest, **more)
-
-    monkeypatch.setattr(comparison_search, "run", diverging)
-    best, trials = comparison_search.search(*arguments, told[0], Reporter("json", out), told[2])
-    assert best == 1e-2
-    assert "AE with the learning rate 0.001: no finite gradient" in out.getvalue()
-    assert trials[0] == {"learning_rate": 1e-3, "loss": None}
-    monkeypatch.setattr(comparison_search, "run", failing)
-    with pytest.raises(InputError, match="no trial ended with finite losses"):
-        comparison_search.search(*arguments, *told)
-
-
-def test_a_stopped_call_says_how_it_goes_on(cache: Cache, tmp_path: Path) -> None:
-    config = tiny_config(crop_size=(16, 16, 16))
+def test_a_stopped_call_says_how_it_resumes(cache: Cache, tmp_path: Path) -> None:
+    config = config_of("ae", small_crops(), {})
     told = (torch.device("cpu"), Reporter(), StopAt(2))
-    with pytest.raises(CancelledError, match=r"^AE stopped at step \d+ .*; the same call goes on$"):
-        run("ae", config, cache, tmp_path / "run", *told)
+    with pytest.raises(CancelledError, match=r"^AE stopped at step \d+ .*; repeat the same command to resume$"):
+        train("ae", config, cache, tmp_path / "run", *told)
 
 
 def test_an_unknown_volume_is_refused_before_training(data: Path, tmp_path: Path) -> None:
@@ -508,35 +520,35 @@ def test_without_monai_it_says_so_before_training(data: Path, tmp_path: Path, mo
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_other_files_are_no_peers(output: Path, checkpoint: Path) -> None:
+def test_other_files_are_no_baselines(output: Path, checkpoint: Path) -> None:
     with pytest.raises(InputError, match="not a checkpoint of maesil compare"):
-        load_peer(checkpoint)
+        load_baseline(checkpoint)
     assert_refused(
         maesil("info", output / "runs" / "ae" / "model.safetensors", "--progress", "off"), "not a MAESIL checkpoint"
     )
 
 
-def made_row(method: str, mode: str, volume: str, dataset: str, patient: str, psnr: float) -> dict[str, Any]:
-    figures = {"psnr_db": psnr, "ssim": psnr / 100, "mae_hu": 1.0, "border_index": None, "lpips": None}
-    return {"method": method, "mode": mode, "volume": volume, "dataset": dataset, "patient": patient, **figures}
+def made_row(method: str, volume: str, dataset: str, psnr: float, setting: str = "auto-encoding") -> dict[str, Any]:
+    where = {"method": method, "volume": volume, "dataset": dataset, "setting": setting, "mask_ratio": 0.0}
+    return {**where, "psnr_autoencoding_db": psnr, "ssim_autoencoding": psnr / 100, "psnr_masked_db": None}
 
 
 def test_summaries_and_differences_of_known_rows() -> None:
     rows = [
-        made_row(method, "auto-encoding", volume, dataset, patient, psnr)
-        for method, values in (("ae", (20.0, 30.0, 40.0)), ("maesil", (25.0, 31.0, 39.0)))
-        for (volume, dataset, patient), psnr in zip(
-            (("a", "x", "p"), ("b", "x", "p"), ("c", "y", "q")), values, strict=True
-        )
+        made_row(method, volume, dataset, psnr)
+        for method, values in (("AE", (20.0, 30.0, 40.0)), ("MAESIL", (25.0, 31.0, 39.0)))
+        for (volume, dataset), psnr in zip((("a", "x"), ("b", "x"), ("c", "y")), values, strict=True)
     ]
-    rows.append(made_row("maesil", "dual 0.75", "a", "x", "p", 1.0))
-    of_x = next(line for line in summarise(rows) if (line["method"], line["dataset"]) == ("ae", "x"))
-    assert of_x["psnr_db"] == 25.0
-    assert of_x["psnr_db_sd"] == pytest.approx(np.std([20, 30], ddof=1))
+    rows.append(made_row("MAESIL", "a", "x", 1.0, "dual 0.75"))
+    of_x = next(line for line in summary_of(rows) if (line["method"], line["dataset"]) == ("AE", "x"))
+    assert of_x["psnr_autoencoding_db"] == 25.0
+    assert of_x["psnr_autoencoding_db_sd"] == pytest.approx(np.std([20, 30], ddof=1), abs=1e-4)
     assert "lpips" not in of_x
-    found = {(d["dataset"], d["figure"]): d for d in differences(rows)}
-    # patient p: mean of +5 and +1; patient q: -1
-    assert found["all volumes", "psnr_db"]["mean"] == pytest.approx((3 - 1) / 2)
-    assert (found["all volumes", "psnr_db"]["above"], found["all volumes", "psnr_db"]["volumes"]) == (2, 3)
+    found = {(d["dataset"], d["metric"]): d for d in differences_of(rows, {"a": "p", "b": "p", "c": "q"})}
+    assert all((d["method"], d["minus"]) == ("AE", "MAESIL") for d in found.values())
+    # patient p: mean of -5 and -1; patient q: +1
+    assert found[ALL, "psnr_db"]["mean"] == pytest.approx((-3 + 1) / 2)
+    assert (found[ALL, "psnr_db"]["above"], found[ALL, "psnr_db"]["volumes"]) == (1, 3)
     assert found["x", "psnr_db"]["low"] is None
-    assert ("all volumes", "lpips") not in found
+    assert (ALL, "lpips") not in found
+    assert differences_of([row for row in rows if row["method"] == "AE"], {}) == []

@@ -14,13 +14,13 @@ import torch
 from training_factory import awakened, four_volumes, tiny_config
 
 from MAESILLib.checkpoint import save_checkpoint
-from MAESILLib.checkpoint_info import CheckpointInfo
+from MAESILLib.checkpoint_info import PARTS, CheckpointInfo
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import DeviceCrops, HostCrops
-from MAESILLib.evaluation.evaluate import evaluate, protocol
+from MAESILLib.evaluation.evaluate import Measuring, evaluate, protocol
+from MAESILLib.mae.network import Network
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
-from MAESILLib.model import MaskedAutoencoder
 from MAESILLib.training.loader import BatchLoader
 from MAESILLib.training.log import read_log
 from MAESILLib.training.trainer import Trainer
@@ -37,12 +37,13 @@ def cache(tmp_path: Path) -> Cache:
 def test_the_forward_pass_of_small_is_that_of_the_cpu() -> None:
     torch.manual_seed(0)
     # parts that begin at zero would hide everything before them
-    model = awakened(MaskedAutoencoder(from_dict({}).model), 0.02).eval()
-    image = torch.rand(2, 1, 64, 64, 64)
+    config = from_dict({})
+    model = awakened(Network(config.model, config.preprocessing.windows_hu), 0.02).eval()
+    image = torch.rand(2, 2, 64, 64, 64)
     visible = draw_visible((8, 8, 8), MaskSpec("dual", 0.5, 0.5), 2, generator_for(0))
     with torch.no_grad():
-        here = model(image, visible)
-        there = model.to(CUDA)(image.to(CUDA), visible.to(CUDA))
+        here = model.reconstruct(image, visible, image[:, :1])
+        there = model.to(CUDA).reconstruct(image.to(CUDA), visible.to(CUDA), image[:, :1].to(CUDA))
     assert torch.equal(here.hidden, there.hidden.cpu())
     error = (there.hidden_patches.cpu() - here.hidden_patches).norm() / here.hidden_patches.norm()
     assert error < 1e-3
@@ -50,7 +51,7 @@ def test_the_forward_pass_of_small_is_that_of_the_cpu() -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_training_follows_the_cpu(tmp_path: Path, cache: Cache, compiled: bool) -> None:
-    config = tiny_config(precision="fp32", noise=0.0)
+    config = tiny_config(precision="fp32", noise_hu=0.0)
     Trainer(config, cache, tmp_path / "cpu").run()
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=compiled))
     Trainer(config, cache, tmp_path / "cuda", device=CUDA).run()
@@ -75,16 +76,12 @@ def test_an_evaluation_is_that_of_the_cpu(tmp_path: Path, cache: Cache) -> None:
     torch.manual_seed(0)
     config = tiny_config()
     path = tmp_path / "tiny.safetensors"
-    save_checkpoint(
-        path,
-        awakened(MaskedAutoencoder(config.model), 0.02).state_dict(),
-        CheckpointInfo(config.model, config.preprocessing, {}),
-    )
-    entries = cache.entries[:2]
-    rows = [
-        evaluate([path], cache, entries, protocol(0), split="val", device=device, batch_size=size)["rows"]
-        for device, size in (("cpu", 1), ("cuda", 1), ("cuda", 8))
-    ]
+    network = awakened(Network(config.model, config.preprocessing.windows_hu), 0.02)
+    save_checkpoint(path, network.state_dict(), CheckpointInfo(config.model, config.preprocessing, parts=PARTS))
+    rows = []
+    for name, size in (("cpu", 1), ("cuda", 1), ("cuda", 8)):
+        measuring = Measuring(cache, cache.entries[:2], torch.device(name), batch_size=size)
+        rows.append(evaluate([path], measuring, protocol(0), split="val")["rows"])
     for here, *there in zip(*rows, strict=True):
         for other in there:
             assert {k: v for k, v in here.items() if not isinstance(v, float)} == {

@@ -6,8 +6,9 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,14 +24,21 @@ from cli_factory import (
 )
 from lpips_factory import write_lpips_weights
 from scipy.spatial import cKDTree
-from training_factory import make_cache, smooth_hu
+from training_factory import awakened, make_cache, smooth_hu
 
-from MAESILLib.checkpoint import load_checkpoint
-from MAESILLib.config import Preprocessing
+from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from MAESILLib.config import PRESETS, Preprocessing, load
 from MAESILLib.data.cache import read_cache
+from MAESILLib.errors import InputError
 from MAESILLib.evaluation.evaluate import label_checkpoints, protocol
 from MAESILLib.evaluation.lpips import PerceptualDistance
+from MAESILLib.evaluation.masks import with_masks
+from MAESILLib.masking import MaskSpec
+from MAESILLib.plan import Plan, superpatch_masks
 from MAESILLib.reconstruction import reconstruct
+from MAESILLib.resources import embedded_checkpoint
+from MAESILLib.superpatch import partition, token_grid
+from MAESILLib.training.task import MASKED_AUTOENCODING, Pretraining
 
 LOW, HIGH = -1000, 1000
 SHAPES = [(24, 32, 40), (40, 33, 28), (16, 40, 40)]
@@ -80,13 +88,25 @@ def row_of(result: dict[str, Any], volume: str, setting: str) -> dict[str, Any]:
     return row
 
 
+def write_preset(path: Path, preset: str, **model: Any) -> Path:
+    """Write a checkpoint with a preset's structure and parts, small and with random weights."""
+    sizes = {"superpatch_size": (32, 32, 32), "encoder_width": 48, "encoder_depth": 2, "head_width": 12}
+    small = {**sizes, "decoder_width": 24, "completion_channels": (8, 16), **model}
+    train = {"crop_size": (32, 32, 32), "cooldown_crop_size": (32, 32, 32)}
+    config = load(None, preset, {"model": small, "train": train})
+    network = awakened(Pretraining(config), 0.02)
+    info = CheckpointInfo(config.model, config.preprocessing)
+    MASKED_AUTOENCODING.save(path, network.state_dict(), info)
+    return path
+
+
 def psnr(error: np.ndarray) -> float:
     return -10 * math.log10(np.square(error, dtype=np.float64).mean())
 
 
 class TestResult:
     def test_every_volume_and_setting(self, result: dict[str, Any]) -> None:
-        assert result["schema"] == "maesil-evaluation/1"
+        assert result["schema"] == "maesil-evaluation/2"
         assert [s["name"] for s in result["settings"]] == SETTINGS
         places = [(row["volume"], row["setting"]) for row in result["rows"]]
         assert places == [(volume, setting) for volume in ("v0", "v1") for setting in SETTINGS]
@@ -109,7 +129,7 @@ class TestResult:
             whole = row_of(result, volume, "auto-encoding")
             assert math.isfinite(whole["psnr_autoencoding_db"])
             assert whole["psnr_masked_db"] is None
-            assert whole["hidden_share"] == 0
+            assert whole["mask_ratio"] == 0
 
     @pytest.mark.parametrize("setting", ["dual 0.75", "uniform 0.9", "complete dual 0.75", "auto-encoding"])
     def test_figures_are_those_of_the_reconstruction(self, data: Path, result: dict[str, Any], setting: str) -> None:
@@ -119,7 +139,7 @@ class TestResult:
         made = reconstruct(model, unit, plan, name="v1")
         error = made.prediction.clip(0, 1) - unit
         row = row_of(result, "v1", setting)
-        assert row["hidden_share"] == pytest.approx(made.hidden_share, abs=1e-5)
+        assert row["mask_ratio"] == pytest.approx(made.hidden_share, abs=1e-5)
         if setting == "auto-encoding":
             assert row["psnr_autoencoding_db"] == pytest.approx(psnr(error), abs=1e-4)
             return
@@ -144,7 +164,7 @@ class TestResult:
             for plane in (8, 12):
                 kept = max(1, math.floor(plane * (1 - ratio) + 0.5))
                 visible += 3 * max(1, math.floor(kept * (1 - ratio) + 0.5))
-            assert row_of(result, "v0", setting)["hidden_share"] == pytest.approx(1 - visible / 60, abs=1e-5)
+            assert row_of(result, "v0", setting)["mask_ratio"] == pytest.approx(1 - visible / 60, abs=1e-5)
 
     def test_summary(self, result: dict[str, Any]) -> None:
         for line in result["summary"]:
@@ -372,9 +392,8 @@ class TestCheckpoints:
             assert {**alone, "checkpoint": ""} == {**line, "checkpoint": ""}
 
     def test_other_windows_are_not_subtracted(self, data: Path, tmp_path: Path) -> None:
-        narrow = write_checkpoint(
-            tmp_path / "narrow.safetensors", preprocessing=Preprocessing(window_hu=(-160.0, 240.0))
-        )
+        soft_tissue = Preprocessing(windows_hu=((-160.0, 240.0),))
+        narrow = write_checkpoint(tmp_path / "narrow.safetensors", preprocessing=soft_tissue)
         both = ("--settings", "dual 0.75", "--no-figures", "--checkpoint", data / "tiny.safetensors", narrow)
         done = evaluate(data, tmp_path / "out", *both, "--progress", "json")
         assert done.status == 0
@@ -382,6 +401,61 @@ class TestCheckpoints:
         assert read(tmp_path / "out")["differences"] == []
         assert evaluate(data, tmp_path / "out", *both, "--window", "-160", "240").status == 0
         assert len(read(tmp_path / "out")["differences"]) == 2
+
+    @pytest.mark.parametrize("preset", sorted(PRESETS))
+    def test_every_preset(self, data: Path, tmp_path: Path, preset: str) -> None:
+        """One window or two, with completion or without."""
+        checkpoint = write_preset(tmp_path / "preset.safetensors", preset)
+        chosen = ("dual 0.75", "complete dual 0.75", "auto-encoding")
+        done = evaluate(data, tmp_path / "out", "--no-figures", "--checkpoint", checkpoint, "--settings", *chosen)
+        assert done.status == 0, done.err
+        found = read(tmp_path / "out")
+        for setting, key in zip(chosen, ("psnr_masked_db", "psnr_complete_db", "psnr_autoencoding_db"), strict=True):
+            assert math.isfinite(row_of(found, "v1", setting)[key])
+
+    def test_the_completion_can_be_left_out(self, data: Path, tmp_path: Path, result: dict[str, Any]) -> None:
+        """Then the metrics are those of the same weights without a completion."""
+        without = tmp_path / "core.safetensors"
+        model, info = load_checkpoint(data / "tiny.safetensors")
+        kept = {name: w for name, w in model.state_dict().items() if not name.startswith("completion.")}
+        save_checkpoint(without, kept, replace(info, parts=("readout",)))
+        assert evaluate(data, tmp_path / "core", "--settings", "dual 0.75", "--checkpoint", without).status == 0
+        options = ("--settings", "dual 0.75", "--no-completion", "--html")
+        assert evaluate(data, tmp_path / "out", *options).status == 0
+        found, expected = read(tmp_path / "out"), read(tmp_path / "core")
+        assert (found["completion"], expected["completion"]) == (False, True)
+        own, core = ({**r, "checkpoint": ""} for r in (found["rows"][0], expected["rows"][0]))
+        assert own == core
+        assert own["psnr_masked_db"] != row_of(result, "v0", "dual 0.75")["psnr_masked_db"]
+        for name in ("evaluation.md", "report.html"):
+            assert "--no-completion" in (tmp_path / "out" / name).read_text()
+
+    def test_without_a_read_out_there_is_no_auto_encoding(self, data: Path, tmp_path: Path) -> None:
+        without = write_checkpoint(tmp_path / "blind.safetensors", parts=("completion",))
+        both = ("--no-figures", "--progress", "json", "--checkpoint", without)
+        done = evaluate(data, tmp_path / "out", *both, data / "tiny.safetensors", "--html")
+        assert done.status == 0
+        assert "blind.safetensors has no read-out" in done.named("warning")[0]["message"]
+        found = read(tmp_path / "out")
+        of = {(row["checkpoint"], row["setting"]) for row in found["rows"]}
+        assert ("tiny.safetensors", "auto-encoding") in of
+        assert ("blind.safetensors", "auto-encoding") not in of
+        assert ("blind.safetensors", "dual 0.5") in of
+        alone = evaluate(data, tmp_path / "none", "--settings", "auto-encoding", "--checkpoint", without)
+        assert alone.status == 2
+        assert "nothing is left to measure" in alone.err
+
+    def test_the_first_release_beside_a_new_network(self, data: Path, tmp_path: Path) -> None:
+        """Their superpatches, patches and first windows are the same, so their masks are."""
+        new = write_preset(tmp_path / "new.safetensors", "small", superpatch_size=(128, 128, 128))
+        options = ("--settings", "dual 0.75", "auto-encoding", "--no-figures", "--progress", "json")
+        done = evaluate(data, tmp_path / "out", *options, "--no-completion", "--checkpoint", embedded_checkpoint(), new)
+        assert done.status == 0
+        assert "has no completion to leave out" in done.named("warning")[0]["message"]
+        found = read(tmp_path / "out")
+        assert {line["setting"] for line in found["differences"]} == {"dual 0.75", "auto-encoding"}
+        fills = [r["baseline_harmonic_psnr_masked_db"] for r in found["rows"] if r["setting"] == "dual 0.75"]
+        assert fills[:2] == fills[2:]
 
     def test_labels(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.chdir(tmp_path)
@@ -402,6 +476,98 @@ class TestCheckpoints:
     def test_missing(self, data: Path, tmp_path: Path) -> None:
         result = evaluate(data, tmp_path / "out", "--checkpoint", tmp_path / "none.safetensors")
         assert_refused(result, "no such checkpoint")
+        assert not (tmp_path / "out").exists()
+
+
+class TestMasks:
+    """Masks in a file."""
+
+    SHAPES: ClassVar = {"v0": (24, 32, 40), "v1": (40, 33, 28)}
+    PLANS: ClassVar = {
+        "dual": Plan(MaskSpec("dual")),
+        "complete": Plan(MaskSpec("uniform", 0.2, 0.2), "complete"),
+        "none": Plan(MaskSpec("none")),
+    }
+    SIZES = ((32, 32, 32), (8, 8, 8))
+
+    def test_they_are_read_as_they_were_written(self, tmp_path: Path) -> None:
+        made = with_masks(tmp_path / "masks", self.PLANS, self.SHAPES, *self.SIZES)
+        assert made["none"] is self.PLANS["none"]
+        other = {name: replace(plan, seed=1) for name, plan in self.PLANS.items()}
+        again = with_masks(tmp_path / "masks", other, self.SHAPES, *self.SIZES)
+        for name in ("dual", "complete"):
+            for volume, shape in self.SHAPES.items():
+                boxes = partition(shape, *self.SIZES)
+                assert len(boxes) > 1
+                for box in boxes:
+                    arguments = (token_grid(box.size, (8, 8, 8)), volume, box.index)
+                    drawn, kept, read = (
+                        superpatch_masks(arguments[0], plan, *arguments[1:])
+                        for plan in (self.PLANS[name], made[name], again[name])
+                    )
+                    assert torch.equal(drawn, kept)
+                    assert torch.equal(drawn, read)
+        assert [path.name for path in tmp_path.iterdir()] == ["masks"]
+
+    def test_a_part_of_what_a_file_holds_will_do(self, tmp_path: Path) -> None:
+        with_masks(tmp_path / "masks", self.PLANS, self.SHAPES, *self.SIZES)
+        part = with_masks(tmp_path / "masks", {"dual": self.PLANS["dual"]}, {"v1": self.SHAPES["v1"]}, *self.SIZES)
+        assert part["dual"].masks is not None
+        assert list(part["dual"].masks) == ["v1"]
+
+    @pytest.mark.parametrize(
+        ("plans", "shapes", "sizes", "message"),
+        [
+            ({}, {}, ((64, 32, 32), (8, 8, 8)), "a superpatch_size of 32x32x32, not 64x32x32 voxels"),
+            ({}, {}, ((32, 32, 32), (8, 8, 4)), "a patch_size of 8x8x8, not 8x8x4 voxels"),
+            ({}, {"v0": (24, 32, 48)}, SIZES, "'dual' of v0 of 24x32x40, not 24x32x48 voxels"),
+            ({}, {"v2": (24, 32, 40)}, SIZES, "no masks for 'dual' of v2 of 24x32x40 voxels"),
+            ({"tube": Plan(MaskSpec("tube"))}, {}, SIZES, "no masks for 'tube' of v0"),
+            # one pass is no complete cover, several are no single mask
+            ({"dual": Plan(MaskSpec("dual"), "complete")}, {}, SIZES, "'dual' do not fit the superpatches of v0"),
+            ({"complete": Plan(MaskSpec("uniform"))}, {}, SIZES, "'complete' do not fit the superpatches of v0"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(
+        self, tmp_path: Path, plans: dict[str, Plan], shapes: dict[str, Any], sizes: Any, message: str
+    ) -> None:
+        path = tmp_path / "masks.npz"
+        with_masks(path, self.PLANS, self.SHAPES, *self.SIZES)
+        with pytest.raises(InputError, match=message):
+            with_masks(path, self.PLANS | plans, self.SHAPES | shapes, *sizes)
+
+    @pytest.mark.parametrize("wrong", [[[0, 2, 2]], [[2, 0]], [[0, 48]], [[-1, 3]], [[0.5]], [0, 1], [[]]])
+    def test_damaged_masks_are_refused(self, tmp_path: Path, wrong: list[Any]) -> None:
+        path = tmp_path / "masks.npz"
+        with_masks(path, self.PLANS, self.SHAPES, *self.SIZES)
+        with np.load(path) as file:
+            arrays = dict(file)
+        np.savez(path, **arrays | {"dual/v1/1": np.array(wrong)})
+        with pytest.raises(InputError, match="'dual' do not fit the superpatches of v1"):
+            with_masks(path, self.PLANS, self.SHAPES, *self.SIZES)
+
+    @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04cut short"])
+    def test_other_files_are_refused(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "masks").write_bytes(content)
+        with pytest.raises(InputError, match="not a file of masks"):
+            with_masks(tmp_path / "masks", self.PLANS, self.SHAPES, *self.SIZES)
+        assert (tmp_path / "masks").read_bytes() == content
+
+    def test_evaluate_measures_on_them(self, data: Path, tmp_path: Path, result: dict[str, Any]) -> None:
+        """Another seed changes nothing, and what was written is what the seed draws."""
+        masks = ("--masks", tmp_path / "masks.npz", "--settings", "dual 0.75", "auto-encoding", "--html")
+        for name, seed in (("first", 0), ("second", 7)):
+            done = evaluate(data, tmp_path / name, *masks, "--seed", seed)
+            assert done.status == 0, done.err
+            found = read(tmp_path / name)
+            assert found["rows"] == [row_of(result, r["volume"], r["setting"]) for r in found["rows"]]
+            assert found["masks"]["name"] == "masks.npz"
+            assert found["settings"][0]["seed"] is None
+            for page in ("evaluation.md", "report.html"):
+                text = (tmp_path / name / page).read_text()
+                assert f"masks of masks.npz ({found['masks']['sha256'][:12]})" in text
+                assert "seed" not in text.split("</p>")[0]
+        assert_refused(evaluate(data, tmp_path / "out", *masks, "--split", "train"), "no masks for 'dual 0.75' of v2")
         assert not (tmp_path / "out").exists()
 
 

@@ -9,17 +9,18 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from cli_factory import JSON, QUIET, REPOSITORY, assert_refused, maesil, write_ct
+from cli_factory import JSON, QUIET, REPOSITORY, assert_refused, maesil, write_checkpoint, write_ct
 from training_factory import tiny_config
 
 from MAESILLib import __version__
 from MAESILLib.config import to_dict
 from MAESILLib.device import choose_device
 from MAESILLib.events import parse_event
+from MAESILLib.resources import CHECKPOINT
 from MAESILLib.system import describe_system
 
 
@@ -38,11 +39,46 @@ class TestText:
     def test_checkpoint(self, checkpoint: Path) -> None:
         result = maesil("info", checkpoint, *QUIET)
         assert result.status == 0
-        text = json.loads(result.out)
-        assert text["name"] == "tiny.safetensors"
-        assert text["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        assert text["model"]["superpatch_size"] == [32, 32, 32]
-        assert text["preprocessing"] == {"spacing_mm": 1.5, "window_hu": [-1000.0, 1000.0]}
+        lines = dict(line.split(": ", 1) for line in result.out.splitlines())
+        sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        assert lines["tiny.safetensors"].endswith(f" MB, maesil {__version__}, sha256 {sha256}")
+        assert "superpatch 32 x 32 x 32, patch 8 x 8 x 8 (D x H x W)" in lines["encoder"]
+        assert lines["input"] == "1.5 mm, windows -1000 to 1000, -160 to 240 HU"
+        for part in ("encoder", "decoder", "completion", "readout"):
+            assert f"{part} 0." in lines["parameters"]
+        assert lines["trained on"] == "0 crops of 0 CTs"
+        assert lines["encoder against hand-made features"] == "not probed"
+
+    PROBE: ClassVar = {"points": "points.csv", "window": 64, "auroc": 0.71, "auroc_soft": 0.66, "random_auroc": 0.6}
+
+    @pytest.mark.parametrize(
+        ("handmade", "words"),
+        [
+            ((0.70, 0.65), "encoder beats hand-made features for all structures and soft tissue: AUROC 0.710"),
+            ((0.70, 0.66), "encoder beats hand-made features for all structures: "),
+            ((0.72, 0.65), "encoder beats hand-made features for soft tissue: "),
+            ((0.71, 0.67), "encoder does not beat hand-made features: AUROC 0.710, soft tissue 0.660; hand-made 0.710"),
+            ((0.71, None), "encoder against hand-made features: not probed"),
+        ],
+    )
+    def test_whether_the_encoder_beats_hand_made_features(
+        self, tmp_path: Path, handmade: tuple[float, float | None], words: str
+    ) -> None:
+        made = dict(zip(("handmade_auroc", "handmade_auroc_soft"), handmade, strict=True))
+        before = {"name": "model.safetensors", "training": {"samples": 4000}}
+        training = {"samples": 320000, "initialised_from": before, "probe": self.PROBE | made}
+        training |= {"data": {"volumes": ["a", "b"], "licences": ["CC BY 4.0"]}, "licence": "weights: Apache-2.0"}
+        path = write_checkpoint(tmp_path / "c.safetensors", training=training)
+        text = maesil("info", path, *QUIET).out
+        assert words in text
+        assert "trained on: 324,000 crops of 2 CTs, CC BY 4.0\n" in text
+        assert "licence: weights: Apache-2.0\n" in text
+
+    def test_checkpoint_of_the_first_release(self) -> None:
+        path = REPOSITORY / "Resources" / CHECKPOINT
+        if not path.exists():
+            pytest.skip("this checkout has no embedded checkpoint")
+        assert maesil("info", path, *QUIET).status == 0
 
     def test_volume(self, tmp_path: Path) -> None:
         path = write_ct(tmp_path / "scan.mha", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7))
@@ -79,7 +115,8 @@ class TestEvent:
         assert (info["what"], info["path"], info["name"]) == ("checkpoint", str(checkpoint), "tiny.safetensors")
         assert info["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         assert info["model"] == to_dict(tiny_config().model)
-        assert info["preprocessing"] == {"spacing_mm": 1.5, "window_hu": [-1000.0, 1000.0]}
+        assert info["preprocessing"] == {"spacing_mm": 1.5, "windows_hu": [[-1000.0, 1000.0], [-160.0, 240.0]]}
+        assert list(info["parts"]) == ["encoder", "decoder", "completion", "readout"]
         assert info["library_version"] == __version__
         assert {"mask", "training", "megabytes"} <= set(info)
 

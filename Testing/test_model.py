@@ -1,183 +1,444 @@
-"""The network: token order, what hidden voxels may reach, attention over the right tokens, the prior."""
+"""The network: token order, what hidden voxels may reach, positions, attention over the right tokens, the losses."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 from training_factory import awakened
 
-from MAESILLib.config import ModelConfig
-from MAESILLib.fills import fill_harmonic
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_tokens
-from MAESILLib.model import MaskedAutoencoder, patchify, sincos_positions, take_tokens, unpatchify, valid_voxels
-from MAESILLib.prior import smooth_fill
-from MAESILLib.training.loss import masked_loss
+from MAESILLib.config import SOFT_TISSUE, WIDE, ModelConfig, Window
+from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.mae.blocks import Attention, rotary_table
+from MAESILLib.mae.completion import Conv3x3x3, doubled, halved
+from MAESILLib.mae.model import (
+    MaskedAutoencoder,
+    patchify,
+    sincos_table,
+    spread,
+    take_tokens,
+    unpatchify,
+    valid_voxels,
+    windowed,
+)
+from MAESILLib.mae.network import Network
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible, hidden_tokens
+from MAESILLib.training.loss import completion_loss, core_loss, mean_of_samples, patch_error
 
+WINDOWS: tuple[Window, ...] = (WIDE, SOFT_TISSUE)
 CONFIG = ModelConfig(
     superpatch_size=(32, 24, 16),
-    patch_size=(8, 8, 8),
     encoder_width=48,
-    encoder_depth=2,
-    decoder_width=32,
-    decoder_depth=1,
-    head_width=16,
+    encoder_depth=3,
+    head_width=24,
+    decoder_width=24,
+    decoder_depth=2,
+    completion_channels=(4, 8),
 )
 GRID = (4, 3, 2)
+SHAPE = (32, 24, 16)
+PATCH = CONFIG.patch_size
+MASKS = ("dual", "uniform", "product", "tube", "group", "block")
 
 
-def network(config: ModelConfig = CONFIG) -> MaskedAutoencoder:
+def network(**changes: Any) -> Network:
+    """A network in which nothing is at zero, as after training."""
     torch.manual_seed(0)
-    return awakened(MaskedAutoencoder(config).eval())
+    return awakened(Network(dataclasses.replace(CONFIG, **changes), WINDOWS).eval())
 
 
-def hidden_voxels(visible: torch.Tensor, grid: tuple[int, int, int] = GRID) -> torch.Tensor:
-    hidden = hidden_tokens(visible, grid)
-    for axis in (1, 2, 3):
-        hidden = hidden.repeat_interleave(8, axis)
-    return hidden[:, None]
-
-
-def test_patch_order_on_a_grid_that_is_not_a_cube() -> None:
-    tokens = torch.arange(24).view(1, 1, *GRID)
-    image = tokens.repeat_interleave(8, 2).repeat_interleave(4, 3).repeat_interleave(2, 4).float()
-    patches = patchify(image, (8, 4, 2))
-    assert patches.shape == (1, 24, 64)
-    assert (patches == torch.arange(24)[None, :, None]).all(), "patches are not in row-major token order"
-    assert torch.equal(unpatchify(patches, GRID, (8, 4, 2)), image)
-    noise = torch.rand(2, 1, 32, 12, 4)
-    assert torch.equal(unpatchify(patchify(noise, (8, 4, 2)), GRID, (8, 4, 2)), noise)
-
-
-def test_voxel_order_inside_a_patch() -> None:
-    image = torch.arange(16 * 8 * 8).view(1, 1, 16, 8, 8).float()
-    assert torch.equal(patchify(image, (8, 8, 8))[0, 1], image[0, 0, 8:].flatten())
-
-
-def test_positions_differ_between_tokens_and_shift_with_the_offset() -> None:
-    table = sincos_positions((3, 4, 5), 60)
-    assert table.shape == (60, 60)
-    assert torch.pdist(table).min() > 0.1
-    whole = sincos_positions((5, 5, 5), 60).view(5, 5, 5, 60)
-    part = sincos_positions((2, 3, 4), 60, (3, 2, 1)).view(2, 3, 4, 60)
-    assert torch.equal(part, whole[3:5, 2:5, 1:5])
-    # d of token (2, 0, 0): sin(2), at the axis's first frequency 1
-    assert table.view(3, 4, 5, 60)[2, 0, 0, 0] == pytest.approx(np.sin(2.0))
-
-
-@pytest.mark.parametrize("prior", [True, False])
-@pytest.mark.parametrize("strategy", ["dual", "uniform", "product", "tube", "block"])
-def test_hidden_voxels_cannot_reach_the_output(prior: bool, strategy: str) -> None:
-    model = network(dataclasses.replace(CONFIG, prior=prior))
-    visible = draw_visible(GRID, MaskSpec(strategy), 2, generator_for(3))
-    image = torch.rand(2, 1, 32, 24, 16)
-    changed = torch.where(hidden_voxels(visible), torch.rand_like(image), image)
-    changed[0][hidden_voxels(visible)[0]] = torch.nan
-    queried = torch.arange(visible.shape[1])[None].expand(2, -1)
-    with torch.no_grad():
-        first, second = (model(x, visible, queried=queried) for x in (image, changed))
-    assert torch.equal(first.hidden_patches, second.hidden_patches)
-    assert torch.equal(first.visible_patches, second.visible_patches)
-    assert first.hidden_patches.std() > 0.01
-
-
-def test_visible_voxels_do_reach_the_output() -> None:
-    model = network()
-    visible = draw_visible(GRID, MaskSpec("dual"), 1, generator_for(3))
-    image = torch.rand(1, 1, 32, 24, 16)
-    with torch.no_grad():
-        first = model(image, visible).hidden_patches
-        second = model(torch.where(hidden_voxels(visible), image, 1 - image), visible).hidden_patches
-    assert (first - second).abs().mean() > 0.01
-
-
-def test_without_the_prior_order_of_samples_and_batch_do_not_matter() -> None:
-    model = network()
-    visible = draw_visible(GRID, MaskSpec("dual"), 3, generator_for(4))
-    image = torch.rand(3, 1, 32, 24, 16)
-    with torch.no_grad():
-        together = model(image, visible).hidden_patches
-        alone = torch.cat([model(image[i : i + 1], visible[i : i + 1]).hidden_patches for i in range(3)])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-
-
-def test_padding_does_not_reach_the_prior() -> None:
-    valid = valid_voxels(torch.tensor([[32, 24, 12]]), torch.Size((32, 24, 16)))
-    image = torch.full((1, 1, 32, 24, 16), 0.5)
-    known = torch.ones_like(valid)
-    known[..., 8:] = False
-    known[:, :, 8:, :, 8:] = True
-    padded = torch.where(valid, image, torch.ones(()))
-    assert smooth_fill(padded, known & valid, (8, 8, 8))[..., :12].sub(0.5).abs().max() < 1e-6
-    assert smooth_fill(padded, known, (8, 8, 8))[..., :12].sub(0.5).abs().max() > 1e-3
-
-
-def test_a_prediction_starts_at_the_prior() -> None:
+def new_core(**changes: Any) -> MaskedAutoencoder:
+    """A core as training starts it."""
     torch.manual_seed(0)
-    model = MaskedAutoencoder(CONFIG).eval()
-    visible = draw_visible(GRID, MaskSpec("dual"), 1, generator_for(0))
-    image = torch.rand(1, 1, 32, 24, 16)
-    hidden = hidden_voxels(visible)
-    with torch.no_grad():
-        out = model(image, visible)
-    fill = patchify(smooth_fill(image, ~hidden, (8, 8, 8)), (8, 8, 8))
-    torch.testing.assert_close(out.hidden_patches, take_tokens(fill, out.hidden))
+    return MaskedAutoencoder(dataclasses.replace(CONFIG, **changes), len(WINDOWS)).eval()
 
 
-def test_the_prior_is_close_to_the_harmonic_fill_and_keeps_what_is_known() -> None:
-    from training_factory import smooth_hu
-
-    image = torch.from_numpy((smooth_hu((64, 64, 64), 1).astype(np.float32) + 1000) / 2000)[None, None].clamp(0, 1)
-    hidden = hidden_voxels(draw_visible((8, 8, 8), MaskSpec("dual"), 1, generator_for(0)), (8, 8, 8))
-    fill = smooth_fill(torch.where(hidden, torch.nan, image), ~hidden, (8, 8, 8))
-    assert torch.equal(fill[~hidden], image[~hidden])
-    harmonic = fill_harmonic(image[0, 0].numpy(), hidden[0, 0].numpy())
-
-    def psnr(x: np.ndarray) -> float:
-        return float(-10 * np.log10(np.mean((x - image[0, 0].numpy())[hidden[0, 0].numpy()] ** 2)))
-
-    assert psnr(fill[0, 0].numpy()) > psnr(harmonic) - 0.5
-    assert smooth_fill(image, torch.zeros_like(hidden), (8, 8, 8)).eq(0.5).all()
+def masks(strategy: str, batch: int = 1, seed: int = 3) -> torch.Tensor:
+    return draw_visible(GRID, MaskSpec(strategy), batch, generator_for(seed))
 
 
-def test_the_loss_trains_exactly_the_hidden_voxels() -> None:
-    model = network()
-    visible = draw_visible(GRID, MaskSpec("dual"), 1, generator_for(6))
-    image = torch.rand(1, 1, 32, 24, 16)
-    target = image.clone().requires_grad_()
-    out = model(image, visible)
-    valid = valid_voxels(torch.tensor([[32, 20, 16]]), torch.Size((32, 24, 16)))
-    loss = masked_loss(out, target, valid, (8, 8, 8), visible_weight=1.0, gradient_weight=0.0)
-    loss.total.backward()
-    assert target.grad is not None
-    assert torch.equal(target.grad != 0, hidden_voxels(visible) & valid)
-    expected = (unpatchify_hidden(out, image) - image)[hidden_voxels(visible) & valid].square().mean()
-    torch.testing.assert_close(loss.hidden_mse, expected)
+def hidden_voxels(visible: torch.Tensor) -> torch.Tensor:
+    return spread(hidden_tokens(visible, GRID), PATCH)
 
 
-def unpatchify_hidden(out: object, image: torch.Tensor) -> torch.Tensor:
-    patches = torch.zeros_like(patchify(image, (8, 8, 8)))
-    index = out.hidden[..., None].expand(-1, -1, 512)  # type: ignore[attr-defined]
-    return unpatchify(patches.scatter(1, index, out.hidden_patches), GRID, (8, 8, 8))  # type: ignore[attr-defined]
+def hu_of(batch: int, seed: int = 0) -> torch.Tensor:
+    """HU inside both windows for the most part: a change of any voxel changes both channels."""
+    return torch.rand(batch, 1, *SHAPE, generator=torch.Generator().manual_seed(seed)) * 360 - 140
 
 
-def test_the_gradient_term_is_the_error_of_differences_of_the_composite() -> None:
-    model = network()
-    visible = draw_visible(GRID, MaskSpec("dual"), 1, generator_for(6))
-    image = torch.rand(1, 1, 32, 24, 16)
-    out = model(image, visible)
-    valid = torch.ones_like(image, dtype=torch.bool)
-    loss = masked_loss(out, image, valid, (8, 8, 8), visible_weight=0.0, gradient_weight=1.0)
-    composite = torch.where(hidden_voxels(visible), unpatchify_hidden(out, image), image)
-    total = sum((composite.diff(dim=a) - image.diff(dim=a)).square().sum() for a in (2, 3, 4))
-    torch.testing.assert_close(loss.gradient, total.detach() / (3 * hidden_voxels(visible).sum()))
+@torch.no_grad()
+def outputs(model: Network, hu: torch.Tensor, visible: torch.Tensor) -> dict[str, torch.Tensor]:
+    """All that the network makes of HU: the core's prediction, the completion, the read-out."""
+    image = windowed(hu, WINDOWS)
+    filled = harmonic_fill(image[:, :1], ~hidden_voxels(visible))
+    hidden = hidden_from_visible(visible, math.prod(GRID))
+    prediction, completion, readout = model(image, visible, hidden, filled)
+    assert completion is not None
+    assert readout is not None
+    return {"prediction": prediction.patches, "completion": completion, "read-out": readout}
 
 
-def test_dropping_padding_makes_no_difference_to_the_error() -> None:
-    """Valid counts come from voxels, not from tokens."""
-    valid = valid_voxels(torch.tensor([[3, 2, 1], [4, 4, 4]]), torch.Size((4, 4, 4)))
-    assert valid.flatten(1).sum(1).tolist() == [6, 64]
-    assert valid[0, 0, 2, 1, 0]
-    assert not valid[0, 0, 3].any()
+class TestPatches:
+    def test_order_on_a_grid_that_is_not_a_cube(self) -> None:
+        """Distinct patch ids in each of two channels, on a grid and a patch with no two sides alike."""
+        tokens = torch.arange(48).view(1, 2, *GRID)
+        image = tokens.repeat_interleave(8, 2).repeat_interleave(4, 3).repeat_interleave(2, 4).float()
+        patches = patchify(image, (8, 4, 2))
+        assert patches.shape == (1, 24, 128)
+        first, second = patches.split(64, 2)
+        assert (first == torch.arange(24)[None, :, None]).all(), "patches are not in row-major token order"
+        assert (second == torch.arange(24, 48)[None, :, None]).all(), "channels are not slowest"
+        assert torch.equal(unpatchify(patches, GRID, (8, 4, 2)), image)
+        noise = torch.rand(2, 2, 32, 12, 4)
+        assert torch.equal(unpatchify(patchify(noise, (8, 4, 2)), GRID, (8, 4, 2)), noise)
+
+    def test_voxel_order_inside_a_patch(self) -> None:
+        image = torch.arange(2 * 16 * 8 * 8).view(1, 2, 16, 8, 8).float()
+        assert torch.equal(patchify(image, PATCH)[0, 1], image[0, :, 8:].flatten())
+
+    def test_padding_is_counted_in_voxels(self) -> None:
+        valid = valid_voxels(torch.tensor([[3, 2, 1], [4, 4, 4]]), torch.Size((4, 4, 4)))
+        assert valid.flatten(1).sum(1).tolist() == [6, 64]
+        assert valid[0, 0, 2, 1, 0]
+        assert not valid[0, 0, 3].any()
+
+    def test_windows(self) -> None:
+        hu = torch.tensor([-1200.0, -1000, 0, 40, 240, 3000]).view(1, 1, 1, 1, 6)
+        wide, soft = windowed(hu, WINDOWS)[0, :, 0, 0]
+        torch.testing.assert_close(wide, torch.tensor([0, 0, 0.5, 0.52, 0.62, 1]))
+        torch.testing.assert_close(soft, torch.tensor([0, 0, 0.4, 0.5, 1, 1]))
+
+
+class TestNoLeak:
+    """What is hidden reaches nothing, bit for bit."""
+
+    @pytest.mark.parametrize("strategy", MASKS)
+    @pytest.mark.parametrize("changes", [{}, {"positions": "sincos", "decoder": "self", "block_mix": False}], ids=str)
+    def test_hidden_voxels_reach_no_output(self, strategy: str, changes: dict[str, Any]) -> None:
+        model = network(**changes)
+        visible = masks(strategy, 2)
+        hidden, hu = hidden_voxels(visible), hu_of(2)
+        before, after = (outputs(model, torch.where(hidden, x, hu), visible) for x in (hu, hu_of(2, 1)))
+        for name, value in before.items():
+            assert torch.equal(value, after[name]), name
+            assert value.std() > 0.01, f"{name} is constant, so this would prove nothing"
+
+    def test_not_even_when_they_are_not_finite(self) -> None:
+        model, visible = network(), masks("dual", 2)
+        image = windowed(hu_of(2), WINDOWS)
+        broken = torch.where(hidden_voxels(visible), torch.nan, image)
+        with torch.no_grad():
+            filled = harmonic_fill(image[:, :1], ~hidden_voxels(visible))
+            first, second = (model.reconstruct(x, visible, filled) for x in (image, broken))
+        assert torch.equal(first.hidden_patches, second.hidden_patches)
+        assert first.visible_patches is not None
+        assert second.visible_patches is not None
+        assert torch.equal(first.visible_patches, second.visible_patches)
+
+    def test_visible_voxels_reach_every_output(self) -> None:
+        model, visible = network(), masks("dual")
+        hidden, hu = hidden_voxels(visible), hu_of(1)
+        before, after = (outputs(model, torch.where(hidden, hu, x), visible) for x in (hu, hu_of(1, 1)))
+        for name, value in before.items():
+            assert (value - after[name]).abs().mean() > 0.01, name
+
+    def test_samples_of_a_batch_do_not_meet(self) -> None:
+        model, visible = network(), masks("dual", 3)
+        hu = hu_of(3)
+        together = outputs(model, hu, visible)
+        alone = [outputs(model, hu[i : i + 1], visible[i : i + 1]) for i in range(3)]
+        for name, value in together.items():
+            torch.testing.assert_close(value, torch.cat([one[name] for one in alone]), atol=1e-5, rtol=1e-5)
+
+    def test_completion_and_read_out_teach_the_core_nothing(self) -> None:
+        model, visible = network().train(), masks("dual", 2)
+        image = windowed(hu_of(2), WINDOWS)
+        hidden = hidden_from_visible(visible, math.prod(GRID))
+        filled = harmonic_fill(image[:, :1], ~hidden_voxels(visible))
+        _, completion, readout = model(image, visible, hidden, filled)
+        (completion.square().mean() + readout.square().mean()).backward()
+        assert [name for name, p in model.core.named_parameters() if p.grad is not None and p.grad.any()] == []
+        readers = [*model.completion.named_parameters(), *model.readout.named_parameters()]
+        assert [name for name, p in readers if p.grad is None or not p.grad.any()] == []
+
+
+class TestLosses:
+    """Each loss trains its own voxels and no others; padding is no voxel."""
+
+    VALID = valid_voxels(torch.tensor([[32, 20, 16]]), torch.Size(SHAPE))
+
+    def target(self) -> torch.Tensor:
+        return windowed(hu_of(1, 5), WINDOWS).requires_grad_()
+
+    @pytest.mark.parametrize("strategy", MASKS)
+    def test_the_core_is_trained_on_what_is_hidden(self, strategy: str) -> None:
+        model, visible, target = network(), masks(strategy), self.target()
+        prediction = model.core(windowed(hu_of(1), WINDOWS), visible)
+        loss, in_first = core_loss(prediction, target, self.VALID, PATCH, 0.0)
+        loss.backward()
+        counted = hidden_voxels(visible) & self.VALID
+        assert target.grad is not None
+        assert torch.equal(target.grad != 0, counted.expand(1, 2, *SHAPE))
+        everything = unpatchify(
+            torch.zeros(1, 24, 1024).scatter(1, prediction.decoded[..., None].expand(-1, -1, 1024), prediction.patches),
+            GRID,
+            PATCH,
+        )
+        squared = (everything - target).square()
+        torch.testing.assert_close(loss, squared[counted.expand_as(squared)].mean())
+        torch.testing.assert_close(in_first, squared[:, :1][counted].mean().detach())
+
+    def test_the_completion_is_trained_on_what_is_hidden(self) -> None:
+        target, counted = self.target(), hidden_voxels(masks("dual")) & self.VALID
+        completed = torch.rand(1, 1, *SHAPE)
+        loss, squared = completion_loss(completed, target[:, :1], counted, 0.5)
+        loss.backward()
+        assert target.grad is not None
+        assert torch.equal(target.grad[:, :1] != 0, counted)
+        assert not target.grad[:, 1:].any()
+        torch.testing.assert_close(squared, (completed - target[:, :1])[counted].square().mean().detach())
+
+    def test_the_read_out_is_trained_on_what_is_visible(self) -> None:
+        visible, target = masks("dual"), self.target()
+        error, weight = patch_error(torch.rand(1, visible.shape[1], 512), visible, target[:, :1], self.VALID, PATCH)
+        mean_of_samples(error.square(), weight).backward()
+        assert target.grad is not None
+        assert torch.equal(target.grad[:, :1] != 0, ~hidden_voxels(visible) & self.VALID)
+        assert not target.grad[:, 1:].any()
+
+
+class TestDecoder:
+    @pytest.mark.parametrize("positions", ["rotary", "sincos"])
+    def test_a_hidden_token_does_not_depend_on_which_others_are_decoded(self, positions: str) -> None:
+        core, visible = network(positions=positions).core, masks("dual")
+        image = windowed(hu_of(1), WINDOWS)
+        with torch.no_grad():
+            whole = core(image, visible)
+            for count in (1, 5, 11):
+                order = torch.randperm(whole.decoded.shape[1], generator=generator_for(count))
+                chosen = order[:count].sort()[0]
+                part = core(image, visible, whole.decoded[:, chosen])
+                assert torch.equal(part.decoded, whole.decoded[:, chosen])
+                torch.testing.assert_close(part.patches, whole.patches[:, chosen], atol=1e-5, rtol=0)
+                torch.testing.assert_close(part.tokens, whole.tokens[:, chosen], atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize(("decoder", "seen"), [("self", 24), ("cross", 16)])
+    def test_what_attends_to_what(self, decoder: str, seen: int) -> None:
+        """self: all tokens to all. cross: hidden ones alone, to the encoded visible ones."""
+        core, visible = network(decoder=decoder).core, masks("dual")
+        calls: list[tuple[Any, ...]] = []
+        for block in core.decoder.blocks:
+            block.attn.register_forward_pre_hook(lambda _module, args: calls.append(args))
+        with torch.no_grad():
+            core(windowed(hu_of(1), WINDOWS), visible)
+        assert len(calls) == CONFIG.decoder_depth
+        for x, memory, *_ in calls:
+            assert x.shape[1] == seen
+            assert (memory is None) == (decoder == "self")
+            assert memory is None or torch.equal(memory, calls[0][1])
+            assert memory is None or memory.shape[1] == visible.shape[1] == 8
+
+    def test_self_attention_is_over_all_tokens(self) -> None:
+        """A hidden token does depend on the other hidden ones, which cross-attention excludes."""
+        core, visible = network(decoder="self").core, masks("dual")
+        image = windowed(hu_of(1), WINDOWS)
+        with torch.no_grad():
+            whole = core(image, visible)
+            part = core(image, visible, whole.decoded[:, :9])
+        assert (part.patches - whole.patches[:, :9]).abs().max() > 1e-3
+
+    def test_every_block_of_the_encoder_reaches_the_decoder_if_mixed(self) -> None:
+        visible, image = masks("dual"), windowed(hu_of(1), WINDOWS)
+        for mixed in (True, False):
+            core = network(block_mix=mixed).core
+            with torch.no_grad():
+                encoded = core.encoder(image, visible)
+            leaves = [x.clone().requires_grad_() for x in encoded]
+            core.decode(leaves, visible, GRID).patches.square().mean().backward()
+            assert [x.grad is not None and bool(x.grad.any()) for x in leaves] == [mixed, mixed, True]
+
+
+class TestPositions:
+    LARGE = (6, 5, 4)
+    SHIFT = (2, 1, 2)
+
+    def moved(self, index: torch.Tensor) -> torch.Tensor:
+        """Tokens of GRID as tokens of LARGE, SHIFT away from its corner."""
+        places = np.unravel_index(index.numpy(), GRID)
+        return torch.from_numpy(
+            np.ravel_multi_index(tuple(p + s for p, s in zip(places, self.SHIFT, strict=True)), self.LARGE)
+        )
+
+    def test_attention_depends_on_relative_positions_alone(self) -> None:
+        attention = Attention(48, 24)
+        x = torch.randn(1, 24, 48)
+        index = torch.arange(24)[None]
+        with torch.no_grad():
+            here = attention(x, None, rotary_table(GRID, 24, x.device)[index])
+            there = attention(x, None, rotary_table(self.LARGE, 24, x.device)[self.moved(index)])
+            elsewhere = attention(x, None, rotary_table(GRID, 24, x.device)[index.flip(1).roll(5, 1)])
+        torch.testing.assert_close(here, there, atol=1e-5, rtol=0)
+        assert (here - elsewhere).abs().max() > 1e-3
+
+    @pytest.mark.parametrize("decoder", ["cross", "self"])
+    @pytest.mark.parametrize("positions", ["rotary", "sincos"])
+    def test_a_shift_of_the_grid(self, positions: str, decoder: str) -> None:
+        """The same tokens elsewhere in a larger image: all the same to rotary positions, an offset to fixed ones."""
+        core, visible = network(positions=positions, decoder=decoder).core, masks("dual")
+        image = windowed(hu_of(1), WINDOWS)
+        d, h, w = (8 * s for s in self.SHIFT)
+        large = torch.rand(1, 2, *(8 * n for n in self.LARGE))
+        large[:, :, d : d + 32, h : h + 24, w : w + 16] = image
+        hidden = hidden_from_visible(visible, math.prod(GRID))
+        with torch.no_grad():
+            here = core(image, visible, hidden).patches
+            offset = core(image, visible, hidden, self.SHIFT).patches
+            there = core(large, self.moved(visible), self.moved(hidden)).patches
+        torch.testing.assert_close(offset, there, atol=1e-5, rtol=0)
+        assert torch.equal(here, offset) == (positions == "rotary")
+
+    def test_rotary_table(self) -> None:
+        table = rotary_table((3, 4, 5), 24, torch.device("cpu"))
+        assert table.shape == (60, 2, 24)
+        cos, sin = table.view(3, 4, 5, 2, 24)[2, 3, 1]
+        # 24 / 6 = 4 pairs an axis: D, H, W in turn
+        angle = torch.tensor([index * 100 ** (-i / 4) for index in (2, 3, 1) for i in range(4)]).repeat_interleave(2)
+        torch.testing.assert_close(cos, angle.cos())
+        torch.testing.assert_close(sin, angle.sin())
+
+    def test_sincos_table(self) -> None:
+        cpu = torch.device("cpu")
+        table = sincos_table((3, 4, 5), 60, (0, 0, 0), cpu)
+        assert table.shape == (60, 60)
+        assert torch.pdist(table).min() > 0.1
+        whole = sincos_table((5, 5, 5), 60, (0, 0, 0), cpu).view(5, 5, 5, 60)
+        part = sincos_table((2, 3, 4), 60, (3, 2, 1), cpu).view(2, 3, 4, 60)
+        assert torch.equal(part, whole[3:5, 2:5, 1:5])
+        # d of token (2, 0, 0): sin(2), at the axis's first frequency 1
+        assert table.view(3, 4, 5, 60)[2, 0, 0, 0] == pytest.approx(np.sin(2.0))
+
+    @pytest.mark.parametrize("make", [rotary_table, lambda *a: sincos_table(*a[:2], (0, 1, 0), a[2])])
+    def test_a_table_made_in_inference_serves_training(self, make: Any) -> None:
+        with torch.inference_mode():
+            table = make((2, 3, 7), 12, torch.device("cpu"))
+        (table * torch.ones((), requires_grad=True)).sum().backward()
+
+
+class TestStart:
+    """What training starts from."""
+
+    @pytest.mark.parametrize("changes", [{}, {"positions": "sincos", "decoder": "self", "block_mix": False}], ids=str)
+    def test_the_core_starts_as_xavier(self, changes: dict[str, Any]) -> None:
+        core = new_core(**changes)
+        for module in core.modules():
+            if isinstance(module, nn.Linear):
+                bound = (6 / (module.in_features + module.out_features)) ** 0.5
+                assert module.weight.abs().max() <= bound
+                # uniform: its deviation is the bound over the root of 3
+                assert float(module.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+
+    def test_nothing_of_the_core_starts_at_zero_but_what_may(self) -> None:
+        core = new_core()
+        zero = {name for name, p in core.named_parameters() if not p.any()}
+        allowed = {name for name, _ in core.named_parameters() if name.endswith(".bias")}
+        assert zero <= allowed | {"decoder.mask_token", "decoder.mix.weight"}
+        gains = [p for name, p in core.named_parameters() if "norm" in name and name.endswith("weight")]
+        assert all((gain == 1).all() for gain in gains)
+        assert len(gains) == 3 * 3 + 2 * 3 + 2
+
+    def test_the_seed_decides_the_core_whatever_reads_it(self) -> None:
+        weights = []
+        for parts in ((), ("completion", "readout")):
+            torch.manual_seed(0)
+            weights.append(Network(CONFIG, WINDOWS, parts).core.state_dict())
+        for name, value in weights[0].items():
+            assert torch.equal(value, weights[1][name]), name
+
+    def test_the_completion_starts_as_the_decoders_own_picture(self) -> None:
+        torch.manual_seed(0)
+        model, visible = Network(CONFIG, WINDOWS).eval(), masks("dual", 2)
+        image = windowed(hu_of(2), WINDOWS)
+        filled = harmonic_fill(image[:, :1], ~hidden_voxels(visible))
+        with torch.no_grad():
+            completed, plain = (model.reconstruct(image, visible, filled, completed=c) for c in (True, False))
+            core = model.core(image, visible).patches[..., :512]
+        assert torch.equal(plain.hidden_patches, core)
+        assert torch.equal(completed.hidden_patches, core.clamp(0, 1))
+
+    @pytest.mark.parametrize("strategy", MASKS)
+    def test_every_parameter_has_a_gradient(self, strategy: str) -> None:
+        """Replicas that exchange gradients wait for each other's."""
+        model, visible = network().train(), masks(strategy)
+        image = windowed(hu_of(1), WINDOWS)
+        decoded = hidden_from_visible(visible, math.prod(GRID))[:, ::2]
+        filled = harmonic_fill(image[:, :1], ~hidden_voxels(visible))
+        prediction, completion, readout = model(image, visible, decoded, filled)
+        (prediction.patches.square().mean() + completion.square().mean() + readout.square().mean()).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+class TestCompletion:
+    def test_halving_gathers_neighbours_and_doubling_puts_them_back(self) -> None:
+        image = torch.rand(2, 1, 8, 4, 6)
+        cells = halved(image)
+        assert cells.shape == (2, 8, 4, 2, 3)
+        assert torch.equal(cells[:, :, 3, 1, 2], image[:, 0, 6:8, 2:4, 4:6].flatten(1))
+        assert torch.equal(doubled(cells), image)
+
+    def test_the_convolution_is_torchs(self) -> None:
+        layer, x = Conv3x3x3(3, 5), torch.randn(2, 3, 4, 6, 5)
+        torch.testing.assert_close(layer(x), F.conv3d(x, layer.weight, layer.bias, padding=1), atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize("channels", [(4,), (4, 8), (4, 6, 8)])
+    def test_it_sees_across_a_border_and_not_further_than_it_reaches(self, channels: tuple[int, ...]) -> None:
+        completion = network(completion_channels=channels).completion
+        assert completion is not None
+        visible = torch.ones(1, 12, 3, 3, dtype=torch.bool)
+        image = torch.rand(1, 1, 96, 24, 24)
+        changed = image.clone()
+        changed[:, :, 7] += 0.5
+        with torch.no_grad():
+            first, second = (completion(x, x, visible) for x in (image, changed))
+        moved = (first - second).abs().amax((0, 1, 3, 4))
+        assert moved[8] > 0
+        assert moved[80:].max() == 0
+
+    def test_a_training_step_completes_what_inference_does(self) -> None:
+        """Of the first images alone, and of all their hidden tokens, whichever the step decodes."""
+        model, visible = network(), masks("dual", 3)
+        image = windowed(hu_of(3), WINDOWS)
+        filled = harmonic_fill(image[:, :1], ~hidden_voxels(visible))
+        decoded = hidden_from_visible(visible, math.prod(GRID))[:, ::2]
+        with torch.no_grad():
+            _, completion, readout = model(image, visible, decoded, filled[:2])
+            expected = model.reconstruct(image, visible, filled)
+        patches = take_tokens(patchify(completion, PATCH), expected.hidden[:2])
+        torch.testing.assert_close(patches, expected.hidden_patches[:2], atol=1e-5, rtol=0)
+        torch.testing.assert_close(readout, expected.visible_patches)
+
+    def test_parts_that_are_not_there(self) -> None:
+        torch.manual_seed(0)
+        model, visible = awakened(Network(CONFIG, WINDOWS, ()).eval()), masks("dual")
+        image = windowed(hu_of(1), WINDOWS)
+        filled = harmonic_fill(image[:, :1], ~hidden_voxels(visible))
+        with torch.no_grad():
+            prediction, completion, readout = model(image, visible, hidden_from_visible(visible, 24), filled)
+            out = model.reconstruct(image, visible, filled)
+        assert completion is readout is out.visible_patches is None
+        assert torch.equal(out.hidden_patches, prediction.patches[..., :512])
+
+    @pytest.mark.parametrize("decoder", ["cross", "self"])
+    def test_where_nothing_is_hidden(self, decoder: str) -> None:
+        model, image = network(decoder=decoder), windowed(hu_of(2), WINDOWS)
+        with torch.no_grad():
+            out = model.reconstruct(image, torch.arange(24).expand(2, -1), None)
+        assert out.hidden_patches.shape == (2, 0, 512)
+        assert out.visible_patches is not None
+        assert out.visible_patches.shape == (2, 24, 512)
+        assert out.visible_patches.isfinite().all()

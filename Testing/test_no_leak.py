@@ -18,10 +18,12 @@ from volume_factory import geometry, trunk
 
 from MAESILLib import reconstruction
 from MAESILLib.checkpoint import load_checkpoint
-from MAESILLib.masking import MaskSpec
-from MAESILLib.model import MaskedAutoencoder
+from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.mae.model import spread, windowed
+from MAESILLib.mae.network import Network, Reconstructed
+from MAESILLib.masking import MaskSpec, hidden_tokens
 from MAESILLib.plan import Plan, masks_of_volume, superpatch_masks
-from MAESILLib.superpatch import partition, token_grid
+from MAESILLib.superpatch import extract, partition, token_grid
 
 
 class TestMasks:
@@ -164,29 +166,36 @@ class TestNoLeak:
 
 
 class TestPasses:
-    """A superpatch's prediction against the network asked directly, without the prior that is added to it."""
+    """A superpatch's prediction against the network asked directly, without the completion, which needs a fill."""
 
     SIZE = (32, 32, 32)
     GRID = (4, 4, 4)
 
     @pytest.fixture
-    def model(self, tmp_path: Path) -> MaskedAutoencoder:
-        return load_checkpoint(write_checkpoint(tmp_path / "plain.safetensors", prior=False))[0]
+    def model(self, tmp_path: Path) -> Network:
+        model = load_checkpoint(write_checkpoint(tmp_path / "plain.safetensors", parts=("readout",)))[0]
+        assert isinstance(model, Network)
+        return model
 
     @pytest.fixture
     def unit(self) -> np.ndarray:
         return ((np.clip(trunk(self.SIZE), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
+
+    def ask(self, model: Network, unit: np.ndarray, visible: torch.Tensor) -> Reconstructed:
+        image = windowed(torch.from_numpy(unit)[None, None] * (HIGH - LOW) + LOW, model.windows_hu)
+        with torch.inference_mode():
+            return model.reconstruct(image, visible[None], None)
 
     def place(self, volume: np.ndarray, tokens: torch.Tensor, patches: torch.Tensor) -> None:
         for token, patch in zip(tokens.tolist(), patches.clamp(0, 1).numpy(), strict=True):
             d, h, w = (8 * n for n in np.unravel_index(token, self.GRID))
             volume[d : d + 8, h : h + 8, w : w + 8] += patch.reshape(8, 8, 8)
 
-    def test_single(self, model: MaskedAutoencoder, unit: np.ndarray) -> None:
+    def test_single(self, model: Network, unit: np.ndarray) -> None:
         plan = Plan(MaskSpec("uniform"))
         (visible,) = superpatch_masks(self.GRID, plan, "scan", 0)
-        with torch.inference_mode():
-            out = model(torch.from_numpy(unit)[None, None], visible[None], queried=torch.arange(len(visible))[None])
+        out = self.ask(model, unit, visible)
+        assert out.visible_patches is not None
         expected = np.zeros(self.SIZE)
         self.place(expected, out.hidden[0], out.hidden_patches[0])
         self.place(expected, visible, out.visible_patches[0])
@@ -195,17 +204,96 @@ class TestPasses:
         assert made.hidden.sum() == 512 * len(out.hidden[0])
         assert made.hidden_share == len(out.hidden[0]) / 64
 
-    def test_complete(self, model: MaskedAutoencoder, unit: np.ndarray) -> None:
+    def test_complete(self, model: Network, unit: np.ndarray) -> None:
         """Three masks or more: a patch hidden in several is the mean of those passes."""
         plan = Plan(MaskSpec("uniform", 0.3, 0.2), "complete")
         masks = superpatch_masks(self.GRID, plan, "scan", 0)
         assert len(masks) >= 3
         total, count = np.zeros(self.SIZE), np.zeros(self.SIZE)
         for visible in masks:
-            with torch.inference_mode():
-                out = model(torch.from_numpy(unit)[None, None], visible[None])
+            out = self.ask(model, unit, visible)
             self.place(total, out.hidden[0], out.hidden_patches[0])
             self.place(count, out.hidden[0], torch.ones_like(out.hidden_patches[0]))
         assert count.min() >= 1
         made = reconstruction.reconstruct(model, unit, plan, name="scan")
         np.testing.assert_allclose(made.prediction, total / count, atol=1e-6)
+
+
+class TestFill:
+    """The harmonic fill that the network is given, and that stands next to it."""
+
+    SHAPE = (40, 32, 61)
+
+    @pytest.fixture
+    def given(self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Network, list[torch.Tensor | None]]:
+        model, given = load_checkpoint(checkpoint)[0], []
+        reconstruct = Network.reconstruct
+
+        def recorded(self: Network, image: torch.Tensor, visible: torch.Tensor, filled: torch.Tensor | None, **k: bool):
+            given.append(filled)
+            return reconstruct(self, image, visible, filled, **k)
+
+        monkeypatch.setattr(Network, "reconstruct", recorded)
+        assert isinstance(model, Network)
+        return model, given
+
+    def masks(self, model: Network, plan: Plan) -> list[torch.Tensor]:
+        size, patch = model.config.superpatch_size, model.config.patch_size
+        boxes = partition(self.SHAPE, size, patch, plan.overlap)
+        return [superpatch_masks(token_grid(box.size, patch), plan, "scan", box.index) for box in boxes]
+
+    def fill(self, unit: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        image, known = torch.from_numpy(unit), torch.from_numpy(~hidden)
+        return harmonic_fill(image[None, None], known[None, None])[0, 0].numpy()
+
+    @pytest.mark.parametrize("coverage", ["single", "complete"])
+    def test_it_is_that_of_the_whole_volume_and_solved_once_a_pass(
+        self, given: tuple[Network, list[torch.Tensor]], coverage: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, seen = given
+        solved = []
+
+        def counted(*args: object, **options: object) -> torch.Tensor:
+            solved.append(1)
+            return harmonic_fill(*args, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(reconstruction, "harmonic_fill", counted)
+        unit = np.random.default_rng(0).random(self.SHAPE, np.float32)
+        plan = Plan(MaskSpec("uniform", 0.3, 0.2), coverage)
+        made = reconstruction.reconstruct(model, unit, plan, name="scan")
+        size, patch = model.config.superpatch_size, model.config.patch_size
+        boxes = partition(self.SHAPE, size, patch)
+        masks = masks_of_volume(self.SHAPE, boxes, self.masks(model, plan), patch)
+        assert len(boxes) > 1
+        assert len(solved) == len(masks) == made.passes == (1 if coverage == "single" else len(masks))
+        total, count, fills = np.zeros(self.SHAPE), np.zeros(self.SHAPE), []
+        for mask in masks:
+            fills.append(self.fill(unit, mask.voxels()))
+            total += fills[-1] * mask.voxels()
+            count += mask.voxels()
+        expected = np.where(count > 0, total / np.maximum(count, 1), unit)
+        np.testing.assert_allclose(made.filled, expected, atol=1e-6)
+        # the boxes of the first pass come first, those of one size together
+        first = [filled[0, 0].numpy() for filled in seen[: len(boxes)]]
+        for box in sorted(boxes, key=lambda box: box.size != boxes[0].size):
+            np.testing.assert_allclose(first.pop(0), extract(fills[0], box), atol=1e-6)
+
+    def test_where_superpatches_overlap_each_has_its_own(self, given: tuple[Network, list[torch.Tensor]]) -> None:
+        model, seen = given
+        unit = np.random.default_rng(0).random(self.SHAPE, np.float32)
+        plan = Plan(MaskSpec("dual"), overlap=0.25)
+        made = reconstruction.reconstruct(model, unit, plan, name="scan")
+        assert made.filled is None
+        boxes = partition(self.SHAPE, model.config.superpatch_size, model.config.patch_size, plan.overlap)
+        for box, (visible,), filled in zip(boxes, self.masks(model, plan), seen, strict=True):
+            known = ~spread(hidden_tokens(visible[None], token_grid(box.size, (8, 8, 8))), (8, 8, 8))[0, 0].numpy()
+            is_valid = np.zeros(box.size, bool)
+            is_valid[box.in_box(self.SHAPE)] = True
+            expected = self.fill(extract(unit, box), ~(known & is_valid))
+            np.testing.assert_allclose(filled[0, 0].numpy(), expected, atol=1e-6)
+
+    def test_nothing_hidden_needs_none(self, given: tuple[Network, list[torch.Tensor]]) -> None:
+        model, seen = given
+        made = reconstruction.reconstruct(model, np.zeros(self.SHAPE, np.float32), Plan(MaskSpec("none")), name="scan")
+        assert made.filled is None
+        assert set(seen) == {None}

@@ -1,34 +1,35 @@
-"""``maesil probe``: what it finds where the answer is known, who trains and who measures, and the files it writes."""
+"""``maesil probe``: what it finds where the answer is known, what it refuses, and the files it writes."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cli_factory import JSON, QUIET, Result, assert_refused, file_size_limit, leftovers, maesil
-from probe_factory import BRIGHT, make_labelled
+from probe_factory import write_encoder, write_labelled, write_points, write_rows
 
-from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.errors import CancelledError
 from MAESILLib.events import Reporter
-from MAESILLib.probe.probe import Settings, probe
+from MAESILLib.probe.features import RAW, Feature, Tools, hand_made, raw_patch
+from MAESILLib.probe.fit import SOFT_TISSUE, across_patients, aurocs, labels_of, macro
+from MAESILLib.probe.points import read_points, without_side
+from MAESILLib.probe.probe import Settings, describe_points, probe
+from MAESILLib.probe.reduced import reduce_points, reduced_probe
 from MAESILLib.stopping import StopRequest
 
-pytest.importorskip("sklearn")
-FEATURES = ("maesil", "random", "raw", "pca", "position")
-FILES = {"probe.json", "probe.csv", "probe.md", "curve.png"}
-FAST = ("--cases", 1, "--draws", 1, "--random-seeds", 1, "--patches", 40, "--components", 8)
-SMALL = ("--cases", 1, 2, "--draws", 2, "--random-seeds", 2, "--patches", 40, "--block", 2)
+FILES = {"probe.json", "probe.csv", "probe.md"}
+FEATURES = ["encoder", "random weights", "hand-made", "raw patch", "position"]
+FAST = ("--window", 16, "--random", 1, "--threads", 1)
 
 
-def run_probe(cache: Path, output: Path, checkpoint: Path, *more: object) -> Result:
-    return maesil("probe", "--data", cache, "--output", output, "--checkpoint", checkpoint, *SMALL, *more)
+def run_probe(output: Path, checkpoint: Path, *more: object) -> Result:
+    return maesil("probe", "--output", output, "--checkpoint", checkpoint, *FAST, *more)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -36,230 +37,218 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in probe.json"))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_labelled(tmp_path_factory.mktemp("probe") / "true")
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def the_line(result: dict[str, Any], **wanted: Any) -> dict[str, Any]:
+    (line,) = [one for one in result["metrics"] if wanted.items() <= one.items()]
+    return line
 
 
 @pytest.fixture(scope="module")
-def output(data: Path, lively: Path) -> Path:
-    result = run_probe(data, data.parent / "out", lively, *QUIET)
-    assert result.status == 0, result.err
-    return data.parent / "out"
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "small.safetensors")
 
 
 @pytest.fixture(scope="module")
-def result(output: Path) -> dict[str, Any]:
-    return read(output)
+def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_points(tmp_path_factory.mktemp("points"))
 
 
-def mean_auroc(result: dict[str, Any], name: str, feature: str) -> float:
-    (line,) = [line for line in result["summary"] if (line["class"], line["feature"]) == (name, feature)]
-    return float(line["auroc"])
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_labelled(tmp_path_factory.mktemp("labelled"))
 
 
-class TestKnownAnswers:
-    def test_intensities_find_what_intensity_defines(self, result: dict[str, Any]) -> None:
-        for name in ("label 1", "label 2"):
-            assert mean_auroc(result, name, "raw") > 0.98
-            assert mean_auroc(result, name, "pca") > 0.98
-
-    def test_the_opposite_label_is_found_below_chance(
-        self, tmp_path: Path, lively: Path, result: dict[str, Any]
-    ) -> None:
-        def opposite(split: str, number: int, labels: np.ndarray) -> np.ndarray:
-            if split == "val":
-                for d, h, w in np.ndindex(4, 6, 6):
-                    patch = labels[8 * d : 8 * d + 8, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
-                    patch[...] = (patch == BRIGHT).mean() < 0.5
-            return labels
-
-        cache = make_labelled(tmp_path / "flipped", opposite)
-        done = run_probe(cache, tmp_path / "out", lively, "--classes", "label 1", *QUIET)
-        assert done.status == 0, done.err
-        flipped = read(tmp_path / "out")
-        assert mean_auroc(flipped, "label 1", "raw") < 0.05
-        # nothing that is chosen looks at held-out patients
-        for key in ("strengths", "aurocs"):
-            chosen, expected = (
-                # the principal components are those of the patches of all classes
-                {(c["name"], c["seed"]): c[key]["label 1"] for c in one["choices"] if c["name"] != "pca"}
-                for one in (flipped, result)
-            )
-            assert chosen == expected
-
-    def test_labels_of_elsewhere_are_near_chance(self, tmp_path: Path, lively: Path) -> None:
-        def shuffled(split: str, number: int, labels: np.ndarray) -> np.ndarray:
-            rng = np.random.default_rng(number)
-            return (
-                rng.integers(0, 2, [-(-n // 8) for n in labels.shape])
-                .repeat(8, 0)
-                .repeat(8, 1)
-                .repeat(8, 2)[: labels.shape[0], : labels.shape[1], : labels.shape[2]]
-                .astype(np.int16)
-            )
-
-        cache = make_labelled(tmp_path / "shuffled", shuffled, held_out=4)
-        done = run_probe(cache, tmp_path / "out", lively, *FAST, *QUIET)
-        assert done.status == 0, done.err
-        found = read(tmp_path / "out")
-        for feature in FEATURES:
-            assert mean_auroc(found, "label 1", feature) == pytest.approx(0.5, abs=0.12)
+@pytest.fixture(scope="module")
+def output(points: Path, labelled: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("output")
+    more = ("--points", points, "--labels", labelled, "--random", 2, "--window", 24, "--cases", 1, 2, 9, "--draws", 2)
+    done = run_probe(folder, encoder, *more, *QUIET)
+    assert done.status == 0, done.err
+    return folder
 
 
 class TestResult:
-    def test_rows(self, result: dict[str, Any]) -> None:
-        assert result["schema"] == "maesil-probe/1"
-        assert result["data"]["training_volumes"] == ["c0", "c1", "c2", "c3"]
-        assert result["data"]["volumes"] == ["c4", "c5"]
-        variants = [("maesil", None), ("random", 0), ("random", 1), ("raw", None), ("pca", None), ("position", None)]
-        draws = [(4, True, 0), *((count, False, draw) for count in (1, 2) for draw in (0, 1))]
-        expected = {
-            (name, volume, *variant, *draw)
-            for name in ("label 1", "label 2")
-            for volume in ("c4", "c5")
-            for variant in variants
-            for draw in draws
+    def test_intensities_find_what_intensity_defines(self, output: Path) -> None:
+        result = read(output)
+        found = {
+            f: the_line(result, source="points", window=16, metric="AUROC", group="all", feature=f)["value"]
+            for f in FEATURES
         }
-        keys = ("class", "volume", "feature", "weights_seed", "cases", "all_cases", "draw")
-        rows = [tuple(row[key] for key in keys) for row in result["rows"]]
-        assert len(rows) == len(set(rows))
-        assert set(rows) == expected
-        for row in result["rows"]:
-            assert row["positive_share"] == pytest.approx(
-                row["positives"] / (row["positives"] + row["negatives"]), abs=1e-5
+        assert found["raw patch"] > 0.85
+        assert found["hand-made"] > 0.9
+        assert found["position"] < 0.8
+        dice = {
+            c: the_line(result, window=24, metric=f"Dice, {c} labelled", group="all", feature="hand-made")
+            for c in (1, 2)
+        }
+        assert dice[2]["value"] > 0.8
+        assert dice[1]["value"] > 0.5
+
+    def test_metrics_are_those_of_the_rows(self, output: Path) -> None:
+        result = read(output)
+        rows = rows_of(output / "probe.csv")
+        for line in result["metrics"]:
+            key = {name: str(line[name]) for name in ("source", "window", "metric", "feature")}
+            values: dict[str, list[float]] = {}
+            for row in rows:
+                if key.items() <= row.items() and (line["group"] != "apart" or row["patient"] in ("p3", "p5")):
+                    values.setdefault(row["structure"], []).append(float(row["value"]))
+            assert line["value"] == pytest.approx(np.mean([np.mean(one) for one in values.values()]))
+            assert line["structures"] == len(values)
+            if line["feature"] != "encoder":
+                own = the_line(
+                    result, **{n: line[n] for n in ("source", "window", "metric", "group")}, feature="encoder"
+                )
+                assert line["difference"] == pytest.approx(own["value"] - line["value"])
+                assert line["difference_low"] is None or line["difference_low"] <= line["difference"] + 1e-9
+
+    def test_what_is_stated(self, output: Path) -> None:
+        result = read(output)
+        assert result["schema"] == "maesil-probe/2"
+        assert result["checkpoint"]["pretrained_on"] == ["p0", "p1"]
+        assert result["data"]["patients"] == [f"p{n}" for n in range(6)]
+        assert result["data"]["apart"] == ["p3", "p5"]
+        assert result["data"]["tokens"] == {"points": 72, "label maps": 120}
+        keys = {(one["source"], one["window"], one["metric"]) for one in result["metrics"]}
+        metrics = ("AUROC", "balanced accuracy")
+        assert keys == {
+            *(
+                (source, window, metric)
+                for source in ("points", "label maps")
+                for window in (16, 24)
+                for metric in metrics
+            ),
+            *(("points", window, "AUROC, sides kept") for window in (16, 24)),
+            *(("label maps", window, f"Dice, {cases} labelled") for window in (16, 24) for cases in (1, 2)),
+        }
+        assert list(dict.fromkeys(one["feature"] for one in result["metrics"])) == FEATURES
+        names = {one["feature"] for one in result["choices"]}
+        assert names == {"encoder", "random weights 0", "random weights 1", "hand-made", "raw patch", "position"}
+        for one in result["choices"]:
+            assert {fold["block"] for fold in one["folds"]} <= (
+                {1, 2, 3} if one["feature"][:6] in ("encode", "random") else {1}
             )
-            assert row["block"] == (2 if row["feature"] in ("maesil", "random") else None)
-            assert row["patient"] not in ("p4", "p5")
+            assert len(one["folds"]) == (5 if one["source"] == "points" else 4)
+        assert "bright: 4 patients show it, so there is no Dice after 9 cases" in result["notes"]
 
-    def test_summaries_are_those_of_the_rows(self, result: dict[str, Any]) -> None:
-        full = [r for r in result["rows"] if r["all_cases"] and r["class"] == "label 2"]
-        (line,) = [s for s in result["summary"] if (s["class"], s["feature"]) == ("label 2", "random")]
-        means = [
-            np.mean([r["auroc"] for r in full if r["feature"] == "random" and r["volume"] == v]) for v in ("c4", "c5")
-        ]
-        assert line["auroc"] == pytest.approx(np.mean(means), abs=1e-4)
-        assert line["auroc_sd"] == pytest.approx(np.std(means, ddof=1), abs=1e-4)
-        assert line["patients"] == 2
-        (difference,) = [
-            d for d in result["differences"] if (d["class"], d["minus"], d["figure"]) == ("label 2", "random", "auroc")
-        ]
-        own = [
-            np.mean([r["auroc"] for r in full if r["feature"] == "maesil" and r["volume"] == v]) for v in ("c4", "c5")
-        ]
-        assert difference["mean"] == pytest.approx(np.mean(own) - np.mean(means), abs=1e-4)
-        both = [s["auroc"] for s in result["summary"] if s["feature"] == "raw" and s["class"] != "mean over classes"]
-        (over,) = [s for s in result["summary"] if (s["class"], s["feature"]) == ("mean over classes", "raw")]
-        assert over["auroc"] == pytest.approx(np.mean(both), abs=1e-4)
-
-    def test_the_curve_is_over_draws(self, result: dict[str, Any]) -> None:
-        (line,) = [c for c in result["curve"] if (c["class"], c["feature"], c["cases"]) == ("label 1", "raw", 2)]
-        rows = [r for r in result["rows"] if (r["class"], r["feature"], r["cases"]) == ("label 1", "raw", 2)]
-        means = [np.mean([r["average_precision"] for r in rows if r["draw"] == d]) for d in (0, 1)]
-        assert (line["draws"], line["all_cases"]) == (2, False)
-        assert line["average_precision"] == pytest.approx(np.mean(means), abs=1e-4)
-        assert line["average_precision_sd"] == pytest.approx(np.std(means, ddof=1), abs=1e-4)
-
-    def test_the_files(self, output: Path, result: dict[str, Any]) -> None:
-        from matplotlib.image import imread
-
+    def test_the_page_begins_with_the_comparison(self, output: Path) -> None:
         assert {path.name for path in output.iterdir()} == FILES
-        with open(output / "probe.csv", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        assert [row["auroc"] for row in rows] == [str(row["auroc"]) for row in result["rows"]]
+        first, *_ = (output / "probe.md").read_text(encoding="utf-8").splitlines()
+        assert re.match(
+            r"At a window of 16 voxels \(points, 3 structures, 6 patients\) the encoder's AUROC is 0\.\d{3}; it ", first
+        )
+        for name in FEATURES[1:]:
+            assert re.search(
+                rf"(beats|is below|is level with) {name}: [+-]\d\.\d{{3}} \([+-]\d\.\d{{3}} to [+-]\d\.\d{{3}}\)", first
+            )
         text = (output / "probe.md").read_text(encoding="utf-8")
+        assert "Pretraining used images, without labels, of 2 of the 6 patients (p0, p1)." in text
         for words in (
-            "| label 1 | maesil |",
-            "maesil - random",
-            "4 (all)",
-            "| random, seed 1 | 2 |",
-            "padding aside",
-            "64 principal",
+            "## Label maps, window of 24 voxels",
+            "| AUROC of | patients | encoder |",
+            "| Dice, 2 labelled | apart |",
         ):
             assert words in text
-        picture = imread(output / "curve.png")
-        assert picture.shape[1] > 1000
-        assert picture[..., :3].std() > 0.05
 
-    def test_the_same_seed_gives_the_same_result(self, data: Path, tmp_path: Path, lively: Path) -> None:
+    def test_the_same_seed_gives_the_same_result(self, points: Path, encoder: Path, tmp_path: Path) -> None:
         for name in ("once", "again"):
-            done = run_probe(data, tmp_path / name, lively, *FAST, "--classes", "label 1", *JSON)
+            done = run_probe(tmp_path / name, encoder, "--points", points, "--patients-apart", "p0", *JSON)
             assert done.status == 0, done.err
-        for name in ("probe.json", "probe.csv", "probe.md"):
+        for name in FILES:
             assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
-        assert [event["kind"] for event in done.named("artifact")] == ["json", "csv", "md", "curve"]
-        assert {"labels", "features", "fit", "measure"} <= {e["stage"] for e in done.named("progress")}
+        assert [event["kind"] for event in done.named("artifact")] == ["json", "csv", "md"]
+        assert {e["stage"] for e in done.named("progress")} == {"tokens, window 16", "fit, window 16"}
+        assert read(tmp_path / "once")["data"]["apart"] == ["p0", "p5"]
 
-    def test_notes(self, tmp_path: Path, lively: Path) -> None:
-        def change(split: str, number: int, labels: np.ndarray) -> np.ndarray:
-            # number 4 is held out, and lacks what its manifest names
-            return np.where(labels == BRIGHT, 0, labels) if number == 4 else labels
-
-        cache = make_labelled(tmp_path / "d", change, named="1=bright; 2=dark; 7=absent")
-        (tmp_path / "d" / "c3_seg.nii.gz").unlink()
-        done = run_probe(cache, tmp_path / "out", lively, *FAST, "--cases", 1, 9, *QUIET)
+    def test_few_patients(self, points: Path, encoder: Path, tmp_path: Path) -> None:
+        rows = rows_of(points)
+        kept = [row for row in rows if row["structure"] != "dark" or row["patient"] in ("p0", "p1")]
+        few = write_rows(tmp_path / "few.csv", list(kept[0]), [list(row.values()) for row in kept])
+        done = run_probe(tmp_path / "out", encoder, "--points", few, "--root", points.parent, *QUIET)
         assert done.status == 0, done.err
-        found = read(tmp_path / "out")
-        assert list(found["classes"]) == ["bright", "dark"]
-        (left_out,) = found["data"]["left_out"]
-        assert left_out["volume"] == "c3"
-        notes = " / ".join(found["notes"])
-        assert "c4 has no positive patch of bright" in notes
-        assert "absent is left out: no training and no held-out volume has patches of it" in notes
-        assert "bright: 3 training cases show it, so there is no figure for 9" in notes
-        assert {row["volume"] for row in found["rows"] if row["class"] == "bright"} == {"c5"}
-        assert "c3" in (tmp_path / "out" / "probe.md").read_text(encoding="utf-8")
+        (note,) = read(tmp_path / "out")["notes"]
+        assert note.startswith("dark is left out (points): fewer than 3 patients")
+        assert "Notes:\n\n- dark is left out" in (tmp_path / "out" / "probe.md").read_text(encoding="utf-8")
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
+            ((), ("--points", "--labels")),
+            (("--window", 20), ("--window is 20", "multiple of 8")),
             (("--cases", 0), ("--cases is 0",)),
             (("--draws", 0), ("--draws is 0",)),
-            (("--block", 9), ("--block is 9", "5 blocks")),
-            (("--classes", "liver"), ("'liver'", "label 1, label 2")),
+            (("--random", 0), ("--random is 0",)),
+            (("--most", 0), ("--most is 0",)),
             (("--seed", -1), ("--seed is -1",)),
+            (("--patients-apart", "nobody"), ("'nobody'", "p0, p1")),
         ],
     )
     def test_arguments(
-        self, data: Path, tmp_path: Path, lively: Path, arguments: tuple[object, ...], words: tuple[str, ...]
+        self, points: Path, tmp_path: Path, encoder: Path, arguments: tuple[object, ...], words: tuple[str, ...]
     ) -> None:
-        assert_refused(run_probe(data, tmp_path / "out", lively, *arguments, *QUIET), *words)
+        given = ("--points", points) if arguments else ()
+        assert_refused(run_probe(tmp_path / "out", encoder, *given, *arguments, *QUIET), *words)
         assert not (tmp_path / "out").exists()
 
-    def test_without_scikit_learn(
-        self, data: Path, tmp_path: Path, lively: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"column": "patient"}, ("no column 'patient'",)),
+            ({"file": "gone.nii.gz"}, ("no such file", "gone.nii.gz", "--root")),
+            ({"k": 32}, ("line 2", "(32, ", "outside the volume of (32, 44, 48)")),
+            ({"i": -1}, ("line 2", "outside the volume")),
+            ({"j": "x"}, ("line 2", "not numbers")),
+            ({"j": "nan"}, ("line 2", "not numbers")),
+            ({"structure": ""}, ("line 2", "'structure' is empty")),
+            ({"rows": 0}, ("has no points",)),
+            ({"rows": 12}, ("no structure of the points is shown by 3 patients",)),
+        ],
+    )
+    def test_lists_of_points(
+        self, points: Path, tmp_path: Path, encoder: Path, change: dict[str, Any], words: tuple[str, ...]
     ) -> None:
-        monkeypatch.setitem(sys.modules, "sklearn", None)
-        assert_refused(run_probe(data, tmp_path / "out", lively, *QUIET), "scikit-learn", "pip install 'maesil[probe]'")
+        rows = rows_of(points)[: change.pop("rows", None)]
+        header = [name for name in ("file", "patient", "structure", "k", "j", "i") if name != change.get("column")]
+        if change.pop("column", None) is None and rows:
+            rows[0] |= {key: str(value) for key, value in change.items()}
+        bad = write_rows(tmp_path / "bad.csv", header, [[row[name] for name in header] for row in rows])
+        done = run_probe(tmp_path / "out", encoder, "--points", bad, "--root", points.parent, *QUIET)
+        assert_refused(done, *words)
 
-    def test_labels_that_are_gone(self, tmp_path: Path, lively: Path) -> None:
-        cache = make_labelled(tmp_path / "d")
-        for number in (4, 5):
-            (tmp_path / "d" / f"c{number}_seg.nii.gz").unlink()
-        done = run_probe(cache, tmp_path / "out", lively, *QUIET)
-        assert_refused(done, "no held-out volume", "has a label map that is there")
+    def test_a_list_that_is_none(self, tmp_path: Path, encoder: Path) -> None:
+        assert_refused(run_probe(tmp_path / "out", encoder, "--points", tmp_path / "no.csv", *QUIET), "no such file")
+        (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00file")
+        assert_refused(run_probe(tmp_path / "out", encoder, "--points", tmp_path / "b.csv", *QUIET), "not a CSV file")
 
-    def test_a_cache_without_labels(self, cache: Cache, tmp_path: Path, checkpoint: Path) -> None:
-        assert_refused(run_probe(cache.folder, tmp_path / "out", checkpoint, *QUIET), "no training volume", "labels")
+    def test_another_spacing(self, points: Path, tmp_path: Path) -> None:
+        coarse = write_encoder(tmp_path / "coarse.safetensors", spacing_mm=2.0)
+        assert_refused(run_probe(tmp_path / "out", coarse, "--points", points, *QUIET), "2 mm", "1.5 mm")
 
-    def test_another_spacing(self, data: Path, tmp_path: Path, lively: Path) -> None:
-        shutil.copytree(data, tmp_path / "cache")
-        index = tmp_path / "cache" / "index.json"
-        index.write_text(index.read_text().replace('"spacing_mm": 1.5', '"spacing_mm": 2.0'))
-        done = run_probe(tmp_path / "cache", tmp_path / "out", lively, *QUIET)
-        assert_refused(done, "needs 1.5 mm voxels", "2.0 mm")
-
-    def test_a_full_disk_leaves_nothing(self, data: Path, tmp_path: Path, lively: Path) -> None:
+    def test_a_full_disk_leaves_nothing(self, points: Path, tmp_path: Path, encoder: Path) -> None:
         with file_size_limit(3000):
-            done = run_probe(data, tmp_path / "out", lively, "--classes", "label 1", *FAST, *QUIET)
+            done = run_probe(tmp_path / "out", encoder, "--points", points, *QUIET)
         assert_refused(done, "larger than the system allows", status=4)
         assert not (tmp_path / "out").exists()
 
+    def test_nothing_is_written_when_stopped(self, points: Path, tmp_path: Path, encoder: Path) -> None:
+        (tmp_path / "stop").touch()
+        done = run_probe(tmp_path / "out", encoder, "--points", points, "--stop-file", tmp_path / "stop", *QUIET)
+        assert_refused(done, "stop file", status=3)
+        assert leftovers(tmp_path) == []
 
-@pytest.mark.parametrize("stage", ["labels", "features", "fit", "measure"])
-def test_a_stop_between_volumes_and_fits(data: Path, lively: Path, stage: str) -> None:
+
+@pytest.mark.parametrize(
+    "stage", ["tokens, window 16", "fit, window 16", "label maps, window 16", "few labels, bright"]
+)
+def test_a_stop_between_batches_and_fits(points: Path, labelled: Path, encoder: Path, stage: str) -> None:
+    from MAESILLib.probe.labels import find_labelled
+
     stop = StopRequest()
 
     class Asking(Reporter):
@@ -267,42 +256,36 @@ def test_a_stop_between_volumes_and_fits(data: Path, lively: Path, stage: str) -
             if stage_now == stage and fraction < 1:
                 stop.ask("enough")
 
-    settings = Settings((1,), 1, 2, 20, 1, 8, ("label 1",))
+    settings = Settings((16,), 1, (1,), 2)
     with pytest.raises(CancelledError, match="enough"):
-        probe(lively, read_cache(data), settings, reporter=Asking(), stop=stop)
+        probe(encoder, read_points(points), find_labelled(labelled)[0], settings, reporter=Asking(), stop=stop)
 
 
-def test_nothing_is_written_when_stopped(data: Path, tmp_path: Path, lively: Path) -> None:
-    (tmp_path / "stop").touch()
-    done = run_probe(data, tmp_path / "out", lively, "--stop-file", tmp_path / "stop", *QUIET)
-    assert_refused(done, "stop file", status=3)
-    assert leftovers(tmp_path) == []
+@pytest.fixture
+def real_points(real_ct: Path) -> Path:
+    if not (real_ct / "points.csv").is_file():
+        pytest.skip("no labelled points beside the checkout")
+    return real_ct / "points.csv"
 
 
-def test_blocks_are_chosen_on_training_cases(data: Path, lively: Path) -> None:
-    settings = Settings((1,), 1, 0, 20, 1, 8, ("label 1",))
-    found = probe(lively, read_cache(data), settings)
-    choices = {choice["name"]: choice for choice in found["choices"]}
-    assert set(choices["maesil"]["by_block"]) == {1, 3, 5}
-    assert choices["maesil"]["block"] == max(
-        choices["maesil"]["by_block"], key=lambda b: (choices["maesil"]["by_block"][b], b)
-    )
-    assert choices["raw"]["block"] == 0
-    assert "chosen" in found["protocol"]["block"]
+class TestRealPoints:
+    def test_the_raw_patch_is_the_pilots(self, real_points: Path) -> None:
+        points = read_points(real_points)
+        assert len(points.number) == 1817
+        assert len(points.apart) == 4
+        # the patch of a point is the same in every window, so the smallest will do
+        found = describe_points(points, 8, Tools((Feature(RAW, raw_patch),), torch.device("cpu")))
+        labels = labels_of(without_side(points.structure), points.patient)
+        assert len(labels.structures) == 24
+        scores, _ = across_patients({1: found[RAW, 1]}, labels)
+        table = aurocs(scores, labels, np.ones(len(scores), bool))
+        assert macro(table) == pytest.approx(0.723, abs=0.005)
+        assert macro(table[:, np.isin(labels.structures, SOFT_TISSUE)]) == pytest.approx(0.638, abs=0.005)
 
-
-def test_real_tumours(real_ct: Path, tmp_path: Path, lively: Path) -> None:
-    """Two patients with a tumour's contour, end to end."""
-    rows = [("file", "patient", "split", "dataset", "labels")]
-    for split, number in (("train", "019"), ("val", "029")):
-        path = real_ct / split / f"sts__sts_{number}.nii.gz"
-        rows.append((str(path), f"sts_{number}", split, "sts", "1=tumour"))
-    with open(tmp_path / "m.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-    assert maesil("prepare", tmp_path / "m.csv", "--output", tmp_path / "cache", *QUIET).status == 0
-    done = run_probe(tmp_path / "cache", tmp_path / "out", lively, *FAST, *QUIET)
-    assert done.status == 0, done.err
-    found = read(tmp_path / "out")
-    assert list(found["classes"]) == ["tumour"]
-    assert {row["volume"] for row in found["rows"]} == {"sts__sts_029"}
-    assert found["classes"]["tumour"]["training_cases"] == 1
+    def test_hand_made_features_in_the_reduced_probe(self, real_points: Path) -> None:
+        points = reduce_points(read_points(real_points), 64, most=200)
+        assert len(points.labels.patients) == 16
+        assert len(points.labels.structures) == 24
+        found = reduced_probe(hand_made, points)
+        assert found["auroc"] == pytest.approx(0.887, abs=0.01)
+        assert found["auroc"] > reduced_probe(raw_patch, points)["auroc"] + 0.15

@@ -1,162 +1,349 @@
-"""What a probe is made of: figures, features of patches, the fit, and who trains."""
+"""The parts of a probe: windows, features, ridge and AUROC, choices across patients, the bootstrap, thresholds."""
 
 from __future__ import annotations
 
-import math
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from probe_factory import write_encoder, write_points
+from scipy import fft, ndimage
 
-from MAESILLib.data.cache import Cache
-from MAESILLib.data.records import CacheEntry
-from MAESILLib.export.encoder import load_encoder
-from MAESILLib.probe.cases import split_patients
-from MAESILLib.probe.features import intensities_of, positions_of, tokens_of, with_random_weights
-from MAESILLib.probe.figures import auroc, average_precision, by_patient
-from MAESILLib.probe.fitting import STRENGTHS, Examples, best_strength, cross_validate, fit
-from MAESILLib.probe.training import draws_of
-from MAESILLib.stopping import NEVER
+from MAESILLib.checkpoint import load_checkpoint
+from MAESILLib.mae.model import patchify, sincos_table
+from MAESILLib.probe import fit
+from MAESILLib.probe.encoders import load_frozen, with_random_weights
+from MAESILLib.probe.features import BANDS_HU, encoder_blocks, hand_made, position, raw_patch, tokens_of
+from MAESILLib.probe.few_labels import best_threshold
+from MAESILLib.probe.fit import (
+    Labels,
+    across_patients,
+    auroc,
+    aurocs,
+    choose,
+    interval,
+    labels_of,
+    macro,
+    recalls,
+    ridge,
+)
+from MAESILLib.probe.points import read_points, stratified
+from MAESILLib.probe.reduced import reduce_points, reduced_probe
+from MAESILLib.probe.windows import cut, tiles, token_shares, window_of_point
+from MAESILLib.resources import embedded_checkpoint
 
-pytest.importorskip("sklearn")
+SHAPE = (21, 40, 33)
 
 
-class TestFigures:
-    def test_auroc_is_the_share_of_pairs_in_order(self) -> None:
-        rng = np.random.default_rng(0)
-        positive, scores = rng.random(80) < 0.3, rng.integers(0, 9, 80).astype(float)
-        pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
-        assert auroc(positive, scores) == pytest.approx(np.mean(pairs))
+class TestWindows:
+    @pytest.mark.parametrize("size", [16, 64])
+    @pytest.mark.parametrize("kji", [(0, 0, 0), (20, 39, 32), (10, 3, 31), (4, 20, 12)])
+    def test_a_point_is_the_centre_of_its_token(self, kji: tuple[int, int, int], size: int) -> None:
+        volume = np.random.default_rng(0).integers(-1000, 1000, SHAPE, np.int16)
+        for number, draw in itertools.product(range(5), range(3)):
+            start, place = window_of_point(np.array(kji), number, draw, size)
+            window = cut(volume, start, size)
+            assert window.shape == (size,) * 3
+            assert window[tuple(8 * place + 4)] == volume[kji]
+            # voxels beyond the volume repeat its edge
+            index = (np.clip(np.arange(first, first + size), 0, n - 1) for first, n in zip(start, SHAPE, strict=True))
+            assert (window == volume[np.ix_(*index)]).all()
 
-    def test_average_precision_is_the_mean_precision_at_positives(self) -> None:
-        rng = np.random.default_rng(1)
-        positive, scores = rng.random(80) < 0.3, rng.permutation(80).astype(float)
-        hits = positive[np.argsort(-scores)]
-        precision = [hits[: n + 1].mean() for n in range(80) if hits[n]]
-        assert average_precision(positive, scores) == pytest.approx(np.mean(precision))
+    def test_places_are_drawn_from_number_and_draw(self) -> None:
+        for number, draw in ((0, 0), (7, 2), (1816, 1)):
+            _, place = window_of_point(np.array([9, 9, 9]), number, draw, 64)
+            assert (place == np.random.default_rng([number, draw]).integers(0, 8, 3)).all()
 
-    def test_a_patient_counts_once(self) -> None:
-        patients = {"a1": "a", "a2": "a", "b": "b"}
-        assert by_patient({"a1": 1.0, "a2": 0.0, "b": 0.25}, patients) == {"a": 0.5, "b": 0.25}
+    def test_tiles_cover_every_voxel_once(self) -> None:
+        starts = tiles(SHAPE, 16, [0, 3])
+        assert (starts > -16).all()
+        covered = np.zeros(SHAPE, int)
+        for start in starts:
+            d, h, w = (slice(max(0, a), a + 16) for a in start)
+            covered[d, h, w] += 1
+        assert (covered == 1).all()
+        assert (tiles(SHAPE, 16, [0, 3]) == starts).all()
+        assert len({tuple(tiles(SHAPE, 16, [0, draw])[0]) for draw in range(4)}) > 1
+
+    def test_shares_are_those_of_tokens(self) -> None:
+        mask = np.random.default_rng(0).random((16, 8, 24)) < 0.4
+        expected = [mask[d : d + 8, :, w : w + 8].mean() for d in (0, 8) for w in (0, 8, 16)]
+        np.testing.assert_allclose(token_shares(mask), expected)
 
 
 class TestFeatures:
-    SHAPE = (41, 56, 101)
+    HU = np.random.default_rng(0).integers(-1200, 3100, (2, 16, 32, 24)).astype(np.int16)
 
-    def test_tokens_lie_where_their_patches_do(self, lively: Path) -> None:
-        encoder = load_encoder(lively)
-        unit = np.random.default_rng(0).random(self.SHAPE, np.float32)
-        patches = np.random.default_rng(1).permutation(6 * 7 * 13)[:90]
-        found = tokens_of(encoder, unit, patches, (2, 5))
-        # superpatches of at most 48: 56 is 3 + 4 patches (by rounding half to even), 101 is 4 + 5 + 4
-        padded = np.pad(unit, ((0, 7), (0, 0), (0, 3)), mode="edge")
-        whole = {block: np.zeros((6, 7, 13, 48), np.float32) for block in (2, 5)}
-        for h0, h1 in ((0, 4), (4, 7)):
-            for w0, w1 in ((0, 4), (4, 9), (9, 13)):
-                image = torch.from_numpy(padded[:, 8 * h0 : 8 * h1, 8 * w0 : 8 * w1].copy())[None, None]
-                with torch.no_grad():
-                    maps = encoder.feature_maps(image)
-                for block in (2, 5):
-                    whole[block][:, h0:h1, w0:w1] = maps[block - 1][0].permute(1, 2, 3, 0).numpy()
-        for block in (2, 5):
-            expected = whole[block].reshape(-1, 48)[patches]
-            np.testing.assert_allclose(found[block], expected, atol=1e-5)
+    def cubes(self) -> np.ndarray:
+        x = self.HU.reshape(2, 2, 8, 4, 8, 3, 8).transpose(0, 1, 3, 5, 2, 4, 6)
+        return x.reshape(2, 24, 8, 8, 8).astype(float)
 
-    def test_intensities_are_those_of_the_patches(self) -> None:
-        unit = np.random.default_rng(0).random((17, 16, 24), np.float32)
-        found = intensities_of(unit, np.array([5, 17]), (8, 8, 8))
-        assert (found[0] == unit[:8, 8:16, 16:].ravel()).all()
-        # the last patch has one plane of the volume, seven times repeated
-        assert (found[1] == np.repeat(unit[16:, 8:16, 16:], 8, 0).ravel()).all()
+    def test_raw_patch(self) -> None:
+        (found,) = raw_patch(torch.from_numpy(self.HU).float())
+        expected = np.clip((self.cubes() + 1000) / 2000, 0, 1).reshape(2, 24, 512)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
-    def test_positions_say_nothing_of_the_image(self, lively: Path) -> None:
-        found = positions_of(load_encoder(lively), self.SHAPE, np.arange(6 * 7 * 13)).reshape(6, 7, 13, -1)
-        assert (found[:, :3, :4] == found[:, 4:, 9:]).all()
-        assert (found[0, 0, 0] != found[1, 0, 0]).any()
+    def test_hand_made_is_scipys(self) -> None:
+        (found,) = hand_made(torch.from_numpy(self.HU).float())
+        cubes = self.cubes()
+        low = fft.dctn(np.clip((cubes + 1000) / 2000, 0, 1), axes=(2, 3, 4), norm="ortho")[:, :, :4, :4, :4]
+        bands = [((cubes >= a) & (cubes < b)).mean((2, 3, 4)) for a, b in itertools.pairwise(BANDS_HU)]
+        shares = np.stack(bands, 2).reshape(2, 2, 4, 3, 13)
+        around = [ndimage.uniform_filter(shares, (1, n, n, n, 1), mode="nearest") for n in (3, 7, 17)]
+        expected = [low.reshape(2, 24, 64), *(x.reshape(2, 24, 13) for x in (shares, *around))]
+        np.testing.assert_allclose(found, np.concatenate(expected, 2), atol=1e-4)
 
-    def test_random_weights_are_drawn_anew(self, checkpoint: Path) -> None:
-        encoder = load_encoder(checkpoint)
+    def test_position_is_of_the_place_alone(self) -> None:
+        start, place = np.array([[-8, 0, 8], [0, 8, 16]]), np.array([[1, 1, 0], [0, 0, 1]])
+        found = position(start, place, (16, 32, 64), 16)
+        assert found.shape == (2, 128)
+        # centres at (4, 12, 12) and (4, 12, 28)
+        volume, window = found[:, :64].reshape(2, 4, 4, 4), found[:, 64:].reshape(2, 4, 4, 4)
+        np.testing.assert_allclose(volume[:, 1, 0, 0], np.cos(np.pi * np.array([4, 4]) / 16), atol=1e-6)
+        np.testing.assert_allclose(volume[:, 0, 2, 0], np.cos(2 * np.pi * np.array([12, 12]) / 32), atol=1e-6)
+        np.testing.assert_allclose(volume[:, 0, 0, 1], np.cos(np.pi * np.array([12, 28]) / 64), atol=1e-6)
+        np.testing.assert_allclose(window[:, 0, 0, 1], np.cos(np.pi * np.array([0.25, 0.75])), atol=1e-6)
+
+    def test_tokens_are_taken_from_their_windows(self) -> None:
+        window, place = np.array([1, 0, 1]), np.array([[0, 0, 0], [1, 2, 1], [1, 3, 2]])
+        (found,) = tokens_of(raw_patch, (1,), self.HU, window, place, "cpu")
+        every = raw_patch(torch.from_numpy(self.HU).float())[0].numpy()
+        for row, (n, (d, h, w)) in enumerate(zip(window, place, strict=True)):
+            assert (found[row] == every[n, (d * 4 + h) * 3 + w]).all()
+
+    def test_blocks(self) -> None:
+        assert encoder_blocks(7) == (3, 5, 7)
+        assert encoder_blocks(8) == (4, 6, 8)
+        assert encoder_blocks(1) == (1,)
+
+
+class TestEncoders:
+    HU = torch.from_numpy(np.random.default_rng(0).integers(-1000, 1000, (2, 16, 24, 32))).float()
+
+    def test_the_networks_own_tokens(self, tmp_path: Path) -> None:
+        path = write_encoder(tmp_path / "c.safetensors")
+        network, info = load_checkpoint(path)
+        windows = [((self.HU - low) / (high - low)).clamp(0, 1) for low, high in info.preprocessing.windows_hu]
+        with torch.inference_mode():
+            expected = network.core.encoder(torch.stack(windows, 1), torch.arange(24).expand(2, -1))
+            found = load_frozen(path).encode(self.HU)
+        assert len(found) == 3
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+
+    def test_those_of_the_first_release(self) -> None:
+        network, info = load_checkpoint(embedded_checkpoint())
+        if not hasattr(network.encoder, "patch_embedding"):
+            pytest.skip("the embedded checkpoint is of the new network")
+        frozen = load_frozen(embedded_checkpoint())
+        low, high = info.preprocessing.window_hu
+        patches = patchify(((self.HU - low) / (high - low)).clamp(0, 1)[:, None], (8, 8, 8))
+        with torch.inference_mode():
+            positions = sincos_table((2, 3, 4), info.model.encoder_width, (0, 0, 0), torch.device("cpu"))
+            last = network.encoder.norm(network.encoder(patches, positions))
+            found = frozen.encode(self.HU)
+        assert len(found) == frozen.depth == info.model.encoder_depth
+        torch.testing.assert_close(found[-1], last)
+
+    def test_random_weights_are_drawn_anew(self, tmp_path: Path) -> None:
+        encoder = load_frozen(write_encoder(tmp_path / "c.safetensors")).encode
         before = {name: value.clone() for name, value in encoder.state_dict().items()}
         first, again, other = (with_random_weights(encoder, seed).state_dict() for seed in (0, 0, 1))
         for name, value in before.items():
-            assert (encoder.state_dict()[name] == value).all()
-            assert (first[name] == again[name]).all()
+            assert torch.equal(encoder.state_dict()[name], value)
+            assert torch.equal(first[name], again[name])
             if value.ndim == 2:
-                limit = math.sqrt(6 / sum(value.shape))
-                assert first[name].abs().max() <= limit
-                assert first[name].std() == pytest.approx(limit / 3**0.5, rel=0.1)
-                assert (first[name] != value).any()
-                assert (first[name] != other[name]).any()
+                assert first[name].abs().max() <= (6 / sum(value.shape)) ** 0.5
+                assert not torch.equal(first[name], value)
+                assert not torch.equal(first[name], other[name])
             else:
                 assert (first[name] == (1 if name.endswith("weight") else 0)).all()
 
 
-class TestFitting:
-    @staticmethod
-    def examples(shift: float, count: int = 4, seed: int = 0) -> Examples:
-        rng = np.random.default_rng(seed)
-        positive = rng.random(count * 50) < 0.4
-        features = rng.normal(3, 2, (count * 50, 6)) * [1, 10, 100, 1, 1, 1]
-        features[:, 1] += 20 * shift * positive
-        return Examples(features, positive, np.repeat([f"p{n}" for n in range(count)], 50))
-
-    def test_is_scikit_learns_pipeline(self) -> None:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        data = self.examples(2)
-        regression = LogisticRegression(C=0.1, class_weight="balanced", tol=1e-9, max_iter=5000)
-        pipeline = make_pipeline(StandardScaler(), regression).fit(data.features, data.is_positive)
-        found = fit(data, 0.1)
-        assert found.has_converged
-        np.testing.assert_allclose(found.score(data.features), pipeline.decision_function(data.features), atol=1e-3)
-
-    def test_flipped_labels_turn_the_figure_round(self) -> None:
-        data, new = self.examples(2), self.examples(2, seed=1)
-        flipped = Examples(data.features, ~data.is_positive, data.patients)
-        right, wrong = (auroc(new.is_positive, fit(one, 0.01).score(new.features)) for one in (data, flipped))
-        assert right > 0.85
-        assert wrong == pytest.approx(1 - right)
-
-    def test_cross_validation_holds_patients_out(self) -> None:
-        # labels follow a feature within each patient, the other way round in every other one
-        data = self.examples(0)
-        sign = np.where(np.isin(data.patients, ["p0", "p2"]), 1, -1)
-        data.features[:, 0] = sign * (data.is_positive - 0.5) * 9
-        assert max(cross_validate(data.of(["p0", "p1"]), NEVER).values()) < 0.1
-        figures = cross_validate(data.of(["p0", "p2"]), NEVER)
-        assert set(figures) == set(STRENGTHS)
-        assert min(figures.values()) > 0.9
-        assert cross_validate(data.of(["p0"]), NEVER) == {}
-
-    def test_the_strongest_penalty_of_equal_ones(self) -> None:
-        assert best_strength({1e-4: 0.7, 1e-2: 0.8, 1.0: 0.8}) == 1e-2
-        assert best_strength({}) == 1e-2
+def made(patients: int = 7, each: int = 12, seed: int = 0, signal: float = 1.5) -> tuple[dict[int, Any], Labels]:
+    """Features of two blocks (3, N, 5), the second informative, and labels of three structures."""
+    rng = np.random.default_rng(seed)
+    structure = np.tile(np.repeat(["a", "b", "c"], each // 3), patients)
+    patient = np.repeat([f"p{n}" for n in range(patients)], each)
+    blocks = {1: rng.normal(size=(3, len(structure), 5)), 2: rng.normal(size=(3, len(structure), 5))}
+    blocks[2][..., 0] += signal * (structure == "a")
+    blocks[2][..., 1] += signal * (structure == "b")
+    return {key: x.astype(np.float32) for key, x in blocks.items()}, labels_of(structure, patient)
 
 
-class TestDraws:
-    def test_nested_and_from_the_seed(self) -> None:
-        patients = [f"p{n}" for n in range(12)]
-        every, *few = draws_of("liver", patients, (1, 5, 10, 12, 40), 3, 0)
-        assert every.is_all
-        assert every.patients == tuple(patients)
-        assert [(d.number, len(d.patients)) for d in few] == [(n, c) for n in range(3) for c in (1, 5, 10)]
-        for number in range(3):
-            one, five, ten = (set(d.patients) for d in few if d.number == number)
-            assert one < five < ten
-        assert len({d.patients for d in few if len(d.patients) == 5}) > 1
-        assert list(draws_of("liver", patients, (5,), 3, 0))[1:] == [d for d in few if len(d.patients) == 5]
-        assert list(draws_of("liver", patients, (5,), 3, 1)) != list(draws_of("liver", patients, (5,), 3, 0))
+class TestFit:
+    @pytest.mark.parametrize("count", [90, 5])
+    def test_ridge_is_scikit_learns(self, count: int) -> None:
+        linear_model = pytest.importorskip("sklearn.linear_model")
+        preprocessing = pytest.importorskip("sklearn.preprocessing")
+        rng = np.random.default_rng(0)
+        x = (rng.normal(3, 2, (count, 6)) * [1, 10, 100, 1, 1, 0]).astype(np.float32)
+        y, w = rng.normal(size=(count, 4)), rng.random(count) + 0.1
+        new = rng.normal(3, 2, (20, 6)) * [1, 10, 100, 1, 1, 0]
+        scaler = preprocessing.StandardScaler().fit(x.astype(float))
+        for alpha, (coefficients, intercept) in zip((1, 100), ridge(x, y, w, (1, 100)), strict=True):
+            model = linear_model.Ridge(alpha=alpha).fit(scaler.transform(x.astype(float)), y, w / w.mean())
+            expected = model.predict(scaler.transform(new))
+            np.testing.assert_allclose(new @ coefficients + intercept, expected, atol=1e-6)
 
-    def test_a_patient_who_measures_never_trains(self) -> None:
-        entries = [
-            CacheEntry(f"v{n}", (16, 16, 16), patient, split, "s", str(n), 0.5)
-            for n, (patient, split) in enumerate([("a", "train"), ("b", "val"), ("b", "train"), ("b", ""), ("c", "")])
-        ]
-        for cache in (Cache(Path("c"), 1.5, tuple(entries)), Cache(Path("c"), 1.5, tuple(entries[3:]))):
-            train, held_out = split_patients(cache, 0.1)
-            assert held_out
-            assert train
-            assert not {e.patient for e in train} & {e.patient for e in held_out}
+    def test_auroc_is_scikit_learns(self) -> None:
+        metrics = pytest.importorskip("sklearn.metrics")
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            positive, scores = rng.random(40) < 0.3, rng.integers(0, 9, 40).astype(float)
+            assert auroc(positive, scores) == pytest.approx(metrics.roc_auc_score(positive, scores))
+
+    def test_metrics_are_within_patients_then_over_patients_then_over_structures(self) -> None:
+        structure = np.array(["a", "a", "b", "a", "b", "b", "a", "b"])
+        labels = labels_of(structure, np.array(["p", "p", "p", "q", "q", "r", "s", "s"]))
+        scores = np.array([[3, 0], [1, 0], [2, 1], [0, 1], [1, 0], [0, 5], [9, 0], [2, 3]], float)
+        found = aurocs(scores, labels, np.ones(8, bool))
+        # r shows b alone
+        np.testing.assert_array_equal(found, [[0.5, 1], [0, 0], [np.nan, np.nan], [1, 1]])
+        assert macro(found) == pytest.approx((0.5 + 2 / 3) / 2)
+        np.testing.assert_array_equal(recalls(scores, labels), [[1, 0], [0, 0], [np.nan, 1], [1, 1]])
+
+    def test_a_structure_of_two_patients_is_left_out_but_counts_as_other_tissue(self) -> None:
+        structure = np.array(["a", "b", "x"] * 3)
+        structure[-1] = "b"
+        labels = labels_of(structure, np.repeat(["p", "q", "r"], 3))
+        assert labels.structures == ("a", "b")
+        assert labels.structure.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 1]
+        assert fit.balanced(labels.structure, 2) == pytest.approx([1 / 3, 1 / 4, 2 / 7] * 2 + [1 / 3, 1 / 4, 1 / 4])
+
+    def test_folds_are_the_pilots(self) -> None:
+        patients = sorted(f"p{n}" for n in range(16))
+        labels = labels_of(np.array(["a"] * 16), np.array(patients))
+        order = np.random.default_rng(0).permutation(patients)
+        assert {p: int(f) for p, f in zip(patients, labels.fold, strict=True)} == {
+            p: i % 5 for i, p in enumerate(order)
+        }
+
+    def test_no_patient_is_fitted_on_and_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        blocks, labels = made()
+        seen = []
+
+        def watched(draws: Any, given: Labels, train: Any, test: Any, alphas: Any) -> Any:
+            seen.append((set(given.patient[train]), set(given.patient[test])))
+            return fit_scores(draws, given, train, test, alphas)
+
+        fit_scores = fit.held_out_scores
+        monkeypatch.setattr(fit, "held_out_scores", watched)
+        scores, _ = across_patients(blocks, labels)
+        assert len(seen) == 5 * (2 * 4 + 1)
+        assert all(train and test and not train & test for train, test in seen)
+        assert macro(aurocs(scores, labels, np.ones(len(scores), bool))) > 0.65
+
+    def test_labels_across_patients_do_not_leak(self) -> None:
+        # a feature that is the label within each patient, with a sign of the patient's own
+        blocks, labels = made(patients=8, signal=0)
+        sign = np.where(labels.patient % 2, 1, -1)
+        blocks[2][..., 2] = 9 * sign * (labels.structure == 0)
+        scores, _ = across_patients(blocks, labels)
+        assert np.nanmean(aurocs(scores, labels, np.ones(len(scores), bool))[:, 0]) < 0.75
+
+    def test_choices_never_read_the_held_out_fold(self) -> None:
+        blocks, labels = made()
+        rng = np.random.default_rng(5)
+        for fold in range(5):
+            held_out = labels.fold == fold
+            structure = labels.structure.copy()
+            structure[held_out] = rng.permutation(structure[held_out])
+            other = Labels(labels.structures, labels.patients, structure, labels.patient, labels.fold)
+            changed = {key: np.where(held_out[:, None], 1e3 * rng.normal(size=x.shape), x) for key, x in blocks.items()}
+            chosen = choose(blocks, labels, fold)
+            assert chosen[0] == 2
+            assert choose({key: x.astype(np.float32) for key, x in changed.items()}, other, fold) == chosen
+
+    def test_a_single_draw_is_fitted_and_measured(self) -> None:
+        blocks, labels = made()
+        train = labels.fold != 0
+        (found,) = fit.held_out_scores(blocks[2][:1], labels, train, ~train, [10.0])
+        (same,) = fit.held_out_scores(blocks[2][[0, 0]], labels, train, ~train, [10.0])
+        np.testing.assert_allclose(found, same)
+        assert found.shape == ((~train).sum(), 3)
+
+
+class TestInterval:
+    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(0)
+        first = rng.random((6, 4))
+        first[[0, 1, 2, 5], [0, 1, 2, 3]] = np.nan
+        return first, first - rng.normal(0.1, 0.05, first.shape)
+
+    def test_it_resamples_patients_in_pairs(self) -> None:
+        first, second = self.tables()
+        assert interval([first, first]) == {"low": 0, "high": 0}
+        shifted = interval([first, first - 0.25])
+        assert shifted["low"] == pytest.approx(0.25)
+        assert shifted["high"] == pytest.approx(0.25)
+        paired, single = interval([first, second]), interval([first])
+        assert 0 < paired["low"] < macro(first) - macro(second) < paired["high"]
+        assert paired["high"] - paired["low"] < single["high"] - single["low"]
+        assert interval([first, second], seed=0) == paired
+
+    def test_it_is_the_percentile_bootstraps(self) -> None:
+        first, second = self.tables()
+        drawn = np.random.default_rng(0).integers(0, 6, (fit.RESAMPLES, 6))
+        values = [macro(first[rows]) - macro(second[rows]) for rows in drawn[:400]]
+        low, high = np.quantile(values, [0.025, 0.975])
+        found = interval([first, second])
+        assert found["low"] == pytest.approx(low, abs=0.01)
+        assert found["high"] == pytest.approx(high, abs=0.01)
+
+    def test_a_single_patient_has_none(self) -> None:
+        assert interval([np.array([[0.5, 0.7], [np.nan, np.nan]])]) == {"low": None, "high": None}
+
+
+def test_the_threshold_with_the_highest_dice() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores, truth, weight = rng.integers(0, 6, 15).astype(float), rng.random(15) < 0.4, rng.random(15) + 0.2
+        truth[0] = True
+        dice, threshold = best_threshold(scores, truth, weight)
+        brute = {
+            t: 2 * (weight * truth * (scores > t)).sum() / ((weight * (scores > t)).sum() + (weight * truth).sum())
+            for t in np.arange(-0.5, 6)
+        }
+        assert dice == pytest.approx(max(brute.values()))
+        predicted = scores > threshold
+        assert 2 * (weight * truth * predicted).sum() / ((weight * predicted).sum() + (weight * truth).sum()) == (
+            pytest.approx(dice)
+        )
+
+
+class TestReduced:
+    def test_points_are_spread_over_structures_and_patients(self, tmp_path: Path) -> None:
+        points = read_points(write_points(tmp_path))
+        chosen = stratified(points, 40)
+        counts = {
+            (s, p): int(((chosen.structure == s) & (chosen.patient == p)).sum())
+            for s, p in set(zip(points.structure, points.patient, strict=True))
+        }
+        assert sum(counts.values()) == 40
+        assert set(counts.values()) == {2, 3}
+        assert len(stratified(points, 10_000).number) == len(points.number)
+        assert (stratified(points, 40).number == chosen.number).all()
+        assert (stratified(points, 40, seed=1).number != chosen.number).any()
+
+    def test_it_measures_what_an_encoder_knows(self, tmp_path: Path) -> None:
+        points = reduce_points(read_points(write_points(tmp_path)), 16, most=60)
+        assert points.hu.shape == (60, 16, 16, 16)
+        assert points.hu.dtype == np.int16
+        found = reduced_probe(raw_patch, points)
+        assert set(found) == {"auroc", "balanced_accuracy", "auroc_block_1"}
+        assert found["auroc"] > 0.75
+        blind = reduced_probe(lambda hu: [torch.zeros(len(hu), 8, 4)] * 4, points)
+        assert blind["auroc_block_2"] == blind["auroc_block_4"] == 0.5
+
+    def test_it_changes_nothing_of_a_model_in_training(self, tmp_path: Path) -> None:
+        points = reduce_points(read_points(write_points(tmp_path)), 16, most=30)
+        encoder = load_frozen(write_encoder(tmp_path / "c.safetensors")).encode.train()
+        found = reduced_probe(encoder, points)
+        assert found == reduced_probe(encoder, points)
+        assert {"auroc_block_1", "auroc_block_3"} < set(found)
+        assert encoder.training
+        encoder(torch.zeros(1, 16, 16, 16))[-1].sum().backward()

@@ -96,6 +96,9 @@ class TestTraining:
         assert [row[1] for row in panel.train.plots.rows["validation"]] == pytest.approx(
             [row["val_psnr_masked_db"] for row in log if row["val_psnr_masked_db"] is not None], rel=1e-4
         )
+        assert [row[2] for row in panel.train.plots.rows["encoder"]] == pytest.approx(
+            [row["val_patch_r2"] for row in log if row["val_patch_r2"] is not None], rel=1e-4
+        )
         table = panel.train.plots.tables["training"]
         assert table.GetNumberOfRows() == len(log)
         figures = panel.ui.trainFiguresLabel.text
@@ -109,7 +112,7 @@ class TestTraining:
             assert node.GetAttribute("MAESIL.Preview") == row.lower()
         host.render()
         assert np.asarray(host.view_pixels("MAESIL-Masked-Axial")).std() > 3
-        for name in ("Loss", "PSNR"):
+        for name in ("Loss", "PSNR", "Encoder"):
             view = slicer.mrmlScene.GetSingletonNode(f"MAESIL-{name}", "vtkMRMLPlotViewNode")
             assert view.GetPlotChartNodeID() == panel.train.plots.charts[name].GetID()
         # the checkpoint is chosen, and reconstructs

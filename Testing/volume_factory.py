@@ -32,6 +32,22 @@ def trunk(size_dhw: tuple[int, int, int] = (12, 40, 48), seed: int = 0) -> NDArr
     return np.clip(hu + rng.normal(0, 12, size_dhw), -1024, 3071).astype(np.int16)
 
 
+def smooth_volume(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    """Return float32 intensities in about [0, 1]: waves with a little noise."""
+    d, h, w = np.indices(shape, dtype=np.float32)
+    noise = np.random.default_rng(seed).normal(0, 0.03, shape)
+    return (0.5 + 0.3 * np.sin(d / 7) * np.cos(h / 9) + 0.1 * np.sin(w / 3) + noise).astype(np.float32)
+
+
+def patch_mask(shape: tuple[int, int, int], ratio: float, patch: int = 8, seed: int = 0) -> np.ndarray:
+    """Return bool, True in a share of the patches, drawn at random; those at the far faces may be cut."""
+    grid = [-(-size // patch) for size in shape]
+    hidden = np.random.default_rng(seed).random(grid) < ratio
+    for axis in range(3):
+        hidden = hidden.repeat(patch, axis)
+    return hidden[: shape[0], : shape[1], : shape[2]]
+
+
 def rotation(degrees_x: float, degrees_y: float, degrees_z: float) -> NDArray[np.float64]:
     """Return a 3x3 rotation matrix."""
     transform = sitk.Euler3DTransform()

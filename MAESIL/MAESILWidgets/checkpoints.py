@@ -47,7 +47,7 @@ def label(path: str) -> str:
 
 def describe(path: str) -> Checkpoint:
     """Read what a checkpoint says of itself; the embedded one if ``path`` is empty."""
-    from MAESILLib.checkpoint_info import parameter_count, read_info
+    from MAESILLib.checkpoint_info import parameter_count, read_info, samples_seen
     from MAESILLib.errors import InputError
     from MAESILLib.resources import embedded_checkpoint
 
@@ -68,10 +68,3 @@ def describe(path: str) -> Checkpoint:
     size = " x ".join(str(n) for n in info.model.superpatch_size)
     parts.append(_("superpatch {size} at {spacing:g} mm").format(size=size, spacing=info.preprocessing.spacing_mm))
     return Checkpoint(path, ", ".join(parts), info)
-
-
-def samples_seen(training: dict[str, Any]) -> int:
-    """Return how many samples a checkpoint was trained on, those of the checkpoint it began from included."""
-    begun_from = (training.get("initialised_from") or {}).get("training") or {}
-    own = int(training.get("samples") or 0)
-    return own + (samples_seen(begun_from) if begun_from else 0)

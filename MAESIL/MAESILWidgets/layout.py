@@ -19,7 +19,7 @@ ROWS = (
 )
 """Kind of volume, part of the view's name, first letter of its label, colour of its bar."""
 COLUMNS = ("Axial", "Coronal", "Sagittal")
-PLOTS = ("Loss", "PSNR")
+PLOTS = ("Loss", "PSNR", "Encoder")
 HIDDEN_OPACITY = 0.55
 
 

@@ -12,11 +12,21 @@ from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 REFRESH_MS = 500
-TABLES = {"training": ("step", "loss", "training"), "validation": ("step", "validation")}
-"""Two tables, because validation comes rarely and a chart draws no missing values."""
+TABLES = {
+    "training": ("step", "loss", "training"),
+    "validation": ("step", "validation"),
+    "encoder": ("step", "attention share", "patch R2"),
+    "probe": ("step", "probe AUROC"),
+}
+"""Several tables, because validations are rare, probes rarer, and a chart draws no missing values."""
 CURVES = {
     "Loss": (("training", "loss", (0.85, 0.35, 0.2)),),
     "PSNR": (("training", "training", (0.3, 0.5, 0.8)), ("validation", "validation", (0.2, 0.6, 0.3))),
+    "Encoder": (
+        ("encoder", "attention share", (0.3, 0.5, 0.8)),
+        ("encoder", "patch R2", (0.2, 0.6, 0.3)),
+        ("probe", "probe AUROC", (0.85, 0.35, 0.2)),
+    ),
 }
 """Of each chart: table, column and colour of its curves."""
 MOST_POINTS = 4000
@@ -25,7 +35,7 @@ MOST_POINTS = 4000
 
 def titles() -> dict[str, str]:
     """Return what the charts are called."""
-    return {"Loss": _("Loss"), "PSNR": _("PSNR of hidden patches (dB)")}
+    return {"Loss": _("Loss"), "PSNR": _("PSNR of hidden patches (dB)"), "Encoder": _("Encoder")}
 
 
 class TrainingPlots:
@@ -62,6 +72,9 @@ class TrainingPlots:
         step = float(event["step"])
         self._put("training", step, event.get("loss"), event.get("psnr_masked_db"))
         self._put("validation", step, event.get("val_psnr_masked_db"))
+        shares = [event[key] for key in event if key.startswith("val_attention_share_") and event[key] is not None]
+        self._put("encoder", step, float(np.mean(shares)) if shares else None, event.get("val_patch_r2"))
+        self._put("probe", step, event.get("val_probe_auroc"))
 
     def _put(self, table: str, step: float, *values: float | None) -> None:
         if any(value is None for value in values):

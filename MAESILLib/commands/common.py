@@ -69,6 +69,16 @@ def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_completion_argument(parser: argparse.ArgumentParser) -> None:
+    """Add whether the completion predicts hidden patches."""
+    parser.add_argument(
+        "--completion",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the completion, which reads across patch borders, predict hidden patches; else the decoder alone",
+    )
+
+
 def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`chosen_cases` takes."""
     parser.add_argument(

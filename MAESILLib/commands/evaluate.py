@@ -1,4 +1,4 @@
-"""``maesil evaluate``: the protocol's figures of checkpoints on a cache."""
+"""``maesil evaluate``: the protocol's metrics of checkpoints on a cache."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("val", "train", "all"), default="val", help="part of the cache to measure on"
     )
-    parser.add_argument("--window", nargs=2, type=float, metavar=("LOW", "HIGH"), help="HU the figures refer to")
+    parser.add_argument("--window", nargs=2, type=float, metavar=("LOW", "HIGH"), help="HU the metrics refer to")
     parser.add_argument(
         "--settings", nargs="*", metavar="NAME", help="settings to measure, as 'dual 0.75'; all if not given"
+    )
+    parser.add_argument(
+        "--masks", metavar="FILE", help="masks to measure on, .npz: read, or written from the seed where there is none"
+    )
+    parser.add_argument(
+        "--no-completion", action="store_true", help="measure hidden patches as the decoder predicts them"
     )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="most superpatches at once, for a card")
     parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     device = set_up_device(args)
     stop.check()
 
-    from MAESILLib.evaluation.evaluate import evaluate, held_out_share, protocol
+    from MAESILLib.evaluation.evaluate import Measuring, evaluate, held_out_share, protocol
     from MAESILLib.evaluation.figures import Drawer, remove_former
     from MAESILLib.evaluation.lpips import PerceptualDistance
     from MAESILLib.evaluation.page import write_page
@@ -68,23 +74,28 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         check_folder(folder / "figures")
     lpips = PerceptualDistance(args.lpips, device) if args.lpips else None
     with staged(folder, last="evaluation.json") as staging:
-        result = evaluate(
-            checkpoints,
+        measuring = Measuring(
             cache,
             entries,
+            device,
+            window_hu=(args.window[0], args.window[1]) if args.window else None,
+            batch_size=args.batch_size,
+            completed=not args.no_completion,
+            lpips=lpips,
+            stop=stop,
+        )
+        result = evaluate(
+            checkpoints,
+            measuring,
             settings,
             split=args.split,
-            window_hu=(args.window[0], args.window[1]) if args.window else None,
-            device=device,
-            batch_size=args.batch_size,
+            masks=Path(args.masks) if args.masks else None,
             drawer=None if args.no_figures else Drawer(staging, cache.spacing_mm),
-            lpips=lpips,
             reporter=reporter,
-            stop=stop,
         )
         stop.check()
         figures = sorted(staging.rglob("*.png"))
-        tables = write(result, staging)
+        tables = write(result, staging, "evaluation", markdown(result))
         if args.html:
             tables.append(write_page(result, staging))
         remove_former(folder)

@@ -77,19 +77,54 @@ def _verify(path: Path, reporter: Reporter, stop: StopRequest) -> None:
 
 def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.checkpoint import checkpoint_identity, read_info
+    from MAESILLib.checkpoint_info import parameter_counts, samples_seen
     from MAESILLib.config import to_dict
 
-    info = read_info(path)
+    info, parts = read_info(path), parameter_counts(path)
     details = {
         **checkpoint_identity(path),
         "megabytes": round(path.stat().st_size / 1e6, 1),
+        "parts": parts,
         "model": to_dict(info.model),
         "preprocessing": to_dict(info.preprocessing),
         "mask": info.mask,
         "training": info.training,
         "library_version": info.library_version,
     }
-    return "checkpoint", {"path": str(path), **details}, json.dumps(details, indent=2)
+    model, data = info.model, info.training.get("data", {})
+    counts = [f"{part} {count / 1e6:.2f} M" for part, count in parts.items()]
+    windows = ", ".join(f"{low:g} to {high:g}" for low, high in info.preprocessing.windows_hu)
+    size, patch = (" x ".join(map(str, one)) for one in (model.superpatch_size, model.patch_size))
+    trained = f"{samples_seen(info.training):,} crops of {len(data.get('volumes', ()))} CTs"
+    lines = [
+        f"{details['name']}: {details['megabytes']} MB, maesil {info.library_version}, sha256 {details['sha256']}",
+        f"parameters: {sum(parts.values()) / 1e6:.2f} M: {', '.join(counts)}",
+        f"encoder: {model.encoder_depth} blocks of {model.encoder_width}; decoder: {model.decoder_depth} of "
+        f"{model.decoder_width}; superpatch {size}, patch {patch} (D x H x W)",
+        f"input: {info.preprocessing.spacing_mm:g} mm, windows {windows} HU",
+        f"trained on: {', '.join([trained, *data.get('licences', ())])}",
+        _probed(info.training),
+    ]
+    if "licence" in info.training:
+        lines.append(f"licence: {info.training['licence']}")
+    return "checkpoint", {"path": str(path), **details}, "\n".join(lines)
+
+
+def _probed(training: dict[str, Any]) -> str:
+    """Return the line about whether the encoder beats hand-made features, as the checkpoint's probe states it."""
+    found = training.get("probe") or {}
+    keys = ("auroc", "auroc_soft", "handmade_auroc", "handmade_auroc_soft", "random_auroc")
+    if not all(isinstance(found.get(key), int | float) for key in keys):
+        return "encoder against hand-made features: not probed"
+    own, own_soft, made, made_soft, random = (found[key] for key in keys)
+    above = [
+        name for name, is_above in (("all structures", own > made), ("soft tissue", own_soft > made_soft)) if is_above
+    ]
+    verdict = f"beats hand-made features for {' and '.join(above)}" if above else "does not beat hand-made features"
+    return (
+        f"encoder {verdict}: AUROC {own:.3f}, soft tissue {own_soft:.3f}; hand-made {made:.3f}, {made_soft:.3f}; "
+        f"random weights {random:.3f} ({found.get('points')}, window {found.get('window')})"
+    )
 
 
 def _export(path: Path) -> tuple[str, dict[str, Any], str]:

@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
     parser.add_argument("--output", required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--validation", metavar="CACHE", help="another cache to validate on; else its held-out part")
+    parser.add_argument(
+        "--points", metavar="CSV", help="labelled points (as of maesil probe): probe the encoder with each validation"
+    )
+    parser.add_argument("--root", metavar="DIR", help="folder of the points' files; the CSV's own if not given")
     add_configuration_arguments(parser)
     parser.add_argument("--init", metavar="C", help="checkpoint whose weights to start from")
     parser.add_argument(
@@ -77,12 +81,18 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     device = choose_device(own_device(args.device))
     stop.check()
     with joined(device) as ranks:
+        from MAESILLib.probe.points import read_points
+        from MAESILLib.probe.reduced import reduce_points
+        from MAESILLib.training.task import MaskedAutoencoding
         from MAESILLib.training.trainer import Trainer
 
         if not ranks.is_main:
             reporter = Reporter("off")
         if args.minutes is not None:
             stop.ask_after(60 * args.minutes, f"its {args.minutes:g} minutes are over")
+        points = None
+        if args.points and ranks.is_main:
+            points = reduce_points(read_points(Path(args.points), Path(args.root) if args.root else None))
         trainer = Trainer(
             config,
             cache,
@@ -96,6 +106,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             reporter=reporter,
             stop=stop,
             ranks=ranks,
+            task=MaskedAutoencoding(points),
         )
         trainer.run()
         if args.progress != "json" and ranks.is_main:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.commands.common import add_mask_arguments, plan_from, set_up_device
+from MAESILLib.commands.common import add_completion_argument, add_mask_arguments, plan_from, set_up_device
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
 
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--series", metavar="UID", help="the DICOM series to take where there are several")
     parser.add_argument("--name", help="of the volume: part of the masks' seed; the file's if not given")
     add_mask_arguments(parser)
+    add_completion_argument(parser)
     add_output_arguments(parser)
 
 
@@ -56,7 +57,9 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     reporter.progress("read", 1.0)
     stop.check()
     outputs = Outputs(Path(args.output), args.format, args.figure, args.compress)
-    metrics = reconstruct_volume(volume, checkpoint, plan, outputs, device, reporter, stop, begin)
+    metrics = reconstruct_volume(
+        volume, checkpoint, plan, outputs, device, reporter, stop, begin, completed=args.completion
+    )
     if args.progress != "json":
         print(table(metrics))
 

@@ -1,14 +1,16 @@
 """Measuring checkpoints on a cache: every setting on every volume, then mean and deviation over volumes.
 
-Masks come from fixed seeds, so every checkpoint with the same superpatch and patch sizes is measured on the same
-ones, beside the trivial fills of the same masks. It is done in fp32 on every device.
+Masks come from fixed seeds or from a file, so every checkpoint with the same superpatch and patch sizes is measured on
+the same ones, next to the trivial fills of the same masks. It is done in fp32 on every device.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ import torch
 from MAESILLib import __version__
 from MAESILLib.body import body_mask
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint, read_info
+from MAESILLib.checkpoint_info import CheckpointInfo, FirstReleaseModel
 from MAESILLib.config import Window
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name, full_precision, memory_guard
 from MAESILLib.errors import InputError
 from MAESILLib.evaluation.figures import Drawer, drawn_setting
 from MAESILLib.evaluation.lpips import PerceptualDistance
-from MAESILLib.evaluation.tables import side_by_side, summarise
+from MAESILLib.evaluation.masks import with_masks
+from MAESILLib.evaluation.tables import differences, summarise
 from MAESILLib.events import Reporter
 from MAESILLib.fills import fill_mean, fill_nearest
 from MAESILLib.masking import MaskSpec
@@ -33,10 +37,15 @@ from MAESILLib.plan import Plan
 from MAESILLib.provenance import hash_of_patient, source_commit, trained_on
 from MAESILLib.reconstruction import Reconstruction, reconstruct
 from MAESILLib.scoring import in_window, measure
-from MAESILLib.stopping import StopRequest
+from MAESILLib.stopping import NEVER, StopRequest
 from MAESILLib.volume import hu_to_unit
 
-SCHEMA = "maesil-evaluation/1"
+SCHEMA = "maesil-evaluation/2"
+AUTOENCODING = "auto-encoding"
+OUT_OF_MEMORY_HINT = "choose --device cpu, or close other programs"
+
+Draw = Callable[[str, str, np.ndarray, Reconstruction, Window, dict[str, Any]], None]
+"""Takes volume, setting, the input (D, H, W) as intensities, its reconstruction, their window, and metrics."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ def held_out_share(checkpoints: list[Path]) -> float:
 
 
 def protocol(seed: int) -> list[Setting]:
-    """Return the settings that are measured: two strategies at three shares, complete, auto-encoding."""
+    """Return the settings that are measured: two strategies at three mask ratios, complete, auto-encoding."""
     settings = []
     for strategy in ("dual", "uniform"):
         for share in (0.5, 0.75, 0.9):
@@ -71,99 +80,132 @@ def protocol(seed: int) -> list[Setting]:
             ratio = 1 - (1 - share) ** 0.5
             settings.append(Setting(f"{strategy} {share:g}", Plan(MaskSpec(strategy, ratio, ratio), seed=seed)))
     settings.append(Setting("complete dual 0.75", Plan(MaskSpec("dual", 0.5, 0.5), "complete", seed=seed)))
-    settings.append(Setting("auto-encoding", Plan(MaskSpec("none"), seed=seed)))
+    settings.append(Setting(AUTOENCODING, Plan(MaskSpec("none"), seed=seed)))
     return settings
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How a model is measured on volumes of a cache.
+
+    Attributes:
+        window_hu: window of the metrics, within the model's first; that one if None. Model and fills predict in the
+            model's window, and what they predict is mapped.
+        batch_size: most superpatches of a forward pass; metrics differ by rounding only, below 1e-3 dB.
+        completed: let the completion predict the hidden patches; else the decoder.
+        lpips: the perceptual distance, where its weights are at hand.
+    """
+
+    cache: Cache
+    entries: tuple[CacheEntry, ...]
+    device: torch.device
+    window_hu: Window | None = None
+    batch_size: int = 1
+    completed: bool = True
+    lpips: PerceptualDistance | None = None
+    stop: StopRequest = NEVER
+
+    def rows(self, model: Any, settings: list[Setting], draw: Draw | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the metrics of each volume and setting.
+
+        Args:
+            model: as :func:`MAESILLib.reconstruction.reconstruct` takes it.
+            draw: is given every reconstruction.
+
+        Raises:
+            CancelledError: a stop was asked for.
+        """
+        own: Window = model.windows_hu[0]
+        shown = self.window_hu or own
+        for entry in self.entries:
+            hu = np.asarray(self.cache.open(entry))
+            unit, body = hu_to_unit(hu, own), body_mask(hu)
+            for setting in settings:
+                self.stop.check()
+                plan = setting.plan
+                result = reconstruct(
+                    model,
+                    unit,
+                    plan,
+                    name=entry.name,
+                    device=self.device,
+                    batch_size=self.batch_size,
+                    completed=self.completed,
+                    stop=self.stop,
+                )
+                # scipy releases the interpreter lock, so the fills are made during the measuring
+                with ThreadPoolExecutor(1) as pool:
+                    trivial = pool.submit(_trivial, unit, result, plan, own, shown)
+                    found = measure(
+                        unit, result, plan, model.config.patch_size, own, shown_hu=shown, body=body, stop=self.stop
+                    )
+                metrics = found.figures | trivial.result()
+                if self.lpips is not None:
+                    metrics["lpips"] = _perceptual(self.lpips, unit, result, plan, own, shown)
+                if draw is not None:
+                    draw(entry.name, setting.name, unit, result, own, metrics)
+                where = {"volume": entry.name, "dataset": entry.dataset, "setting": setting.name}
+                yield where | {"mask_ratio": round(result.hidden_share, 5)} | metrics
 
 
 def evaluate(
     checkpoints: list[Path],
-    cache: Cache,
-    entries: tuple[CacheEntry, ...],
+    measuring: Measuring,
     settings: list[Setting],
     *,
     split: str,
-    window_hu: tuple[float, float] | None = None,
-    device: torch.device | str = "cpu",
-    batch_size: int = 1,
+    masks: Path | None = None,
     drawer: Drawer | None = None,
-    lpips: PerceptualDistance | None = None,
     reporter: Reporter | None = None,
-    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """Measure checkpoints on the volumes ``entries`` of ``cache``.
+    """Measure checkpoints.
 
     Args:
-        split: what ``entries`` are of the cache; only named in the result.
-        window_hu: window the figures refer to, within the checkpoint's own; that if not given. Model and fills
-            predict in the checkpoint's window, and what they predict is mapped.
-        batch_size: most superpatches of a forward pass; figures differ by rounding only, below 1e-3 dB.
+        split: what the volumes are of the cache; only named in the result.
+        masks: a file of masks to measure on; it is written if it is not there.
         drawer: draws every volume with one of the settings.
-        lpips: the perceptual distance, where its weights are at hand.
 
     Returns:
         what evaluation.json holds: settings, one row for each checkpoint, volume and setting, summaries, and what
         further checkpoints differ in from the first.
 
     Raises:
-        InputError: no volumes, or a checkpoint that needs another spacing than the cache has.
+        InputError: nothing to measure, a checkpoint that needs another spacing than the cache has, or masks that do
+            not fit.
         CancelledError: a stop was asked for.
     """
+    cache, entries, device = measuring.cache, measuring.entries, measuring.device
     if not entries:
         raise InputError(f"{cache.folder} has no volume of that split", "choose another --split")
-    reporter, stop = reporter or Reporter(), stop or StopRequest()
-    device = torch.device(device)
-    rows: list[dict[str, Any]] = []
-    protocols = set()
-    described: list[dict[str, Any]] = []
+    reporter = reporter or Reporter()
     labels = label_checkpoints(checkpoints)
-    drawn = drawn_setting([setting.name for setting in settings])
-    total = len(labels) * len(entries) * len(settings)
-    with full_precision(), memory_guard(device, "choose --device cpu, or close other programs"):
+    infos = {path: read_info(path) for path in labels}
+    wanted = {}
+    for path, info in infos.items():
+        _check_spacing(path, info, cache)
+        wanted[path] = _settings_of(labels[path], info, settings, measuring, masks, reporter)
+    names = list(dict.fromkeys(setting.name for own in wanted.values() for setting in own))
+    if not names:
+        raise InputError("no checkpoint has a read-out, so nothing is left to measure", "choose other --settings")
+    rows: list[dict[str, Any]] = []
+    described = []
+    total = len(entries) * sum(len(own) for own in wanted.values())
+    with full_precision(), memory_guard(device, OUT_OF_MEMORY_HINT):
         for path, label in labels.items():
             model, info = load_checkpoint(path, device)
-            if info.preprocessing.spacing_mm != cache.spacing_mm:
-                raise InputError(
-                    f"{path} needs {info.preprocessing.spacing_mm} mm voxels, {cache.folder} has {cache.spacing_mm} mm",
-                    "prepare the data again with that --spacing",
-                )
-            own = info.preprocessing.window_hu
-            protocols.add((window_hu or own, info.model.patch_size, info.model.superpatch_size))
             seen = trained_on(info.training, entries)
             if seen:
                 reporter.warning(
                     f"{label} was trained on {len(seen)} of these volumes or their patients, first {seen[0]}"
                 )
             described.append({**checkpoint_identity(path), "name": label, "trained_on": seen})
-            for entry in entries:
-                hu = np.asarray(cache.open(entry))
-                unit, body = hu_to_unit(hu, own), body_mask(hu)
-                for setting in settings:
-                    stop.check()
-                    plan = setting.plan
-                    result = reconstruct(
-                        model,
-                        unit,
-                        plan,
-                        name=entry.name,
-                        device=device,
-                        batch_size=batch_size,
-                        stop=stop,
-                    )
-                    patch_size = info.model.patch_size
-                    # scipy lets go of the interpreter, so the fills are made beside the measuring
-                    with ThreadPoolExecutor(1) as pool:
-                        trivial = pool.submit(_trivial, unit, result, plan, own, window_hu or own)
-                        found = measure(unit, result, plan, patch_size, own, shown_hu=window_hu, body=body, stop=stop)
-                    figures = found.figures | trivial.result()
-                    if lpips is not None:
-                        figures["lpips"] = _perceptual(lpips, unit, result, plan, own, window_hu or own)
-                    row: dict[str, Any] = {"checkpoint": label, "volume": entry.name, "dataset": entry.dataset}
-                    row |= {"setting": setting.name, "hidden_share": round(result.hidden_share, 5)}
-                    rows.append(row | figures)
-                    if drawer is not None and setting.name == drawn:
-                        drawer.draw(label, entry.name, setting.name, unit, result, own, figures)
-                    reporter.progress("evaluate", len(rows) / total, f"{entry.name} {setting.name}")
-    if len(protocols) > 1:
+            draw = None if drawer is None else partial(drawer.draw, label, drawn_setting(names))
+            for row in measuring.rows(model, wanted[path], draw):
+                rows.append({"checkpoint": label} | row)
+                reporter.progress("evaluate", len(rows) / total, f"{row['volume']} {row['setting']}")
+    window = measuring.window_hu
+    sizes = {(window or i.preprocessing.window_hu, i.model.patch_size, i.model.superpatch_size) for i in infos.values()}
+    if len(sizes) > 1:
         reporter.warning(
             "the checkpoints differ in their window or the size of patches or superpatches, so in what is measured: "
             "no differences are given"
@@ -175,18 +217,50 @@ def evaluate(
         "commit": source_commit(),
         "data": {"fingerprint": cache.fingerprint(), "split": split, "volumes": [e.name for e in entries]},
         "checkpoints": described,
-        "window_hu": list(window_hu) if window_hu else "the checkpoint's own",
+        "completion": measuring.completed,
+        "window_hu": list(window) if window else "the checkpoint's own",
         "spacing_mm": cache.spacing_mm,
         "device": device_name(device),
-        "batch_size": batch_size,
+        "batch_size": measuring.batch_size,
         "precision": "fp32",
-        "lpips": lpips is not None,
-        "settings": [_describe(setting) for setting in settings],
+        "lpips": measuring.lpips is not None,
+        "masks": None if masks is None else checkpoint_identity(masks),
+        "settings": [_describe(setting, masks) for setting in settings],
         "rows": rows,
         "summary": summarise(rows),
-        "differences": side_by_side(rows, patients) if len(protocols) == 1 else [],
-        "drawn": drawn,
+        "differences": differences(rows, patients) if len(sizes) == 1 else [],
+        "drawn": drawn_setting(names),
     }
+
+
+def _check_spacing(path: Path, info: CheckpointInfo, cache: Cache) -> None:
+    if info.preprocessing.spacing_mm != cache.spacing_mm:
+        raise InputError(
+            f"{path} needs {info.preprocessing.spacing_mm} mm voxels, {cache.folder} has {cache.spacing_mm} mm",
+            "prepare the data again with that --spacing",
+        )
+
+
+def _settings_of(
+    label: str,
+    info: CheckpointInfo,
+    settings: list[Setting],
+    measuring: Measuring,
+    masks: Path | None,
+    reporter: Reporter,
+) -> list[Setting]:
+    """Return the settings that a checkpoint can be measured in, with the masks of the file, if there is one."""
+    chosen = [s for s in settings if s.name != AUTOENCODING or "readout" in info.parts]
+    if len(chosen) < len(settings):
+        reporter.warning(f"{label} has no read-out of visible patches, so it does not auto-encode")
+    if isinstance(info.model, FirstReleaseModel) and not measuring.completed:
+        reporter.warning(f"{label} is of the first release, whose network has no completion to leave out")
+    if masks is None:
+        return chosen
+    shapes = {entry.name: entry.shape_dhw for entry in measuring.entries}
+    plans = {setting.name: setting.plan for setting in chosen}
+    fixed = with_masks(masks, plans, shapes, info.model.superpatch_size, info.model.patch_size)
+    return [Setting(name, plan) for name, plan in fixed.items()]
 
 
 def label_checkpoints(paths: list[Path]) -> dict[Path, str]:
@@ -206,7 +280,7 @@ def label_checkpoints(paths: list[Path]) -> dict[Path, str]:
     return labels
 
 
-def _describe(setting: Setting) -> dict[str, Any]:
+def _describe(setting: Setting, masks: Path | None) -> dict[str, Any]:
     plan = setting.plan
     return {
         "name": setting.name,
@@ -214,7 +288,7 @@ def _describe(setting: Setting) -> dict[str, Any]:
         "plane_ratio": round(plan.mask.plane_ratio, 5),
         "axis_ratio": round(plan.mask.axis_ratio, 5),
         "coverage": plan.coverage,
-        "seed": plan.seed,
+        "seed": plan.seed if masks is None else None,
     }
 
 
@@ -233,14 +307,14 @@ def _perceptual(
 def _trivial(
     unit: np.ndarray, result: Reconstruction, plan: Plan, own: Window, shown: Window
 ) -> dict[str, float | None]:
-    """Return the figures of the fills that cost little; none where nothing is hidden once."""
+    """Return the metrics of the fills that cost little; none where nothing is hidden once."""
     if not _is_masked(plan):
         return {}
     hidden = result.hidden
     reference = in_window(unit, own, shown)
-    figures = {
+    metrics = {
         "baseline_mean_psnr_masked_db": psnr(reference, in_window(fill_mean(unit, hidden), own, shown), hidden),
         "baseline_nearest_psnr_masked_db": psnr(reference, in_window(fill_nearest(unit, hidden), own, shown), hidden),
     }
     # undefined where nothing is hidden, infinite where the fill is exact
-    return {key: round(value, 5) if math.isfinite(value) else None for key, value in figures.items()}
+    return {key: round(value, 5) if math.isfinite(value) else None for key, value in metrics.items()}

@@ -68,19 +68,22 @@ class Drawer:
     def draw(
         self,
         checkpoint: str,
+        drawn: str,
         volume: str,
         setting: str,
         unit: np.ndarray,
         result: Reconstruction,
         window_hu: Window,
-        figures: dict[str, Any],
+        metrics: dict[str, Any],
     ) -> None:
-        """Draw one reconstruction.
+        """Draw one reconstruction, if it is of the setting ``drawn``.
 
         Args:
             unit: (D, H, W) the input, intensities of ``window_hu``.
-            figures: of merit, for the caption.
+            metrics: for the caption.
         """
+        if setting != drawn:
+            return
         reference, prediction = unit_to_hu(unit, window_hu), unit_to_hu(result.prediction, window_hu)
         spacing = self.spacing_mm
         reconstruction_figure(
@@ -93,11 +96,11 @@ class Drawer:
             spacing_dhw=(spacing, spacing, spacing),
             window_hu=window_hu,
             title=f"{volume}: {setting}",
-            subtitle=_caption(checkpoint, figures),
+            subtitle=_caption(checkpoint, metrics),
         )
 
 
-def _caption(checkpoint: str, figures: dict[str, Any]) -> str:
+def _caption(checkpoint: str, metrics: dict[str, Any]) -> str:
     parts = [checkpoint]
     for key, form in (
         ("psnr_masked_db", "PSNR of hidden patches {:.2f} dB"),
@@ -106,6 +109,6 @@ def _caption(checkpoint: str, figures: dict[str, Any]) -> str:
         ("baseline_harmonic_psnr_masked_db", "harmonic fill {:.2f} dB"),
         ("mae_masked_hu", "mean error {:.0f} HU"),
     ):
-        if figures.get(key) is not None:
-            parts.append(form.format(figures[key]))
+        if metrics.get(key) is not None:
+            parts.append(form.format(metrics[key]))
     return " | ".join(parts)

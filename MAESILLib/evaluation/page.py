@@ -14,7 +14,16 @@ from typing import Any
 
 from MAESILLib.evaluation.distribution import colour_of, distribution_svg
 from MAESILLib.evaluation.figures import figure_path
-from MAESILLib.evaluation.tables import harmonic, headline, headline_ssim, mode_of, number
+from MAESILLib.evaluation.tables import (
+    METRICS,
+    WITHOUT_COMPLETION,
+    harmonic,
+    headline,
+    headline_ssim,
+    masks_of,
+    mode_of,
+    number,
+)
 from MAESILLib.files import write_text
 from MAESILLib.resources import resource_path
 
@@ -74,11 +83,13 @@ def _protocol(result: dict[str, Any]) -> str:
     data, window = result["data"], result["window_hu"]
     shown = window if isinstance(window, str) else f"{window[0]:g} to {window[1]:g} HU"
     left_out = "" if result["lpips"] else " LPIPS is left out: its weights are not at hand."
+    if not result["completion"]:
+        left_out += f" {escape(WITHOUT_COMPLETION)}"
     commit = f", commit {result['commit']}" if result["commit"] else ""
     return (
         f"<p class=muted>{len(data['volumes'])} volumes (split {escape(data['split'])}, "
         f"data {escape(data['fingerprint'])}), "
-        f"{result['spacing_mm']:g} mm, window {escape(shown)}, mask seed {result['settings'][0]['seed']}, "
+        f"{result['spacing_mm']:g} mm, window {escape(shown)}, {escape(masks_of(result))}, "
         f"{escape(result['precision'])} on {escape(result['device'])}, MAESIL {escape(result['library_version'])}"
         f"{escape(commit)}.{left_out}</p>"
     )
@@ -145,13 +156,12 @@ def _volumes(rows: list[dict[str, Any]], has_lpips: bool) -> tuple[list[str], li
 def _differences(lines: list[dict[str, Any]]) -> list[str]:
     if not lines:
         return []
-    header = ["checkpoint", "setting", "figure", "difference", "low", "high", "higher on", "volumes"]
+    header = ["checkpoint", "setting", "metric", "difference", "low", "high", "higher on", "volumes"]
     rows = []
     for line in lines:
-        digits = 2 if line["figure"] == "psnr_db" else 4
-        figure = "PSNR (dB)" if line["figure"] == "psnr_db" else "SSIM"
+        title, digits, _ = METRICS[line["metric"]]
         values = [number(line[key], digits) for key in ("mean", "low", "high")]
-        rows.append([line["checkpoint"], line["setting"], figure, *values, line["above"], line["volumes"]])
+        rows.append([line["checkpoint"], line["setting"], title, *values, line["above"], line["volumes"]])
     return [
         "<h2>Side by side</h2>",
         _table("differences", header, rows),

@@ -1,14 +1,14 @@
-"""An evaluation's tables: summaries over volumes, checkpoints side by side, and the files JSON, CSV and Markdown."""
+"""Tables of rows, one for each model, volume and setting: summaries, differences, and files in JSON, CSV, Markdown."""
 
 from __future__ import annotations
 
 import csv
 import io
-import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.evaluation.statistics import paired_difference
+from MAESILLib.evaluation.statistics import paired_difference, spread
 from MAESILLib.files import write_json, write_text
 
 HEADER = (
@@ -25,25 +25,34 @@ HEADER = (
     "of harmonic",
 )
 
+WITHOUT_COMPLETION = "Hidden patches are the decoder's own (`--no-completion`)."
 WITHOUT_LPIPS = "LPIPS is left out: its weights are not at hand (`--lpips FOLDER`)."
 
 
 def mode_of(row: dict[str, Any]) -> str:
-    """Return what a row's figures refer to: ``masked``, ``complete`` or ``autoencoding``."""
+    """Return what a row's metrics refer to: ``masked``, ``complete`` or ``autoencoding``."""
     return next((kind for kind in ("complete", "autoencoding") if f"psnr_{kind}_db" in row), "masked")
+
+
+def psnr_key(row: dict[str, Any]) -> str:
+    """Return the key of the PSNR that a row's mode is about."""
+    return f"psnr_{mode_of(row)}_db"
+
+
+def ssim_key(row: dict[str, Any]) -> str:
+    """Return the key of a row's SSIM: of the composite where a share is hidden, else of the whole volume."""
+    mode = mode_of(row)
+    return "ssim_composite" if mode == "masked" else f"ssim_{mode}"
 
 
 def headline(row: dict[str, Any]) -> float | None:
     """Return the PSNR of a row or a summary in dB that its mode is about."""
-    value: float | None = row.get(f"psnr_{mode_of(row)}_db")
-    return value
+    return row.get(psnr_key(row))
 
 
 def headline_ssim(row: dict[str, Any]) -> float | None:
-    """Return the SSIM of a row or a summary: of the composite where a share is hidden, else of the whole volume."""
-    kind = mode_of(row)
-    value: float | None = row.get("ssim_composite" if kind == "masked" else f"ssim_{kind}")
-    return value
+    """Return the SSIM of a row or a summary."""
+    return row.get(ssim_key(row))
 
 
 def harmonic(row: dict[str, Any]) -> float | None:
@@ -52,96 +61,126 @@ def harmonic(row: dict[str, Any]) -> float | None:
     return value
 
 
-def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and standard deviation over volumes for each checkpoint and setting."""
-    keys = dict.fromkeys((row["checkpoint"], row["setting"]) for row in rows)
+METRICS: dict[str, tuple[str, int, Callable[[dict[str, Any]], str]]] = {
+    "psnr_db": ("PSNR (dB)", 2, psnr_key),
+    "ssim": ("SSIM", 4, ssim_key),
+    "lpips": ("LPIPS, lower is better", 4, lambda row: "lpips"),
+}
+"""Metrics of which differences are taken: title, digits, and their key in a row."""
+
+
+def summarise(rows: list[dict[str, Any]], by: Sequence[str] = ("checkpoint", "setting")) -> list[dict[str, Any]]:
+    """Return mean and standard deviation over volumes for each combination of the columns ``by``."""
     summary = []
-    for checkpoint, setting in keys:
-        chosen = [row for row in rows if (row["checkpoint"], row["setting"]) == (checkpoint, setting)]
-        line: dict[str, Any] = {"checkpoint": checkpoint, "setting": setting, "volumes": len(chosen)}
-        for key in dict.fromkeys(k for row in chosen for k in row):
-            values = [row[key] for row in chosen if isinstance(row.get(key), float)]
-            if len(values) == len(chosen) and key != "hidden_share":
-                line[key] = round(statistics.fmean(values), 4)
-                line[f"{key}_sd"] = round(statistics.stdev(values), 4) if len(values) > 1 else None
+    for values in dict.fromkeys(tuple(row[key] for key in by) for row in rows):
+        chosen = [row for row in rows if tuple(row[key] for key in by) == values]
+        line: dict[str, Any] = {**dict(zip(by, values, strict=True)), "volumes": len(chosen)}
+        for key in dict.fromkeys(k for row in chosen for k in row if k != "mask_ratio"):
+            _add_spread(line, key, [row.get(key) for row in chosen])
         kind = "complete" if "psnr_complete_db" in chosen[0] else "masked"
-        margins = [
-            row[f"psnr_{kind}_db"] - row[f"baseline_harmonic_psnr_{kind}_db"]
-            for row in chosen
-            if None not in (row.get(f"psnr_{kind}_db"), row.get(f"baseline_harmonic_psnr_{kind}_db"))
-        ]
+        pairs = [(row.get(f"psnr_{kind}_db"), row.get(f"baseline_harmonic_psnr_{kind}_db")) for row in chosen]
+        margins = [made - fill for made, fill in pairs if made is not None and fill is not None]
         if margins:
-            line["over_harmonic_db"] = round(statistics.fmean(margins), 4)
+            line["over_harmonic_db"] = round(spread(margins).mean, 4)
             line["least_over_harmonic_db"] = round(min(margins), 4)
         summary.append(line)
     return summary
 
 
-def side_by_side(rows: list[dict[str, Any]], patients: dict[str, str], seed: int = 0) -> list[dict[str, Any]]:
-    """Return each further checkpoint minus the first, paired by volume, in PSNR and SSIM of every setting.
+def _add_spread(line: dict[str, Any], key: str, values: list[Any]) -> None:
+    """Add mean and deviation of numbers, if every volume has one."""
+    if all(isinstance(value, float) for value in values):
+        found = spread(values)
+        line[key] = round(found.mean, 4)
+        line[f"{key}_sd"] = None if found.sd is None else round(found.sd, 4)
+
+
+def differences(
+    rows: list[dict[str, Any]], patients: dict[str, str], by: str = "checkpoint", seed: int = 0
+) -> list[dict[str, Any]]:
+    """Return each further checkpoint minus the first, paired by volume, for every setting and metric.
 
     Args:
         patients: of each volume; intervals resample them.
+        by: column whose values are compared.
         seed: of the resampling.
     """
-    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    names, settings = (list(dict.fromkeys(row[key] for row in rows)) for key in (by, "setting"))
     lines = []
-    for checkpoint in checkpoints[1:]:
+    for name in names[1:]:
         for setting in settings:
-            for figure, of in (("psnr_db", headline), ("ssim", headline_ssim)):
+            for metric, (_, _, key_of) in METRICS.items():
                 first, second = (
                     {
                         row["volume"]: value
                         for row in rows
-                        if (row["checkpoint"], row["setting"]) == (name, setting) and (value := of(row)) is not None
+                        if (row[by], row["setting"]) == (one, setting) and (value := row.get(key_of(row))) is not None
                     }
-                    for name in (checkpoint, checkpoints[0])
+                    for one in (name, names[0])
                 )
                 found = paired_difference(first, second, patients, seed)
                 if found is not None:
                     rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in vars(found).items()}
-                    compared = {"checkpoint": checkpoint, "minus": checkpoints[0], "setting": setting}
-                    lines.append({**compared, "figure": figure, **rounded})
+                    lines.append({by: name, "minus": names[0], "setting": setting, "metric": metric, **rounded})
     return lines
 
 
-def write(result: dict[str, Any], folder: Path | str) -> list[Path]:
-    """Write evaluation.json, .csv and .md into ``folder``; return their paths."""
-    folder = Path(folder)
-    paths = [folder / f"evaluation.{suffix}" for suffix in ("json", "csv", "md")]
+def write(result: dict[str, Any], folder: Path, name: str, text: str) -> list[Path]:
+    """Write the files ``name``.json (``result``), .csv (its rows) and .md (``text``) into ``folder``; return them."""
+    paths = [folder / f"{name}.{suffix}" for suffix in ("json", "csv", "md")]
     write_json(paths[0], result)
     columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
+    packed = io.StringIO(newline="")
+    writer = csv.DictWriter(packed, columns, restval="")
     writer.writeheader()
     writer.writerows(result["rows"])
-    write_text(paths[1], text.getvalue())
-    write_text(paths[2], markdown(result))
+    write_text(paths[1], packed.getvalue())
+    write_text(paths[2], text)
     return paths
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def masks_of(result: dict[str, Any]) -> str:
+    """Return where an evaluation's masks come from."""
+    masks = result["masks"]
+    if masks is None:
+        return f"mask seed {result['settings'][0]['seed']}"
+    return f"masks of {masks['name']} ({masks['sha256'][:12]})"
+
+
 def markdown(result: dict[str, Any]) -> str:
-    """Return the summaries as a Markdown table, and the checkpoints side by side."""
-    data = result["data"]
+    """Return the summaries of an evaluation as a Markdown table, and the differences between checkpoints."""
+    data, has_lpips = result["data"], result["lpips"]
     lines = [
         f"{len(data['volumes'])} volumes (split {data['split']}, data {data['fingerprint']}), "
-        f"{result['spacing_mm']:g} mm, window {result['window_hu']}, seed {result['settings'][0]['seed']}; "
+        f"{result['spacing_mm']:g} mm, window {result['window_hu']}, {masks_of(result)}; "
         "mean over volumes. Hidden: every hidden voxel, from one pass; whole: every voxel. "
-        f"Library {result['library_version']}" + (f", commit {result['commit']}." if result["commit"] else "."),
+        + ("" if result["completion"] else WITHOUT_COMPLETION + " ")
+        + f"Library {result['library_version']}"
+        + (f", commit {result['commit']}." if result["commit"] else "."),
     ]
     for checkpoint in result["checkpoints"]:
         if checkpoint["trained_on"]:
             lines.append(f"{checkpoint['name']} was TRAINED on {len(checkpoint['trained_on'])} of these volumes.")
-    header = [*HEADER, *(["LPIPS"] if result["lpips"] else [])]
-    lines += ["", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for row in result["summary"]:
-        cells = [row["checkpoint"], row["setting"], *_cells(row)]
-        lines.append(f"| {' | '.join(cells + ([number(row.get('lpips'), 4)] if result['lpips'] else []))} |")
-    if not result["lpips"]:
+    rows = [
+        [row["checkpoint"], row["setting"], *_cells(row), *([number(row.get("lpips"), 4)] if has_lpips else [])]
+        for row in result["summary"]
+    ]
+    lines += ["", *markdown_table([*HEADER, *(["LPIPS"] if has_lpips else [])], rows)]
+    if not has_lpips:
         lines += ["", WITHOUT_LPIPS]
     if result["differences"]:
-        lines += ["", *_differences(result["differences"])]
+        lines += [
+            "",
+            f"Differences from {result['differences'][0]['minus']}: mean over patients, 95 % interval by bootstrap "
+            "over patients, volumes on which it is higher.",
+            "",
+            *differences_table(result["differences"], ("checkpoint", "setting")),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -161,25 +200,23 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _differences(lines: list[dict[str, Any]]) -> list[str]:
-    found = [
-        f"Differences from {lines[0]['minus']}: mean over patients, 95 % interval by bootstrap over patients, volumes "
-        "on which it is higher.",
-        "",
-        "| checkpoint | setting | figure | difference | 95 % | higher |",
-        "|---|---|---|---|---|---|",
-    ]
+def differences_table(lines: list[dict[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Return a Markdown table of :func:`differences`, after the columns that name them."""
+    rows = []
     for line in lines:
-        digits = 2 if line["figure"] == "psnr_db" else 4
-        title = "PSNR (dB)" if line["figure"] == "psnr_db" else "SSIM"
+        title, digits, _ = METRICS[line["metric"]]
         interval = "" if line["low"] is None else f"{line['low']:+.{digits}f} to {line['high']:+.{digits}f}"
-        found.append(
-            f"| {line['checkpoint']} | {line['setting']} | {title} | {line['mean']:+.{digits}f} | {interval} | "
-            f"{line['above']} of {line['volumes']} |"
-        )
-    return found
+        above = f"{line['above']} of {line['volumes']}"
+        rows.append([*(line[c] for c in columns), title, f"{line['mean']:+.{digits}f}", interval, above])
+    return markdown_table([*columns, "metric", "difference", "95 %", "higher"], rows)
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """Return a value as tables write it; nothing for None."""
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def mean_sd(line: dict[str, Any], key: str, digits: int) -> str:
+    """Return the mean of a metric in a summary, and its deviation if there is one."""
+    sd = line.get(f"{key}_sd")
+    return number(line.get(key), digits) + ("" if sd is None else f" ({sd:.{digits}f})")

@@ -78,8 +78,8 @@ class Completion(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in steps)
         self.voxels = Conv3x3x3(channels[0], 16)
         # zero_init: training starts at the decoder's picture
-        nn.init.zeros_(self.voxels.weight)
-        nn.init.zeros_(self.voxels.bias)
+        for parameter in self.voxels.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, filled: torch.Tensor, picture: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Complete images.

@@ -1,1 +1,1 @@
-"""What the frozen encoder knows of anatomy: a linear probe on its tokens against label maps."""
+"""Linear probes on the tokens of the frozen encoder, across patients and beside baselines."""

@@ -1,122 +1,183 @@
-"""What a patch is described by: tokens of an encoder, pretrained or random, its intensities, or its place."""
+"""What tokens are described by: a frozen encoder, the same with random weights, or features without training."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from MAESILLib.export.encoder import PretrainedEncoder
-from MAESILLib.model import positions_on
-from MAESILLib.probe.patches import Indices
+from MAESILLib.events import Reporter
+from MAESILLib.probe.windows import PATCH, cut
 from MAESILLib.stopping import NEVER, StopRequest
-from MAESILLib.superpatch import Shape, Superpatch, extract, partition, token_grid
+from MAESILLib.superpatch import Shape
 
-Features = NDArray[np.float32]
+Encode = Callable[[torch.Tensor], list[torch.Tensor]]
+"""HU (B, D, H, W) float -> after each block the tokens (B, tokens, width), in row-major order."""
+Array = NDArray[np.float32]
+Key = tuple[str, int]
+"""A feature's name and a block, from 1."""
+
+ENCODER, RANDOM, RAW, HAND_MADE, POSITION = "encoder", "random weights", "raw patch", "hand-made", "position"
+BANDS_HU = (-1100, -950, -700, -200, -120, -50, 0, 30, 60, 90, 130, 200, 400, 3000)
+AROUND = (3, 7, 17)
+"""Tokens on a side of the cubes over which hand-made features average HU bands."""
+COSINES = 4
+"""Lowest cosines of each axis."""
 
 
-def with_random_weights(encoder: PretrainedEncoder, seed: int) -> PretrainedEncoder:
-    """Return the same architecture with every weight drawn anew: Glorot's uniform matrices, gains 1, biases 0."""
-    generator = torch.Generator().manual_seed(seed)
-    fresh = copy.deepcopy(encoder)
-    for module in fresh.encoder.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            with torch.no_grad():
-                if parameter.ndim == 2:
-                    drawn = nn.init.xavier_uniform_(torch.empty(parameter.shape), generator=generator)
-                    parameter.copy_(drawn)
-                elif name == "weight":
-                    parameter.fill_(1)
-                else:
-                    parameter.fill_(0)
-    return fresh
+@dataclass(frozen=True)
+class Feature:
+    """A description of tokens.
+
+    Attributes:
+        blocks: from 1, those that are tried.
+    """
+
+    name: str
+    encode: Encode
+    blocks: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What describes tokens, and where it runs."""
+
+    features: tuple[Feature, ...]
+    device: torch.device
+    reporter: Reporter = field(default_factory=Reporter)
+    stop: StopRequest = NEVER
+
+
+def encoder_blocks(depth: int) -> tuple[int, ...]:
+    """Return the blocks that are tried: at half and at three quarters of the depth, and the last."""
+    return tuple(sorted({max(1, depth // 2), max(1, 3 * depth // 4), depth}))
+
+
+def baselines() -> list[Feature]:
+    """Return the features of the image that need no training."""
+    return [Feature(HAND_MADE, hand_made), Feature(RAW, raw_patch)]
+
+
+def raw_patch(hu: torch.Tensor) -> list[torch.Tensor]:
+    """Describe a token by its 512 intensities, [-1000, 1000] HU mapped to [0, 1]."""
+    return [_intensities(_patches(hu))]
+
+
+def hand_made(hu: torch.Tensor) -> list[torch.Tensor]:
+    """Describe a token by its 64 lowest cosines, its shares of 13 HU bands, and their means over 3, 7, 17 tokens.
+
+    Beyond the window's border the means repeat its outermost tokens.
+    """
+    patches = _patches(hu)
+    low = _intensities(patches) @ _cosines().to(hu)
+    # edges are whole, so a table over whole HU finds the band; several times faster than a search
+    first, last = BANDS_HU[0] - 1, BANDS_HU[-1]
+    band_of = torch.bucketize(torch.arange(first, last + 1), torch.tensor(BANDS_HU), right=True).to(hu.device)
+    band = band_of[patches.floor().clamp(first, last).long() - first]
+    shares = torch.zeros(*band.shape[:2], len(BANDS_HU) + 1, device=hu.device)
+    shares.scatter_add_(2, band, torch.full_like(band, 1, dtype=shares.dtype))
+    shares = shares[..., 1:-1] / PATCH**3
+    grid = shares.unflatten(1, [n // PATCH for n in hu.shape[1:]])
+    around = []
+    for side in AROUND:
+        d, h, w = (_box(n, side).to(hu) for n in grid.shape[1:4])
+        around.append(torch.einsum("bdhwc,xd,yh,zw->bxyzc", grid, d, h, w).flatten(1, 3))
+    return [torch.cat([low, shares, *around], 2)]
+
+
+def position(start: NDArray[np.int64], place: NDArray[np.int64], shape: Shape, size: int) -> Array:
+    """Describe tokens by nothing but where they lie, in the volume and in the window.
+
+    Args:
+        start: (K, 3) first voxel of the window of each token.
+        place: (K, 3) on the window's token grid.
+        shape: of the volume, voxels.
+        size: of the window, voxels.
+
+    Returns:
+        (K, 128): products of the four lowest cosines of each axis, of the place as a share (0 to 1) of the volume,
+        then of the window; a linear map of them can follow anatomy that a map of three numbers could not.
+    """
+    centre = start + PATCH * place + PATCH / 2
+    described = []
+    for share in (np.clip(centre / np.array(shape), 0, 1), (place + 0.5) / (size // PATCH)):
+        d, h, w = np.moveaxis(np.cos(np.pi * np.arange(COSINES) * share[..., None]), 1, 0)
+        described.append(np.einsum("ki,kj,kl->kijl", d, h, w).reshape(len(share), -1))
+    return np.hstack(described).astype(np.float32)
+
+
+def describe(
+    tools: Tools,
+    volume: NDArray[np.int16],
+    starts: NDArray[np.int64],
+    size: int,
+    window: NDArray[np.int64],
+    place: NDArray[np.int64],
+) -> dict[Key, Array]:
+    """Describe K tokens in a batch of windows of a volume by every feature and block, and by position.
+
+    Args:
+        volume: (D, H, W) HU.
+        starts: (B, 3) where the windows begin.
+        window: (K,) index of each token's window.
+        place: (K, 3) of the token on the window's token grid.
+
+    Returns:
+        for each feature and each of its blocks (K, F).
+    """
+    cubes = np.stack([cut(volume, start, size) for start in starts])
+    found: dict[Key, Array] = {}
+    for feature in tools.features:
+        tokens = tokens_of(feature.encode, feature.blocks, cubes, window, place, tools.device)
+        found |= {(feature.name, block): one for block, one in zip(feature.blocks, tokens, strict=True)}
+    return {**found, (POSITION, 1): position(starts[window], place, volume.shape, size)}
 
 
 @torch.inference_mode()
 def tokens_of(
-    encoder: PretrainedEncoder,
-    unit: np.ndarray,
-    patches: Indices,
-    blocks: Sequence[int],
-    *,
-    device: torch.device | str = "cpu",
-    stop: StopRequest = NEVER,
-) -> dict[int, Features]:
-    """Return the tokens of patches after each of some blocks, all patches visible, superpatch by superpatch.
+    encode: Encode,
+    blocks: Sequence[int] | None,
+    hu: NDArray[np.int16],
+    window: NDArray[np.int64],
+    place: NDArray[np.int64],
+    device: torch.device | str,
+) -> list[Array]:
+    """Return the tokens (K, width) after each of some blocks, or of all, in windows (B, D, H, W).
 
-    Args:
-        unit: (D, H, W) float32, the HU window mapped to [0, 1], on the model's grid.
-        patches: (N,) numbers on the volume's patch grid.
-        blocks: counted from 1; the tokens after the last one are normalised.
-
-    Returns:
-        for each block (N, width).
-
-    Raises:
-        CancelledError: a stop was asked for.
+    Other arguments as for :func:`describe`.
     """
-    shape = (unit.shape[0], unit.shape[1], unit.shape[2])
-    row_of = np.full(np.prod(patch_grid(shape, encoder.patch_size)), -1)
-    row_of[patches] = np.arange(len(patches))
-    found = {block: np.zeros((len(patches), encoder.width), np.float32) for block in blocks}
-    for box in partition(shape, encoder.trained_size, encoder.patch_size):
-        stop.check()
-        rows = row_of[_patches_of(box, shape, encoder.patch_size)]
-        if (rows < 0).all():
-            continue
-        image = torch.from_numpy(extract(unit, box))[None, None].to(device)
-        maps = encoder.feature_maps(image)
-        for block, tokens in found.items():
-            of_box = maps[block - 1][0].flatten(1).T.float().cpu().numpy()
-            tokens[rows[rows >= 0]] = of_box[rows >= 0]
-    return found
+    states = encode(torch.from_numpy(hu).to(device).float())
+    index = np.ravel_multi_index(tuple(place.T), tuple(n // PATCH for n in hu.shape[1:]))
+    rows = torch.from_numpy(window).to(device), torch.from_numpy(index).to(device)
+    return [states[block - 1][rows].float().cpu().numpy() for block in blocks or range(1, len(states) + 1)]
 
 
-def positions_of(encoder: PretrainedEncoder, shape: Shape, patches: Indices) -> Features:
-    """Return the fixed positions (N, width) that the encoder adds to patches: where they lie in their superpatch.
-
-    Args:
-        shape: of the volume, voxels (D, H, W).
-        patches: (N,) numbers on the volume's patch grid.
-    """
-    width, reach = encoder.width, token_grid(encoder.trained_size, encoder.patch_size)
-    every = np.zeros((int(np.prod(patch_grid(shape, encoder.patch_size))), width), np.float32)
-    for box in partition(shape, encoder.trained_size, encoder.patch_size):
-        grid = token_grid(box.size, encoder.patch_size)
-        positions = positions_on(torch.device("cpu"), grid, width, (0, 0, 0), reach)
-        every[_patches_of(box, shape, encoder.patch_size)] = positions.numpy()
-    chosen: Features = every[patches]
-    return chosen
+def _patches(hu: torch.Tensor) -> torch.Tensor:
+    """Cut (B, D, H, W) into (B, tokens, 512), tokens and voxels in row-major order."""
+    d, h, w = (n // PATCH for n in hu.shape[1:])
+    cubes = hu.reshape(len(hu), d, PATCH, h, PATCH, w, PATCH).permute(0, 1, 3, 5, 2, 4, 6)
+    return cubes.reshape(len(hu), d * h * w, PATCH**3)
 
 
-def intensities_of(unit: np.ndarray, patches: Indices, patch_size: Shape) -> Features:
-    """Return the intensities (N, P) of patches, edges repeated in padding as the encoder gets them.
-
-    Args:
-        unit: (D, H, W) in [0, 1].
-        patches: (N,) numbers on the volume's patch grid.
-    """
-    d, h, w = patch_grid((unit.shape[0], unit.shape[1], unit.shape[2]), patch_size)
-    whole = extract(unit, Superpatch(0, (0, 0, 0), (d * patch_size[0], h * patch_size[1], w * patch_size[2])))
-    blocks = whole.reshape(d, patch_size[0], h, patch_size[1], w, patch_size[2]).transpose(0, 2, 4, 1, 3, 5)
-    chosen: Features = blocks[np.unravel_index(patches, (d, h, w))].reshape(len(patches), -1)
-    return chosen
+def _intensities(hu: torch.Tensor) -> torch.Tensor:
+    return ((hu + 1000) / 2000).clamp(0, 1)
 
 
-def patch_grid(shape: Shape, patch_size: Shape) -> Shape:
-    """Return the patch grid of a volume, its last patches padded."""
-    d, h, w = (-(-n // p) for n, p in zip(shape, patch_size, strict=True))
-    return d, h, w
+def _cosines() -> torch.Tensor:
+    """Return products (512, 64) of the four lowest vectors an axis of the orthonormal cosine transform, type II."""
+    frequency, place = torch.arange(COSINES), torch.arange(PATCH)[:, None]
+    axis = torch.cos(math.pi * frequency * (2 * place + 1) / (2 * PATCH)) * math.sqrt(2 / PATCH)
+    axis[:, 0] /= math.sqrt(2)
+    return torch.einsum("xi,yj,zk->xyzijk", axis, axis, axis).reshape(PATCH**3, COSINES**3)
 
 
-def _patches_of(box: Superpatch, shape: Shape, patch_size: Shape) -> Indices:
-    """Return the numbers on the volume's patch grid of a superpatch's tokens, in their order."""
-    grid = patch_grid(shape, patch_size)
-    starts, lengths = token_grid(box.start, patch_size), token_grid(box.size, patch_size)
-    axes = (np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True))
-    numbers: Indices = np.arange(np.prod(grid)).reshape(grid)[np.ix_(*axes)].ravel()
-    return numbers
+def _box(size: int, side: int) -> torch.Tensor:
+    """Return the matrix (size, size) of a running mean over ``side`` values, edges repeated."""
+    matrix = torch.zeros(size, size)
+    for offset in range(-(side // 2), side // 2 + 1):
+        matrix[torch.arange(size), (torch.arange(size) + offset).clamp(0, size - 1)] += 1 / side
+    return matrix

@@ -1,123 +1,147 @@
-"""Label maps of a cache's volumes: where they lie, what their values stand for, their voxels on the model's grid."""
+"""Label maps: which file belongs to a CT, what its values stand for, their voxels on the 1.5 mm grid."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from MAESILLib.data.cache import Cache
-from MAESILLib.data.datasets.catalogue import DATASETS
-from MAESILLib.data.datasets.look import stem_of, visible
-from MAESILLib.data.datasets.nifti import label_names
-from MAESILLib.data.records import CacheEntry
-from MAESILLib.data.sources import LABEL_SUFFIXES, is_volume
+from MAESILLib.body import body_mask
+from MAESILLib.data.sources import LABEL_SUFFIXES, Source, find_sources, is_volume
 from MAESILLib.errors import InputError
 from MAESILLib.files import read_json
 from MAESILLib.geometry import Geometry
+from MAESILLib.probe.points import SPACING_MM, Points, read_hu
+from MAESILLib.probe.windows import PATCH
 from MAESILLib.reading import VOLUME_SUFFIXES, read_geometry, read_volume, volume_stem
 from MAESILLib.volume import model_grid
 
 NAMED = re.compile(r"\s*(\d+)\s*=\s*([^;]+?)\s*")
-"""One value of a manifest whose column ``labels`` names values (``1=tumour; 2=oedema``) in place of a file."""
+"""One value in a manifest whose column ``labels`` names values (``1=tumour; 2=oedema``) in place of a file."""
 SAME_PLACE = 0.1
-"""Share of a voxel that corners of two grids may differ by: headers hold few digits."""
+"""Share of a voxel by which corners of two grids may differ: headers hold few digits."""
 MOST_VALUES = 1000
-DATASET_JSON = "dataset.json"
+BACKGROUND = "background"
+"""Body without a label; it counts as a structure."""
+Read = tuple[NDArray[np.int16], NDArray[np.int32], list[str]]
+"""HU and codes (D, H, W) of a volume, and the names of the codes from 0."""
+POINTS_EACH = 10
+"""Points drawn of each structure in each volume."""
+HALF = 0.5
+"""Share of a token's voxels that a structure has to fill."""
 
 
 @dataclass(frozen=True)
-class LabelSource:
-    """Where the label map of a volume lies.
+class LabelledVolume:
+    """A CT and its label map.
 
     Attributes:
-        files: one file with values, or one a structure.
-        is_folder: each file is a structure of its own, named as the file is.
+        files: one file with values, or one for each structure.
+        is_folder: each file is a structure, named as the file is.
         names: of the values of a single file, as far as they are known.
     """
 
-    entry: CacheEntry
+    image: Path
+    patient: str
+    split: str
     files: tuple[Path, ...]
     is_folder: bool
     names: dict[int, str] = field(default_factory=dict)
 
-    @property
-    def stated(self) -> frozenset[str]:
-        """The classes that this source says it holds, whether or not the volume shows them."""
-        return frozenset(stem_of(file) for file in self.files) if self.is_folder else frozenset(self.names.values())
+    def read(self) -> Read:
+        """Read CT and labels onto the 1.5 mm grid.
+
+        Code 0 is the background within the body; beyond the body the code is -1.
+
+        Raises:
+            InputError: a file cannot be read, or has values that are no labels.
+        """
+        hu = read_hu(self.image)
+        grid = model_grid(read_geometry(self.image), SPACING_MM)
+        codes = np.where(body_mask(hu), 0, -1).astype(np.int32)
+        names = [BACKGROUND]
+        for file in self.files:
+            values = grid.labels_to_model(_read_values(file))
+            structures = {volume_stem(file): values > 0} if self.is_folder else self._structures(values)
+            for name, inside in structures.items():
+                codes[inside] = len(names)
+                names.append(name)
+        return hu, codes, names
+
+    def _structures(self, values: NDArray[np.int32]) -> dict[str, NDArray[np.bool_]]:
+        present = np.unique(values[values > 0])
+        return {self.names.get(int(value), f"label {value}"): values == value for value in present}
 
 
-def find_labels(entry: CacheEntry) -> LabelSource | str:
-    """Return where a volume's label map lies, or why it cannot be used.
+def find_labelled(given: Path) -> tuple[list[LabelledVolume], list[str]]:
+    """Find the CTs with label maps in a folder or a manifest, and check by headers that both lie at the same place.
 
-    Where a manifest's ``labels`` holds names (``1=tumour``) and no path, the label map is the one file beside the CT
-    that is named after it: ``NAME_seg``, ``NAME_label`` and so on.
-    """
-    path = Path(entry.labels)
-    if not Path(entry.source).exists():
-        return f"its source {entry.source} is gone"
-    if path.is_dir():
-        files = tuple(file for file in visible(path) if is_volume(file))
-        return LabelSource(entry, files, True) if files else f"{path} holds no label map"
-    if path.is_file():
-        if not is_volume(path):
-            return f"{path} is no label map"
-        return LabelSource(entry, (path,), False, _names_of(entry, path))
-    values = [NAMED.fullmatch(part) for part in os.path.basename(entry.labels).split(";")]
-    if not all(values):
-        return f"its label map {path} is gone"
-    names = {int(match[1]): match[2] for match in values if match is not None}
-    beside = _beside(Path(entry.source))
-    if len(beside) != 1:
-        found = ", ".join(file.name for file in beside) or "none"
-        return f"its labels are named '{path.name}', and of label maps beside {entry.source} there is not one: {found}"
-    return LabelSource(entry, beside, False, names)
+    Args:
+        given: as for ``maesil prepare``: a manifest's column ``labels`` holds a file, a folder with one file a
+            structure, or names (``1=tumour``); for the last, and in folders, the label map is the one file beside the
+            CT that is named after it: ``NAME_seg``, ``NAME_label`` and so on.
 
-
-def _beside(source: Path) -> tuple[Path, ...]:
-    stem = volume_stem(source)
-    names = dict.fromkeys(f"{stem}{end}{suffix}" for end in LABEL_SUFFIXES for suffix in VOLUME_SUFFIXES)
-    return tuple(path for name in names if (path := source.with_name(name)).is_file())
-
-
-def _names_of(entry: CacheEntry, path: Path) -> dict[int, str]:
-    """Return what the catalogue, or the data set's own dataset.json, says of the values of a label map."""
-    dataset = DATASETS.get(entry.dataset)
-    if dataset is not None and dataset.label_values:
-        return dict(dataset.label_values)
-    stated = path.parent.parent / DATASET_JSON
-    if path.parent.name.startswith("labels") and stated.is_file():
-        description = read_json(stated)
-        return dict(label_names(description)) if isinstance(description, dict) else {}
-    return {}
-
-
-def check_registration(source: LabelSource, cache: Cache) -> Geometry:
-    """Check by headers that a label map lies where its CT does, and the CT where the cache has it; return the grid.
+    Returns:
+        the volumes, and a line for each label map that is absent.
 
     Raises:
-        InputError: they do not, or a file cannot be read.
+        InputError: no volume has a label map, or one lies elsewhere than its CT.
     """
-    entry = source.entry
-    geometry = read_geometry(entry.source)
-    for file in source.files:
-        if not _is_same_grid(read_geometry(file), geometry):
-            raise InputError(
-                f"{file} does not have the geometry of its CT {entry.source}", "resample the label map onto the CT"
-            )
-    size = model_grid(geometry, cache.spacing_mm).geometry.size_dhw
-    if size != entry.shape_dhw:
-        raise InputError(
-            f"{entry.source} has {size} voxels at {cache.spacing_mm:g} mm, {entry.name} of {cache.folder} "
-            f"{entry.shape_dhw}: the source has changed",
-            "run maesil prepare again",
-        )
-    return geometry
+    volumes, absent = [], []
+    for source in find_sources([given]):
+        found = _labels_of(source)
+        if isinstance(found, LabelledVolume):
+            volumes.append(found)
+        elif source.labels:
+            absent.append(f"{source.path.name} is left out: {found}")
+    if not volumes:
+        raise InputError(f"{given} has no CT with a label map", absent[0] if absent else "name them in column labels")
+    for volume in volumes:
+        geometry = read_geometry(volume.image)
+        for file in volume.files:
+            if not _is_same_grid(read_geometry(file), geometry):
+                hint = "resample the label map onto the CT"
+                raise InputError(f"{file} does not have the geometry of its CT {volume.image}", hint)
+    return volumes, absent
+
+
+def _labels_of(source: Source) -> LabelledVolume | str:
+    path, image = Path(source.labels), source.path
+    patient = source.patient or volume_stem(image)
+    if not image.is_file():
+        return f"no such file: {image}"
+    if source.labels and path.is_dir():
+        files = tuple(sorted(file for file in path.iterdir() if is_volume(file) and not file.name.startswith(".")))
+        return LabelledVolume(image, patient, source.split, files, True) if files else f"{path} holds no label map"
+    if source.labels and path.is_file():
+        if not is_volume(path):
+            return f"{path} is no label map"
+        return LabelledVolume(image, patient, source.split, (path,), False, _stated_names(path))
+    values = [NAMED.fullmatch(part) for part in path.name.split(";")] if source.labels else []
+    if not all(values):
+        return f"no such label map: {path}"
+    names = {int(match[1]): match[2] for match in values if match is not None}
+    stem = volume_stem(image)
+    possible = dict.fromkeys(f"{stem}{end}{suffix}" for end in LABEL_SUFFIXES for suffix in VOLUME_SUFFIXES)
+    beside = tuple(file for name in possible if (file := image.with_name(name)).is_file())
+    if len(beside) != 1:
+        return f"it needs one label map beside it, and has {', '.join(file.name for file in beside) or 'none'}"
+    return LabelledVolume(image, patient, source.split, beside, False, names)
+
+
+def _stated_names(path: Path) -> dict[int, str]:
+    """Return the names in dataset.json beside the folder ``labelsTr`` (Medical Segmentation Decathlon, nnU-Net)."""
+    stated = path.parent.parent / "dataset.json"
+    if not path.parent.name.startswith("labels") or not stated.is_file():
+        return {}
+    labels = read_json(stated).get("labels", {})
+    pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in labels.items()]
+    return {int(value): str(name) for value, name in pairs if str(value).isdigit()}
 
 
 def _is_same_grid(first: Geometry, second: Geometry) -> bool:
@@ -128,35 +152,35 @@ def _is_same_grid(first: Geometry, second: Geometry) -> bool:
     return bool(distance.max() <= SAME_PLACE * min(second.spacing_dhw))
 
 
-def structures(source: LabelSource, geometry: Geometry, spacing_mm: float) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield the classes that a label map shows and their voxels (D, H, W) on the model's grid, by the nearest voxel.
-
-    Args:
-        geometry: of the CT.
-        spacing_mm: of the model's grid.
-
-    Raises:
-        InputError: a file cannot be read, or has values that are no labels.
-    """
-    grid = model_grid(geometry, spacing_mm)
-    if source.is_folder:
-        for file in source.files:
-            inside = grid.labels_to_model(_read_values(file) > 0)
-            if inside.any():
-                yield stem_of(file), inside
-        return
-    values = grid.labels_to_model(_read_values(source.files[0]))
-    for value in np.unique(values[values > 0]):
-        yield source.names.get(int(value), f"label {int(value)}"), values == value
-
-
 def _read_values(path: Path) -> NDArray[np.int32]:
     array = read_volume(path, check=False).hu
-    if not np.issubdtype(array.dtype, np.integer) and not (
-        np.isfinite(array).all() and (array == np.rint(array)).all()
-    ):
+    if not (np.isfinite(array).all() and (array == np.rint(array)).all()):
         raise InputError(f"{path} has values that are not whole numbers", "give a label map")
     values = array.astype(np.int32)
     if len(np.unique(values)) > MOST_VALUES:
         raise InputError(f"{path} has more than {MOST_VALUES} different values", "give a label map")
     return values
+
+
+def points_of(volumes: Sequence[LabelledVolume], seed: int = 0) -> Points:
+    """Draw labelled points: of each structure in each volume at most ten, among voxels where it fills half a token."""
+    rows = []
+    for number, volume in enumerate(volumes):
+        _, codes, names = volume.read()
+        rng = np.random.default_rng([seed, number])
+        # as found, 1 is the background in the body
+        for code, box in enumerate(ndimage.find_objects(codes + 1)):
+            if box is None:
+                continue
+            wide = tuple(slice(max(0, part.start - PATCH), part.stop + PATCH) for part in box)
+            filled = ndimage.uniform_filter((codes[wide] == code).astype(np.float32), PATCH, mode="constant")
+            inside = np.argwhere(filled >= HALF - 1e-4) + [part.start for part in wide]
+            drawn = rng.permutation(len(inside))[:POINTS_EACH]
+            rows += [(number, inside[row], names[code], volume.patient) for row in drawn]
+    if not rows:
+        raise InputError(f"{volumes[0].image} shows no body", "give CTs with label maps")
+    file, kji, structure, patient = zip(*rows, strict=True)
+    apart = frozenset(volume.patient for volume in volumes if volume.split == "val")
+    files = tuple(volume.image for volume in volumes)
+    numbers = np.arange(len(rows))
+    return Points(files, np.array(file), np.array(kji), np.array(structure), np.array(patient), numbers, apart)

@@ -1,37 +1,51 @@
-"""The whole probe: read labels, describe patches, fit on training cases, measure on held-out patients."""
+"""The whole probe: describe labelled tokens, fit across patients, compare with every baseline."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from MAESILLib import __version__
-from MAESILLib.config import Window
-from MAESILLib.data.cache import Cache
-from MAESILLib.device import device_name, memory_guard
+from MAESILLib.device import device_name, full_precision, memory_guard
 from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
-from MAESILLib.export.encoder import PretrainedEncoder, load_encoder
-from MAESILLib.probe import fitting
-from MAESILLib.probe.cases import Case, Cases, body_count, patients_showing, read_cases
-from MAESILLib.probe.features import Features, intensities_of, positions_of, tokens_of, with_random_weights
-from MAESILLib.probe.figures import auroc, average_precision
-from MAESILLib.probe.patches import HALF, Indices, drawn_patches
-from MAESILLib.probe.training import Choice, Draw, Feature, Fitted, TrainingSet, choose, draws_of, fit_all
-from MAESILLib.provenance import hash_of_patient, source_commit, trained_on
+from MAESILLib.probe import features as kinds
+from MAESILLib.probe.encoders import load_frozen
+from MAESILLib.probe.features import Array, Key, Tools, baselines, describe
+from MAESILLib.probe.few_labels import few_label_dice
+from MAESILLib.probe.fit import (
+    FEWEST_PATIENTS,
+    SOFT_TISSUE,
+    Floats,
+    across_patients,
+    aurocs,
+    interval,
+    labels_of,
+    macro,
+    recalls,
+)
+from MAESILLib.probe.labels import LabelledVolume, points_of
+from MAESILLib.probe.points import SIDES, Points, read_hu, without_side
+from MAESILLib.probe.windows import batch_size, window_of_point
+from MAESILLib.provenance import patients_trained_on, source_commit
 from MAESILLib.stopping import StopRequest
-from MAESILLib.superpatch import Shape
-from MAESILLib.volume import hu_to_unit
 
-SCHEMA = "maesil-probe/1"
-MAESIL, RANDOM, RAW, PCA, POSITION = "maesil", "random", "raw", "pca", "position"
-FEATURES = (MAESIL, RANDOM, RAW, PCA, POSITION)
-CHOOSING_SHARE = 0.5
-"""Of the progress of fitting: choosing takes about as long as all draws."""
+SCHEMA = "maesil-probe/2"
+DRAWS = 3
+"""Windows of each point: two are fitted on, the third is measured."""
+POINTS, LABEL_MAPS = "points", "label maps"
+AUROC, BALANCED, SIDED, DICE = "AUROC", "balanced accuracy", "AUROC, sides kept", "Dice, {} labelled"
+ALL, SOFT, APART = "all", "soft tissue", "apart"
+ROW = ("source", "window", "metric", "feature", "patient", "structure", "value")
+ORDER = (kinds.ENCODER, kinds.RANDOM, kinds.HAND_MADE, kinds.RAW, kinds.POSITION)
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,292 +53,223 @@ class Settings:
     """How a probe is made.
 
     Attributes:
-        cases: numbers of training cases (patients) beside all.
+        windows: sides in voxels.
+        random: encoders with random weights.
+        cases: numbers of labelled patients, ascending; none: no Dice.
         draws: random draws of each number.
-        block: of the encoders, from 1; 0: chosen by cross-validation on training cases.
-        patches: most positive, and most negative, training patches of a volume for each class.
-        random_seeds: encoders of random weights.
-        components: of the principal components.
-        classes: measured; all if empty.
-        seed: of drawing patches, cases and random weights, and of the bootstrap.
+        apart: patients whose metrics are also stated apart, besides those of split ``val``.
+        seed: of points drawn from label maps, of labelled patients, and of the bootstrap.
     """
 
+    windows: tuple[int, ...] = (64, 128)
+    random: int = 3
     cases: tuple[int, ...] = (1, 5, 10)
-    draws: int = 3
-    block: int = 0
-    patches: int = 500
-    random_seeds: int = 2
-    components: int = 64
-    classes: tuple[str, ...] = ()
+    draws: int = 5
+    apart: tuple[str, ...] = ()
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Tools:
-    """What describes patches, and where it runs.
+class Table(NamedTuple):
+    """A metric of one feature for each patient and structure: (P, S), NaN where it is not defined."""
 
-    Attributes:
-        blocks: of the encoders that are tried.
-    """
-
-    encoders: dict[Feature, PretrainedEncoder]
-    blocks: tuple[int, ...]
-    window_hu: Window
-    patch_size: Shape
-    device: torch.device
+    source: str
+    window: int
+    metric: str
+    feature: str
+    patients: tuple[str, ...]
+    structures: tuple[str, ...]
+    values: Floats
 
 
 def probe(
     checkpoint: Path,
-    cache: Cache,
+    points: Points | None,
+    volumes: Sequence[LabelledVolume],
     settings: Settings,
     *,
     device: torch.device | str = "cpu",
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """Probe the encoder of a checkpoint, or of an export for torch, with the label maps of a cache.
+    """Probe the encoder of a checkpoint with a list of points, label maps, or both.
 
     Returns:
-        what probe.json holds.
+        what probe.json holds, and ``rows``, those of probe.csv.
 
     Raises:
-        InputError: scikit-learn is not installed, the checkpoint does not fit the cache, or no usable labels.
+        InputError: a checkpoint or volume that cannot be used, or too few patients.
         CancelledError: a stop was asked for.
     """
-    from MAESILLib.probe.summary import curve, differences, summarise
-
-    fitting.require_scikit_learn()
-    reporter, stop = reporter or Reporter(), stop or StopRequest()
-    device = torch.device(device)
-    with memory_guard(device, "give fewer --patches, --random-seeds or --classes"):
-        tools = _tools(checkpoint, cache, settings, device)
-        info = tools.encoders[Feature(MAESIL)].info
-        share = float(info.training.get("train", {}).get("validation_share", 0.1))
-        cases = read_cases(cache, tools.patch_size, share, settings.classes, reporter, stop)
-        seen = trained_on(info.training, tuple(case.entry for case in cases.held_out))
-        if seen:
-            reporter.warning(f"the encoder was trained on {len(seen)} of the held-out volumes, first {seen[0]}")
-        data = _training_set(cases, cache, tools, settings, reporter, stop)
-        components = _principal_components(data, settings)
-        choices, fitted = _fit(data, cases, settings, reporter, stop)
-        rows, empty = _measure(fitted, components, cases, cache, tools, reporter, stop)
-    notes = [*cases.notes, *_missing_counts(cases, data, settings), *empty, *_not_converged(fitted)]
-    summary = summarise(rows)
+    frozen, device = load_frozen(checkpoint, device), torch.device(device)
+    features = (*frozen.features(settings.random), *baselines())
+    tools = Tools(features, device, reporter or Reporter(), stop or StopRequest())
+    sources = {} if points is None else {POINTS: points}
+    tables: list[Table] = []
+    choices: list[Line] = []
+    notes: list[str] = []
+    with full_precision(), memory_guard(device, "give a smaller --window, or fewer --random"):
+        if volumes:
+            sources[LABEL_MAPS] = points_of(volumes, settings.seed)
+        patients, apart = _patients(sources, settings.apart)
+        for source, one in sources.items():
+            notes += _left_out(source, one)
+            for size in settings.windows:
+                _probe_points(source, one, size, tools, tables, choices)
+        for size in settings.windows if volumes and settings.cases else ():
+            notes += _probe_few_labels(volumes, size, settings, tools, tables)
+    tables = _mean_of_random(tables)
     return {
         "schema": SCHEMA,
         "library_version": __version__,
         "commit": source_commit(),
-        "checkpoint": {**info.source, "name": Path(checkpoint).name, "trained_on": seen},
+        "checkpoint": {**frozen.source, "pretrained_on": patients_trained_on(frozen.training, patients)},
         "data": {
-            "fingerprint": cache.fingerprint(),
-            "training_volumes": [case.entry.name for case in cases.train],
-            "volumes": [case.entry.name for case in cases.held_out],
-            "left_out": [{"volume": volume, "reason": why} for volume, why in cases.left_out],
+            "patients": patients,
+            "apart": sorted(apart),
+            "tokens": {source: len(one.number) for source, one in sources.items()},
+            "volumes": {source: len(one.files) for source, one in sources.items()},
         },
         "device": device_name(device),
         "settings": asdict(settings),
-        "protocol": _protocol(settings, components),
-        "classes": {name: _counts(cases, data, name) for name in cases.classes},
-        "choices": [{**asdict(feature), **asdict(choice)} for feature, choice in choices.items()],
-        "rows": rows,
-        "summary": summary,
-        "differences": differences(rows, settings.seed),
-        "curve": curve(rows),
-        "notes": notes,
+        "metrics": _summarise(tables, apart, settings.seed),
+        "choices": choices,
+        "notes": list(dict.fromkeys(notes)),
+        "rows": _rows(tables),
     }
 
 
-def _tools(checkpoint: Path, cache: Cache, settings: Settings, device: torch.device) -> Tools:
-    encoder = load_encoder(checkpoint, device)
-    depth = encoder.info.model.encoder_depth
-    if encoder.spacing_mm != cache.spacing_mm:
-        raise InputError(
-            f"{checkpoint} needs {encoder.spacing_mm} mm voxels, {cache.folder} has {cache.spacing_mm} mm",
-            "prepare the data again with that --spacing",
-        )
-    if settings.block > depth:
-        raise InputError(f"--block is {settings.block}, the encoder has {depth} blocks", f"choose from 1 to {depth}")
-    # neighbouring blocks differ little: every second one, the last among them
-    blocks = (settings.block,) if settings.block else tuple(range(depth, 0, -2))[::-1]
-    encoders = {Feature(MAESIL): encoder}
-    for seed in range(settings.seed, settings.seed + settings.random_seeds):
-        encoders[Feature(RANDOM, seed)] = with_random_weights(encoder, seed).to(device)
-    return Tools(encoders, blocks, encoder.window_hu, encoder.patch_size, device)
+def describe_points(points: Points, size: int, tools: Tools) -> dict[Key, Array]:
+    """Describe every point in three windows at random offsets: for each feature and block (3, N, F).
 
-
-def _describe(
-    tools: Tools, unit: np.ndarray, patches: Indices, stop: StopRequest
-) -> dict[tuple[Feature, int], Features]:
-    """Return every feature of patches, but for the principal components."""
-    found: dict[tuple[Feature, int], Features] = {(Feature(RAW), 0): intensities_of(unit, patches, tools.patch_size)}
-    shape = (unit.shape[0], unit.shape[1], unit.shape[2])
-    found[Feature(POSITION), 0] = positions_of(tools.encoders[Feature(MAESIL)], shape, patches)
-    for feature, encoder in tools.encoders.items():
-        tokens = tokens_of(encoder, unit, patches, tools.blocks, device=tools.device, stop=stop)
-        found |= {(feature, block): of_block for block, of_block in tokens.items()}
+    Raises:
+        InputError: a volume cannot be read.
+        CancelledError: a stop was asked for.
+    """
+    found: dict[Key, Array] = {}
+    total, done = DRAWS * len(points.number), 0
+    for number, path in enumerate(points.files):
+        rows, hu = np.flatnonzero(points.file == number), read_hu(path)
+        for draw, first in np.ndindex(DRAWS, -(-len(rows) // batch_size(size))):
+            tools.stop.check()
+            chosen = rows[first * batch_size(size) :][: batch_size(size)]
+            places = [window_of_point(points.kji[row], int(points.number[row]), draw, size) for row in chosen]
+            start, place = (np.array(one) for one in zip(*places, strict=True))
+            for key, x in describe(tools, hu, start, size, np.arange(len(chosen)), place).items():
+                if key not in found:
+                    found[key] = np.zeros((DRAWS, len(points.number), x.shape[1]), np.float32)
+                found[key][draw, chosen] = x
+            done += len(chosen)
+            tools.reporter.progress(f"tokens, window {size}", done / total, path.name)
     return found
 
 
-def _training_set(
-    cases: Cases, cache: Cache, tools: Tools, settings: Settings, reporter: Reporter, stop: StopRequest
-) -> TrainingSet:
-    parts: list[dict[tuple[Feature, int], Features]] = []
-    patients: list[str] = []
-    rows: tuple[dict[str, list[Indices]], ...] = ({n: [] for n in cases.classes}, {n: [] for n in cases.classes})
-    for done, case in enumerate(cases.train, start=1):
-        stop.check()
-        drawn = drawn_patches(case.labels, cases.classes, settings.patches, case.entry.name, settings.seed)
-        chosen = np.unique(np.concatenate([one for pair in drawn.values() for one in pair] or [np.zeros(0, np.int64)]))
-        if len(chosen):
-            for name, pair in drawn.items():
-                for target, one in zip(rows, pair, strict=True):
-                    target[name].append(len(patients) + np.searchsorted(chosen, one))
-            unit = hu_to_unit(np.asarray(cache.open(case.entry)), tools.window_hu)
-            parts.append(_describe(tools, unit, chosen, stop))
-            patients += [case.entry.patient] * len(chosen)
-        reporter.progress("features", done / len(cases.train), case.entry.name)
-    features = {key: np.concatenate([part.pop(key) for part in parts]) for key in list(parts[0])}
-    positive, negative = ({name: np.concatenate(found) for name, found in side.items()} for side in rows)
-    shown = {name: patients_showing(cases.train, name) for name in cases.classes}
-    return TrainingSet(np.array(patients), features, positive, negative, shown)
+def _patients(sources: dict[str, Points], given: Sequence[str]) -> tuple[list[str], frozenset[str]]:
+    """Return all patients, and those that are stated apart."""
+    patients = sorted({str(name) for one in sources.values() for name in one.patient})
+    for name in given:
+        if name not in patients:
+            raise InputError(f"nothing is labelled of patient '{name}'", f"choose from {', '.join(patients)}")
+    return patients, frozenset(given).union(*(one.apart for one in sources.values()))
 
 
-def _principal_components(data: TrainingSet, settings: Settings) -> Any:
-    """Fit principal components to the intensities of all training patches, and add them to the features."""
-    from sklearn import decomposition
-
-    raw = data.features[Feature(RAW), 0].astype(np.float64)
-    count = min(settings.components, *raw.shape)
-    components = decomposition.PCA(count, svd_solver="covariance_eigh").fit(raw)
-    data.features[Feature(PCA), 0] = components.transform(raw).astype(np.float32)
-    return components
-
-
-def _fit(
-    data: TrainingSet, cases: Cases, settings: Settings, reporter: Reporter, stop: StopRequest
-) -> tuple[dict[Feature, Choice], list[Fitted]]:
-    draws: dict[str, list[Draw]] = {
-        name: list(draws_of(name, data.cases[name], settings.cases, settings.draws, settings.seed))
-        for name in cases.classes
-    }
-    features = list(dict.fromkeys(feature for feature, _ in data.features))
-    features.sort(key=lambda one: (FEATURES.index(one.name), one.seed))
-    choices = {}
-    for number, feature in enumerate(features):
-        done = CHOOSING_SHARE * number / len(features)
-        choices[feature] = choose(data, feature, cases.classes, reporter, stop, done)
-    return choices, fit_all(data, choices, draws, reporter, stop, CHOOSING_SHARE)
+def _left_out(source: str, points: Points) -> list[str]:
+    structure = without_side(points.structure)
+    kept = labels_of(structure, points.patient).structures
+    if not kept:
+        raise InputError(f"no structure of the {source} is shown by {FEWEST_PATIENTS} patients", "give more patients")
+    few = [str(name) for name in np.unique(structure) if name not in kept]
+    why = f"fewer than {FEWEST_PATIENTS} patients show it; its tokens count as other tissue"
+    return [f"{name} is left out ({source}): {why}" for name in few]
 
 
-def _measure(
-    fitted: list[Fitted],
-    components: Any,
-    cases: Cases,
-    cache: Cache,
-    tools: Tools,
-    reporter: Reporter,
-    stop: StopRequest,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return one row for each probe and held-out volume, and notes on volumes that do not show a class."""
-    rows, notes = [], []
-    for done, case in enumerate(cases.held_out, start=1):
-        stop.check()
-        shown = []
-        for name in cases.classes:
-            missing = _what_is_missing(case, name)
-            if missing:
-                notes.append(f"{case.entry.name} has no {missing} patch of {name}: no figure")
-            elif name in case.labels.annotated:
-                shown.append(name)
-        if shown:
-            unit = hu_to_unit(np.asarray(cache.open(case.entry)), tools.window_hu)
-            features = _describe(tools, unit, case.labels.body, stop)
-            raw = features[Feature(RAW), 0].astype(np.float64)
-            features[Feature(PCA), 0] = components.transform(raw).astype(np.float32)
-            rows += [_row(one, case, features) for one in fitted if one.name in shown]
-        reporter.progress("measure", done / len(cases.held_out), case.entry.name)
-    return rows, notes
+def _probe_points(
+    source: str, points: Points, size: int, tools: Tools, tables: list[Table], choices: list[Line]
+) -> None:
+    """Add the tables of a window size, and what was chosen."""
+    merged, sided = (labels_of(one, points.patient) for one in (without_side(points.structure), points.structure))
+    has_side = np.array([name.endswith(SIDES) for name in sided.structures])
+    every = np.ones(len(points.number), bool)
+    found = describe_points(points, size, tools)
+    names = list(dict.fromkeys(name for name, _ in found))
+    for number, name in enumerate(names, start=1):
+        tools.stop.check()
+        blocks = {block: draws for (one, block), draws in found.items() if one == name}
+        scores, chosen = across_patients(blocks, merged)
+        auroc = aurocs(scores, merged, every)
+        if not np.isfinite(auroc).any():
+            raise InputError(f"no patient of the {source} shows a structure and others", "label more structures")
+        for metric, values in ((AUROC, auroc), (BALANCED, recalls(scores, merged))):
+            tables.append(Table(source, size, metric, name, merged.patients, merged.structures, values))
+        if has_side.any():
+            values = aurocs(across_patients(blocks, sided)[0], sided, every)[:, has_side]
+            structures = tuple(np.array(sided.structures)[has_side])
+            tables.append(Table(source, size, SIDED, name, sided.patients, structures, values))
+        folds = [{"block": block, "alpha": alpha} for block, alpha in chosen]
+        choices.append({"source": source, "window": size, "feature": name, "auroc": macro(auroc), "folds": folds})
+        tools.reporter.progress(f"fit, window {size}", number / len(names), name)
 
 
-def _what_is_missing(case: Case, name: str) -> str:
-    if name not in case.labels.annotated:
-        return ""
-    if not len(case.labels.positives(name)):
-        return "positive"
-    return "" if len(case.labels.negatives(name)) else "negative"
-
-
-def _row(fitted: Fitted, case: Case, features: dict[tuple[Feature, int], Features]) -> dict[str, Any]:
-    labels = case.labels
-    positive, negative = labels.positives(fitted.name), labels.negatives(fitted.name)
-    # the features are those of the body's patches, in their order
-    rows = np.searchsorted(labels.body, np.concatenate([positive, negative]))
-    is_positive = np.arange(len(rows)) < len(positive)
-    scores = fitted.probe.score(features[fitted.feature, fitted.block][rows])
-    return {
-        "class": fitted.name,
-        "volume": case.entry.name,
-        "patient": hash_of_patient(case.entry),
-        "feature": fitted.feature.name,
-        "weights_seed": fitted.feature.seed if fitted.feature.name == RANDOM else None,
-        "block": fitted.block or None,
-        "cases": len(fitted.draw.patients),
-        "all_cases": fitted.draw.is_all,
-        "draw": fitted.draw.number,
-        "C": fitted.probe.strength,
-        "auroc": round(auroc(is_positive, scores), 5),
-        "average_precision": round(average_precision(is_positive, scores), 5),
-        "positive_share": round(len(positive) / len(rows), 5),
-        "positives": len(positive),
-        "negatives": len(negative),
-    }
-
-
-def _missing_counts(cases: Cases, data: TrainingSet, settings: Settings) -> list[str]:
-    notes = []
-    for name in cases.classes:
-        count = len(data.cases[name])
-        missing = [str(n) for n in sorted(set(settings.cases)) if n > count]
-        if missing:
-            notes.append(f"{name}: {count} training cases show it, so there is no figure for {', '.join(missing)}")
+def _probe_few_labels(
+    volumes: Sequence[LabelledVolume], size: int, settings: Settings, tools: Tools, tables: list[Table]
+) -> list[str]:
+    """Add the tables of Dice, means over draws of the labelled cases; return what was left out."""
+    found, notes = few_label_dice(volumes, size, settings.cases, settings.draws, settings.seed, tools)
+    for (count, feature), cells in found.items():
+        patients, structures = (tuple(sorted({key[n] for key in cells})) for n in (0, 1))
+        values = [[np.mean(cells.get((patient, name), [np.nan])) for name in structures] for patient in patients]
+        tables.append(Table(LABEL_MAPS, size, DICE.format(count), feature, patients, structures, np.array(values)))
     return notes
 
 
-def _not_converged(fitted: list[Fitted]) -> list[str]:
-    count = sum(not one.probe.has_converged for one in fitted)
-    return [f"{count} of {len(fitted)} fits did not converge"] if count else []
+def _mean_of_random(tables: list[Table]) -> list[Table]:
+    """Put one table in place of those of the encoders with random weights; the encoder first, then the baselines."""
+    groups: dict[tuple[str, int, str, str], list[Table]] = defaultdict(list)
+    for one in tables:
+        name = kinds.RANDOM if one.feature.startswith(kinds.RANDOM) else one.feature
+        groups[one.source, one.window, one.metric, name].append(one)
+    means = [
+        Table(*key, group[0].patients, group[0].structures, np.mean([one.values for one in group], 0))
+        for key, group in groups.items()
+    ]
+    return sorted(means, key=lambda one: ORDER.index(one.feature))
 
 
-def _counts(cases: Cases, data: TrainingSet, name: str) -> dict[str, Any]:
-    return {
-        "training_cases": len(data.cases[name]),
-        "training_positives": len(data.positive[name]),
-        "training_negatives": len(data.negative[name]),
-        "held_out_patients": len(patients_showing(cases.held_out, name)),
-        "held_out_body_patches": body_count(cases.held_out),
-    }
+def _summarise(tables: list[Table], apart: frozenset[str], seed: int) -> list[Line]:
+    """Return macro means with intervals, and the encoder minus each baseline, for all, soft tissue and apart."""
+    lines = []
+    own: dict[tuple[str, int, str], Floats] = {}
+    for one in tables:
+        first = own.setdefault(one[:3], one.values)
+        for group, part in _groups(one, apart):
+            values, shown = one.values[part], np.isfinite(one.values[part])
+            if not shown.any():
+                continue
+            line: Line = one._asdict() | {"group": group, "value": macro(values), **interval([values], seed)}
+            line |= {"patients": int(shown.any(1).sum()), "structures": int(shown.any(0).sum())}
+            if one.feature != kinds.ENCODER:
+                ends = interval([first[part], values], seed)
+                line |= {"difference": macro(first[part]) - macro(values)}
+                line |= {f"difference_{end}": value for end, value in ends.items()}
+            lines.append({key: value for key, value in line.items() if key != "values"})
+    return lines
 
 
-def _protocol(settings: Settings, components: Any) -> dict[str, str]:
-    return {
-        "patches": f"of the body: at least {HALF:.0%} of a patch's voxels, padding aside, in the body mask",
-        "positive": f"at least {HALF:.0%} of the voxels, padding aside, are of the class (nearest voxel)",
-        "negative": "no voxel is of the class; patches between are left out",
-        "training": f"from each volume at most {settings.patches} positive and {settings.patches} negative patches of "
-        f"a class, drawn with seed {settings.seed}; a case is a patient who shows the class",
-        "measuring": "all positive and negative patches of the body of held-out patients",
-        MAESIL: "tokens of the frozen encoder, all visible, superpatch by superpatch, fp32",
-        RANDOM: f"the same with every weight drawn anew, figures averaged over {settings.random_seeds} seeds",
-        RAW: "intensities of the patch",
-        PCA: f"{components.n_components_} principal components of the intensities of all training patches",
-        POSITION: "the fixed position of the patch in its superpatch, which both encoders add: nothing of the image",
-        "block": f"{settings.block}, as given"
-        if settings.block
-        else "of each encoder, chosen among every second one by "
-        "the AUROC of cross-validation across all training cases; the few-label curve keeps it",
-        "probe": "standardised features, logistic regression, balanced classes, one class against the rest",
-        "C": f"of {', '.join(f'{c:g}' for c in fitting.STRENGTHS)} by AUROC in cross-validation across the training "
-        f"cases of the fit, at most {fitting.FOLDS} folds; {fitting.STRENGTH_OF_ONE_CASE:g} for a single case",
-        "draws": "draws of few cases are nested: each is the beginning of one random order of the cases",
-    }
+def _groups(one: Table, apart: frozenset[str]) -> list[tuple[str, tuple[NDArray[np.int64], ...]]]:
+    """Return titles of the parts of a table that are stated, and their patients and structures."""
+    is_apart, is_soft = np.isin(one.patients, list(apart)), np.isin(one.structures, SOFT_TISSUE)
+    every = np.ones(len(is_apart), bool), np.ones(len(is_soft), bool)
+    groups = [(ALL, np.ix_(*every))]
+    if 0 < is_soft.sum() < len(is_soft):
+        groups.append((SOFT, np.ix_(every[0], is_soft)))
+    if 0 < is_apart.sum() < len(is_apart):
+        groups.append((APART, np.ix_(is_apart, every[1])))
+    return groups
+
+
+def _rows(tables: list[Table]) -> list[Line]:
+    """Return one row for each metric, patient and structure."""
+    return [
+        dict(zip(ROW, (*one[:4], one.patients[p], one.structures[s], one.values[p, s]), strict=True))
+        for one in tables
+        for p, s in np.argwhere(np.isfinite(one.values))
+    ]

@@ -1,18 +1,20 @@
-"""The files of a probe: JSON, CSV, Markdown and the few-label curve, all of them or none."""
+"""The files of a probe: JSON, CSV and a page, all of them or none."""
 
 from __future__ import annotations
 
 import csv
 import io
+import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from MAESILLib.files import staged, write_json, write_text
-from MAESILLib.probe.curve import draw_curve
-from MAESILLib.probe.summary import CHANCE, FIGURES
+from MAESILLib.probe.features import ENCODER
+from MAESILLib.probe.probe import ALL, AUROC
 
-TITLES = {"auroc": "AUROC", "average_precision": "AP"}
-FILES = ("probe.json", "probe.csv", "probe.md", "curve.png")
+FILES = ("probe.json", "probe.csv", "probe.md")
+Line = dict[str, Any]
 
 
 def write(result: dict[str, Any], folder: Path) -> list[Path]:
@@ -22,112 +24,93 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
         InputError: the folder cannot be written to.
         DiskFullError: the disk is full.
     """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(result["rows"][0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result["rows"])
     with staged(folder, last=FILES[0]) as staging:
-        write_json(staging / FILES[0], result)
-        write_text(staging / FILES[1], _csv(result["rows"]))
-        write_text(staging / FILES[2], markdown(result))
-        draw_curve(staging / FILES[3], result)
+        write_json(staging / FILES[0], {key: value for key, value in result.items() if key != "rows"})
+        write_text(staging / FILES[1], text.getvalue())
+        write_text(staging / FILES[2], page(result))
     return [folder / name for name in FILES]
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Return the tables of a probe as Markdown."""
-    data, checkpoint = result["data"], result["checkpoint"]
-    commit = f", commit {result['commit']}" if result["commit"] else ""
-    lines = [
-        f"Encoder of {checkpoint['name']} ({checkpoint['sha256'][:12]}), frozen; {len(data['training_volumes'])} "
-        f"labelled training volumes, {len(data['volumes'])} of held-out patients, data {data['fingerprint']}, seed "
-        f"{result['settings']['seed']}. Library {result['library_version']}{commit}.",
-    ]
-    if checkpoint["trained_on"]:
-        lines.append(f"The encoder was TRAINED on {len(checkpoint['trained_on'])} of the held-out volumes.")
-    lines += ["", *_summary(result), "", *_differences(result), "", *_few_labels(result), "", *_choices(result), ""]
-    lines += [f"- {key}: {text}" for key, text in result["protocol"].items()]
-    notes = [*result["notes"], *_left_out(data["left_out"])]
-    if notes:
-        lines += ["", "Notes:", "", *(f"- {note}" for note in notes)]
+def page(result: dict[str, Any]) -> str:
+    """Return the page of a probe as Markdown; it begins with whether the encoder beats each baseline."""
+    metrics = result["metrics"]
+    headlines = [m for m in metrics if (m["metric"], m["group"], m["feature"]) == (AUROC, ALL, ENCODER)]
+    lines = [*(_verdict(one, metrics) for one in headlines), "", _pretrained(result), "", _made_with(result)]
+    for one in headlines:
+        source, window = one["source"], one["window"]
+        chosen = [m for m in metrics if (m["source"], m["window"]) == (source, window)]
+        lines += ["", f"## {source.capitalize()}, window of {window} voxels", "", *_metrics(chosen)]
+        lines += ["", *_structures(result["rows"], source, window)]
+    if result["notes"]:
+        lines += ["", "Notes:", "", *(f"- {note}" for note in result["notes"])]
     return "\n".join(lines) + "\n"
 
 
-def _summary(result: dict[str, Any]) -> list[str]:
-    header = ["class", "feature", "block", "AUROC", "AP", "AP of chance", "patients"]
-    rows = [
-        [
-            _cell(line["class"]),
-            line["feature"],
-            ", ".join(map(str, line["blocks"])),
-            *(_with_sd(line, key) for key in FIGURES),
-            f"{line[CHANCE]:.3f}",
-            str(line["patients"]),
-        ]
-        for line in result["summary"]
-    ]
-    return [*_table(header, rows), "", "Probes fitted on all training cases; mean (sd) over held-out patients."]
+def _verdict(own: Line, metrics: list[Line]) -> str:
+    """Return the sentence that says by how much the encoder's AUROC is above each baseline's."""
+    same = ("source", "window", "metric", "group")
+    against = [m for m in metrics if m is not own and all(m[key] == own[key] for key in same)]
+    verdicts = "; ".join(f"{_verb(one)} {one['feature']}: {_signed(one)}" for one in against)
+    return (
+        f"At a window of {own['window']} voxels ({own['source']}, {own['structures']} structures, {own['patients']} "
+        f"patients) the encoder's AUROC is {own['value']:.3f}; it {verdicts} (95 % interval, paired over patients)."
+    )
 
 
-def _differences(result: dict[str, Any]) -> list[str]:
+def _verb(line: Line) -> str:
+    if line["difference_low"] is None:
+        return "cannot be told from"
+    return "beats" if line["difference_low"] > 0 else "is below" if line["difference_high"] < 0 else "is level with"
+
+
+def _signed(line: Line) -> str:
+    low, high = line["difference_low"], line["difference_high"]
+    return f"{line['difference']:+.3f}" + ("" if low is None else f" ({low:+.3f} to {high:+.3f})")
+
+
+def _pretrained(result: dict[str, Any]) -> str:
+    seen, patients = result["checkpoint"]["pretrained_on"], result["data"]["patients"]
+    if seen is None:
+        return "The checkpoint does not state which patients' images it was pretrained on."
+    names = f" ({', '.join(seen)})" if seen else ""
+    return f"Pretraining used images, without labels, of {len(seen)} of the {len(patients)} patients{names}."
+
+
+def _made_with(result: dict[str, Any]) -> str:
+    checkpoint, data, settings = result["checkpoint"], result["data"], result["settings"]
+    counts = "; ".join(f"{source}: {n} of {data['volumes'][source]} volumes" for source, n in data["tokens"].items())
+    return (
+        f"Encoder of {checkpoint['name']} ({checkpoint['sha256'][:12]}), frozen. Tokens of {counts}. Random weights: "
+        f"mean of {settings['random']} encoders of the same shape. Apart: {', '.join(data['apart']) or 'none'}. Seed "
+        f"{settings['seed']}, library {result['library_version']}, commit {result['commit'] or 'not known'}."
+    )
+
+
+def _metrics(lines: list[Line]) -> list[str]:
     rows = []
-    for line in result["differences"]:
-        interval = "" if line["low"] is None else f"{line['low']:+.3f} to {line['high']:+.3f}"
-        difference = f"maesil - {line['minus']}"
-        higher = f"{line['above']} of {line['volumes']}"
-        rows.append(
-            [_cell(line["class"]), difference, TITLES[line["figure"]], f"{line['mean']:+.3f}", interval, higher]
-        )
-    text = "Paired: mean over patients, 95 % interval by bootstrap over patients, volumes on which maesil is higher."
-    return [*_table(["class", "difference", "figure", "mean", "95 %", "higher"], rows), "", text]
+    for line in lines:
+        interval = "" if line["low"] is None else f" ({line['low']:.3f} to {line['high']:.3f})"
+        difference = "" if line["feature"] == ENCODER else _signed(line)
+        cells = (line["metric"], line["group"], str(line["patients"]), line["feature"])
+        rows.append([*cells, f"{line['value']:.3f}{interval}", difference])
+    return _table(["metric", "of", "patients", "feature", "mean (95 % interval)", "encoder minus it"], rows)
 
 
-def _few_labels(result: dict[str, Any]) -> list[str]:
-    rows = [
-        [
-            _cell(line["class"]),
-            line["feature"],
-            f"{line['cases']} (all)" if line["all_cases"] else str(line["cases"]),
-            str(line["draws"]),
-            *(_with_sd(line, key) for key in FIGURES),
-        ]
-        for line in result["curve"]
+def _structures(rows: list[Line], source: str, window: int) -> list[str]:
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if (row["source"], row["window"], row["metric"]) == (source, window, AUROC):
+            values[row["structure"]][row["feature"]].append(row["value"])
+    features = list(next(iter(values.values())))
+    cells = [
+        [name.replace("|", "\\|"), str(len(one[ENCODER])), *(f"{statistics.fmean(one[f]):.3f}" for f in features)]
+        for name, one in sorted(values.items())
     ]
-    text = "Mean (sd) over draws of the training cases, each the mean over held-out patients."
-    return [*_table(["class", "feature", "cases", "draws", "AUROC", "AP"], rows), "", text]
-
-
-def _choices(result: dict[str, Any]) -> list[str]:
-    rows = []
-    for choice in result["choices"]:
-        title = f"random, seed {choice['seed']}" if choice["name"] == "random" else choice["name"]
-        for block, value in choice["by_block"].items():
-            # as JSON has it, the number of a block is text
-            number = int(block)
-            chosen = "yes" if number == choice["block"] else ""
-            rows.append([title, str(number or ""), f"{value:.3f}", chosen])
-    text = "Cross-validation across all training cases, mean over patients (and classes), with the best C of each."
-    return [*_table(["feature", "block", "AUROC", "chosen"], rows), "", text]
-
-
-def _left_out(left_out: list[dict[str, str]]) -> list[str]:
-    reasons: dict[str, list[str]] = {}
-    for one in left_out:
-        reasons.setdefault(one["reason"], []).append(one["volume"])
-    return [f"left out ({why}): {', '.join(volumes)}" for why, volumes in reasons.items()]
-
-
-def _with_sd(line: dict[str, Any], key: str) -> str:
-    sd = line[f"{key}_sd"]
-    return f"{line[key]:.3f}" + ("" if sd is None else f" ({sd:.3f})")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _table([f"{AUROC} of", "patients", *features], cells)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -21,7 +21,6 @@ COLUMNS = (
     "mask_ratio",
     "samples_per_s",
     "loader_wait",
-    "val_psnr_masked_db",
     "skipped",
     "seconds",
 )

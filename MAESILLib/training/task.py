@@ -6,6 +6,7 @@ trainer on the same samples (:mod:`MAESILLib.comparison`), so that what is compa
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +24,10 @@ from MAESILLib.mae.blocks import Block
 from MAESILLib.mae.model import Prediction, spread
 from MAESILLib.mae.network import Network
 from MAESILLib.masking import generator_for, hidden_tokens
+from MAESILLib.probe.encoders import HUEncoder
+from MAESILLib.probe.reduced import ReducedPoints, reduced_probe
 from MAESILLib.training.batch import Batch, intensities
+from MAESILLib.training.diagnostics import attention_shares, patch_r2
 from MAESILLib.training.loss import Loss, completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.validation import Preview, ValidationSuperpatch, preview, validate
@@ -55,10 +59,13 @@ class Task(Protocol):
     def loss(self, update: Update, batch: Batch) -> Loss:
         """Run ``update.network`` on a batch and return the loss."""
 
+    def validation_metrics(self, config: Config) -> tuple[str, ...]:
+        """Return the names of what :meth:`validate` can give."""
+
     def validate(
         self, model: Any, superpatches: list[ValidationSuperpatch], device: torch.device, bf16: bool, ranks: Ranks
-    ) -> float:
-        """Return a PSNR in dB; more is better."""
+    ) -> dict[str, float]:
+        """Return ``psnr_masked_db``, of which more is better, and other metrics; of them a validation may lack some."""
 
     def preview(self, model: Any, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
         """Return what previews show of a superpatch."""
@@ -95,10 +102,23 @@ def idle(module: nn.Module) -> torch.Tensor:
 
 
 class MaskedAutoencoding:
-    """Pretraining a superpatch masked autoencoder: what ``maesil pretrain`` does."""
+    """Pretraining a superpatch masked autoencoder: what ``maesil pretrain`` does.
+
+    Args:
+        points: labelled points to probe the encoder on with each validation, in at most 5 % of the time.
+    """
+
+    def __init__(self, points: ReducedPoints | None = None) -> None:
+        self.points = points
+        self._next_probe = 0.0
 
     name = "maesil"
     metrics = ("masked_mse", "completed_mse", "visible_mse", "latent_loss")
+
+    def validation_metrics(self, config: Config) -> tuple[str, ...]:
+        """Return the names of what :meth:`validate` can give."""
+        shares = (f"attention_share_{block}" for block in range(1, config.model.encoder_depth + 1))
+        return ("psnr_masked_db", "patch_r2", "probe_auroc", "probe_auroc_soft", *shares)
 
     def build(self, config: Config) -> Pretraining:
         """Return the network."""
@@ -163,9 +183,22 @@ class MaskedAutoencoding:
         device: torch.device,
         bf16: bool,
         ranks: Ranks,
-    ) -> float:
-        """Return the mean PSNR of hidden voxels."""
-        return validate(model, superpatches, device, bf16, ranks)
+    ) -> dict[str, float]:
+        """Return the mean PSNR of hidden voxels, and on the first rank what tells how the encoder does."""
+        found = {"psnr_masked_db": validate(model, superpatches, device, bf16, ranks)}
+        if not ranks.is_main:
+            return found
+        encoder, one = model.core.encoder, superpatches[0]
+        image, valid = one.image.to(device), one.valid.to(device)
+        shares = attention_shares(encoder, image)
+        found |= {f"attention_share_{block}": share for block, share in enumerate(shares, start=1)}
+        found["patch_r2"] = patch_r2(encoder, image, valid)
+        if self.points is not None and time.monotonic() >= self._next_probe:
+            begin = time.monotonic()
+            probed = reduced_probe(HUEncoder(encoder, model.windows_hu), self.points, device=device)
+            found |= {f"probe_{name}": probed[name] for name in ("auroc", "auroc_soft") if name in probed}
+            self._next_probe = time.monotonic() + 19 * (time.monotonic() - begin)
+        return found
 
     def preview(
         self, model: Pretraining, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool

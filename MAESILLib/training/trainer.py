@@ -12,6 +12,7 @@ A run is a folder:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -175,7 +176,7 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_partial(self.folder)
             write_json(self.folder / "config.json", to_dict(self.config))
-            log = TrainingLog(self.folder, self.progress.step, self.task.metrics)
+            log = TrainingLog(self.folder, self.progress.step, self._columns())
             if self.config.train.precision == "auto":
                 self.reporter.text(f"precision: {self.precision} ({self.why_bf16})")
             if not log.has_board:
@@ -192,6 +193,9 @@ class Trainer:
         self.reporter.artifact("checkpoint", self.folder / MODEL)
         if (self.folder / BEST).exists():
             self.reporter.artifact("best_checkpoint", self.folder / BEST)
+
+    def _columns(self) -> tuple[str, ...]:
+        return (*self.task.metrics, *(f"val_{name}" for name in self.task.validation_metrics(self.config)))
 
     def _loader(self) -> BatchLoader:
         train, pin = self.config.train, self.device.type == "cuda"
@@ -277,19 +281,30 @@ class Trainer:
     def _reason(self) -> str:
         return next(reason for reason in self.ranks.gather(self.stop.reason) if reason)
 
-    def _validate(self) -> float | None:
+    def _validate(self) -> dict[str, float] | None:
         if not self.validation_superpatches:
             return None
         with self.update.averaged() as model:
-            psnr = self.task.validate(model, self.validation_superpatches, self.device, self.bf16, self.ranks)
+            found = self.task.validate(model, self.validation_superpatches, self.device, self.bf16, self.ranks)
+        psnr = found["psnr_masked_db"]
         if not math.isfinite(psnr):
             self.reporter.warning(f"validation at step {self.progress.step} gave no finite figure")
             return None
-        self.progress.validation.append({"step": self.progress.step, "psnr_masked_db": round(psnr, 4)})
+        rounded = {name: round(value, 4) for name, value in found.items()}
+        self.progress.validation.append({"step": self.progress.step, **rounded})
+        self._warn_of_falling_probe()
         if self.progress.best_psnr_masked_db is None or psnr > self.progress.best_psnr_masked_db:
             self.progress.best_psnr_masked_db = psnr
             self._save_weights(BEST)
-        return psnr
+        return rounded
+
+    def _warn_of_falling_probe(self) -> None:
+        probed = [one["probe_auroc"] for one in self.progress.validation if "probe_auroc" in one][-4:]
+        if len(probed) == 4 and all(later < earlier for earlier, later in itertools.pairwise(probed)):
+            self.reporter.warning(
+                f"the probe has fallen for three validations, from {probed[0]:.3f} to {probed[-1]:.3f}: the encoder "
+                "loses anatomy"
+            )
 
     @property
     def previewed(self) -> ValidationSuperpatch:
@@ -311,7 +326,12 @@ class Trainer:
         self.reporter.artifact("preview_volume", self.folder / PREVIEW_VOLUME)
 
     def _log(
-        self, log: TrainingLog, loader: BatchLoader, figures: dict[str, float], lap: Lap, validated: float | None
+        self,
+        log: TrainingLog,
+        loader: BatchLoader,
+        figures: dict[str, float],
+        lap: Lap,
+        validated: dict[str, float] | None,
     ) -> None:
         assert loader.last is not None
         batch, step = loader.last, self.progress.step
@@ -323,7 +343,8 @@ class Trainer:
             "samples_per_s": round(lap.samples_per_s, 3),
         }
         event = {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
-        self.reporter.metric(step, **event, val_psnr_masked_db=validated)
+        found = {f"val_{name}": value for name, value in (validated or {}).items()}
+        self.reporter.metric(step, **event, **found)
         log.write(
             step,
             samples=self.progress.samples,
@@ -332,7 +353,7 @@ class Trainer:
             mask=batch.mask.strategy,
             mask_ratio=round(1 - batch.visible.shape[1] / tokens, 4),
             loader_wait=round(lap.waited_share, 4),
-            val_psnr_masked_db="" if validated is None else validated,
+            **found,
             skipped=self.progress.skipped,
             seconds=round(self.progress.seconds, 1),
             **{k: "" if v is None or not math.isfinite(v) else v for k, v in values.items()},

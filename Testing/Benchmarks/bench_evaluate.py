@@ -22,9 +22,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FILL = """
 import sys
 import numpy as np
+import torch
 from MAESILLib.data.cache import read_cache
 from MAESILLib.evaluation.evaluate import protocol
-from MAESILLib.fills import fill_harmonic
+from MAESILLib.harmonic import harmonic_fill
 from MAESILLib.plan import masks_of_volume, superpatch_masks
 from MAESILLib.superpatch import partition, token_grid
 from MAESILLib.volume import hu_to_unit
@@ -37,7 +38,7 @@ for setting in protocol(0):
         continue
     masks = [superpatch_masks(token_grid(b.size, (8,) * 3), setting.plan, entry.name, b.index) for b in boxes]
     for mask in masks_of_volume(unit.shape, boxes, masks, (8,) * 3):
-        fill_harmonic(unit, mask.voxels())
+        harmonic_fill(torch.from_numpy(unit)[None, None], torch.from_numpy(~mask.voxels())[None, None])
 """
 
 
