@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from MAESILLib.model import MaskedAutoencoder
 from training_factory import make_cache, smooth_hu, tiny_config
 
 from MAESILLib.checkpoint import load_checkpoint, read_info, read_weights, save_checkpoint
