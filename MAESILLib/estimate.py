@@ -20,13 +20,13 @@ S_PER_SOURCE_MVOXEL = 0.10
 S_PER_MVOXEL = 0.10
 """Metrics; for each million voxels of the model's grid."""
 S_OF_FILL_PER_MVOXEL = 0.55
-"""The harmonic fill beside it, which overlapping superpatches do not have."""
+"""The harmonic fill of the volume, which overlapping superpatches do not have."""
 S_PER_PASS_MVOXEL, S_PER_PASS_VISIBLE_MVOXEL = 0.20, 0.50
 """The model; for each pass and million voxels of its superpatches, and of their visible patches."""
 MEASURED_CORES = 2
 USEFUL_CORES = 8
 GPU_SPEED_UP = 5.0
-"""A guess: the harmonic fill and the metrics stay on the CPU."""
+"""A guess: the metrics stay on the CPU."""
 BASE_MIB, MIB_PER_SOURCE_MVOXEL, MIB_PER_MVOXEL, MIB_PER_MVOXEL_OF_COVER = 580, 33, 30, 30
 
 

@@ -195,17 +195,14 @@ class TestLosses:
         torch.testing.assert_close(in_first, squared[:, :1][counted].mean().detach())
 
     def test_the_completion_is_trained_on_what_is_hidden(self) -> None:
-        visible, target = masks("dual"), self.target()
-        counted = hidden_voxels(visible) & self.VALID
+        target, counted = self.target(), hidden_voxels(masks("dual")) & self.VALID
         completed = torch.rand(1, 1, *SHAPE)
-        loss, squared = completion_loss(completed, target[:, :1], hidden_voxels(visible), self.VALID, 0.5)
+        loss, squared = completion_loss(completed, target[:, :1], counted, 0.5)
         loss.backward()
         assert target.grad is not None
         assert torch.equal(target.grad[:, :1] != 0, counted)
+        assert not target.grad[:, 1:].any()
         torch.testing.assert_close(squared, (completed - target[:, :1])[counted].square().mean().detach())
-        composite = torch.where(counted, completed, target[:, :1])
-        steps = sum((composite.diff(dim=a) - target[:, :1].diff(dim=a)).square().sum() for a in (2, 3, 4))
-        torch.testing.assert_close(loss - squared, 0.5 * steps / (3 * counted.sum()))
 
     def test_the_read_out_is_trained_on_what_is_visible(self) -> None:
         visible, target = masks("dual"), self.target()

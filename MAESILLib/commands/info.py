@@ -80,11 +80,11 @@ def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.checkpoint_info import parameter_counts, samples_seen
     from MAESILLib.config import to_dict
 
-    info = read_info(path)
+    info, parts = read_info(path), parameter_counts(path)
     details = {
         **checkpoint_identity(path),
         "megabytes": round(path.stat().st_size / 1e6, 1),
-        "parts": parameter_counts(path),
+        "parts": parts,
         "model": to_dict(info.model),
         "preprocessing": to_dict(info.preprocessing),
         "mask": info.mask,
@@ -92,13 +92,13 @@ def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
         "library_version": info.library_version,
     }
     model, data = info.model, info.training.get("data", {})
-    parts = [f"{part} {count / 1e6:.2f} M" for part, count in details["parts"].items()]
+    counts = [f"{part} {count / 1e6:.2f} M" for part, count in parts.items()]
     windows = ", ".join(f"{low:g} to {high:g}" for low, high in info.preprocessing.windows_hu)
     size, patch = (" x ".join(map(str, one)) for one in (model.superpatch_size, model.patch_size))
     trained = f"{samples_seen(info.training):,} crops of {len(data.get('volumes', ()))} CTs"
     lines = [
         f"{details['name']}: {details['megabytes']} MB, maesil {info.library_version}, sha256 {details['sha256']}",
-        f"parameters: {sum(details['parts'].values()) / 1e6:.2f} M: {', '.join(parts)}",
+        f"parameters: {sum(parts.values()) / 1e6:.2f} M: {', '.join(counts)}",
         f"encoder: {model.encoder_depth} blocks of {model.encoder_width}; decoder: {model.decoder_depth} of "
         f"{model.decoder_width}; superpatch {size}, patch {patch} (D x H x W)",
         f"input: {info.preprocessing.spacing_mm:g} mm, windows {windows} HU",
