@@ -22,14 +22,14 @@ S_PER_MVOXEL = 0.20
 """Metrics; for each million voxels of the model's grid."""
 S_OF_FILL_PER_MVOXEL = 0.10
 """The harmonic fill of each pass, which overlapping superpatches do not have."""
-S_OF_COMPLETION = 0.20
+S_OF_COMPLETION = 0.25
 S_PER_WEIGHT, S_PER_WEIGHT_VISIBLE = 0.01, 0.12
 """The transformer, for each million weights of its blocks; the second times the share of visible patches."""
 FIRST_RELEASE_S, FIRST_RELEASE_S_VISIBLE = 0.4, 1.0
 """The first release's network."""
 USEFUL_CORES = 8
 GPU_SPEED_UP = 5.0
-"""A guess: the harmonic fill and the metrics stay on the CPU."""
+"""A guess: the metrics stay on the CPU."""
 BASE_MIB, MIB_PER_SOURCE_MVOXEL, MIB_PER_MVOXEL, MIB_PER_MVOXEL_OF_COVER = 640, 33, 30, 10
 
 
@@ -67,13 +67,11 @@ def reconstruction_cost(
     passes = max(2, math.ceil(1 / max(hidden_share, 0.05))) if is_complete else 1
     source, volume = source_voxels / 1e6, math.prod(model_shape) / 1e6
     boxes = partition(model_shape, model.superpatch_size, model.patch_size, overlap)
-    network = passes * sum(math.prod(box.size) for box in boxes) / 1e6 * _network_s(model, 1 - hidden_share)
-    if device != "cpu":
-        network /= GPU_SPEED_UP
-    is_filled = overlap == 0 and hidden_share > 0
-    around = volume * (S_PER_MVOXEL + (passes * S_OF_FILL_PER_MVOXEL if is_filled else 0))
+    network = sum(math.prod(box.size) for box in boxes) / 1e6 * _network_s(model, 1 - hidden_share)
+    fill = volume * S_OF_FILL_PER_MVOXEL if overlap == 0 and hidden_share > 0 else 0.0
+    on_device = passes * (network + fill) / (1 if device == "cpu" else GPU_SPEED_UP)
     cores = min(cores or os.cpu_count() or 1, USEFUL_CORES)
-    seconds = START_S + S_PER_SOURCE_MVOXEL * source + (network + around) / cores
+    seconds = START_S + S_PER_SOURCE_MVOXEL * source + (on_device + S_PER_MVOXEL * volume) / cores
     memory = BASE_MIB + MIB_PER_SOURCE_MVOXEL * source + MIB_PER_MVOXEL * volume
     return Cost(seconds, memory + (MIB_PER_MVOXEL_OF_COVER * volume if is_complete else 0))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # by the first optimizer, for seconds
 
 from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import from_dict

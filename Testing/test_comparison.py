@@ -498,7 +498,7 @@ def test_crops_of_the_cool_down_are_told(data: Path, tmp_path: Path) -> None:
     done = compare(data, tmp_path, "--methods", "ae", *sizes)
     assert done.status == 0, done.err
     text = (tmp_path / "comparison.md").read_text()
-    assert "2 updates of 8 crops of 16x16x16 (1 crops of 32x32x32 in every second one of the last 100%)" in text
+    assert "2 updates of 8 crops of 16x16x16 (1 crop of 32x32x32 in every second one of the last 100%)" in text
 
 
 def test_a_stopped_call_says_how_it_resumes(cache: Cache, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_twenty_kills_change_nothing(tmp_path: Path, cache: Cache) -> None:
-    config = tiny_config(steps=150, checkpoint_every=4, validate_every=10, log_every=2)
+    small = {"crop_size": (16, 16, 16), "cooldown_crop_size": (16, 16, 16)}
+    config = tiny_config(steps=150, checkpoint_every=4, validate_every=10, log_every=2, **small)
     (tmp_path / "c.json").write_text(json.dumps(to_dict(config)))
     result = subprocess.run(
         [
@@ -39,7 +40,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path, cache: Cache) -> None:
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        timeout=300,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr[-3000:]

@@ -187,8 +187,8 @@ def _crops(config: Config) -> str:
     told = {}
     # every second update of the cool-down has crops of its own
     for step in (0, train.cooldown_from + 1):
-        size = "x".join(map(str, crop_size_of_step(config, step)))
-        told[step] = f"{len(samples_of_update(config, step))} crops of {size}"
+        count, size = len(samples_of_update(config, step)), "x".join(map(str, crop_size_of_step(config, step)))
+        told[step] = f"{count} crop{'' if count == 1 else 's'} of {size}"
     usual, cooled = told.values()
     if cooled == usual or train.cooldown_from + 1 >= train.steps:
         return usual

@@ -15,8 +15,8 @@ from MAESILLib.evaluation.tables import (
     headline,
     headline_ssim,
     markdown_table,
+    mean_sd,
     mode_of,
-    number,
     summarise,
 )
 
@@ -125,27 +125,18 @@ def _methods_table(result: dict[str, Any]) -> list[str]:
 
 
 def _metrics_table(result: dict[str, Any]) -> list[str]:
-    metrics = {key: METRICS[key] for key in METRICS if key != "lpips" or result["lpips"]}
-    rows = []
-    for line in result["summary"]:
-        cells = [f"{line['dataset']} ({line['volumes']})", line["method"], line["setting"]]
-        for key, (_, digits, value_of) in metrics.items():
-            source = {"psnr_db": f"psnr_{mode_of(line)}_db", "ssim": _ssim_key(line)}.get(key, key)
-            cells.append(_with_sd(value_of(line), line.get(f"{source}_sd"), digits))
-        mae = f"mae_{mode_of(line)}_hu"
-        cells.append(_with_sd(line.get(mae), line.get(f"{mae}_sd"), 1))
-        rows.append(cells)
-    titles = [title for title, _, _ in metrics.values()]
-    return markdown_table(["data set (volumes)", "method", "mode", *titles, "MAE (HU)"], rows)
-
-
-def _ssim_key(line: dict[str, Any]) -> str:
-    mode = mode_of(line)
-    return "ssim_composite" if mode == "masked" else f"ssim_{mode}"
-
-
-def _with_sd(value: float | None, sd: float | None, digits: int) -> str:
-    return number(value, digits) + ("" if value is None or sd is None else f" ({sd:.{digits}f})")
+    metrics = [METRICS[key] for key in METRICS if key != "lpips" or result["lpips"]]
+    metrics.append(("MAE (HU)", 1, lambda line: f"mae_{mode_of(line)}_hu"))
+    rows = [
+        [
+            f"{line['dataset']} ({line['volumes']})",
+            line["method"],
+            line["setting"],
+            *(mean_sd(line, key_of(line), digits) for _, digits, key_of in metrics),
+        ]
+        for line in result["summary"]
+    ]
+    return markdown_table(["data set (volumes)", "method", "mode", *(title for title, _, _ in metrics)], rows)
 
 
 def _of_cosines(methods: list[dict[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from MAESILLib.plan import Plan, superpatch_masks
 from MAESILLib.superpatch import Shape, partition, token_grid
 
 REMEDY = "give the file that was written for these volumes and sizes, or a new name"
+
+UNREADABLE = (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise for files that are damaged or of another kind."""
 
 
 def with_masks(
@@ -46,7 +50,7 @@ def with_masks(
     try:
         with open(path, "rb") as file:
             found = dict(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is not a file of masks ({error})", REMEDY) from None
     for name, size in (("superpatch_size", superpatch_size), ("patch_size", patch_size)):
         _check_size(path, f"a {name} of", found.get(name), size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,25 @@ def mode_of(row: dict[str, Any]) -> str:
     return next((kind for kind in ("complete", "autoencoding") if f"psnr_{kind}_db" in row), "masked")
 
 
+def psnr_key(row: dict[str, Any]) -> str:
+    """Return the key of the PSNR that a row's mode is about."""
+    return f"psnr_{mode_of(row)}_db"
+
+
+def ssim_key(row: dict[str, Any]) -> str:
+    """Return the key of a row's SSIM: of the composite where a share is hidden, else of the whole volume."""
+    mode = mode_of(row)
+    return "ssim_composite" if mode == "masked" else f"ssim_{mode}"
+
+
 def headline(row: dict[str, Any]) -> float | None:
     """Return the PSNR of a row or a summary in dB that its mode is about."""
-    value: float | None = row.get(f"psnr_{mode_of(row)}_db")
-    return value
+    return row.get(psnr_key(row))
 
 
 def headline_ssim(row: dict[str, Any]) -> float | None:
-    """Return the SSIM of a row or a summary: of the composite where a share is hidden, else of the whole volume."""
-    kind = mode_of(row)
-    value: float | None = row.get("ssim_composite" if kind == "masked" else f"ssim_{kind}")
-    return value
+    """Return the SSIM of a row or a summary."""
+    return row.get(ssim_key(row))
 
 
 def harmonic(row: dict[str, Any]) -> float | None:
@@ -53,12 +61,12 @@ def harmonic(row: dict[str, Any]) -> float | None:
     return value
 
 
-METRICS = {
-    "psnr_db": ("PSNR (dB)", 2, headline),
-    "ssim": ("SSIM", 4, headline_ssim),
-    "lpips": ("LPIPS, lower is better", 4, lambda row: row.get("lpips")),
+METRICS: dict[str, tuple[str, int, Callable[[dict[str, Any]], str]]] = {
+    "psnr_db": ("PSNR (dB)", 2, psnr_key),
+    "ssim": ("SSIM", 4, ssim_key),
+    "lpips": ("LPIPS, lower is better", 4, lambda row: "lpips"),
 }
-"""Metrics of which differences are taken: title, digits, and the value of a row."""
+"""Metrics of which differences are taken: title, digits, and their key in a row."""
 
 
 def summarise(rows: list[dict[str, Any]], by: Sequence[str] = ("checkpoint", "setting")) -> list[dict[str, Any]]:
@@ -101,12 +109,12 @@ def differences(
     lines = []
     for name in names[1:]:
         for setting in settings:
-            for metric, (_, _, value_of) in METRICS.items():
+            for metric, (_, _, key_of) in METRICS.items():
                 first, second = (
                     {
                         row["volume"]: value
                         for row in rows
-                        if (row[by], row["setting"]) == (one, setting) and (value := value_of(row)) is not None
+                        if (row[by], row["setting"]) == (one, setting) and (value := row.get(key_of(row))) is not None
                     }
                     for one in (name, names[0])
                 )
@@ -206,3 +214,9 @@ def differences_table(lines: list[dict[str, Any]], columns: Sequence[str]) -> li
 def number(value: float | None, digits: int = 2) -> str:
     """Return a value as tables write it; nothing for None."""
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def mean_sd(line: dict[str, Any], key: str, digits: int) -> str:
+    """Return the mean of a metric in a summary, and its deviation if there is one."""
+    sd = line.get(f"{key}_sd")
+    return number(line.get(key), digits) + ("" if sd is None else f" ({sd:.{digits}f})")

@@ -82,19 +82,26 @@ class Update:
     @torch.no_grad()
     def finish(self, step: int) -> torch.Tensor:
         """Clip gradients, step the optimizers, update the average; return this rank's metrics on the device."""
-        norms = {part: self._step(optimizer) for part, optimizer in self.optimizers.items()}
-        skipped = (~norms["core"].isfinite()).float()
+        norm = self._step("core", torch.zeros((), device=self.device))
+        skipped = (~norm.isfinite()).float()
+        if "readers" in self.optimizers:
+            self._step("readers", skipped)
         for name, value in self._moved_by_passes().items():
             value.copy_(torch.where(skipped > 0, self.before[name], value))
         self.average.update(self.model, step)
-        return torch.cat([torch.stack(self.passes).mean(0), norms["core"][None], skipped[None]])
+        return torch.cat([torch.stack(self.passes).mean(0), norm[None], skipped[None]])
 
-    def _step(self, optimizer: torch.optim.AdamW) -> torch.Tensor:
-        """Clip the gradients of an optimizer's parameters and step it, unless they are not finite; return the norm."""
+    def _step(self, part: str, skipped: torch.Tensor) -> torch.Tensor:
+        """Clip a part's gradients and step its optimizer, unless they are not finite or it is skipped; return the norm.
+
+        Args:
+            skipped: 1 or 0.
+        """
+        optimizer = self.optimizers[part]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.train.gradient_clip).detach()
         # the fused optimizer then changes neither weights nor moments nor its count of steps
-        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.found_inf = (~norm.isfinite()).float().maximum(skipped)  # type: ignore[attr-defined]
         optimizer.step()
         return norm
 

@@ -189,8 +189,9 @@ def attention_kernels(device: torch.device) -> dict[str, float]:
 
 def flops(config: Any, device: torch.device) -> float:
     """Count the operations of forward and backward for one superpatch."""
-    from MAESILLib.masking import MaskSpec, draw_visible, generator_for
     from MAESILLib.model import MaskedAutoencoder
+
+    from MAESILLib.masking import MaskSpec, draw_visible, generator_for
 
     model = MaskedAutoencoder(config.model).to(device)
     grid = tuple(s // p for s, p in zip(config.train.crop_size, config.model.patch_size, strict=True))

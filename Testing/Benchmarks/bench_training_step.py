@@ -47,9 +47,9 @@ def measure(which: str, preset_name: str, steps: int) -> dict[str, float]:
 def maesil(config, image):  # type: ignore[no-untyped-def]
     """Our network, with the masked loss of training."""
     import torch
+    from MAESILLib.model import MaskedAutoencoder
 
     from MAESILLib.masking import MaskSpec, draw_visible, generator_for
-    from MAESILLib.model import MaskedAutoencoder
     from MAESILLib.training.loss import masked_loss
 
     model = MaskedAutoencoder(config.model)
