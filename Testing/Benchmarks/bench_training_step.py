@@ -1,9 +1,11 @@
-"""One training step (forward + backward) of a preset beside MONAI's MaskedAutoEncoderViT.
+"""One training step of a preset next to MONAI's MaskedAutoEncoderViT: CPU seconds of a crop, and peak memory.
 
-Same superpatch, patch, share of visible tokens and encoder size; batch 1, fp32, 2 threads. Each network runs
-in a process of its own, so that its peak memory is its own.
+Crops of 64^3 with three quarters hidden, batch 16, fp32, 2 threads, the same encoder size. ``maesil`` is the step of
+``maesil pretrain``: reading crops, masks, augmentation, core, teacher, completion, read-out, AdamW and the average;
+``core`` is the same without teacher, completion and read-out. ``monai`` has its default decoder, AdamW, and its input
+at hand. Each runs in a process of its own, so that its peak memory is its own.
 
-    python Testing/Benchmarks/bench_training_step.py [--preset base] [--steps 5]
+    python Testing/Benchmarks/bench_training_step.py [--preset small] [--batch 16] [--crop 64] [--steps 5]
 """
 
 from __future__ import annotations
@@ -13,107 +15,115 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+THREADS = 2
+CORE = {"teacher_weight": 0.0, "completion": False, "readout": False}
 
 
-def measure(which: str, preset_name: str, steps: int) -> dict[str, float]:
-    """Return medians of CPU and wall seconds of a step, peak memory and parameters."""
+def measure(which: str, args: argparse.Namespace) -> dict[str, float]:
+    """Return medians of CPU and wall seconds of a crop, peak memory and parameters."""
     import torch
 
-    from MAESILLib.config import preset
+    from MAESILLib.config import from_dict
     from MAESILLib.device import choose_device, peak_memory_mib
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    device = choose_device("cpu")
-    config = preset(preset_name)
-    image = torch.rand(1, 1, *config.model.superpatch_size)
-    model, step = (maesil if which == "maesil" else monai)(config, image)
-    step()
-    cpu, wall = [], []
-    for _ in range(steps):
-        begin_cpu, begin = time.process_time(), time.perf_counter()
-        step()
-        cpu.append(time.process_time() - begin_cpu)
-        wall.append(time.perf_counter() - begin)
+    train = {"batch_size": args.batch, "crop_size": [args.crop] * 3, "precision": "fp32", "cooldown_share": 0.0}
+    train |= {"validation_superpatches": 1, **(CORE if which == "core" else {})}
+    mask = {"strategies": ["dual"], "ratios": [0.75]}
+    config = from_dict({"preset": args.preset, "train": train, "mask": mask})
+    with tempfile.TemporaryDirectory() as folder:
+        model, step = monai(config) if which == "monai" else maesil(config, Path(folder))
+        step(0)
+        cpu, wall = [], []
+        for number in range(1, args.steps + 1):
+            begin_cpu, begin = time.process_time(), time.perf_counter()
+            step(number)
+            cpu.append((time.process_time() - begin_cpu) / args.batch)
+            wall.append((time.perf_counter() - begin) / args.batch)
     return {
         "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
         "cpu_s": statistics.median(cpu),
         "wall_s": statistics.median(wall),
-        "peak_mib": peak_memory_mib(device) or 0.0,
+        "peak_mib": peak_memory_mib(choose_device("cpu")) or 0.0,
     }
 
 
-def maesil(config, image):  # type: ignore[no-untyped-def]
-    """Our network, with the masked loss of training."""
-    import torch
-    from MAESILLib.model import MaskedAutoencoder
+def maesil(config: Any, folder: Path) -> tuple[Any, Callable[[int], object]]:
+    """Return our network and its training step, on random volumes."""
+    from bench_gpu import random_cache
 
-    from MAESILLib.masking import MaskSpec, draw_visible, generator_for
-    from MAESILLib.training.loss import masked_loss
+    from MAESILLib.training.trainer import Trainer
 
-    model = MaskedAutoencoder(config.model)
-    grid = tuple(s // p for s, p in zip(config.model.superpatch_size, config.model.patch_size, strict=True))
-    visible = draw_visible(grid, MaskSpec("dual", 0.5, 0.5), 1, generator_for(0))
-    queried = torch.arange(0, visible.shape[1], round(1 / config.train.visible_share))[None]
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        prediction = model(image, visible, queried=queried)
-        weights = {"visible_weight": config.train.visible_weight, "gradient_weight": config.train.gradient_weight}
-        masked_loss(prediction, image, None, config.model.patch_size, **weights).total.backward()
-
-    return model, step
+    cache = random_cache(folder / "cache", max(96, config.train.crop_size[0]))
+    trainer = Trainer(config, cache, folder / "run")
+    loader = trainer._loader()
+    return trainer.model, lambda number: trainer._update(loader, number)
 
 
-def monai(config, image):  # type: ignore[no-untyped-def]
-    """MONAI's network at the same encoder size, with its own default decoder."""
+def monai(config: Any) -> tuple[Any, Callable[[int], object]]:
+    """Return MONAI's network at the same encoder size, with its own default decoder, and its training step."""
     import torch
     from monai.networks.nets import MaskedAutoEncoderViT
 
-    model = MaskedAutoEncoderViT(
-        in_channels=1,
-        img_size=config.model.superpatch_size,
-        patch_size=config.model.patch_size,
-        hidden_size=config.model.encoder_width,
-        mlp_dim=int(config.model.encoder_width * config.model.mlp_ratio),
-        num_layers=config.model.encoder_depth,
-        num_heads=config.model.encoder_width // config.model.head_width,
+    model, size, windows = config.model, config.train.crop_size, len(config.preprocessing.windows_hu)
+    network = MaskedAutoEncoderViT(
+        in_channels=windows,
+        img_size=size,
+        patch_size=model.patch_size,
+        hidden_size=model.encoder_width,
+        # as many weights as a gated MLP of 8/3 the width
+        mlp_dim=4 * model.encoder_width,
+        num_layers=model.encoder_depth,
+        num_heads=model.encoder_width // model.head_width,
         masking_ratio=0.75,
     )
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    image = torch.rand(config.train.batch_size, windows, *size)
 
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        predicted, mask = model(image)
+    def step(_: int) -> None:
+        predicted, mask = network(image)
         target = torch.zeros_like(predicted)
         ((predicted - target).square().mean(-1) * mask).sum().div(mask.sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
-    return model, step
+    return network, step
 
 
 def main() -> None:
-    """Measure both, each in its own process, and print them with their ratio."""
+    """Measure each in its own process, and print them with their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="base")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--crop", type=int, default=64, help="voxels a side")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--which", choices=("maesil", "monai"), help=argparse.SUPPRESS)
+    parser.add_argument("--which", choices=("maesil", "core", "monai"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.which:
-        print(json.dumps(measure(args.which, args.preset, args.steps)))
+        print(json.dumps(measure(args.which, args)))
         return
-    results = {}
-    for which in ("maesil", "monai"):
-        command = [sys.executable, __file__, "--preset", args.preset, "--steps", str(args.steps), "--which", which]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        results[which] = json.loads(output.splitlines()[-1])
-    print(f"one training step, preset {args.preset}, batch 1, fp32, 2 threads, 75 % hidden")
-    print(f"{'':8}{'params M':>10}{'CPU s':>8}{'wall s':>8}{'peak MiB':>10}")
-    for which, row in results.items():
-        values = f"{row['parameters_m']:10.1f}{row['cpu_s']:8.2f}{row['wall_s']:8.2f}{row['peak_mib']:10.0f}"
-        print(f"{which:8}{values}")
-    ours, theirs = results["maesil"], results["monai"]
-    time_ratio, memory_ratio = theirs["cpu_s"] / ours["cpu_s"], theirs["peak_mib"] / ours["peak_mib"]
-    print(f"ratio: {time_ratio:.1f} in CPU time, {memory_ratio:.1f} in memory")
+    print(
+        f"one training step, preset {args.preset}, batch {args.batch}, crops of {args.crop}^3, {THREADS} threads, fp32"
+    )
+    print(f"{'':8}{'params M':>10}{'CPU s/crop':>12}{'wall s/crop':>13}{'peak MiB':>10}")
+    rows = {}
+    for which in ("maesil", "core", "monai"):
+        output = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--which", which], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+        row = rows[which] = json.loads(output.splitlines()[-1])
+        values = f"{row['parameters_m']:10.2f}{row['cpu_s']:12.3f}{row['wall_s']:13.3f}{row['peak_mib']:10.0f}"
+        print(f"{which:8}{values}", flush=True)
+    for which in ("maesil", "core"):
+        time_ratio, memory_ratio = (rows["monai"][key] / rows[which][key] for key in ("cpu_s", "peak_mib"))
+        print(f"monai takes {time_ratio:.1f} times the CPU time of {which}, and {memory_ratio:.1f} times its memory")
 
 
 if __name__ == "__main__":
