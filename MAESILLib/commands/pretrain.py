@@ -109,6 +109,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             ranks=ranks,
             task=MaskedAutoencoding(points),
         )
+        # it holds as much as the training itself
+        start = base = None
         trainer.run()
         if args.progress != "json" and ranks.is_main:
             _print_result(trainer, args.output)
