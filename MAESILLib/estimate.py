@@ -1,7 +1,7 @@
 """What a reconstruction will take, told before it is begun; needs no torch.
 
-The constants were measured on two cores with the checkpoint that ships (Testing/Benchmarks/bench_estimate.py); the
-panel corrects the time by what the last run on the same kind of device took.
+The constants are CPU seconds of one core (Testing/Benchmarks/bench_estimate.py), less by what other work on the machine
+then added; the panel corrects the time by what the last run on the same kind of device took.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ import math
 import os
 from dataclasses import dataclass
 
+from MAESILLib.checkpoint_info import FirstReleaseModel
 from MAESILLib.config import ModelConfig
 from MAESILLib.superpatch import partition
 
 START_S = 2.0
 """Starting Python, importing torch, loading the checkpoint."""
 S_PER_SOURCE_MVOXEL = 0.10
-"""Reading, resampling there and back, writing; for each million voxels of the input."""
-S_PER_MVOXEL = 0.10
+"""Reading, resampling there and back, writing, on one core; for each million voxels of the input."""
+S_PER_MVOXEL = 0.20
 """Metrics; for each million voxels of the model's grid."""
-S_OF_FILL_PER_MVOXEL = 0.55
-"""The harmonic fill of the volume, which overlapping superpatches do not have."""
-S_PER_PASS_MVOXEL, S_PER_PASS_VISIBLE_MVOXEL = 0.20, 0.50
-"""The model; for each pass and million voxels of its superpatches, and of their visible patches."""
-MEASURED_CORES = 2
+S_OF_FILL_PER_MVOXEL = 0.10
+"""The harmonic fill of each pass, which overlapping superpatches do not have."""
+S_OF_COMPLETION = 0.25
+S_PER_WEIGHT, S_PER_WEIGHT_VISIBLE = 0.01, 0.12
+"""The transformer, for each million weights of its blocks; the second times the share of visible patches."""
+FIRST_RELEASE_S, FIRST_RELEASE_S_VISIBLE = 0.4, 1.0
+"""The first release's network."""
 USEFUL_CORES = 8
 GPU_SPEED_UP = 5.0
 """A guess: the metrics stay on the CPU."""
-BASE_MIB, MIB_PER_SOURCE_MVOXEL, MIB_PER_MVOXEL, MIB_PER_MVOXEL_OF_COVER = 580, 33, 30, 30
+BASE_MIB, MIB_PER_SOURCE_MVOXEL, MIB_PER_MVOXEL, MIB_PER_MVOXEL_OF_COVER = 640, 33, 30, 10
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Cost:
 
 
 def reconstruction_cost(
-    model: ModelConfig,
+    model: ModelConfig | FirstReleaseModel,
     *,
     source_voxels: int,
     model_shape: tuple[int, int, int],
@@ -47,6 +50,7 @@ def reconstruction_cost(
     is_complete: bool = False,
     overlap: float = 0.0,
     device: str = "cpu",
+    cores: int | None = None,
 ) -> Cost:
     """Return what reconstructing one volume will take.
 
@@ -57,26 +61,26 @@ def reconstruction_cost(
         is_complete: complete coverage, which takes as many passes as cover every patch.
         overlap: of the superpatches.
         device: cpu, cuda or mps.
+        cores: that do it; those of this machine if None.
     """
     # visible sets are disjoint from half hidden on; below, each pass covers its share of what is left
     passes = max(2, math.ceil(1 / max(hidden_share, 0.05))) if is_complete else 1
     source, volume = source_voxels / 1e6, math.prod(model_shape) / 1e6
     boxes = partition(model_shape, model.superpatch_size, model.patch_size, overlap)
-    work = passes * sum(math.prod(box.size) for box in boxes) / 1e6
-    network = work * (S_PER_PASS_MVOXEL + S_PER_PASS_VISIBLE_MVOXEL * (1 - hidden_share)) * _weight(model)
-    is_filled = overlap == 0 and hidden_share > 0
-    around = volume * (S_PER_MVOXEL + (S_OF_FILL_PER_MVOXEL if is_filled else 0))
-    if device != "cpu":
-        network /= GPU_SPEED_UP
-    cores = min(os.cpu_count() or MEASURED_CORES, USEFUL_CORES)
-    seconds = START_S + S_PER_SOURCE_MVOXEL * source + (network + around) * MEASURED_CORES / cores
+    network = sum(math.prod(box.size) for box in boxes) / 1e6 * _network_s(model, 1 - hidden_share)
+    fill = volume * S_OF_FILL_PER_MVOXEL if overlap == 0 and hidden_share > 0 else 0.0
+    on_device = passes * (network + fill) / (1 if device == "cpu" else GPU_SPEED_UP)
+    cores = min(cores or os.cpu_count() or 1, USEFUL_CORES)
+    seconds = START_S + S_PER_SOURCE_MVOXEL * source + (on_device + S_PER_MVOXEL * volume) / cores
     memory = BASE_MIB + MIB_PER_SOURCE_MVOXEL * source + MIB_PER_MVOXEL * volume
     return Cost(seconds, memory + (MIB_PER_MVOXEL_OF_COVER * volume if is_complete else 0))
 
 
-def _weight(model: ModelConfig) -> float:
-    """Return the network's work on a token beside that of the checkpoint that ships, roughly by its weights."""
-    own = model.encoder_depth * model.encoder_width**2 + model.decoder_depth * model.decoder_width**2
-    shipped = ModelConfig()
-    other = shipped.encoder_depth * shipped.encoder_width**2 + shipped.decoder_depth * shipped.decoder_width**2
-    return own / other
+def _network_s(model: ModelConfig | FirstReleaseModel, visible_share: float) -> float:
+    """Return the CPU seconds of a pass over a million voxels, roughly by the network's weights."""
+    if isinstance(model, FirstReleaseModel):
+        return FIRST_RELEASE_S + FIRST_RELEASE_S_VISIBLE * visible_share
+    # a block has about 12 weights for each pair of channels
+    weights = 12e-6 * (model.encoder_depth * model.encoder_width**2 + model.decoder_depth * model.decoder_width**2)
+    completion = S_OF_COMPLETION if visible_share < 1 else 0.0
+    return completion + weights * (S_PER_WEIGHT + S_PER_WEIGHT_VISIBLE * visible_share)

@@ -93,7 +93,9 @@ def test_an_evaluation_is_that_of_the_cpu(tmp_path: Path, cache: Cache) -> None:
 
 
 def test_a_step_waits_for_nothing(tmp_path: Path, cache: Cache) -> None:
-    trainer = Trainer(tiny_config(steps=4), cache, tmp_path / "run", device=CUDA)
+    # the fill that the completion reads is iterated until it has converged
+    config = tiny_config(steps=8, completion=False)
+    trainer = Trainer(config, cache, tmp_path / "run", device=CUDA)
     loader = BatchLoader(trainer.config, DeviceCrops(trainer.sampler, cache, CUDA), pin=True)
     for step in range(4):
         trainer._update(loader, step)

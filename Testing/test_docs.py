@@ -77,9 +77,9 @@ def test_the_costs_add_up() -> None:
         number, unit = cache.split()
         assert float(number) * {"GB": 1, "TB": 1000}[unit] == pytest.approx(count * 0.02)
         assert float(samples.split()[0]) == pytest.approx(count * 200 / 1e6)
-        flop = count * 200 * 3 * 201e9
+        flop = count * 200 * 3 * 252e9
         assert float(work) == pytest.approx(flop / 1e15, rel=0.01)
         for text, paid, rate in zip(hours.split(" / "), cost.split(" / "), (1e14, 3e14), strict=True):
             assert float(text) == pytest.approx(flop / rate / 3600, rel=0.1)
             assert float(paid) == pytest.approx(3 * flop / rate / 3600 + 0.05 * count * 60 / 16 / 3600, rel=0.1)
-        assert float(cores) == pytest.approx(3e14 / (3 * 201e9) * 0.0019, rel=0.1)
+        assert float(cores) == pytest.approx(3e14 / (3 * 252e9) * 0.0019, rel=0.1)

@@ -178,9 +178,10 @@ class TestPackage:
 
     def test_the_command_line_runs(self, package: Path, tmp_path: Path) -> None:
         checkpoint = package / MODULES / "Resources" / "Checkpoints" / "maesil-small.safetensors"
-        done = run_packaged(package, tmp_path, "-m", "MAESILLib", "info", str(checkpoint), "--progress", "off")
+        done = run_packaged(package, tmp_path, "-m", "MAESILLib", "info", str(checkpoint), "--progress", "json")
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["name"] == checkpoint.name
+        (described,) = (e for e in map(json.loads, done.stdout.splitlines()) if e["event"] == "info")
+        assert described["name"] == checkpoint.name
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -21,11 +21,12 @@ from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.errors import InputError
-from MAESILLib.training.loader import pass_size, samples_of_pass
+from MAESILLib.training.loader import check_shares, samples_of_pass
 from MAESILLib.training.log import read_log
 from MAESILLib.training.ranks import Ranks, own_device
 from MAESILLib.training.run_folder import holds_state
 from MAESILLib.training.state import read_state
+from MAESILLib.training.task import MASKED_AUTOENCODING
 from MAESILLib.training.trainer import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0"]
@@ -34,7 +35,17 @@ STEPS = 6
 
 
 def config(**train: object) -> Config:
-    values = {"batch_size": 8, "steps": STEPS, "validate_every": 3, "checkpoint_every": 3, "noise": 0.02, **train}
+    # four crops of the completion, so that some ranks and passes have none
+    values = {
+        "completion_crops": 4,
+        "teacher_crops": 5,
+        "cooldown_share": 0.4,
+        "batch_size": 8,
+        "steps": STEPS,
+        "validate_every": 3,
+        "checkpoint_every": 3,
+        **train,
+    }
     return tiny_config(**values)
 
 
@@ -61,13 +72,13 @@ def do_jobs(ranks: int, cache: Cache, folder: Path, jobs: list[dict[str, Any]]) 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same training by one process, by 2 and by 4 ranks, whole and in passes, divided, and begun by others."""
+    """The same training by one process, by 2 and by 4 ranks, whole and in passes, and begun by others."""
     folder = tmp_path_factory.mktemp("ranks")
     shapes = [(40, 48, 56), (20, 40, 40), (48, 40, 33), (40, 40, 40), (36, 40, 40)]
     cache = make_cache(folder / "cache", shapes, ["train", "train", "train", "val", "val"])
 
     def job(name: str, **values: Any) -> dict[str, Any]:
-        train = {key: values.pop(key) for key in ("accumulation", "parallel") if key in values}
+        train = {key: values.pop(key) for key in ("accumulation",) if key in values}
         return {"folder": str(folder / name), "config": config(**train), **values}
 
     Trainer(config(), cache, folder / "1x8").run()
@@ -78,10 +89,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         [
             job("4x2"),
-            job("4x2 divided", parallel="fsdp"),
             job("4x1x2 passes", accumulation=2),
             job("4 then 2", stop_at=4),
-            job("4 then 1", stop_at=4, parallel="fsdp"),
+            job("4 then 1", stop_at=4),
         ],
     )
     assert out.count("STOPPED stopped at step 4 (the last rank was asked)") == 2
@@ -92,39 +102,28 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         [
             job("2x4"),
-            job("2x4 divided", parallel="fsdp"),
-            job("2x2x2 passes divided", parallel="fsdp", accumulation=2),
-            job("4 then 2", resume=True, parallel="fsdp"),
+            job("2x2x2 passes", accumulation=2),
+            job("4 then 2", resume=True),
         ],
     )
     Trainer(config(), cache, folder / "4 then 1", resume=True).run()
     return folder
 
 
-NAMES = [
-    "1x2x4 passes",
-    "2x4",
-    "4x2",
-    "4x1x2 passes",
-    "2x4 divided",
-    "4x2 divided",
-    "2x2x2 passes divided",
-    "4 then 2",
-    "4 then 1",
-]
+NAMES = ["1x2x4 passes", "2x4", "4x2", "4x1x2 passes", "2x2x2 passes", "4 then 2", "4 then 1"]
+NUMBERS = ("loss", *MASKED_AUTOENCODING.metrics, "gradient_norm", "val_psnr_masked_db", "samples", "mask_ratio")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_update_is_the_same_however_it_is_shared_out(runs: Path, name: str) -> None:
     expected, found = (read_log(runs / n / "log.csv") for n in ("1x8", name))
     assert [row["step"] for row in found] == list(range(1, STEPS + 1))
-    for key in ("loss", "gradient_norm", "val_psnr_masked_db", "samples", "mask", "hidden_share"):
+    assert [row["mask"] for row in found] == [row["mask"] for row in expected]
+    for key in NUMBERS:
         numbers = [[row[key] for row in rows if row[key] is not None] for rows in (expected, found)]
-        if key == "mask":
-            assert numbers[0] == numbers[1]
-        else:
-            # rows hold six digits, and sums in another order differ in the last of them
-            np.testing.assert_allclose(*numbers, rtol=2e-5)
+        assert len(numbers[0]) == (2 if key.startswith("val") else STEPS)
+        # rows hold six digits, and sums in another order differ in the last of them
+        np.testing.assert_allclose(*numbers, rtol=2e-5, err_msg=key)
     whole, shared = (load_checkpoint(runs / n / "model.safetensors")[0].state_dict() for n in ("1x8", name))
     for key, weight in whole.items():
         torch.testing.assert_close(shared[key], weight, rtol=1e-3, atol=3e-5)
@@ -148,13 +147,13 @@ def test_the_samples_of_a_batch_differ(runs: Path) -> None:
 
 
 def test_a_state_does_not_say_who_wrote_it(runs: Path) -> None:
-    """Weights, moments and averages of a divided model are stored whole, under the model's own names."""
-    whole, divided = (read_state(runs / n).values for n in ("1x8", "4x2 divided"))
+    """Weights, moments and averages are stored under the model's own names."""
+    alone, shared = (read_state(runs / n).values for n in ("1x8", "4x2"))
     for part in ("model", "average"):
-        assert {k: v.shape for k, v in whole[part].items()} == {k: v.shape for k, v in divided[part].items()}
-    for name, moments in whole["optimizer"].items():
+        assert {k: v.shape for k, v in alone[part].items()} == {k: v.shape for k, v in shared[part].items()}
+    for name, moments in alone["optimizer"].items():
         for key, moment in moments.items():
-            torch.testing.assert_close(divided["optimizer"][name][key], moment, rtol=1e-2, atol=1e-6)
+            torch.testing.assert_close(shared["optimizer"][name][key], moment, rtol=1e-2, atol=1e-6)
 
 
 def test_only_the_first_rank_writes(runs: Path) -> None:
@@ -166,7 +165,15 @@ def test_only_the_first_rank_writes(runs: Path) -> None:
 @pytest.mark.parametrize(("size", "accumulation"), [(3, 1), (2, 3), (16, 1)])
 def test_a_batch_that_cannot_be_shared_out_is_refused(size: int, accumulation: int) -> None:
     with pytest.raises(InputError, match=f"cannot be shared by {size} ranks"):
-        pass_size(config(accumulation=accumulation), Ranks(0, size))
+        check_shares(config(accumulation=accumulation), Ranks(0, size))
+
+
+def test_larger_crops_of_a_cooldown_that_cannot_be_shared_out_are_refused() -> None:
+    small = {"crop_size": (16, 16, 16), "cooldown_crop_size": (32, 32, 32)}
+    with pytest.raises(InputError, match=r"an update of 1 crops cannot be shared by 2 ranks .*cooldown_crop_size"):
+        check_shares(config(**small), Ranks(0, 2))
+    check_shares(config(**small), Ranks(0, 1))
+    check_shares(config(**{**small, "cooldown_share": 0.0}), Ranks(0, 8))
 
 
 def test_each_rank_takes_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,5 +292,5 @@ def test_what_one_rank_is_refused_names_the_rank(tmp_path: Path) -> None:
     status, error = job.end()
     assert status == 1
     assert "rank 0 of 2" in error
-    assert "train.batch_size 3 cannot be shared by 2 ranks" in error
+    assert "an update of 3 crops cannot be shared by 2 ranks" in error
     assert not job.run.exists()

@@ -382,9 +382,9 @@ class TestEmbeddedCheckpoint:
         assert {e["kind"] for e in result.named("artifact")} == {*KINDS, "metrics"}
 
     def test_it_can_be_described(self) -> None:
-        result = maesil("info", embedded_checkpoint(), "--progress", "off")
+        result = maesil("info", embedded_checkpoint(), "--progress", "json")
         assert result.status == 0
-        described = json.loads(result.out)
+        (described,) = (event for event in map(json.loads, result.out.splitlines()) if event["event"] == "info")
         assert described["training"], "the data and licence it was trained on are not stated"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from cli_factory import QUIET, REPOSITORY, assert_refused, maesil
 from training_factory import tiny_config
 
 from MAESILLib.data.cache import Cache
@@ -164,3 +165,54 @@ def test_a_state_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can be read"):
         read_state(tmp_path)
     assert not (tmp_path / "owned").exists()
+
+
+FIRST_RELEASE = REPOSITORY / "Resources" / "Checkpoints" / "maesil-small.safetensors"
+
+
+class TestFirstRelease:
+    """What it left is refused in one line, and nothing of it is lost."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Path:
+        """A run of the first release."""
+        run = tmp_path / "run"
+        run.mkdir()
+        for name in ("state.pt", "state.previous.pt"):
+            torch.save({"format": "maesil-training-state/2", "task": "maesil", "config": {}}, run / name)
+        (run / "log.csv").write_text("step\n1\n")
+        return run
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (("--resume",), ("state.pt: a run of the first release", "start a new run in another folder")),
+            (("--resume", "auto"), ("state.pt: a run of the first release",)),
+            ((), ("already holds a run",)),
+            (("--preset", "tiny", "--steps", 3), ("already holds a run",)),
+        ],
+    )
+    def test_its_runs(self, cache: Cache, run: Path, options: tuple[object, ...], words: tuple[str, ...]) -> None:
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        result = maesil("pretrain", "--data", cache.folder, "--output", run, "--threads", 1, *options, *QUIET)
+        assert_refused(result, str(run), *words)
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+    def test_branches_from_its_runs(self, tmp_path: Path, cache: Cache, run: Path) -> None:
+        arguments = ("--data", cache.folder, "--output", tmp_path / "new", "--threads", 1)
+        result = maesil("pretrain", *arguments, "--from", run, "--cooldown", 5, *QUIET)
+        assert_refused(result, "state.pt: a run of the first release")
+        assert not (tmp_path / "new").exists()
+
+    def test_its_checkpoints(self, tmp_path: Path, cache: Cache) -> None:
+        arguments = ("--data", cache.folder, "--output", tmp_path / "new", "--threads", 1)
+        result = maesil("pretrain", *arguments, "--init", FIRST_RELEASE, *QUIET)
+        assert_refused(result, str(FIRST_RELEASE), "of the first release", "leave out --init")
+        assert not (tmp_path / "new").exists()
+
+    def test_caches_of_earlier_versions(self, tmp_path: Path) -> None:
+        """Those of the first release have the schema of today."""
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "index.json").write_text('{"schema": "maesil-cache/1", "volumes": []}')
+        result = maesil("pretrain", "--data", tmp_path / "cache", "--output", tmp_path / "new", *QUIET)
+        assert_refused(result, "has schema 'maesil-cache/1'", "prepare the data again")

@@ -81,8 +81,6 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     device = choose_device(own_device(args.device))
     stop.check()
     with joined(device) as ranks:
-        from MAESILLib.probe.points import read_points
-        from MAESILLib.probe.reduced import reduce_points
         from MAESILLib.training.task import MaskedAutoencoding
         from MAESILLib.training.trainer import Trainer
 
@@ -92,6 +90,9 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             stop.ask_after(60 * args.minutes, f"its {args.minutes:g} minutes are over")
         points = None
         if args.points and ranks.is_main:
+            from MAESILLib.probe.points import read_points
+            from MAESILLib.probe.reduced import reduce_points
+
             points = reduce_points(read_points(Path(args.points), Path(args.root) if args.root else None))
         trainer = Trainer(
             config,
@@ -108,6 +109,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             ranks=ranks,
             task=MaskedAutoencoding(points),
         )
+        # it holds as much as the training itself
+        start = base = None
         trainer.run()
         if args.progress != "json" and ranks.is_main:
             _print_result(trainer, args.output)

@@ -35,7 +35,9 @@ def attention_shares(encoder: Encoder, image: torch.Tensor) -> list[float]:
         for b in encoder.blocks
     ]
     try:
-        encode_whole(encoder, image)
+        # inside of a compiled block no hook is called
+        with torch.compiler.set_stance("force_eager"):
+            encode_whole(encoder, image)
     finally:
         for handle in handles:
             handle.remove()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.fft import dct
 
 from MAESILLib.config import Triple
 from MAESILLib.mae.model import Prediction, patchify, put_tokens, take_tokens, unpatchify
@@ -59,13 +58,21 @@ def patch_error(
     return error * weight, weight
 
 
+def dct_matrix(length: int) -> torch.Tensor:
+    """Return the orthonormal DCT-II (Ahmed, Natarajan & Rao 1974), a row for each frequency, float64."""
+    k = torch.arange(length, dtype=torch.float64)
+    matrix = (2 / length) ** 0.5 * torch.cos(math.pi / length * k[:, None] * (k + 0.5))
+    matrix[0] *= 0.5**0.5
+    return matrix
+
+
 @lru_cache(maxsize=8)
 def band_weights(patch_size: Triple, slope: float, device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return the DCT-II matrices of a patch's axes and the weights (d, h, w) of its frequencies, of mean 1.
 
     The spectrum of a CT falls with frequency; weights that rise with it whiten the error, and depend on nothing else.
     """
-    matrices = [torch.from_numpy(dct(np.eye(n), axis=0, norm="ortho")).float().to(device) for n in patch_size]
+    matrices = [dct_matrix(n).float().to(device) for n in patch_size]
     squares = sum(axis**2 for axis in torch.meshgrid(*(torch.arange(n) for n in patch_size), indexing="ij"))
     weights = (1.0 + squares) ** (slope / 2)
     return matrices, (weights / weights.mean()).to(device)

@@ -110,7 +110,9 @@ def read_state(folder: Path) -> SavedState:
     """
     found = [folder / name for name in STATES if (folder / name).is_file()]
     if not found:
-        raise InputError(f"{folder} holds no training state", "start without --resume, or give the run's folder")
+        raise InputError(
+            f"{folder} holds no training state", "give the folder of a run that saved one, or begin a new run"
+        )
     # saving never leaves the one before alone
     problem = f"{STATE}: it is not there" if found[0].name == PREVIOUS else ""
     for path in found:

@@ -24,8 +24,6 @@ from MAESILLib.mae.blocks import Block
 from MAESILLib.mae.model import Prediction, spread
 from MAESILLib.mae.network import Network
 from MAESILLib.masking import generator_for, hidden_tokens
-from MAESILLib.probe.encoders import HUEncoder
-from MAESILLib.probe.reduced import ReducedPoints, reduced_probe
 from MAESILLib.training.batch import Batch, intensities
 from MAESILLib.training.diagnostics import attention_shares, patch_r2
 from MAESILLib.training.loss import Loss, completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
@@ -33,6 +31,7 @@ from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.validation import Preview, ValidationSuperpatch, preview, validate
 
 if TYPE_CHECKING:
+    from MAESILLib.probe.reduced import ReducedPoints
     from MAESILLib.training.update import Update
 
 FILL_TOLERANCE = 1e-2
@@ -194,6 +193,10 @@ class MaskedAutoencoding:
         found |= {f"attention_share_{block}": share for block, share in enumerate(shares, start=1)}
         found["patch_r2"] = patch_r2(encoder, image, valid)
         if self.points is not None and time.monotonic() >= self._next_probe:
+            # it needs SimpleITK, which a node that trains may lack
+            from MAESILLib.probe.encoders import HUEncoder
+            from MAESILLib.probe.reduced import reduced_probe
+
             begin = time.monotonic()
             probed = reduced_probe(HUEncoder(encoder, model.windows_hu), self.points, device=device)
             found |= {f"probe_{name}": probed[name] for name in ("auroc", "auroc_soft") if name in probed}

@@ -409,9 +409,7 @@ class Trainer:
     def _start_from(self, path: Path | str) -> None:
         info = read_info(path)
         if isinstance(info.model, FirstReleaseModel):
-            raise InputError(
-                f"{path} is of the first release, whose network is not trained any more", "start without it"
-            )
+            raise InputError(f"{path} is of the first release, whose network is trained no more", "leave out --init")
         if info.model != self.config.model:
             raise InputError(f"{path} has another architecture than this run", "choose the preset it was trained with")
         if info.preprocessing != self.config.preprocessing:

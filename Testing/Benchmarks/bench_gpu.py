@@ -1,10 +1,10 @@
 """Training steps of each preset on a card, beside MONAI's MaskedAutoEncoderViT and the card's own ceilings.
 
-A step is the real one: batches of the loader, windowing, noise, masks, prior, forward, backward, clipping, AdamW, the
-weight average, all with three quarters hidden; ``mixture`` is a row with the shares that training draws, whose steps
-take different times. Floating-point operations are those that torch counts in forward and backward (attention's
-backward with what it computes again; on a CPU without attention); the ceiling is a bf16 product of 8192x8192 matrices
-of random numbers, measured in the same run.
+A step is the real one: batches of the loader, windowing, noise, masks, forward, backward, teacher, completion and
+read-out, clipping, AdamW, the weight average, all with three quarters hidden; ``mixture`` is a row with the ratios that
+training draws, whose steps take different times. Floating-point operations are those that torch counts in forward and
+backward of the core (attention's backward with what it computes again; on a CPU without attention); the ceiling is a
+bf16 product of 8192x8192 matrices of random numbers, measured in the same run.
 
     python Testing/Benchmarks/bench_gpu.py [--data CACHE] [--presets tiny small base] [--output FILE.json]
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -30,6 +31,8 @@ from MAESILLib.config import from_dict
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
 from MAESILLib.data.crops import DeviceCrops, HostCrops
 from MAESILLib.device import choose_device, device_name, peak_memory_mib
+from MAESILLib.mae.model import MaskedAutoencoder
+from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
 from MAESILLib.training.loader import BatchLoader
 from MAESILLib.training.trainer import Trainer
 
@@ -107,12 +110,10 @@ def measure(
         "loader_threads": args.threads,
     }
     torch._dynamo.reset()
-    mask = {} if variant.mixture else {"strategies": ["dual"], "hidden_shares": [0.75]}
+    mask = {} if variant.mixture else {"strategies": ["dual"], "ratios": [0.75]}
     config = from_dict({"preset": name, "train": train, "mask": mask})
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, cache, folder, device=device)
-    if trainer.compile_problem:
-        raise RuntimeError(f"not compiled: {trainer.compile_problem}")
     steps = 3 * args.steps if variant.mixture else args.steps
     warm_up = 3 * args.warm_up if variant.mixture else args.warm_up
     crops = (
@@ -188,20 +189,16 @@ def attention_kernels(device: torch.device) -> dict[str, float]:
 
 
 def flops(config: Any, device: torch.device) -> float:
-    """Count the operations of forward and backward for one superpatch."""
-    from MAESILLib.model import MaskedAutoencoder
-
-    from MAESILLib.masking import MaskSpec, draw_visible, generator_for
-
-    model = MaskedAutoencoder(config.model).to(device)
+    """Count the core's operations of forward and backward for one crop."""
     grid = tuple(s // p for s, p in zip(config.train.crop_size, config.model.patch_size, strict=True))
-    visible = draw_visible(grid, MaskSpec("dual", 0.5, 0.5), 1, generator_for(0)).to(device)
-    count = round(visible.shape[1] * config.train.visible_share)
-    queried = torch.arange(count, device=device)[None] if count else None
-    image = torch.rand(1, 1, *config.train.crop_size, device=device)
+    windows = len(config.preprocessing.windows_hu)
+    core = MaskedAutoencoder(config.model, windows).to(device)
+    visible = draw_visible(grid, MaskSpec("dual", 0.5, 0.5), 1, generator_for(0))
+    hidden = hidden_from_visible(visible, math.prod(grid))
+    decoded = hidden[:, : round(hidden.shape[1] * config.train.decoded_ratio)].to(device)
+    image = torch.rand(1, windows, *config.train.crop_size, device=device)
     with FlopCounterMode(display=False) as counter, torch.autocast(device.type, torch.bfloat16):
-        prediction = model(image, visible, queried=queried)
-        (prediction.hidden_patches.float().sum() + prediction.visible_patches.float().sum()).backward()
+        core(image, visible.to(device), decoded).patches.sum().backward()
     return float(counter.get_total_flops())
 
 
@@ -217,7 +214,8 @@ def measure_monai(name: str, device: torch.device, args: argparse.Namespace) -> 
         img_size=config.superpatch_size,
         patch_size=config.patch_size,
         hidden_size=config.encoder_width,
-        mlp_dim=int(config.encoder_width * config.mlp_ratio),
+        # SwiGLU has three matrices of 8/3 of the width, MONAI's MLP two
+        mlp_dim=4 * config.encoder_width,
         num_layers=config.encoder_depth,
         num_heads=config.encoder_width // config.head_width,
         masking_ratio=0.75,

@@ -20,13 +20,13 @@ def measure(which: str, preset_name: str, steps: int) -> dict[str, float]:
     """Return medians of CPU and wall seconds of a step, peak memory and parameters."""
     import torch
 
-    from MAESILLib.config import preset
+    from MAESILLib.config import from_dict
     from MAESILLib.device import choose_device, peak_memory_mib
 
     torch.set_num_threads(2)
     torch.manual_seed(0)
     device = choose_device("cpu")
-    config = preset(preset_name)
+    config = from_dict({"preset": preset_name})
     image = torch.rand(1, 1, *config.model.superpatch_size)
     model, step = (maesil if which == "maesil" else monai)(config, image)
     step()
@@ -45,23 +45,22 @@ def measure(which: str, preset_name: str, steps: int) -> dict[str, float]:
 
 
 def maesil(config, image):  # type: ignore[no-untyped-def]
-    """Our network, with the masked loss of training."""
-    import torch
-    from MAESILLib.model import MaskedAutoencoder
+    """Our core, with the loss of training."""
+    from MAESILLib.mae.model import MaskedAutoencoder
+    from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
+    from MAESILLib.training.loss import core_loss
 
-    from MAESILLib.masking import MaskSpec, draw_visible, generator_for
-    from MAESILLib.training.loss import masked_loss
-
-    model = MaskedAutoencoder(config.model)
+    windows = len(config.preprocessing.windows_hu)
+    model = MaskedAutoencoder(config.model, windows)
+    image = image.expand(-1, windows, -1, -1, -1)
     grid = tuple(s // p for s, p in zip(config.model.superpatch_size, config.model.patch_size, strict=True))
     visible = draw_visible(grid, MaskSpec("dual", 0.5, 0.5), 1, generator_for(0))
-    queried = torch.arange(0, visible.shape[1], round(1 / config.train.visible_share))[None]
+    hidden = hidden_from_visible(visible, grid[0] * grid[1] * grid[2])
+    decoded = hidden[:, : round(hidden.shape[1] * config.train.decoded_ratio)]
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        prediction = model(image, visible, queried=queried)
-        weights = {"visible_weight": config.train.visible_weight, "gradient_weight": config.train.gradient_weight}
-        masked_loss(prediction, image, None, config.model.patch_size, **weights).total.backward()
+        core_loss(model(image, visible, decoded), image, None, config.model.patch_size, 0.0)[0].backward()
 
     return model, step
 
@@ -76,7 +75,8 @@ def monai(config, image):  # type: ignore[no-untyped-def]
         img_size=config.model.superpatch_size,
         patch_size=config.model.patch_size,
         hidden_size=config.model.encoder_width,
-        mlp_dim=int(config.model.encoder_width * config.model.mlp_ratio),
+        # two matrices; our SwiGLU has three, of 8/3 of the width
+        mlp_dim=4 * config.model.encoder_width,
         num_layers=config.model.encoder_depth,
         num_heads=config.model.encoder_width // config.model.head_width,
         masking_ratio=0.75,
