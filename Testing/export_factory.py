@@ -54,7 +54,7 @@ def make_lively(module: nn.Module) -> Any:
 
 def write_lively_checkpoint(path: Path, **changes: object) -> Path:
     config = dataclasses.replace(CONFIG, **changes)
-    network = make_lively(Network(config, len(WINDOWS)))
+    network = make_lively(Network(config, WINDOWS))
     info = CheckpointInfo(config, Preprocessing(1.5, WINDOWS), training=TRAINING, parts=("completion", "readout"))
     save_checkpoint(path, network.state_dict(), info)
     return path

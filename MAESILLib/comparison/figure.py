@@ -19,7 +19,7 @@ WIDTH = 7.2
 """Inches: a page of two columns."""
 TALLEST = 9.4
 LARGE, SMALL = 8, 6.5
-DOTS_PER_INCH = 200
+DOTS_PER_INCH = 150
 
 
 def views_of(volume: np.ndarray, centre_dhw: Sequence[int]) -> list[np.ndarray]:
@@ -61,7 +61,9 @@ def comparison_figure(
     for row, plane in enumerate(PLANES):
         axes[2 * row, 0].text(-0.05, 0.5, plane.name, size=LARGE, **_beside(axes[2 * row, 0]))
         for below in range(2) if len(columns) > 1 else (0,):
-            bar = page.colorbar(axes[2 * row + below, -1].images[0], ax=axes[2 * row + below, :], pad=0.01)
+            bar = page.colorbar(
+                axes[2 * row + below, -1].images[0], ax=axes[2 * row + below, :], pad=0.01, panchor=False
+            )
             bar.set_label("HU", size=SMALL)
             bar.ax.tick_params(labelsize=SMALL - 1)
     with atomic_path(path) as temporary:
