@@ -248,9 +248,13 @@ class TestDecoder:
         """A hidden token does depend on the other hidden ones, which cross-attention excludes."""
         core, visible = network(decoder="self").core, masks("dual")
         image = windowed(hu_of(1), WINDOWS)
+        last: list[torch.Tensor] = []
+        core.decoder.blocks[-1].register_forward_hook(lambda _module, _args, output: last.append(output))
         with torch.no_grad():
             whole = core(image, visible)
             part = core(image, visible, whole.decoded[:, :9])
+            # visible ones first, then hidden ones
+            assert torch.equal(whole.tokens, core.decoder.norm(last[0])[:, 8:])
         assert (part.patches - whole.patches[:, :9]).abs().max() > 1e-3
 
     def test_every_block_of_the_encoder_reaches_the_decoder_if_mixed(self) -> None:
@@ -262,6 +266,28 @@ class TestDecoder:
             leaves = [x.clone().requires_grad_() for x in encoded]
             core.decode(leaves, visible, GRID).patches.square().mean().backward()
             assert [x.grad is not None and bool(x.grad.any()) for x in leaves] == [mixed, mixed, True]
+
+
+class TestEncoder:
+    def test_it_is_given_the_visible_patches_centred(self) -> None:
+        core, visible, image = network().core, masks("uniform", 2), windowed(hu_of(2), WINDOWS)
+        given: list[torch.Tensor] = []
+        core.encoder.embed.register_forward_pre_hook(lambda _module, args: given.append(args[0]))
+        with torch.no_grad():
+            encoded = core.encoder(image, visible)
+        for sample, tokens in enumerate(visible.tolist()):
+            for n, token in enumerate(tokens):
+                d, h, w = (8 * int(i) for i in np.unravel_index(token, GRID))
+                patch = image[sample, :, d : d + 8, h : h + 8, w : w + 8].flatten() * 2 - 1
+                assert torch.equal(given[0][sample, n], patch)
+        assert [x.shape for x in encoded] == [(2, 8, 48)] * CONFIG.encoder_depth
+
+    def test_the_last_output_is_normalised(self) -> None:
+        core = new_core()
+        with torch.no_grad():
+            *_, last = core.encoder(windowed(hu_of(1), WINDOWS), masks("dual"))
+        torch.testing.assert_close(last.mean(-1), torch.zeros(1, 8), atol=1e-5, rtol=0)
+        torch.testing.assert_close(last.std(-1, correction=0), torch.ones(1, 8), atol=1e-4, rtol=0)
 
 
 class TestPositions:

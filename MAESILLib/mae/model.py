@@ -70,7 +70,7 @@ def spread(tokens: torch.Tensor, patch_size: Triple) -> torch.Tensor:
     return tokens[:, None]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def sincos_table(grid: Triple, width: int, offset: Triple, device: torch.device) -> torch.Tensor:
     """Return fixed 3D sine-cosine positions (tokens, width) of a token grid that begins at ``offset``.
 
@@ -105,20 +105,24 @@ class Prediction:
     patches: torch.Tensor
 
 
+@dataclass(frozen=True)
 class Positions:
     """The positions of a token grid: rotary tables for attention, or sines and cosines to add."""
 
-    def __init__(self, config: ModelConfig, grid: Triple, offset: Triple, device: torch.device) -> None:
-        self.is_rotary = config.positions == "rotary"
-        self.config, self.grid, self.offset, self.device = config, grid, offset, device
+    config: ModelConfig
+    grid: Triple
+    offset: Triple
+    device: torch.device
 
     def rotary(self, index: torch.Tensor) -> torch.Tensor | None:
-        """Return the rotary table (B, N, 2, head_width) of the tokens ``index`` (B, N)."""
-        return rotary_table(self.grid, self.config.head_width, self.device)[index] if self.is_rotary else None
+        """Return the rotary table (B, N, 2, head_width) of the tokens ``index`` (B, N), if positions are rotary."""
+        if self.config.positions != "rotary":
+            return None
+        return rotary_table(self.grid, self.config.head_width, self.device)[index]
 
     def add_to(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Add sine-cosine positions of the tokens ``index`` (B, N) to x (B, N, C)."""
-        if self.is_rotary:
+        """Add sine-cosine positions of the tokens ``index`` (B, N) to x (B, N, C), if positions are such."""
+        if self.config.positions != "sincos":
             return x
         return x + sincos_table(self.grid, x.shape[-1], self.offset, self.device)[index]
 
