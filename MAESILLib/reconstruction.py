@@ -15,7 +15,7 @@ import torch
 from MAESILLib.device import precision_context
 from MAESILLib.first_release import FirstRelease
 from MAESILLib.harmonic import harmonic_fill
-from MAESILLib.mae.model import patchify, spread, take_tokens, unpatchify, valid_voxels, windowed
+from MAESILLib.mae.model import composite, spread, valid_voxels, windowed
 from MAESILLib.mae.network import Network
 from MAESILLib.masking import hidden_tokens
 from MAESILLib.plan import Plan, masks_of_volume, superpatch_masks
@@ -172,19 +172,18 @@ def _predict_boxes(
         filled = harmonic_fill(first, (~hidden & valid).to(device))
     with precision_context(device, bf16):
         out = model.reconstruct(image, visible.to(device), filled, completed=completed)
-    predicted = _laid_out(out.hidden, out.hidden_patches, grid, patch_size)
-    # without a read-out visible patches are those of the input
-    visible_patches = out.visible_patches
-    if visible_patches is None:
-        visible_patches = take_tokens(patchify(first, patch_size), visible.to(device))
-    shown = _laid_out(visible.to(device), visible_patches, grid, patch_size)
+    empty = torch.zeros_like(first)
+    predicted = _clipped(composite(empty, out.hidden, out.hidden_patches, patch_size))
+    shown = predicted
+    if show:
+        # without a read-out visible patches are those of the input
+        made = first
+        if out.visible_patches is not None:
+            made = composite(empty, visible.to(device), out.visible_patches, patch_size)
+        shown = _clipped(made)
     return list(zip(predicted, shown, hidden[:, 0].numpy(), strict=True))
 
 
-def _laid_out(index: torch.Tensor, patches: torch.Tensor, grid: Shape, patch_size: Shape) -> np.ndarray:
-    """Lay patches (B, N, P) of the tokens ``index`` into boxes (B, D, H, W), clipped to [0, 1]; the rest is 0."""
-    tokens = patches.new_zeros(len(patches), grid[0] * grid[1] * grid[2], patches.shape[-1])
-    index = index[..., None].expand(-1, -1, patches.shape[-1])
-    boxes = unpatchify(tokens.scatter(1, index, patches.clamp(0, 1)), grid, patch_size)
-    made: np.ndarray = boxes[:, 0].float().cpu().numpy()
+def _clipped(image: torch.Tensor) -> np.ndarray:
+    made: np.ndarray = image[:, 0].clamp(0, 1).float().cpu().numpy()
     return made

@@ -7,7 +7,7 @@ import torch
 
 from MAESILLib.config import ModelConfig
 from MAESILLib.mae.model import Encoder
-from MAESILLib.training.diagnostics import attention_shares, encode_whole, patch_r2
+from MAESILLib.training.diagnostics import attention_shares, patch_r2
 
 SHAPE = (1, 2, 32, 40, 48)
 
@@ -25,9 +25,9 @@ def image_of(seed: int = 0) -> torch.Tensor:
 def test_attention_shares_are_those_of_each_block_by_hand() -> None:
     encoder, image = encoder_of(), image_of()
     shares = attention_shares(encoder, image)
-    outputs = encode_whole(encoder, image)
     block = encoder.blocks[1]
     with torch.no_grad():
+        outputs = encoder(image)
         from MAESILLib.mae.blocks import rotary_table
 
         rotary = rotary_table((4, 5, 6), 24, torch.device("cpu"))[None]

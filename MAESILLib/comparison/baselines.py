@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load, save
-from scipy.fft import dct
 from torch import nn
 
 from MAESILLib import __version__
@@ -26,6 +25,7 @@ from MAESILLib.checkpoint_info import CheckpointInfo, read_header
 from MAESILLib.config import ModelConfig, Preprocessing, Window, complete_from_dict, to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path
+from MAESILLib.mae.dct import dct_matrix
 from MAESILLib.mae.model import patchify, take_tokens, token_grid, unpatchify
 from MAESILLib.mae.network import Reconstructed
 
@@ -148,7 +148,7 @@ class LowestCosines(Baseline):
 
     def __init__(self, config: ModelConfig, windows_hu: tuple[Window, ...]) -> None:
         super().__init__(nn.Identity(), config, windows_hu)
-        axes = [dct(np.eye(n), axis=0, norm="ortho") for n in config.patch_size]
+        axes = [dct_matrix(n).numpy() for n in config.patch_size]
         basis = np.einsum("ad,bh,cw->abcdhw", *axes).reshape(math.prod(config.patch_size), -1)
         squares = sum(f**2 for f in np.meshgrid(*(np.arange(n) / n for n in config.patch_size), indexing="ij"))
         kept = basis[np.argsort(squares, axis=None, kind="stable")[: config.encoder_width]]

@@ -15,7 +15,7 @@ from MAESILLib.checkpoint import load_checkpoint, load_weights, read_weights
 from MAESILLib.errors import InputError
 from MAESILLib.export.description import CHECKPOINT, EncoderInfo, load_line, metadata_of, read_encoder_info
 from MAESILLib.files import atomic_path
-from MAESILLib.mae.model import Encoder, token_grid
+from MAESILLib.mae.model import Encoder, token_grid, windowed
 from MAESILLib.mae.network import Network
 
 SUFFIX = ".safetensors"
@@ -48,8 +48,7 @@ class PretrainedEncoder(nn.Module):
 
     def intensities(self, hu: torch.Tensor | NDArray[Any]) -> torch.Tensor:
         """Map HU (..., D, H, W) to the float32 intensities (..., windows, D, H, W) in [0, 1] of :meth:`forward`."""
-        values = torch.as_tensor(hu).float()
-        return torch.stack([((values - low) / (high - low)).clamp(0, 1) for low, high in self.windows_hu], -4)
+        return windowed(torch.as_tensor(hu).float().unsqueeze(-4), self.windows_hu)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Encode images.
@@ -84,9 +83,7 @@ class PretrainedEncoder(nn.Module):
         sides = tuple(image.shape[2:])
         if any(n == 0 or n % p for n, p in zip(sides, self.patch_size, strict=True)):
             raise InputError(f"the image has {sides} voxels, not multiples of {self.patch_size}", "crop or pad it")
-        d, h, w = token_grid(image, self.patch_size)
-        visible = torch.arange(d * h * w, device=image.device).expand(len(image), -1)
-        outputs: list[torch.Tensor] = self.encoder(image, visible)
+        outputs: list[torch.Tensor] = self.encoder(image)
         return outputs
 
 

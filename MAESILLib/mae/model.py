@@ -42,8 +42,8 @@ def unpatchify(patches: torch.Tensor, grid: Triple, patch_size: Triple) -> torch
 
 
 def windowed(hu: torch.Tensor, windows_hu: tuple[Window, ...]) -> torch.Tensor:
-    """Map HU (B, 1, D, H, W) to intensities (B, windows, D, H, W): each window to [0, 1], clipped."""
-    return torch.cat([((hu - low) / (high - low)).clamp(0, 1) for low, high in windows_hu], 1)
+    """Map HU (..., 1, D, H, W) to intensities (..., windows, D, H, W): each window to [0, 1], clipped."""
+    return torch.cat([((hu - low) / (high - low)).clamp(0, 1) for low, high in windows_hu], -4)
 
 
 def take_tokens(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -61,6 +61,12 @@ def valid_voxels(valid_size: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     axes = [torch.arange(n, device=valid_size.device) < valid_size[:, i : i + 1] for i, n in enumerate(shape)]
     d, h, w = axes
     return (d[:, :, None, None] & h[:, None, :, None] & w[:, None, None, :])[:, None]
+
+
+def composite(image: torch.Tensor, index: torch.Tensor, patches: torch.Tensor, patch_size: Triple) -> torch.Tensor:
+    """Return images (B, C, D, H, W) with patches (B, N, C * P) in the places ``index`` (B, N)."""
+    placed = put_tokens(patchify(image, patch_size), index, patches)
+    return unpatchify(placed, token_grid(image, patch_size), patch_size)
 
 
 def spread(tokens: torch.Tensor, patch_size: Triple) -> torch.Tensor:
@@ -137,18 +143,23 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config.encoder_width, config.head_width) for _ in range(config.encoder_depth))
         self.norm = nn.LayerNorm(config.encoder_width, eps=EPS)
 
-    def forward(self, image: torch.Tensor, visible: torch.Tensor, offset: Triple = (0, 0, 0)) -> list[torch.Tensor]:
+    def forward(
+        self, image: torch.Tensor, visible: torch.Tensor | None = None, offset: Triple = (0, 0, 0)
+    ) -> list[torch.Tensor]:
         """Encode the visible tokens.
 
         Args:
             image: (B, windows, D, H, W) in [0, 1]; every side a multiple of the patch.
-            visible: (B, N) int64, sorted.
+            visible: (B, N) int64, sorted; by default all of them.
             offset: where in the superpatch's token grid the image begins; rotary positions do not depend on it.
 
         Returns:
             the output (B, N, width) of each block; that of the last one is normalised.
         """
-        positions = Positions(self.config, token_grid(image, self.config.patch_size), offset, image.device)
+        grid = token_grid(image, self.config.patch_size)
+        if visible is None:
+            visible = torch.arange(math.prod(grid), device=image.device).expand(len(image), -1)
+        positions = Positions(self.config, grid, offset, image.device)
         # intensities are centred, so that air and soft tissue lie on either side of zero
         x = self.embed(take_tokens(patchify(image, self.config.patch_size), visible) * 2 - 1)
         x, rotary = positions.add_to(x, visible), positions.rotary(visible)

@@ -10,7 +10,7 @@ from torch import nn
 from MAESILLib.checkpoint_info import PARTS
 from MAESILLib.config import ModelConfig, Triple, Window
 from MAESILLib.mae.completion import Completion, ReadOut
-from MAESILLib.mae.model import MaskedAutoencoder, Prediction, patchify, put_tokens, take_tokens, token_grid, unpatchify
+from MAESILLib.mae.model import MaskedAutoencoder, Prediction, composite, patchify, take_tokens, token_grid
 from MAESILLib.masking import hidden_tokens
 
 
@@ -70,12 +70,11 @@ class Network(nn.Module):
     ) -> torch.Tensor:
         """Return the completion (B, 1, D, H, W) of a prediction of all hidden tokens; its gradient ends here."""
         assert self.completion is not None
-        grid, patch_size = token_grid(image, self.config.patch_size), self.config.patch_size
-        shown = patchify(image[:, :1], patch_size)
-        picture = put_tokens(shown, prediction.decoded, self.first_window(prediction.patches.detach()).clamp(0, 1))
-        completed: torch.Tensor = self.completion(
-            filled.detach(), unpatchify(picture, grid, patch_size), ~hidden_tokens(visible, grid)
-        ).float()
+        patch_size = self.config.patch_size
+        decoded = self.first_window(prediction.patches.detach()).clamp(0, 1)
+        picture = composite(image[:, :1], prediction.decoded, decoded, patch_size)
+        is_visible = ~hidden_tokens(visible, token_grid(image, patch_size))
+        completed: torch.Tensor = self.completion(filled.detach(), picture, is_visible).float()
         return completed
 
     def first_window(self, patches: torch.Tensor) -> torch.Tensor:

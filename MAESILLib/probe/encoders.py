@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.config import Window
 from MAESILLib.errors import InputError
 from MAESILLib.first_release import FirstRelease
-from MAESILLib.mae.model import Encoder, patchify, sincos_table, token_grid
+from MAESILLib.mae.model import Encoder, patchify, sincos_table, token_grid, windowed
 from MAESILLib.probe.features import ENCODER, RANDOM, Feature, encoder_blocks
 from MAESILLib.probe.points import SPACING_MM
 from MAESILLib.probe.windows import PATCH
@@ -29,9 +28,7 @@ class HUEncoder(nn.Module):
         self.encoder, self.windows_hu = encoder, windows_hu
 
     def forward(self, hu: torch.Tensor) -> list[torch.Tensor]:
-        image = torch.stack([((hu - low) / (high - low)).clamp(0, 1) for low, high in self.windows_hu], 1)
-        tokens = math.prod(token_grid(image, (PATCH,) * 3))
-        states: list[torch.Tensor] = self.encoder(image, torch.arange(tokens, device=hu.device).expand(len(hu), -1))
+        states: list[torch.Tensor] = self.encoder(windowed(hu[:, None], self.windows_hu))
         return states
 
 
@@ -43,8 +40,7 @@ class FirstReleaseEncoder(nn.Module):
         self.encoder, self.window_hu = network.encoder, window_hu
 
     def forward(self, hu: torch.Tensor) -> list[torch.Tensor]:
-        low, high = self.window_hu
-        image = ((hu - low) / (high - low)).clamp(0, 1)[:, None]
+        image = windowed(hu[:, None], (self.window_hu,))
         x = self.encoder.patch_embedding(patchify(image, (PATCH,) * 3) * 2 - 1)
         x = x + sincos_table(token_grid(image, (PATCH,) * 3), x.shape[-1], (0, 0, 0), hu.device)
         states = []

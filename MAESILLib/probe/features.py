@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from MAESILLib.events import Reporter
+from MAESILLib.mae.dct import dct_matrix
 from MAESILLib.probe.windows import PATCH, cut
 from MAESILLib.stopping import NEVER, StopRequest
 from MAESILLib.superpatch import Shape
@@ -169,9 +169,7 @@ def _intensities(hu: torch.Tensor) -> torch.Tensor:
 
 def _cosines() -> torch.Tensor:
     """Return products (512, 64) of the four lowest vectors an axis of the orthonormal cosine transform, type II."""
-    frequency, place = torch.arange(COSINES), torch.arange(PATCH)[:, None]
-    axis = torch.cos(math.pi * frequency * (2 * place + 1) / (2 * PATCH)) * math.sqrt(2 / PATCH)
-    axis[:, 0] /= math.sqrt(2)
+    axis = dct_matrix(PATCH)[:COSINES].T.float()
     return torch.einsum("xi,yj,zk->xyzijk", axis, axis, axis).reshape(PATCH**3, COSINES**3)
 
 

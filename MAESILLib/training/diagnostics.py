@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from MAESILLib.mae.model import Encoder, patchify, token_grid
+from MAESILLib.mae.model import Encoder, patchify
 
 RIDGE = 1e-3
 """Of the regression from standardised tokens, relative to their number."""
-
-
-def encode_whole(encoder: Encoder, image: torch.Tensor) -> list[torch.Tensor]:
-    """Return the outputs (B, tokens, width) of an encoder's blocks for images that it sees whole."""
-    tokens = math.prod(token_grid(image, encoder.config.patch_size))
-    outputs: list[torch.Tensor] = encoder(image, torch.arange(tokens, device=image.device).expand(len(image), -1))
-    return outputs
 
 
 @torch.no_grad()
@@ -37,7 +28,7 @@ def attention_shares(encoder: Encoder, image: torch.Tensor) -> list[float]:
     try:
         # inside of a compiled block no hook is called
         with torch.compiler.set_stance("force_eager"):
-            encode_whole(encoder, image)
+            encoder(image)
     finally:
         for handle in handles:
             handle.remove()
@@ -56,7 +47,7 @@ def patch_r2(encoder: Encoder, image: torch.Tensor, valid: torch.Tensor) -> floa
     """
     patch_size = encoder.config.patch_size
     whole = patchify(valid.float(), patch_size)[0].mean(1) == 1
-    tokens = encode_whole(encoder, image)[-1][0][whole].double()
+    tokens = encoder(image)[-1][0][whole].double()
     patches = patchify(image[:, :1], patch_size)[0][whole].double()
     fit, test = slice(0, None, 2), slice(1, None, 2)
     x = (tokens - tokens[fit].mean(0)) / tokens[fit].std(0).clamp_min(1e-6)

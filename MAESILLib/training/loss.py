@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from MAESILLib.config import Triple
-from MAESILLib.mae.model import Prediction, patchify, put_tokens, take_tokens, unpatchify
+from MAESILLib.mae.dct import dct_matrix
+from MAESILLib.mae.model import Prediction, patchify, take_tokens
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,6 @@ def patch_error(
         return error, None
     weight = take_tokens(patchify(valid.to(error.dtype), patch_size), index).repeat(1, 1, target.shape[1])
     return error * weight, weight
-
-
-def dct_matrix(length: int) -> torch.Tensor:
-    """Return the orthonormal DCT-II (Ahmed, Natarajan & Rao 1974), a row for each frequency, float64."""
-    k = torch.arange(length, dtype=torch.float64)
-    matrix = (2 / length) ** 0.5 * torch.cos(math.pi / length * k[:, None] * (k + 0.5))
-    matrix[0] *= 0.5**0.5
-    return matrix
 
 
 @lru_cache(maxsize=8)
@@ -131,9 +123,3 @@ def latent_loss(predicted: torch.Tensor, teacher: list[torch.Tensor], index: tor
     mean = torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in teacher]).mean(0)
     wanted = take_tokens(F.layer_norm(mean, mean.shape[-1:]), index)
     return F.smooth_l1_loss(predicted.float(), wanted)
-
-
-def composite(image: torch.Tensor, index: torch.Tensor, patches: torch.Tensor, patch_size: Triple) -> torch.Tensor:
-    """Return an image (B, 1, D, H, W) with patches (B, N, P) in the places ``index`` (B, N)."""
-    d, h, w = (n // p for n, p in zip(image.shape[2:], patch_size, strict=True))
-    return unpatchify(put_tokens(patchify(image, patch_size), index, patches), (d, h, w), patch_size)

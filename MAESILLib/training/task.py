@@ -165,12 +165,10 @@ class MaskedAutoencoding:
         if not batch.taught:
             return idle(model.latent_head)
         crops = batch.taught.crops
-        seen = image[crops]
-        everything = torch.arange(batch.tokens(update.config.model.patch_size), device=seen.device)
         average = update.average.under("core.encoder.")
         with precision_context(update.device, update.bf16):
             with torch.no_grad():
-                whole = (seen, everything.expand(len(seen), -1), batch.offset)
+                whole = (image[crops], None, batch.offset)
                 teacher = functional_call(model.core.encoder, average, whole)[-TEACHER_BLOCKS:]
             predicted = model.latent_head(prediction.tokens[crops])
         return batch.taught.weight * latent_loss(predicted, teacher, prediction.decoded[crops])

@@ -18,11 +18,10 @@ from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import precision_context
 from MAESILLib.files import atomic_path
 from MAESILLib.harmonic import harmonic_fill
-from MAESILLib.mae.model import patchify, spread, take_tokens, valid_voxels, windowed
+from MAESILLib.mae.model import composite, patchify, spread, take_tokens, valid_voxels, windowed
 from MAESILLib.mae.network import Network, Reconstructed
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_tokens, visible_count
 from MAESILLib.superpatch import Superpatch, extract, partition, token_grid
-from MAESILLib.training.loss import composite
 from MAESILLib.training.png import write_grey_png
 from MAESILLib.training.ranks import ALONE, Ranks
 
