@@ -39,7 +39,7 @@ def doubled(cells: torch.Tensor) -> torch.Tensor:
 class Conv3x3x3(nn.Conv3d):
     """3x3x3 convolution, computed as a 2D convolution of stacked neighbouring slices.
 
-    On a CPU, with few channels, five times as fast as PyTorch's own 3D convolution (Testing/Benchmarks).
+    On a CPU, with few channels, several times as fast as PyTorch's own (Testing/Benchmarks/bench_convolution.py).
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:
