@@ -318,6 +318,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         overlap=0.0,
         seed=0,
         device="auto",
+        completion=True,
         waitForCompletion=False,
         onProgress=None,
         onEnd=None,
@@ -332,6 +333,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :param overlap: share of its length by which a superpatch overlaps the next, 0 to 0.75.
         :param seed: the same seed gives the same masks.
         :param device: auto, cpu, cuda, cuda:n or mps.
+        :param completion: let the completion predict hidden patches, if the checkpoint has one; else the decoder.
         :param waitForCompletion: return when it is done; Slicer goes on responding meanwhile.
         :param onProgress: called with the share done (0 to 1), the stage, and the seconds left or None.
         :param onEnd: called with the state (finished, failed, cancelled), the Result or None, the Failure or None.
@@ -352,7 +354,9 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         problem = model.problem or describe(volumeNode, model.info).refusal
         if problem:
             raise ValueError(problem)
-        options = ReconstructOptions(str(checkpoint), mask, planeRatio, axisRatio, coverage, overlap, seed, device)
+        options = ReconstructOptions(
+            str(checkpoint), mask, planeRatio, axisRatio, coverage, overlap, seed, device, completion
+        )
 
         def ended(state, textNode, failure):
             if onEnd is not None:

@@ -200,6 +200,21 @@ class TestReconstruct:
         assert (arrays["composite"][hidden] == arrays["reconstruction"][hidden]).all()
         assert (arrays["composite"][~hidden] == hu[~hidden]).all()
 
+    def test_the_completion_can_be_left_out(self, host: Any, panel: Any, checkpoint: Path) -> None:
+        import slicer
+
+        use_checkpoint(panel, checkpoint)
+        panel.parameters.inputVolume = ct_node()
+        predicted = []
+        for wanted in (True, False):
+            if panel.ui.completionCheckBox.isChecked() != wanted:
+                panel.ui.completionCheckBox.click()
+            assert panel.parameters.completion is wanted
+            apply_and_wait(host, panel)
+            assert result_of(panel).metrics["completion"] is wanted
+            predicted.append(slicer.util.arrayFromVolume(result_of(panel).node("reconstruction")).astype(int))
+        assert np.abs(predicted[0] - predicted[1]).max() > 1
+
     def test_several_results_side_by_side(self, host: Any, panel: Any, checkpoint: Path) -> None:
         import slicer
 

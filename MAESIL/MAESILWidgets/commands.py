@@ -32,6 +32,7 @@ class ReconstructOptions:
     overlap: float = 0.0
     seed: int = 0
     device: str = "auto"
+    completion: bool = True
 
     def title(self) -> str:
         """Return a short name for the result."""
@@ -67,6 +68,7 @@ def reconstruct_arguments(volume: Path, name: str, output: Path, options: Recons
         *("--mask", options.mask, "--plane-ratio", number(options.plane_ratio)),
         *("--axis-ratio", number(options.axis_ratio), "--coverage", options.coverage),
         *("--overlap", number(options.overlap), "--seed", str(int(options.seed)), "--device", options.device),
+        *(() if options.completion else ("--no-completion",)),
         *("--no-figure", "--no-compress"),
     ]
 

@@ -12,7 +12,7 @@ class MAESILParameterNode:
 
     inputVolume - the CT
     checkpoint - path of a checkpoint; empty for the embedded one
-    mask, planeRatio, axisRatio, coverage, overlap, seed, device - as the options of ``maesil reconstruct``
+    mask, planeRatio, axisRatio, coverage, overlap, seed, device, completion - as the options of ``maesil reconstruct``
     currentResult - the result shown: its text node
     windowPreset, errorRange - how it is shown; the error map spans -errorRange to +errorRange HU
     showOutlines - superpatch outlines in the views
@@ -28,6 +28,7 @@ class MAESILParameterNode:
     overlap: Annotated[float, WithinRange(0, 0.75)] = 0.0
     seed: Annotated[int, WithinRange(0, 2147483647)] = 0
     device: str = "auto"
+    completion: bool = True
     currentResult: vtkMRMLTextNode
     windowPreset: str = "wide"
     errorRange: Annotated[int, WithinRange(10, 2000)] = 300

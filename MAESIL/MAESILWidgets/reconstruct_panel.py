@@ -102,7 +102,15 @@ class ReconstructPanel:
         """Return what the panel asks for."""
         p = self.parameters
         return ReconstructOptions(
-            p.checkpoint, p.mask, p.planeRatio, p.axisRatio, p.coverage, p.overlap, int(p.seed), p.device
+            p.checkpoint,
+            p.mask,
+            p.planeRatio,
+            p.axisRatio,
+            p.coverage,
+            p.overlap,
+            int(p.seed),
+            p.device,
+            p.completion,
         )
 
     def apply(self, _checked: bool = False) -> None:

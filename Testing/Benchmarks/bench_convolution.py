@@ -1,6 +1,6 @@
 """3x3x3 convolutions of the completion beside PyTorch's own, forward and backward, CPU time on one thread.
 
-    python Testing/Benchmarks/bench_convolution.py
+python Testing/Benchmarks/bench_convolution.py
 """
 
 from __future__ import annotations
