@@ -46,7 +46,7 @@ def reconstruction_cost(
     *,
     source_voxels: int,
     model_shape: tuple[int, int, int],
-    hidden_share: float,
+    mask_ratio: float,
     is_complete: bool = False,
     overlap: float = 0.0,
     device: str = "cpu",
@@ -57,18 +57,18 @@ def reconstruction_cost(
     Args:
         source_voxels: of the input.
         model_shape: (D, H, W) of the model's grid.
-        hidden_share: of the patches, in one pass.
+        mask_ratio: of the patches, in one pass.
         is_complete: complete coverage, which takes as many passes as cover every patch.
         overlap: of the superpatches.
         device: cpu, cuda or mps.
         cores: that do it; those of this machine if None.
     """
     # visible sets are disjoint from half hidden on; below, each pass covers its share of what is left
-    passes = max(2, math.ceil(1 / max(hidden_share, 0.05))) if is_complete else 1
+    passes = max(2, math.ceil(1 / max(mask_ratio, 0.05))) if is_complete else 1
     source, volume = source_voxels / 1e6, math.prod(model_shape) / 1e6
     boxes = partition(model_shape, model.superpatch_size, model.patch_size, overlap)
-    network = sum(math.prod(box.size) for box in boxes) / 1e6 * _network_s(model, 1 - hidden_share)
-    fill = volume * S_OF_FILL_PER_MVOXEL if overlap == 0 and hidden_share > 0 else 0.0
+    network = sum(math.prod(box.size) for box in boxes) / 1e6 * _network_s(model, 1 - mask_ratio)
+    fill = volume * S_OF_FILL_PER_MVOXEL if overlap == 0 and mask_ratio > 0 else 0.0
     on_device = passes * (network + fill) / (1 if device == "cpu" else GPU_SPEED_UP)
     cores = min(cores or os.cpu_count() or 1, USEFUL_CORES)
     seconds = START_S + S_PER_SOURCE_MVOXEL * source + (on_device + S_PER_MVOXEL * volume) / cores

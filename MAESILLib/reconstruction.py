@@ -34,7 +34,7 @@ class Reconstruction:
         filled: float32, the harmonic fill of the same masks: where hidden, the mean over the passes that hid it, else
             the input; None for the mask ``none`` and where superpatches overlap.
         passes: number of masks of each superpatch, the most of any.
-        hidden_share: share of hidden patches in one pass, padding included.
+        mask_ratio: share of hidden patches in one pass, padding included.
         superpatches: the boxes, in order.
     """
 
@@ -42,7 +42,7 @@ class Reconstruction:
     hidden: np.ndarray
     filled: np.ndarray | None
     passes: int
-    hidden_share: float
+    mask_ratio: float
     superpatches: tuple[Superpatch, ...]
 
 

@@ -23,7 +23,7 @@ from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import CTVolume, ModelGrid, hu_to_unit, model_grid, unit_to_hu
 from MAESILLib.writing import write_volume
 
-SCHEMA = "maesil-reconstruction/1"
+SCHEMA = "maesil-reconstruction/2"
 KINDS = ("masked", "reconstruction", "composite", "error", "mask")
 
 
@@ -132,8 +132,8 @@ def _describe(
             "strategy": plan.mask.strategy,
             "plane_ratio": plan.mask.plane_ratio,
             "axis_ratio": plan.mask.axis_ratio,
-            "hidden_share": round(result.hidden_share, 6),
-            "hidden_voxel_share": round(float(result.hidden.mean()), 6),
+            "mask_ratio": round(result.mask_ratio, 6),
+            "mask_voxel_ratio": round(float(result.hidden.mean()), 6),
             "seed": plan.seed,
             "coverage": plan.coverage,
             "passes": result.passes,
@@ -152,7 +152,7 @@ def shown_share(mask: dict[str, Any]) -> float:
 
     Where superpatches overlap, a voxel is shown as hidden that any of them hid: more than each hides by itself.
     """
-    return mask["hidden_voxel_share"] if mask["overlap"] > 0 else mask["hidden_share"]
+    return mask["mask_voxel_ratio"] if mask["overlap"] > 0 else mask["mask_ratio"]
 
 
 def _spare_input(volume: CTVolume, outputs: Outputs) -> None:

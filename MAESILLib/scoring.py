@@ -110,7 +110,7 @@ def superpatch_figures(measured: Measured, result: Reconstruction) -> list[dict[
         where, mode = (hidden, "masked") if hidden.any() else (np.ones_like(hidden), "autoencoding")
         reference, prediction = measured.reference[part], measured.prediction[part]
         figures: dict[str, float | None] = {
-            "hidden_share": float(hidden.mean()),
+            "mask_ratio": float(hidden.mean()),
             f"psnr_{mode}_db": _finite(psnr(reference, prediction, where)),
             f"mae_{mode}_hu": mae_hu(reference, prediction, (low, high), where),
         }

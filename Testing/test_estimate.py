@@ -16,7 +16,7 @@ from MAESILLib.estimate import START_S, Cost, reconstruction_cost
 
 FIRST = FirstReleaseModel((128,) * 3, (8,) * 3, 320, 8, 192, 3, 64, 4.0, True, 0, 1, (16, 48), True)
 SMALL = ModelConfig()
-CHEST = {"source_voxels": 512 * 512 * 150, "model_shape": (200, 230, 230), "hidden_share": 0.75, "cores": 2}
+CHEST = {"source_voxels": 512 * 512 * 150, "model_shape": (200, 230, 230), "mask_ratio": 0.75, "cores": 2}
 
 
 def cost(model: Any = SMALL, **changes: Any) -> Cost:
@@ -28,7 +28,7 @@ def test_what_takes_longer(model: Any) -> None:
     plain = cost(model)
     assert START_S + 3 < plain.seconds < 60
     assert 500 < plain.memory_mib < 4000
-    for more in ({"is_complete": True}, {"overlap": 0.5}, {"hidden_share": 0.5}, {"cores": 1}):
+    for more in ({"is_complete": True}, {"overlap": 0.5}, {"mask_ratio": 0.5}, {"cores": 1}):
         assert cost(model, **more).seconds > plain.seconds
     assert cost(model, device="cuda").seconds < plain.seconds
     larger = cost(model, source_voxels=10**9, model_shape=(400, 460, 460))

@@ -139,7 +139,7 @@ class TestResult:
         made = reconstruct(model, unit, plan, name="v1")
         error = made.prediction.clip(0, 1) - unit
         row = row_of(result, "v1", setting)
-        assert row["mask_ratio"] == pytest.approx(made.hidden_share, abs=1e-5)
+        assert row["mask_ratio"] == pytest.approx(made.mask_ratio, abs=1e-5)
         if setting == "auto-encoding":
             assert row["psnr_autoencoding_db"] == pytest.approx(psnr(error), abs=1e-4)
             return

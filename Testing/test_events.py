@@ -58,7 +58,7 @@ class TestEvents:
         def artifact(self: Reporter, kind: str, path: Path) -> None:
             seen.append(kind)
             assert path.is_file()
-            assert json.loads((tmp_path / "out" / "metrics.json").read_text())["schema"] == "maesil-reconstruction/1"
+            assert json.loads((tmp_path / "out" / "metrics.json").read_text())["schema"] == "maesil-reconstruction/2"
 
         monkeypatch.setattr(Reporter, "artifact", artifact)
         assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0

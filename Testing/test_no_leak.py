@@ -40,7 +40,7 @@ class TestMasks:
         assert metrics["mask"]["strategy"] == strategy
         assert metrics["mask"]["overlap"] == float(overlap)
         hidden = arrays["mask"] == 1
-        assert metrics["mask"]["hidden_voxel_share"] == pytest.approx(hidden.mean(), abs=1e-6)
+        assert metrics["mask"]["mask_voxel_ratio"] == pytest.approx(hidden.mean(), abs=1e-6)
         assert metrics["psnr_masked_db"] == pytest.approx(
             psnr(np.clip(hu, LOW, HIGH)[hidden], arrays["reconstruction"][hidden]), abs=0.005
         )
@@ -50,7 +50,7 @@ class TestMasks:
             # no one fill compares with a mask that differs where superpatches overlap
             assert metrics["baseline_harmonic_psnr_masked_db"] is None
             assert len(metrics["superpatches"]) > 1
-            assert metrics["mask"]["hidden_voxel_share"] > metrics["mask"]["hidden_share"] + 0.02
+            assert metrics["mask"]["mask_voxel_ratio"] > metrics["mask"]["mask_ratio"] + 0.02
 
     def test_the_dual_mask(self, tmp_path: Path, checkpoint: Path) -> None:
         """One superpatch of 4x4x4 tokens: 8 positions kept in plane, the same at every depth, 4 of them at each."""
@@ -59,14 +59,14 @@ class TestMasks:
         visible = volumes(tmp_path / "out")["mask"][::8, ::8, ::8] == 0
         assert (visible.sum((1, 2)) == 4).all()
         assert visible.any(0).sum() <= 8
-        assert metrics["mask"]["hidden_share"] == 0.75
+        assert metrics["mask"]["mask_ratio"] == 0.75
 
     @pytest.mark.parametrize(("plane", "axis", "share"), [("0", "0", 0), ("0.75", "0", 0.75), ("0.9", "0.9", 15 / 16)])
     def test_ratios(self, tmp_path: Path, checkpoint: Path, plane: str, axis: str, share: float) -> None:
         write_ct(tmp_path / "scan.nrrd", (32, 32, 32))
         options = ("--plane-ratio", plane, "--axis-ratio", axis)
         metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, *options)
-        assert metrics["mask"]["hidden_share"] == share
+        assert metrics["mask"]["mask_ratio"] == share
         assert volumes(tmp_path / "out")["mask"].mean() == share
         assert (metrics["psnr_masked_db"] is None) == (share == 0)
 
@@ -202,7 +202,7 @@ class TestPasses:
         made = reconstruction.reconstruct(model, unit, plan, name="scan")
         np.testing.assert_allclose(made.prediction, expected, atol=1e-6)
         assert made.hidden.sum() == 512 * len(out.hidden[0])
-        assert made.hidden_share == len(out.hidden[0]) / 64
+        assert made.mask_ratio == len(out.hidden[0]) / 64
 
     def test_complete(self, model: Network, unit: np.ndarray) -> None:
         """Three masks or more: a patch hidden in several is the mean of those passes."""

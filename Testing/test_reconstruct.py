@@ -121,7 +121,7 @@ def check_cells(mask: np.ndarray, image: Any, metrics: dict[str, Any]) -> None:
     voxels, hidden = np.bincount(cell.ravel()), np.bincount(cell.ravel(), mask.ravel())
     assert voxels.all()
     assert ((hidden == 0) | (hidden == voxels)).all()
-    assert (hidden > 0).mean() == pytest.approx(metrics["mask"]["hidden_share"], abs=1e-6)
+    assert (hidden > 0).mean() == pytest.approx(metrics["mask"]["mask_ratio"], abs=1e-6)
 
 
 def check_geometry_of_dicom(folder: Path, image: Any) -> None:
@@ -181,7 +181,7 @@ class TestFigures:
         for key in FIGURES:
             assert isinstance(metrics[key], float), key
             assert math.isfinite(metrics[key]), key
-        assert metrics["schema"] == "maesil-reconstruction/1"
+        assert metrics["schema"] == "maesil-reconstruction/2"
         assert set(metrics["input"]) >= {"path", "size", "spacing_mm"}
         assert metrics["checkpoint"] == {
             "name": "tiny.safetensors",
@@ -207,8 +207,8 @@ class TestFigures:
         for box in boxes:
             start = np.array(box["start_dhw"])
             voxels = np.prod(np.minimum(start + box["size_dhw"], size) - start)
-            weights.append(voxels * box["hidden_share"])
-        assert sum(weights) == pytest.approx(metrics["mask"]["hidden_voxel_share"] * size.prod(), rel=1e-3)
+            weights.append(voxels * box["mask_ratio"])
+        assert sum(weights) == pytest.approx(metrics["mask"]["mask_voxel_ratio"] * size.prod(), rel=1e-3)
         mse = np.average([10 ** (-b["psnr_masked_db"] / 10) for b in boxes], weights=weights)
         assert -10 * math.log10(mse) == pytest.approx(metrics["psnr_masked_db"], abs=1e-3)
         fill = np.average([10 ** (-b["baseline_harmonic_psnr_masked_db"] / 10) for b in boxes], weights=weights)
@@ -283,7 +283,7 @@ class TestFigures:
         check_meaning(arrays, hu)
         assert not arrays["mask"].any()
         np.testing.assert_array_equal(arrays["composite"], clipped)
-        assert metrics["mask"]["hidden_share"] == 0
+        assert metrics["mask"]["mask_ratio"] == 0
         assert metrics["psnr_autoencoding_db"] == pytest.approx(psnr(clipped, arrays["reconstruction"]), abs=0.005)
         assert math.isfinite(metrics["ssim_autoencoding"])
         # nothing was hidden, so no figure may look like one of hidden patches

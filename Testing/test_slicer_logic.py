@@ -83,7 +83,7 @@ class TestLogic:
         shares = [share for share, _stage in seen]
         assert shares == sorted(shares)
         assert shares[-1] == 1.0
-        assert json.loads(result.text_node.GetText())["schema"] == "maesil-reconstruction/1"
+        assert json.loads(result.text_node.GetText())["schema"] == "maesil-reconstruction/2"
 
     def test_errors_are_raised(self, panel: Any, tmp_path: Path) -> None:
         import MAESIL

@@ -121,7 +121,7 @@ class TestInput:
 
 
 class TestReconstruct:
-    def test_hidden_share_follows_mask_and_ratios(self, panel: Any) -> None:
+    def test_mask_ratio_follows_mask_and_ratios(self, panel: Any) -> None:
         panel.ui.planeRatioSlider.value = 0.5
         panel.ui.axisRatioSlider.value = 0.5
         assert "75.0 %" in panel.ui.hiddenShareLabel.text
@@ -193,7 +193,7 @@ class TestReconstruct:
         arrays = {kind: slicer.util.arrayFromVolume(result.node(kind)).astype(int) for kind in RESULT_KINDS}
         hu = np.clip(slicer.util.arrayFromVolume(node), -1000, 1000).astype(int)
         hidden = arrays["mask"] == 1
-        assert hidden.mean() == pytest.approx(result.metrics["mask"]["hidden_voxel_share"], abs=1e-3)
+        assert hidden.mean() == pytest.approx(result.metrics["mask"]["mask_voxel_ratio"], abs=1e-3)
         assert (arrays["masked"][~hidden] == hu[~hidden]).all()
         assert (arrays["masked"][hidden] == -1000).all()
         assert (arrays["error"] == arrays["reconstruction"] - hu).all()

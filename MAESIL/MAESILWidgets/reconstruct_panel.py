@@ -16,7 +16,7 @@ from MAESILWidgets.job import CANCELLED, FINISHED
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.results_scene import Result
 from MAESILWidgets.system import System
-from MAESILWidgets.volume_info import hidden_share
+from MAESILWidgets.volume_info import mask_ratio
 
 
 def stage_names() -> dict[str, str]:
@@ -79,7 +79,7 @@ class ReconstructPanel:
         has_mask = parameters.mask != "none"
         self.ui.planeRatioSlider.enabled = has_mask
         self.ui.axisRatioSlider.enabled = has_mask
-        share = hidden_share(self.input.volume.grids, parameters.mask, parameters.planeRatio, parameters.axisRatio)
+        share = mask_ratio(self.input.volume.grids, parameters.mask, parameters.planeRatio, parameters.axisRatio)
         self.ui.hiddenShareLabel.text = _("{share:.1f} % of the patches").format(share=100 * share)
         problem = self.problem(share)
         self._show_estimate(share, problem)

@@ -204,7 +204,7 @@ def superpatch_text(metrics: dict[str, Any], number: int) -> str:
     )
     parts = []
     for key, form in (
-        ("hidden_share", _("{v:.1%} hidden")),
+        ("mask_ratio", _("{v:.1%} hidden")),
         ("psnr_masked_db", _("PSNR {v:.2f} dB")),
         ("baseline_harmonic_psnr_masked_db", _("harmonic fill {v:.2f} dB")),
         ("mae_masked_hu", _("mean error {v:.0f} HU")),

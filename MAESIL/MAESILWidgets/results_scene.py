@@ -78,7 +78,9 @@ class Result:
     def figures(self) -> list[tuple[str, str]]:
         """Return (name, value) of every figure there is."""
         metrics = self.metrics
-        rows = [(_("Hidden patches"), f"{metrics['mask']['hidden_share']:.1%}")] if "mask" in metrics else []
+        # a scene of version 0.1.0 has it under another key
+        ratio = metrics.get("mask", {}).get("mask_ratio")
+        rows = [] if ratio is None else [(_("Hidden patches"), f"{ratio:.1%}")]
         for key, (name, form) in figure_names().items():
             if isinstance(metrics.get(key), int | float):
                 rows.append((name, form.format(metrics[key])))

@@ -106,13 +106,13 @@ class System:
             device = str(self.details.get("auto") or "cpu")
         return device.split(":")[0]
 
-    def estimate(self, volume: Any, checkpoint: Any, parameters: Any, hidden_share: float) -> str:
+    def estimate(self, volume: Any, checkpoint: Any, parameters: Any, mask_ratio: float) -> str:
         """Return how long it will take and how much memory, with a warning if that is more than there is."""
         if volume.model_shape is None or checkpoint.info is None or volume.refusal:
             return ""
         from MAESILLib.system import machine_memory
 
-        cost = self._cost(volume, checkpoint, parameters, hidden_share)
+        cost = self._cost(volume, checkpoint, parameters, mask_ratio)
         seconds = cost.seconds * self._learned(self.device_kind(parameters.device))
         text = _("About {seconds} and {memory:.1f} GiB of memory").format(
             seconds=_duration(seconds), memory=cost.memory_mib / 1024
@@ -129,20 +129,20 @@ class System:
         from MAESILLib.estimate import START_S
 
         # the worker counts from when it has started
-        expected = self._cost(volume, checkpoint, parameters, metrics["mask"]["hidden_share"]).seconds
+        expected = self._cost(volume, checkpoint, parameters, metrics["mask"]["mask_ratio"]).seconds
         kind = self.device_kind(parameters.device)
         slicer.app.userSettings().setValue(
             f"{SPEED_SETTING}/{kind}", min(20.0, max(0.05, (metrics["seconds"] + START_S) / expected))
         )
 
-    def _cost(self, volume: Any, checkpoint: Any, parameters: Any, hidden_share: float) -> Any:
+    def _cost(self, volume: Any, checkpoint: Any, parameters: Any, mask_ratio: float) -> Any:
         from MAESILLib.estimate import reconstruction_cost
 
         return reconstruction_cost(
             checkpoint.info.model,
             source_voxels=volume.source_voxels,
             model_shape=volume.model_shape,
-            hidden_share=hidden_share,
+            mask_ratio=mask_ratio,
             is_complete=parameters.coverage == "complete",
             overlap=parameters.overlap,
             device=self.device_kind(parameters.device),

@@ -86,7 +86,7 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
     )
 
 
-def hidden_share(grids: tuple[tuple[int, int, int], ...], mask: str, plane: float, axis: float) -> float:
+def mask_ratio(grids: tuple[tuple[int, int, int], ...], mask: str, plane: float, axis: float) -> float:
     """Return the share of patches that a mask hides in superpatches with these token grids."""
     from MAESILLib.mask_spec import MaskSpec, visible_count
 

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from MAESILLib.commands.common import set_up_device, warn_unfinished
+from MAESILLib.commands.common import add_completion_argument, set_up_device, warn_unfinished
 from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", metavar="FILE", help="masks to measure on, .npz: read, or written from the seed where there is none"
     )
-    parser.add_argument(
-        "--no-completion", action="store_true", help="measure hidden patches as the decoder predicts them"
-    )
+    add_completion_argument(parser)
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="most superpatches at once, for a card")
     parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
     parser.add_argument("--lpips", metavar="FOLDER", help="holds alexnet-owt-7be5be79.pth and alex.pth; adds LPIPS")
@@ -80,7 +78,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             device,
             window_hu=(args.window[0], args.window[1]) if args.window else None,
             batch_size=args.batch_size,
-            completed=not args.no_completion,
+            completed=args.completion,
             lpips=lpips,
             stop=stop,
         )

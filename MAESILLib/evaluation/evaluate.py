@@ -145,7 +145,7 @@ class Measuring:
                 if draw is not None:
                     draw(entry.name, setting.name, unit, result, own, metrics)
                 where = {"volume": entry.name, "dataset": entry.dataset, "setting": setting.name}
-                yield where | {"mask_ratio": round(result.hidden_share, 5)} | metrics
+                yield where | {"mask_ratio": round(result.mask_ratio, 5)} | metrics
 
 
 def evaluate(

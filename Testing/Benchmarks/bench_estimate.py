@@ -46,7 +46,7 @@ def main() -> None:
                 model,
                 source_voxels=math.prod(metrics["input"]["size"]),
                 model_shape=tuple(metrics["model_grid"]["size_dhw"]),
-                hidden_share=metrics["mask"]["hidden_share"],
+                mask_ratio=metrics["mask"]["mask_ratio"],
                 is_complete=metrics["mask"]["coverage"] == "complete",
                 overlap=metrics["mask"]["overlap"],
                 cores=1,
