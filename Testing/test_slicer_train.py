@@ -75,6 +75,29 @@ class TestForm:
         assert panel.ui.trainButton.enabled
 
 
+class TestChoices:
+    def test_presets_are_called_what_they_are(self, host: Any) -> None:
+        import re
+
+        import torch
+        from MAESILWidgets.choices import presets, train_masks
+
+        from MAESILLib.config import PRESETS, from_dict
+        from MAESILLib.mae.network import Network
+
+        assert list(presets()) == list(PRESETS)
+        for name, title in presets().items():
+            config = from_dict({"preset": name})
+            parts = [part for part in ("completion", "readout") if getattr(config.train, part)]
+            with torch.device("meta"):
+                network = Network(config.model, config.preprocessing.windows_hu, tuple(parts))
+            weights = sum(p.numel() for p in network.parameters()) / 1e6
+            (told,) = re.findall(r"([\d.]+) M weights", title)
+            assert told == (f"{weights:.1f}" if weights < 1 else f"{weights:.0f}"), name
+        for strategy in from_dict({}).mask.strategies:
+            assert strategy in train_masks()["mix"]
+
+
 class TestTraining:
     def test_from_start_to_checkpoint(self, host: Any, panel: Any, cts: Path, tmp_path: Path) -> None:
         import slicer

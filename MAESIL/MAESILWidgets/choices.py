@@ -40,17 +40,17 @@ def data_sources() -> dict[str, str]:
 def presets() -> dict[str, str]:
     """Return what the presets are called."""
     return {
-        "tiny": _("Tiny: 1 M weights, to try things out"),
-        "small": _("Small: 14 M weights, as the one that comes with MAESIL"),
-        "base": _("Base: 35 M weights, for a GPU"),
-        "paper": _("Paper: as the paper describes it, for a GPU"),
+        "tiny": _("Tiny: 0.6 M weights, to try things out"),
+        "small": _("Small: 4 M weights"),
+        "base": _("Base: 95 M weights, for a GPU"),
+        "paper": _("Paper: 49 M weights, as the paper describes it, for a GPU"),
     }
 
 
 def train_masks() -> dict[str, str]:
     """Return what training can hide."""
     return {
-        "mix": _("Mixture of dual, uniform and product"),
+        "mix": _("Mixture of dual, uniform and group"),
         "dual": _("Dual only"),
         "uniform": _("Uniform only"),
         "product": _("Product only"),

@@ -15,7 +15,7 @@ REFRESH_MS = 500
 TABLES = {
     "training": ("step", "loss", "training"),
     "validation": ("step", "validation"),
-    "encoder": ("step", "attention share", "patch R2"),
+    "encoder": ("step", "least attention share", "patch R2"),
     "probe": ("step", "probe AUROC"),
 }
 """Several tables, because validations are rare, probes rarer, and a chart draws no missing values."""
@@ -23,7 +23,7 @@ CURVES = {
     "Loss": (("training", "loss", (0.85, 0.35, 0.2)),),
     "PSNR": (("training", "training", (0.3, 0.5, 0.8)), ("validation", "validation", (0.2, 0.6, 0.3))),
     "Encoder": (
-        ("encoder", "attention share", (0.3, 0.5, 0.8)),
+        ("encoder", "least attention share", (0.3, 0.5, 0.8)),
         ("encoder", "patch R2", (0.2, 0.6, 0.3)),
         ("probe", "probe AUROC", (0.85, 0.35, 0.2)),
     ),
@@ -73,7 +73,7 @@ class TrainingPlots:
         self._put("training", step, event.get("loss"), event.get("psnr_masked_db"))
         self._put("validation", step, event.get("val_psnr_masked_db"))
         shares = [event[key] for key in event if key.startswith("val_attention_share_") and event[key] is not None]
-        self._put("encoder", step, float(np.mean(shares)) if shares else None, event.get("val_patch_r2"))
+        self._put("encoder", step, min(shares, default=None), event.get("val_patch_r2"))
         self._put("probe", step, event.get("val_probe_auroc"))
 
     def _put(self, table: str, step: float, *values: float | None) -> None:
