@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def sampler_for(config: Config, cache: Cache) -> CropSampler:
         cache.select("train"),
         patch_size=config.model.patch_size,
         volume_weighting=train.volume_weighting,
+        crops_per_volume=train.crops_per_volume,
         min_foreground=train.min_foreground,
         flip=train.flip,
         seed=train.seed,
@@ -152,11 +154,11 @@ def test_readers_and_teacher_take_crops_of_the_update_however_it_is_shared_out(p
     """Losses of passes, weighted, average to the mean over the chosen crops."""
     update, values = range(40, 48), np.random.default_rng(0).random(8)
     size = len(update) // passes
-    for part in (update[:1], update[-3:], update[:8]):
+    for count, part in ((1, update[:1]), (3, (40, 42, 44)), (4, update[::2]), (8, update), (9, update)):
         losses, seen = [], []
         for number in range(passes):
             samples = update[number * size : (number + 1) * size]
-            one = chosen(samples, update, part)
+            one = chosen(samples, update, count)
             seen += samples[one.crops]
             losses.append(one.weight * values[np.array(samples)[one.crops] - 40].mean() if one else 0.0)
         assert seen == list(part)
@@ -209,6 +211,9 @@ class TestChoice:
             d, h, w = choice.size
             assert inner.shape == choice.size
             assert np.array_equal(crop.hu[:d, :h, :w], inner)
+            seen_volume = np.asarray(cache.open(entry))[:, :, :: -1 if choice.is_flipped else 1]
+            at = tuple(slice(s, s + n) for s, n in zip(crop.place, choice.size, strict=True))
+            assert np.array_equal(seen_volume[at], inner)
             seen.add((entry.name, choice.is_flipped))
         assert len({name for name, _ in seen}) == 3
         assert {is_flipped for _, is_flipped in seen} == {False, True}
@@ -219,6 +224,17 @@ class TestChoice:
         assert 0.4 < np.mean([sampler.choose(number, SIZE).is_flipped for number in range(300)]) < 0.6
         never = sampler_for(tiny_config(flip=False), cache)
         assert not any(never.choose(number, SIZE).is_flipped for number in range(300))
+
+    @pytest.mark.parametrize("together", [1, 2, 3])
+    def test_crops_in_a_row_are_of_one_volume(self, cache: Cache, together: int) -> None:
+        sampler = sampler_for(tiny_config(crops_per_volume=together), cache)
+        drawn = [sampler.choose(number, SIZE) for number in range(90)]
+        groups = [drawn[first : first + together] for first in range(0, 90, together)]
+        assert all(len({(choice.volume, choice.is_flipped) for choice in group}) == 1 for group in groups)
+        if together > 1:
+            assert np.mean([len({choice.start for choice in group}) > 1 for group in groups]) > 0.5
+        both = [(a[-1].volume, a[-1].is_flipped) != (b[0].volume, b[0].is_flipped) for a, b in pairwise(groups)]
+        assert np.mean(both) > 0.5
 
     def test_choosing_reads_no_voxel(self, cache: Cache) -> None:
         sampler = sampler_for(tiny_config(), cache)
@@ -252,12 +268,11 @@ class TestChoice:
         """Flipped, at the ends, and of a volume that is shorter than a crop and ends within a patch."""
         sampler = sampler_for(tiny_config(), cache)
         host, device = HostCrops(sampler, 2), DeviceCrops(sampler, cache, torch.device("cpu"))
-        hu, sizes = device.stack(range(60), SIZE)
-        expected, expected_sizes = host.stack(range(60), SIZE)
+        found, expected = device.stack(range(60), SIZE), host.stack(range(60), SIZE)
         host.close()
-        assert torch.equal(hu, expected)
-        assert torch.equal(sizes, expected_sizes)
-        assert (sizes < 32).any()
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+        assert (found[1] < 32).any()
         assert not fits_on(torch.device("cpu"), cache.entries, 1.0)
 
     def test_more_volumes_than_files_may_be_open(self, tmp_path: Path) -> None:

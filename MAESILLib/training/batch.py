@@ -40,17 +40,19 @@ class Batch:
     Attributes:
         hu: (B, 1, D, H, W) int16.
         valid_size: (B, 3) int64, voxels that are not padding.
+        place: (B, 3) int64, first voxels in the volumes as they are seen.
         visible: (B, N) int64, sorted visible tokens.
         decoded: (B, M) int64, sorted hidden tokens that are decoded.
         jitter: (B, 3) float32: contrast factor, shift in HU, noise sigma in HU.
         noise_seeds: (B,) seeds of the samples' noise.
         offset: tokens, the same for the batch: where in the superpatch's grid the crops lie.
-        completed: crops that the completion is trained on, the update's first.
-        taught: crops whose latents are predicted, the update's last.
+        completed: crops that the completion is trained on.
+        taught: crops whose latents are predicted.
     """
 
     hu: torch.Tensor
     valid_size: torch.Tensor
+    place: torch.Tensor
     visible: torch.Tensor
     decoded: torch.Tensor
     jitter: torch.Tensor
@@ -71,7 +73,7 @@ class Batch:
 
     def pinned(self) -> Batch:
         """Return the batch in page-locked memory, from which a card copies without waiting."""
-        names = ("valid_size", "visible", "decoded", "jitter")
+        names = ("valid_size", "place", "visible", "decoded", "jitter")
         return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
 
@@ -89,13 +91,17 @@ def samples_of_update(config: Config, step: int) -> range:
     return range(step * train.batch_size, step * train.batch_size + count)
 
 
-def chosen(samples: range, update: range, part: range) -> Chosen:
-    """Return which ``samples`` of an update are in the ``part`` of it that a loss is taken of."""
-    first, last = max(samples.start, part.start), min(samples.stop, part.stop)
-    if first >= last:
+def chosen(samples: range, update: range, count: int) -> Chosen:
+    """Return which ``samples`` of an update are among the ``count`` that a loss is taken of.
+
+    They are spread evenly, so that ranks have as many of them, as far as that goes.
+    """
+    part = update[:: max(1, len(update) // count)][:count]
+    inside = [number for number, sample in enumerate(samples) if sample in part]
+    if not inside:
         return Chosen(slice(0, 0), 0.0)
-    weight = (last - first) / len(samples) * len(update) / len(part)
-    return Chosen(slice(first - samples.start, last - samples.start), weight)
+    weight = len(inside) / len(samples) * len(update) / len(part)
+    return Chosen(slice(inside[0], inside[-1] + 1, part.step), weight)
 
 
 def mask_of_step(config: Config, step: int) -> MaskSpec:
@@ -125,7 +131,7 @@ def make_batch(config: Config, crops: Crops, step: int, samples: range) -> Batch
     """Assemble samples of update ``step``, which decides the mask's strategy and ratio."""
     model, train = config.model, config.train
     crop = crop_size_of_step(config, step)
-    hu, valid_size = crops.stack(samples, crop)
+    hu, valid_size, place = crops.stack(samples, crop)
     d, h, w = (c // p for c, p in zip(crop, model.patch_size, strict=True))
     mask = mask_of_step(config, step)
     generators = [generator_for(train.seed, "mask", sample) for sample in samples]
@@ -143,14 +149,15 @@ def make_batch(config: Config, crops: Crops, step: int, samples: range) -> Batch
     return Batch(
         hu,
         valid_size,
+        place,
         visible,
         hidden.gather(1, decoded),
         torch.tensor(jitter, dtype=torch.float32),
         tuple(seeds),
         offset_of_step(config, step),
         mask,
-        chosen(samples, update, update[: train.completion_crops]),
-        chosen(samples, update, update[-train.teacher_crops :]),
+        chosen(samples, update, train.completion_crops),
+        chosen(samples, update, train.teacher_crops),
     )
 
 

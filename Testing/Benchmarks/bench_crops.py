@@ -51,15 +51,15 @@ def main() -> None:
         sampler = CropSampler(
             cache,
             cache.entries,
-            crop_size=(128, 128, 128),
             patch_size=(8, 8, 8),
             volume_weighting=0.5,
+            crops_per_volume=2,
             min_foreground=0.2,
             flip=True,
             seed=0,
         )
-        own = milliseconds(sampler.crop, 50)
-        choosing = milliseconds(sampler.choose, 200)
+        own = milliseconds(lambda sample: sampler.crop(sample, (128, 128, 128)), 50)
+        choosing = milliseconds(lambda sample: sampler.choose(sample, (128, 128, 128)), 200)
         whole = milliseconds(lambda _: read_volume(folder / "v.nii.gz").hu[:128, :128, :128].copy(), 3)
     print(
         f"one 128^3 crop of a {shape} volume, ms: cache {own:.1f}, whole .nii.gz {whole:.0f}, ratio {whole / own:.0f}; "
