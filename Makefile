@@ -1,4 +1,4 @@
-# make demo: reconstruct a generated CT with the embedded checkpoint
+# make demo: reconstruct the sample CT with the embedded checkpoint
 # make test: lint, types and tests
 #
 # make bench: speed and memory beside peers

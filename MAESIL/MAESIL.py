@@ -29,6 +29,7 @@ from slicer.util import VTKObservationMixin
 FOLDER = Path(__file__).resolve().parent
 OLDEST_PYTHON = (3, 11)
 IS_SUPPORTED = sys.version_info >= OLDEST_PYTHON
+SAMPLE = "MAESILSampleCT"
 
 for _folder in (FOLDER, FOLDER.parent):
     # developers add this file's folder alone to the module paths; a package has everything in one folder
@@ -75,7 +76,7 @@ def onStartupCompleted():
 
 
 def registerSampleData():
-    """Offer the generated CT in the Sample Data module."""
+    """Offer the sample CT in the Sample Data module."""
     try:
         import SampleData
     except ImportError:
@@ -83,19 +84,19 @@ def registerSampleData():
         return
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="MAESIL",
-        sampleName="MAESILSampleCT",
-        # never fetched: the downloader generates it; the Sample Data module wants all three to be given
-        uris="maesil:generated",
-        fileNames="MAESILSampleCT.nrrd",
-        nodeNames="MAESILSampleCT",
+        sampleName=SAMPLE,
+        # copied from Resources: needs no network
+        uris=Path(samplePath()).as_uri(),
+        fileNames=f"{SAMPLE}.nrrd",
+        nodeNames=SAMPLE,
         thumbnailFileName=resource("Icons/MAESIL.png"),
-        customDownloader=downloadSample,
+        checksums="SHA256:cb119bc38c6ed17ca8b8f6749bcd0e62cc52d158f8f67a988d93e12d2d9cfad0",
     )
 
 
-def downloadSample(source=None):
-    """Generate the sample and return its node; called by the Sample Data module."""
-    return MAESILLogic().loadSample()
+def samplePath():
+    """Return the path of the sample CT."""
+    return resource(f"Sample/{SAMPLE}.nrrd")
 
 
 class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -135,7 +136,7 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.views = layout.Views()
         self.system = System(self.update)
         self.advanced = AdvancedPanel(self.ui, self.system, lambda: self.logic.lastArguments)
-        self.input = InputPanel(self.ui, self.update, self.views.is_shown)
+        self.input = InputPanel(self.ui, self.update, self.logic.loadSample, self.views.is_shown)
         self.results = ResultPanel(self.ui, self.views)
         self.reconstruct = ReconstructPanel(
             self.ui, self.input, self.system, self.logic.startReconstruction, self.advanced.log, self.showResult
@@ -192,7 +193,7 @@ class MAESILWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def stopJobs(self):
         """End every background process."""
-        for one in (self.reconstruct, self.train, self.input, self.system):
+        for one in (self.reconstruct, self.train, self.system):
             one.stop()
 
     def initializeParameterNode(self):
@@ -418,23 +419,14 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         return task.checkpoint
 
     def loadSample(self):
-        """Generate the sample CT, a made-up torso, and return its volume node.
+        """Load the sample CT, an abdomen, and return its volume node.
 
-        :raises RuntimeError: it could not be generated.
+        :raises RuntimeError: it could not be loaded.
         """
-        from MAESILWidgets import running
-        from MAESILWidgets.sample_task import SampleTask
-
-        failures = []
-        task = SampleTask(lambda node, failure: failures.append(failure))
-        running.add(task)
-        task.start()
-        while task.is_running:
-            slicer.app.processEvents()
-            time.sleep(0.01)
-        if task.node is None:
-            raise RuntimeError(failures[0].text() if failures else "Slicer is closing")
-        return task.node
+        node = slicer.util.loadVolume(samplePath(), {"name": SAMPLE})
+        # saving the scene then writes the volume as any new one, not into the extension
+        slicer.mrmlScene.RemoveNode(node.GetStorageNode())
+        return node
 
     def startReconstruction(self, volumeNode, options, **callbacks):
         """Start a reconstruction as MAESILWidgets asks for it; return the running task."""

@@ -22,8 +22,7 @@ from MAESILLib.files import check_name, explain_os_error
 from MAESILLib.stopping import StopRequest
 
 COMMANDS = {
-    "demo": "reconstruct a generated sample with the embedded checkpoint",
-    "sample": "generate the sample CT as a file",
+    "demo": "reconstruct the sample CT with the embedded checkpoint",
     "reconstruct": "hide part of a CT and reconstruct it",
     "datasets": "describe public CT data sets, and list the cases in a folder of one",
     "prepare": "check CTs and store them for training",

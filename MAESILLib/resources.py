@@ -1,4 +1,4 @@
-"""Finding what ships beside the code: checkpoint, presets, interface files.
+"""Finding what ships beside the code: checkpoint, sample CT, interface files.
 
 One function for a checkout and a packaged Slicer extension, where Resources lies beside MAESILLib,
 and for an installed wheel, where it lies inside.
@@ -11,6 +11,7 @@ from pathlib import Path
 from MAESILLib.errors import InputError
 
 CHECKPOINT = "Checkpoints/maesil-small.safetensors"
+SAMPLE_CT = "Sample/MAESILSampleCT.nrrd"
 
 
 def resource_path(relative: str) -> Path:
@@ -30,3 +31,8 @@ def resource_path(relative: str) -> Path:
 def embedded_checkpoint() -> Path:
     """Return the path of the checkpoint that ships with MAESIL."""
     return resource_path(CHECKPOINT)
+
+
+def sample_ct() -> Path:
+    """Return the path of the CT that ships with MAESIL."""
+    return resource_path(SAMPLE_CT)

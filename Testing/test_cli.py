@@ -33,7 +33,7 @@ from MAESILLib import __version__, cli
 from MAESILLib.checkpoint import CheckpointInfo
 
 COMMANDS = (
-    *("demo", "sample", "reconstruct", "datasets", "prepare", "pretrain"),
+    *("demo", "reconstruct", "datasets", "prepare", "pretrain"),
     *("evaluate", "compare", "probe", "export", "info"),
 )
 
@@ -350,24 +350,3 @@ class TestPretrainOptions:
         (tmp_path / "run.toml").write_text(text)
         arguments = ("--data", tmp_path, "--output", tmp_path / "run", "--config", tmp_path / "run.toml", *QUIET)
         assert_refused(maesil("pretrain", *arguments), "run.toml", *words)
-
-
-class TestSample:
-    def test_is_the_demo_s_volume(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        from MAESILLib.phantom import phantom_volume
-        from MAESILLib.reading import read_volume
-
-        path = tmp_path / "sample.nrrd"
-        assert cli.main(["sample", "--output", str(path), "--seed", "3", "--progress", "json"]) == 0
-        volume, expected = read_volume(path), phantom_volume(3)
-        assert (volume.hu == expected.hu).all()
-        assert volume.geometry.size_dhw == expected.geometry.size_dhw
-        plain = tmp_path / "plain.nrrd"
-        assert cli.main(["sample", "--output", str(plain), "--seed", "3", "--no-compress", "--progress", "off"]) == 0
-        assert plain.stat().st_size > expected.hu.nbytes > path.stat().st_size
-        assert (read_volume(plain).hu == volume.hu).all()
-
-    def test_unknown_suffix(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert cli.main(["sample", "--output", str(tmp_path / "sample.jpg"), "--progress", "off"]) == 2
-        assert "sample.jpg" in capsys.readouterr().err
-        assert list(tmp_path.iterdir()) == []

@@ -6,13 +6,11 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import REPOSITORY
+from volume_factory import geometry, trunk
 
 from MAESILLib.cli import main
-from MAESILLib.geometry import Geometry
-from MAESILLib.phantom import body_phantom
 from MAESILLib.resources import CHECKPOINT
 from MAESILLib.writing import write_volume
 
@@ -22,10 +20,8 @@ TARGETS = re.findall(r"^ {4}make (\w+)", README, re.MULTILINE)
 
 
 def write_scan(path: Path, seed: int) -> None:
-    hu = body_phantom(seed, size_dhw=(48, 64, 64), spacing_mm=3.0)[:, :, : 64 - 8 * seed]
-    shape = (hu.shape[0], hu.shape[1], hu.shape[2])
-    identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-    write_volume(path, np.ascontiguousarray(hu), Geometry(shape, (1.5, 1.5, 1.5), (0.0, 0.0, 0.0), identity))
+    shape = (48, 64, 64 - 8 * seed)
+    write_volume(path, trunk(shape, seed), geometry(shape))
 
 
 def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

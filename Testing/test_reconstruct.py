@@ -24,7 +24,8 @@ from training_factory import smooth_hu
 from volume_factory import geometry, rotation, trunk, write_dicom
 
 from MAESILLib.errors import InputError
-from MAESILLib.resources import CHECKPOINT, embedded_checkpoint
+from MAESILLib.reading import read_volume
+from MAESILLib.resources import CHECKPOINT, embedded_checkpoint, sample_ct
 
 GRIDS: dict[str, dict[str, Any]] = {
     "isotropic": {},
@@ -375,11 +376,13 @@ class TestEmbeddedCheckpoint:
         assert metrics["psnr_masked_db"] > metrics["baseline_harmonic_psnr_masked_db"]
         check_meaning(volumes(tmp_path / "out"), sitk.GetArrayFromImage(crop))
 
-    def test_demo_of_an_own_scan(self, tmp_path: Path) -> None:
-        path = write_ct(tmp_path / "scan.nrrd", (24, 40, 40))
-        result = maesil("demo", "--input", path, "--output", tmp_path / "out", "--progress", "json", "--no-figure")
+    def test_demo(self, tmp_path: Path) -> None:
+        result = maesil("demo", "--output", tmp_path / "out", "--progress", "json", "--no-figure")
         assert result.status == 0, result.err
         assert {e["kind"] for e in result.named("artifact")} == {*KINDS, "metrics"}
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert metrics["psnr_masked_db"] > metrics["baseline_harmonic_psnr_masked_db"] + 1
+        check_meaning(volumes(tmp_path / "out"), read_volume(sample_ct()).hu)
 
     def test_it_can_be_described(self) -> None:
         result = maesil("info", embedded_checkpoint(), "--progress", "json")
@@ -389,9 +392,9 @@ class TestEmbeddedCheckpoint:
 
 
 def test_demo_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it spends seconds on a sample."""
+    """Before it reads anything."""
     monkeypatch.setattr("MAESILLib.resources.CHECKPOINT", "Checkpoints/none.safetensors")
-    monkeypatch.setattr("MAESILLib.phantom.phantom_volume", lambda *_, **__: pytest.fail("generated in vain"))
+    monkeypatch.setattr("MAESILLib.reading.read_volume", lambda *_, **__: pytest.fail("read in vain"))
     result = maesil("demo", "--output", tmp_path / "out", "--progress", "off")
     assert result.status == 2
     assert "none.safetensors is missing" in result.err

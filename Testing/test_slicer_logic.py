@@ -97,10 +97,12 @@ class TestLogic:
             logic.reconstruct(ct_node(), device="cuda:7", waitForCompletion=True)
 
     def test_sample_data_is_registered(self, host: Any, panel: Any) -> None:
-        source = next(one for one in host.sample_data if one["category"] == "MAESIL")
-        node = source["customDownloader"](source)
+        import SampleData
+
+        assert [one["sampleName"] for one in host.sample_data if one["category"] == "MAESIL"] == ["MAESILSampleCT"]
+        node = SampleData.SampleDataLogic().downloadSample("MAESILSampleCT")
         assert node.GetName() == "MAESILSampleCT"
-        assert node.GetImageData().GetDimensions() == (256, 192, 160)
+        assert node.GetImageData().GetDimensions() == (199, 138, 51)
 
     def test_self_test(self, host: Any, panel: Any) -> None:
         """The module's own test, as Slicer runs it: with the embedded checkpoint on the sample."""

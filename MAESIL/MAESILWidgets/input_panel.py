@@ -12,8 +12,6 @@ from slicer.i18n import tr as _
 
 from MAESILWidgets import checkpoints
 from MAESILWidgets.choices import Choice
-from MAESILWidgets.messages import Failure
-from MAESILWidgets.sample_task import SampleTask
 from MAESILWidgets.volume_info import VolumeInfo, describe
 
 
@@ -23,15 +21,22 @@ class InputPanel:
     Args:
         ui: the widgets of MAESIL.ui.
         on_change: called when volume or checkpoint have changed.
+        open_sample: loads the sample CT and returns its node.
         is_showing_result: whether the views show a result, which the sample must not push out.
     """
 
-    def __init__(self, ui: Any, on_change: Callable[[], None], is_showing_result: Callable[[], bool]) -> None:
-        self.ui, self.on_change, self.is_showing_result = ui, on_change, is_showing_result
+    def __init__(
+        self,
+        ui: Any,
+        on_change: Callable[[], None],
+        open_sample: Callable[[], Any],
+        is_showing_result: Callable[[], bool],
+    ) -> None:
+        self.ui, self.on_change = ui, on_change
+        self.open_sample, self.is_showing_result = open_sample, is_showing_result
         self.parameters: Any = None
         self.volume = VolumeInfo("")
         self.checkpoint = checkpoints.Checkpoint("", "")
-        self.sample: SampleTask | None = None
         self._described: tuple[Any, ...] = ()
         self._checkpoint_read: tuple[Any, ...] = ()
         self.choice = Choice(ui.checkpointSelector, {}, self._checkpoint_chosen)
@@ -78,31 +83,11 @@ class InputPanel:
         self.on_change()
 
     def load_sample(self, _checked: bool = False) -> None:
-        """Generate the sample in the background and load it."""
-        if self.sample is not None:
-            return
-        self.ui.sampleButton.enabled = False
-        self.ui.sampleButton.text = _("Loading...")
-        self.sample = SampleTask(self._sample_ended)
-        self.sample.start()
-
-    def stop(self) -> None:
-        """Stop what runs in the background."""
-        if self.sample is not None:
-            self.sample.abandon()
-            self.sample = None
-
-    def _sample_ended(self, node: Any, failure: Failure | None) -> None:
-        self.sample = None
-        self.ui.sampleButton.enabled = True
-        self.ui.sampleButton.text = _("Load sample")
-        if failure is not None:
-            self.ui.volumeWarningLabel.text = f"⚠ {failure.text()}"
-            self.ui.volumeWarningLabel.setVisible(True)
-        elif self.parameters is not None:
-            self.parameters.inputVolume = node
+        """Load the sample and choose it."""
+        with slicer.util.tryWithErrorDisplay(_("The sample could not be loaded."), waitCursor=True):
+            self.parameters.inputVolume = self.open_sample()
             if not self.is_showing_result():
-                slicer.util.setSliceViewerLayers(background=node, fit=True)
+                slicer.util.setSliceViewerLayers(background=self.parameters.inputVolume, fit=True)
 
     def _volume_chosen(self, _node: Any = None) -> None:
         self.update()

@@ -41,7 +41,7 @@ def what_is_no_ct_is_refused(test: Any, logic: Any) -> None:
 def sample_is_reconstructed_where_it_lies(test: Any, logic: Any) -> None:
     """Every result lies on the input's grid, and the model beats the harmonic fill."""
     had_torch = "torch" in sys.modules
-    test.delayDisplay("Generating the sample")
+    test.delayDisplay("Loading the sample")
     volume = logic.loadSample()
     test.delayDisplay("Reconstructing it")
     result = logic.reconstruct(volume, waitForCompletion=True)

@@ -43,16 +43,19 @@ for setting in protocol(0):
 
 
 def write_ct(folder: Path, slice_mm: float) -> Path:
-    """Write a CT of 512x512x100 voxels."""
+    """Write the lower end of the sample, enlarged to 512x512x100 voxels."""
+    from scipy.ndimage import zoom
+
     from MAESILLib.geometry import Geometry
-    from MAESILLib.phantom import body_phantom
+    from MAESILLib.reading import read_volume
+    from MAESILLib.resources import sample_ct
     from MAESILLib.writing import write_volume
 
-    planes = round(100 * slice_mm / 1.5)
-    hu = body_phantom(0, size_dhw=(planes, 256, 256), spacing_mm=1.5).repeat(2, 1).repeat(2, 2)
-    hu = hu[np.linspace(0, planes - 1, 100).round().astype(int)]
-    geometry = Geometry((100, 512, 512), (slice_mm, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-    write_volume(folder / "ct.nii.gz", np.ascontiguousarray(hu), geometry)
+    shape = (100, 512, 512)
+    volume = read_volume(sample_ct())
+    hu = volume.hu[: round(100 * slice_mm / volume.geometry.spacing_dhw[0])]
+    geometry = Geometry(shape, (slice_mm, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+    write_volume(folder / "ct.nii.gz", zoom(hu, np.divide(shape, hu.shape), order=1), geometry)
     return folder / "ct.nii.gz"
 
 

@@ -43,7 +43,6 @@ def main() -> None:
         print("click to nine filled views, s; beside: the worker alone; longest gaps of the event loop, ms")
         print(f"{'':28}{'views':>7}{'alone':>7}{'ratio':>7}{'job':>7}{'load':>7}{'cancel s':>10}")
         panel.input.load_sample()
-        host.process_events(until=lambda: panel.input.sample is None, timeout=60)
         measure(host, panel)
         for path in arguments.volumes:
             panel.parameters.inputVolume = slicer.util.loadVolume(str(path))

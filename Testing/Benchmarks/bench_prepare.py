@@ -52,28 +52,34 @@ def cost_of(command: list[str], text: str = "") -> Cost:
     return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def generated(folder: Path) -> Path:
-    """Write CTs as a scanner's: 6 of 512 x 512 x 60 voxels of 0.75 x 0.75 x 3 mm."""
+def enlarged(folder: Path) -> Path:
+    """Write the sample as a scanner would: 6 of 512 x 512 x 60 voxels of 0.75 x 0.75 x 3 mm, each with other noise."""
+    import numpy as np
+    from scipy.ndimage import zoom
+
     from MAESILLib.geometry import Geometry
-    from MAESILLib.phantom import body_phantom
+    from MAESILLib.reading import read_volume
+    from MAESILLib.resources import sample_ct
     from MAESILLib.writing import write_volume
 
     shape = (60, 512, 512)
     geometry = Geometry(shape, (3.0, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+    sample = read_volume(sample_ct()).hu
+    hu = zoom(sample, np.divide(shape, sample.shape), order=1)
     for seed in range(6):
-        hu = body_phantom(seed, size_dhw=(60, 256, 256), spacing_mm=1.5).repeat(2, 1).repeat(2, 2)
-        write_volume(folder / f"ct{seed}.nii.gz", hu, geometry)
+        noise = np.random.default_rng(seed).integers(-15, 16, shape, np.int16)
+        write_volume(folder / f"ct{seed}.nii.gz", hu + noise, geometry)
     return folder
 
 
 def main() -> None:
     """Print a table: CTs an hour, megabytes of sources a second, and the cost beside the floor's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, help="CTs; real ones beside the checkout, or generated ones")
+    parser.add_argument("folder", nargs="?", type=Path, help="CTs; real ones beside the checkout, or enlarged samples")
     parser.add_argument("--workers", type=int, nargs="+", default=(1, 2))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = args.folder or (REAL_CT if REAL_CT.is_dir() else generated(Path(name)))
+        folder = args.folder or (REAL_CT if REAL_CT.is_dir() else enlarged(Path(name)))
         sources = [source.path for source in find_sources([folder])]
         megabytes = sum(stamp_of(path).size for path in sources) / 1e6
         print(f"{len(sources)} CTs, {megabytes:.0f} MB")
