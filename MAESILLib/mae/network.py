@@ -88,13 +88,15 @@ class Network(nn.Module):
         visible: torch.Tensor,
         decoded: torch.Tensor,
         filled: torch.Tensor | None = None,
+        crops: slice = slice(None),
         offset: Triple = (0, 0, 0),
     ) -> tuple[Prediction, torch.Tensor | None, torch.Tensor | None]:
         """Do what a training step needs.
 
         Args:
             decoded: (B, N) hidden tokens that the core decodes.
-            filled: (b, 1, D, H, W) harmonic fill of the first b images, which are completed.
+            filled: (b, 1, D, H, W) harmonic fill of those images that are completed.
+            crops: which ones.
 
         Returns:
             the core's prediction, the completion (b, 1, D, H, W), and the read-out (B, M, P); None for a part that is
@@ -103,11 +105,10 @@ class Network(nn.Module):
         prediction = self.core(image, visible, decoded, offset)
         completion = None
         if self.completion is not None and filled is not None:
-            count = len(filled)
+            grid = token_grid(image, self.config.patch_size)
             with torch.no_grad():
-                grid = token_grid(image, self.config.patch_size)
-                whole = self.core.decode([x[:count] for x in prediction.encoded], visible[:count], grid, None, offset)
-            completion = self.complete(image[:count], visible[:count], whole, filled)
+                whole = self.core.decode([x[crops] for x in prediction.encoded], visible[crops], grid, None, offset)
+            completion = self.complete(image[crops], visible[crops], whole, filled)
         readout = None
         if self.readout is not None:
             readout = self.readout([x.detach() for x in prediction.encoded]).float()

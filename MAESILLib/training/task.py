@@ -157,7 +157,7 @@ class MaskedAutoencoding:
         if model.completion is not None and batch.completed:
             filled = harmonic_fill(image[crops, :1], known, FILL_TOLERANCE)
         with precision_context(device, update.bf16):
-            prediction, completed, readout = update.network(image, visible, decoded, filled, batch.offset)
+            prediction, completed, readout = update.network(image, visible, decoded, filled, crops, batch.offset)
         core, masked = core_loss(prediction, target, valid, patch_size, train.band_slope)
         metrics = dict.fromkeys(self.metrics, core.new_zeros(())) | {"masked_mse": masked}
         if model.latent_head is not None:
