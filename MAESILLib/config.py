@@ -60,7 +60,7 @@ class ModelConfig:
     decoder_depth: int = 3
     block_mix: bool = True
     """The decoder reads a learned mix of the outputs of all encoder blocks; else that of the last one."""
-    completion_channels: tuple[int, ...] = (16, 32)
+    completion_channels: tuple[int, ...] = (16, 32, 24)
     """Channels of the completion at half, quarter, ... resolution."""
 
 
@@ -85,8 +85,6 @@ class TrainConfig:
     """Passes of each rank that share out an update where it does not fit at once; the result is the same."""
     crop_size: Triple = (64, 64, 64)
     """Voxels of a training crop, at most a superpatch."""
-    crops_per_volume: int = 2
-    """Crops in a row that are cut from one volume, mirrored alike."""
     learning_rate: float = 8e-4
     final_learning_rate: float = 1e-5
     warmup_steps: int = 200
@@ -107,11 +105,9 @@ class TrainConfig:
     """Weight of predicting what the averaged encoder, which sees everything, makes of the hidden tokens."""
     teacher_crops: int = 4
     """Crops of an update whose latents are predicted."""
-    position_weight: float = 0.1
-    """Weight of telling how far apart the tokens of two crops of a volume lie; in crops of the cool-down, of one."""
     completion: bool = True
     """Train the completion beside the network; it reads detached inputs."""
-    completion_crops: int = 1
+    completion_crops: int = 4
     """Crops of an update that it is trained on."""
     completion_gradient_weight: float = 0.1
     """Weight of the squared error of steps between neighbouring voxels, next to that of the voxels."""
@@ -239,9 +235,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "batch_size": 2,
             "crop_size": (128, 128, 128),
             "decoded_ratio": 1.0,
-            "crops_per_volume": 1,
             "teacher_weight": 0.0,
-            "position_weight": 0.0,
             "completion": False,
             "noise_hu": 0.0,
         },
@@ -318,12 +312,12 @@ def check(config: Config, where: str = "the configuration") -> None:
     check_sizes(train.crop_size, model.patch_size)
     check_sizes(train.cooldown_crop_size, model.patch_size)
     counts = ["steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every"]
-    counts += ["validation_superpatches", "loader_threads", "completion_crops", "teacher_crops", "crops_per_volume"]
+    counts += ["validation_superpatches", "loader_threads", "completion_crops", "teacher_crops"]
     shares = ["decoded_ratio", "validation_share", "min_foreground", "ema_decay", "scale_jitter", "device_volumes"]
     shares += ["cooldown_share"]
     amounts = ["learning_rate", "final_learning_rate", "reader_learning_rate", "weight_decay", "noise_hu"]
     amounts += ["shift_jitter_hu", "volume_weighting", "preview_at", "warmup_steps"]
-    amounts += ["teacher_weight", "position_weight", "completion_gradient_weight", "band_slope"]
+    amounts += ["teacher_weight", "completion_gradient_weight", "band_slope"]
     _refuse(
         where,
         (train.precision not in PRECISIONS, f"train.precision must be one of {', '.join(PRECISIONS)}"),

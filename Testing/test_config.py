@@ -76,7 +76,7 @@ def test_a_file_lies_over_the_preset_and_arguments_over_the_file(tmp_path: Path)
         ("[model]\nhead_width = 32", "multiple of 6 for rotary"),
         ("[model]\npositions = 'learned'", "positions must be one of rotary, sincos"),
         ("[model]\ndecoder = 'both'", "decoder must be one of cross, self"),
-        ("[model]\npatch_size = [8, 8, 2]", "not a multiple of 4, as model.completion_channels"),
+        ("[model]\npatch_size = [8, 8, 2]", "not a multiple of 8, as model.completion_channels"),
         ("[model]\ncompletion_channels = []", "completion_channels"),
         ("[preprocessing]\nwindows_hu = []", "1 to 16 windows"),
         ("[preprocessing]\nwindows_hu = [[-160, 240], [-1000, 1000]]", "first window must contain the others"),

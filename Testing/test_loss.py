@@ -10,7 +10,7 @@ from scipy.fft import dctn
 from MAESILLib.mae.model import Prediction, composite, patchify, spread, take_tokens, valid_voxels
 from MAESILLib.mask_spec import MaskSpec
 from MAESILLib.masking import draw_visible, generator_for, hidden_from_visible, hidden_tokens
-from MAESILLib.training.loss import completion_loss, core_loss, latent_loss, mean_of_samples, patch_error, position_loss
+from MAESILLib.training.loss import completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
 
 PATCH = (8, 8, 8)
 SHAPE = (16, 24, 32)
@@ -110,21 +110,6 @@ def test_latents_are_compared_with_the_normalised_mean_of_the_teachers_blocks() 
     # smooth L1: half the square of small errors, large ones less a half
     assert float(latent_loss(right + 0.5, blocks, index)) == pytest.approx(0.125, abs=1e-5)
     assert float(latent_loss(right + 3, blocks, index)) == pytest.approx(2.5, abs=1e-5)
-
-
-@pytest.mark.parametrize("crops", [1, 2, 4])
-def test_positions_are_compared_within_a_volume(crops: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    voxels = torch.randint(0, 300, (4, 5, 3), generator=generator)
-    right = voxels * 1.5 / 100
-    # where a volume begins in the body is not known
-    moved = right + torch.randn(4 // crops, 3, generator=generator).repeat_interleave(crops, 0)[:, None]
-    assert float(position_loss(moved, voxels, crops, 1.5)) == pytest.approx(0, abs=1e-9)
-    wrong = right + torch.randn(right.shape, generator=generator)
-    error = (wrong - right).view(4 // crops, -1, 3).double()
-    error = error - error.mean(1, keepdim=True)
-    expected = np.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5).mean()
-    assert float(position_loss(wrong, voxels, crops, 1.5)) == pytest.approx(expected, rel=1e-5)
 
 
 def normalised(x: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def config(**train: object) -> Config:
         "completion_crops": 4,
         "teacher_crops": 5,
         "cooldown_share": 0.4,
-        "batch_size": 16,
+        "batch_size": 8,
         "steps": STEPS,
         "validate_every": 3,
         "checkpoint_every": 3,

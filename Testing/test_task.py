@@ -13,11 +13,8 @@ from MAESILLib.checkpoint import load_checkpoint, read_weights
 from MAESILLib.checkpoint_info import PARTS, read_info
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
-from MAESILLib.errors import InputError
 from MAESILLib.training.batch import Chosen
-from MAESILLib.training.loader import check_shares
-from MAESILLib.training.loss import Loss, latent_loss, position_loss
-from MAESILLib.training.ranks import Ranks
+from MAESILLib.training.loss import Loss, latent_loss
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
@@ -112,41 +109,6 @@ def test_a_pass_without_chosen_crops_has_a_gradient_of_zero_for_every_weight(tra
     assert loss.metrics["completed_mse"] == loss.metrics["latent_loss"] == 0
 
 
-def test_positions_are_those_of_the_visible_tokens_in_their_volume(trainer: Trainer) -> None:
-    loader = trainer._loader()
-    batch = loader.batch(0, 0)
-    loader.close()
-    seen: list[tuple[torch.Tensor, torch.Tensor, int, float]] = []
-
-    def watched(predicted: torch.Tensor, voxels: torch.Tensor, crops: int, spacing_mm: float) -> torch.Tensor:
-        seen.append((predicted, voxels, crops, spacing_mm))
-        return position_loss(predicted, voxels, crops, spacing_mm)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("MAESILLib.training.task.position_loss", watched)
-        loss = trainer.task.loss(trainer.update, batch)
-    ((predicted, voxels, crops, spacing_mm),) = seen
-    assert (crops, spacing_mm) == (2, 1.5)
-    assert predicted.shape == voxels.shape == (*batch.visible.shape, 3)
-    for sample, row in enumerate(batch.visible.tolist()):
-        for place, token in enumerate(row):
-            d, h, w = token // 16, token // 4 % 4, token % 4
-            assert voxels[sample, place].tolist() == [
-                start + 8 * cell for start, cell in zip(batch.place[sample].tolist(), (d, h, w), strict=True)
-            ]
-    moved = trainer.task.loss(trainer.update, dataclasses.replace(batch, place=batch.place + voxels[:, 0]))
-    change = moved.metrics["position_loss"] - loss.metrics["position_loss"]
-    assert change != 0
-    torch.testing.assert_close(moved.core - loss.core, trainer.config.train.position_weight * change)
-    assert gradients(loss.core, trainer)["position_head.weight"].any()
-
-
-def test_crops_of_a_volume_stay_together(trainer: Trainer) -> None:
-    with pytest.raises(InputError, match=r"1 crops of a pass are no multiple of train.crops_per_volume 2"):
-        check_shares(dataclasses.replace(trainer.config, train=tiny_config(accumulation=2).train), Ranks())
-    check_shares(tiny_config(accumulation=2, position_weight=0.0), Ranks())
-
-
 def trained(config: Config, cache: Cache, folder: Path) -> Trainer:
     trainer = Trainer(config, cache, folder)
     trainer.run()
@@ -170,13 +132,13 @@ def test_the_core_is_the_same_to_the_last_bit_with_and_without_readers(tmp_path:
             assert torch.equal(other[name], weight), name
 
 
-def test_heads_are_in_the_state_and_not_in_the_checkpoint(tmp_path: Path, cache: Cache) -> None:
+def test_the_teachers_head_is_in_the_state_and_not_in_the_checkpoint(tmp_path: Path, cache: Cache) -> None:
     trained(tiny_config(steps=2), cache, tmp_path / "run")
     state = read_state(tmp_path / "run").values
-    heads = {f"{head}_head.{kind}" for head in ("latent", "position") for kind in ("weight", "bias")}
+    heads = {"latent_head.weight", "latent_head.bias"}
     for part in ("model", "optimizer", "average"):
         assert heads < set(state[part])
     assert set(read_weights(tmp_path / "run" / "model.safetensors")) == set(state["model"]) - heads
     load_checkpoint(tmp_path / "run" / "model.safetensors")
-    trained(tiny_config(steps=2, teacher_weight=0.0, position_weight=0.0), cache, tmp_path / "without")
+    trained(tiny_config(steps=2, teacher_weight=0.0), cache, tmp_path / "without")
     assert set(read_state(tmp_path / "without").values["model"]) == set(state["model"]) - heads

@@ -16,11 +16,8 @@ from MAESILLib.superpatch import Shape
 class Crops(Protocol):
     """Gives the voxels of samples."""
 
-    def stack(self, samples: range, crop_size: Shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (B, 1, D, H, W) int16 HU, and on the CPU (B, 3) int64 twice.
-
-        How many voxels are not padding, and where the crop begins in the volume as it is seen.
-        """
+    def stack(self, samples: range, crop_size: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (B, 1, D, H, W) int16 HU, and (B, 3) int64 on the CPU: how many voxels are not padding."""
 
     def close(self) -> None:
         """Let go of threads and memory."""
@@ -38,19 +35,19 @@ class HostCrops:
         self.sampler, self.pin = sampler, pin
         self.pool = ThreadPoolExecutor(threads, "crops")
 
-    def stack(self, samples: range, crop_size: Shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def stack(self, samples: range, crop_size: Shape) -> tuple[torch.Tensor, torch.Tensor]:
         hu = torch.empty((len(samples), 1, *crop_size), dtype=torch.int16, pin_memory=self.pin)
-        sizes, places = zip(*self.pool.map(self._read, samples, hu[:, 0]), strict=True)
-        return hu, torch.tensor(sizes), torch.tensor(places)
+        sizes = torch.tensor(list(self.pool.map(self._read, samples, hu[:, 0])))
+        return hu, sizes
 
     def close(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, sample: int, into: torch.Tensor) -> tuple[Shape, Shape]:
+    def _read(self, sample: int, into: torch.Tensor) -> tuple[int, int, int]:
         d, h, w = into.shape
         crop = self.sampler.crop(sample, (d, h, w))
         into.numpy()[...] = crop.hu
-        return crop.valid_size, crop.place
+        return crop.valid_size
 
 
 class DeviceCrops:
@@ -63,11 +60,10 @@ class DeviceCrops:
         self.sampler, self.device = sampler, device
         self.volumes = [torch.from_numpy(np.array(cache.open(entry))).to(device) for entry in sampler.entries]
 
-    def stack(self, samples: range, crop_size: Shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def stack(self, samples: range, crop_size: Shape) -> tuple[torch.Tensor, torch.Tensor]:
         choices = [self.sampler.choose(sample, crop_size) for sample in samples]
         crops = torch.stack([self._cut(choice) for choice in choices])
-        sizes, places = ([getattr(choice, name) for choice in choices] for name in ("size", "place"))
-        return crops[:, None], torch.tensor(sizes), torch.tensor(places)
+        return crops[:, None], torch.tensor([choice.size for choice in choices])
 
     def close(self) -> None:
         self.volumes = []

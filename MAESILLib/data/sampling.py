@@ -37,7 +37,6 @@ class Choice:
         size: voxels (D, H, W) of the volume, fewer than the crop's where the volume is shorter.
         crop_size: voxels (D, H, W) of the crop.
         is_flipped: left and right are mirrored.
-        place: first voxel (D, H, W) in the volume as it is seen, mirrored or not.
     """
 
     volume: int
@@ -45,7 +44,6 @@ class Choice:
     size: Shape
     crop_size: Shape
     is_flipped: bool
-    place: Shape
 
 
 @dataclass(frozen=True)
@@ -55,13 +53,11 @@ class Crop:
     Attributes:
         hu: (D, H, W) int16; whole patches of padding are air.
         valid_size: (D, H, W), voxels that are not padding; they come first on each axis.
-        place: first voxel (D, H, W) in the volume as it is seen.
         source: name of the volume.
     """
 
     hu: np.ndarray
     valid_size: Shape
-    place: Shape
     source: str
 
 
@@ -93,7 +89,6 @@ class CropSampler:
 
     Args:
         volume_weighting: volumes are drawn with their voxel count to this power.
-        crops_per_volume: samples in a row that are cut from one volume.
         min_foreground: least share of voxels above -500 HU, estimated from the volume's foreground table; after 8
             tries the best is taken.
         flip: mirror left and right in half of the crops. Mirroring other axes would erase which way is up.
@@ -106,7 +101,6 @@ class CropSampler:
         *,
         patch_size: Shape,
         volume_weighting: float,
-        crops_per_volume: int,
         min_foreground: float,
         flip: bool,
         seed: int,
@@ -114,7 +108,7 @@ class CropSampler:
         self.entries = entries
         weights = np.array([float(np.prod(e.shape_dhw)) for e in entries]) ** volume_weighting
         self.cumulative = np.cumsum(weights / weights.sum())
-        self.patch_size, self.crops_per_volume = patch_size, crops_per_volume
+        self.patch_size = patch_size
         self.min_foreground, self.flip, self.seed = min_foreground, flip, seed
         self._volume = lru_cache(OPEN_VOLUMES)(lambda index: cache.open(entries[index]))
         self._table = lru_cache(OPEN_TABLES)(lambda index: np.array(cache.foreground(entries[index])))
@@ -125,30 +119,27 @@ class CropSampler:
         Args:
             crop_size: voxels (D, H, W), a multiple of the patch.
         """
-        rng = random_for(self.seed, "volume", sample // self.crops_per_volume)
-        which = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.entries) - 1)
-        is_flipped = self.flip and bool(rng.random() < 0.5)
-        shape, rng = self.entries[which].shape_dhw, random_for(self.seed, "crop", sample)
-        best: tuple[float, Superpatch] | None = None
+        rng = random_for(self.seed, "crop", sample)
+        best: tuple[float, int, Superpatch] | None = None
         for _ in range(TRIES):
-            box = _random_box(shape, crop_size, rng)
+            which = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.entries) - 1)
+            box = _random_box(self.entries[which].shape_dhw, crop_size, rng)
             share = self._foreground_share(which, box)
             if best is None or share > best[0]:
-                best = (share, box)
+                best = (share, which, box)
             if share >= self.min_foreground:
                 break
         assert best is not None
-        start, size = best[1].start, _size_in(best[1], shape)
-        place = (*start[:2], shape[2] - start[2] - size[2]) if is_flipped else start
-        return Choice(which, start, size, crop_size, is_flipped, place)
+        _, which, box = best
+        is_flipped = self.flip and bool(rng.random() < 0.5)
+        return Choice(which, box.start, _size_in(box, self.entries[which].shape_dhw), crop_size, is_flipped)
 
     def read(self, choice: Choice) -> Crop:
         """Read what was chosen."""
         box = Superpatch(0, choice.start, choice.size)
         hu = self._volume(choice.volume)[box.in_volume(self.entries[choice.volume].shape_dhw)]
         hu = np.flip(hu, 2) if choice.is_flipped else hu
-        padded = _padded(hu, choice.crop_size, self.patch_size)
-        return Crop(padded, choice.size, choice.place, self.entries[choice.volume].name)
+        return Crop(_padded(hu, choice.crop_size, self.patch_size), choice.size, self.entries[choice.volume].name)
 
     def crop(self, sample: int, crop_size: Shape) -> Crop:
         """Return sample number ``sample``."""

@@ -23,14 +23,14 @@ from MAESILLib.mae.model import Mix
 
 
 def halved(image: torch.Tensor) -> torch.Tensor:
-    """Make each 2x2x2 voxels the channels of one cell: (B, 1, D, H, W) to (B, 8, D/2, H/2, W/2)."""
-    batch, _, depth, height, width = image.shape
-    x = image.reshape(batch, depth // 2, 2, height // 2, 2, width // 2, 2)
-    return x.permute(0, 2, 4, 6, 1, 3, 5).reshape(batch, 8, depth // 2, height // 2, width // 2)
+    """Make each 2x2x2 voxels the channels of one cell: (B, C, D, H, W) to (B, 8 C, D/2, H/2, W/2)."""
+    batch, channels, depth, height, width = image.shape
+    x = image.reshape(batch, channels, depth // 2, 2, height // 2, 2, width // 2, 2)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, 8 * channels, depth // 2, height // 2, width // 2)
 
 
 def doubled(cells: torch.Tensor) -> torch.Tensor:
-    """Invert :func:`halved`: (B, 8, d, h, w) to (B, 1, 2d, 2h, 2w)."""
+    """Invert :func:`halved` for one channel: (B, 8, d, h, w) to (B, 1, 2d, 2h, 2w)."""
     batch, _, d, h, w = cells.shape
     x = cells.view(batch, 2, 2, 2, d, h, w).permute(0, 4, 1, 5, 2, 6, 3)
     return x.reshape(batch, 1, 2 * d, 2 * h, 2 * w)
@@ -66,13 +66,17 @@ class ConvBlock(nn.Module):
 
 
 class Completion(nn.Module):
-    """U-Net from fill, decoder's picture and visible voxels to the intensities of the first window."""
+    """U-Net from fill, decoder's picture and visible voxels to the intensities of the first window.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        windows: HU windows of the decoder's picture.
+    """
+
+    def __init__(self, config: ModelConfig, windows: int) -> None:
         super().__init__()
         channels = config.completion_channels
         steps = list(itertools.pairwise(channels))
-        self.stem = Conv3x3x3(17, channels[0])
+        self.stem = Conv3x3x3(8 + 8 * windows + 1, channels[0])
         self.down = nn.ModuleList(nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.blocks = nn.ModuleList(ConvBlock(coarse) for coarse in channels)
         self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in steps)
@@ -86,15 +90,15 @@ class Completion(nn.Module):
 
         Args:
             filled: (B, 1, D, H, W) in [0, 1], visible voxels and the harmonic fill of the hidden ones.
-            picture: (B, 1, D, H, W), visible voxels and the decoder's patches.
+            picture: (B, windows, D, H, W), visible voxels and the decoder's patches.
             visible: (B, D, H, W) bool token grid, True where the patch is visible.
 
         Returns:
             (B, 1, D, H, W), not clipped; of interest where the voxels are hidden.
         """
-        fill, decoded = halved(filled), halved(picture)
+        fill, windows = halved(filled), halved(picture)
         known = F.interpolate(visible[:, None].to(fill.dtype), size=fill.shape[2:])
-        x = self.stem(torch.cat([fill * 2 - 1, decoded * 2 - 1, known], 1))
+        x = self.stem(torch.cat([fill * 2 - 1, windows * 2 - 1, known], 1))
         features = []
         for down in self.down:
             features.append(x)
@@ -104,6 +108,7 @@ class Completion(nn.Module):
             x = block(up(F.relu(x)) + feature)
         # where the fill is better than the decoder, the gate opens for it
         gate, residual = self.voxels(F.relu(x)).split(8, 1)
+        decoded = windows[:, :8]
         return doubled(decoded + gate * (fill - decoded) + residual)
 
 

@@ -42,7 +42,7 @@ class Network(nn.Module):
         self.config, self.windows_hu = config, windows_hu
         # first, so that its weights for a seed do not depend on the rest
         self.core = MaskedAutoencoder(config, len(windows_hu))
-        self.completion = Completion(config) if "completion" in parts else None
+        self.completion = Completion(config, len(windows_hu)) if "completion" in parts else None
         self.readout = ReadOut(config) if "readout" in parts else None
 
     def reconstruct(
@@ -71,8 +71,7 @@ class Network(nn.Module):
         """Return the completion (B, 1, D, H, W) of a prediction of all hidden tokens; its gradient ends here."""
         assert self.completion is not None
         patch_size = self.config.patch_size
-        decoded = self.first_window(prediction.patches.detach()).clamp(0, 1)
-        picture = composite(image[:, :1], prediction.decoded, decoded, patch_size)
+        picture = composite(image, prediction.decoded, prediction.patches.detach().clamp(0, 1), patch_size)
         is_visible = ~hidden_tokens(visible, token_grid(image, patch_size))
         completed: torch.Tensor = self.completion(filled.detach(), picture, is_visible).float()
         return completed

@@ -40,7 +40,6 @@ class Batch:
     Attributes:
         hu: (B, 1, D, H, W) int16.
         valid_size: (B, 3) int64, voxels that are not padding.
-        place: (B, 3) int64, first voxels in the volumes as they are seen.
         visible: (B, N) int64, sorted visible tokens.
         decoded: (B, M) int64, sorted hidden tokens that are decoded.
         jitter: (B, 3) float32: contrast factor, shift in HU, noise sigma in HU.
@@ -52,7 +51,6 @@ class Batch:
 
     hu: torch.Tensor
     valid_size: torch.Tensor
-    place: torch.Tensor
     visible: torch.Tensor
     decoded: torch.Tensor
     jitter: torch.Tensor
@@ -73,7 +71,7 @@ class Batch:
 
     def pinned(self) -> Batch:
         """Return the batch in page-locked memory, from which a card copies without waiting."""
-        names = ("valid_size", "place", "visible", "decoded", "jitter")
+        names = ("valid_size", "visible", "decoded", "jitter")
         return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
 
@@ -131,7 +129,7 @@ def make_batch(config: Config, crops: Crops, step: int, samples: range) -> Batch
     """Assemble samples of update ``step``, which decides the mask's strategy and ratio."""
     model, train = config.model, config.train
     crop = crop_size_of_step(config, step)
-    hu, valid_size, place = crops.stack(samples, crop)
+    hu, valid_size = crops.stack(samples, crop)
     d, h, w = (c // p for c, p in zip(crop, model.patch_size, strict=True))
     mask = mask_of_step(config, step)
     generators = [generator_for(train.seed, "mask", sample) for sample in samples]
@@ -149,7 +147,6 @@ def make_batch(config: Config, crops: Crops, step: int, samples: range) -> Batch
     return Batch(
         hu,
         valid_size,
-        place,
         visible,
         hidden.gather(1, decoded),
         torch.tensor(jitter, dtype=torch.float32),

@@ -28,10 +28,7 @@ def samples_of_pass(config: Config, ranks: Ranks, step: int, number: int) -> ran
 
 
 def check_shares(config: Config, ranks: Ranks) -> None:
-    """Raise InputError unless every update can be shared out evenly over ranks and passes, crops of a volume together.
-
-    Positions are compared within a pass.
-    """
+    """Raise InputError unless every update can be shared out evenly over ranks and passes."""
     train = config.train
     shares = ranks.size * train.accumulation
     # the second update of the cool-down is the first one of larger crops
@@ -43,12 +40,6 @@ def check_shares(config: Config, ranks: Ranks) -> None:
                 f"train.accumulation {train.accumulation} passes",
                 f"choose train.batch_size and train.cooldown_crop_size so that it is a multiple of {shares}",
             )
-    together = train.crops_per_volume if train.position_weight > 0 else 1
-    if train.batch_size // shares % together:
-        raise InputError(
-            f"{train.batch_size // shares} crops of a pass are no multiple of train.crops_per_volume {together}",
-            "choose fewer passes or ranks, or a larger train.batch_size",
-        )
 
 
 class BatchLoader:

@@ -113,22 +113,6 @@ def completion_loss(
     return squared + gradient_weight * gradient, squared.detach()
 
 
-def position_loss(predicted: torch.Tensor, voxels: torch.Tensor, crops: int, spacing_mm: float) -> torch.Tensor:
-    """Return how wrongly tokens tell where they lie in the body, in units of 100 mm.
-
-    A volume begins anywhere in the body, so that only distances between tokens of one volume are known: the mean
-    error of a volume's tokens counts as none. As in Lei et al. 2021, arXiv 2012.07345, but for every token.
-
-    Args:
-        predicted: (B, N, 3), in units of 100 mm.
-        voxels: (B, N, 3), where the tokens lie in their volume.
-        crops: how many crops in a row are of one volume.
-    """
-    error = (predicted.float() - voxels * (spacing_mm / 100)).unflatten(0, (-1, crops))
-    error = error - error.mean((1, 2), keepdim=True)
-    return F.smooth_l1_loss(error, torch.zeros_like(error))
-
-
 def latent_loss(predicted: torch.Tensor, teacher: list[torch.Tensor], index: torch.Tensor) -> torch.Tensor:
     """Return how far predicted latents are from a teacher's (data2vec, Baevski et al. 2022, arXiv 2202.03555).
 

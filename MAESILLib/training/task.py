@@ -33,7 +33,6 @@ from MAESILLib.training.loss import (
     latent_loss,
     mean_of_samples,
     patch_error,
-    position_loss,
 )
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.validation import Preview, ValidationSuperpatch, preview, validate
@@ -46,8 +45,7 @@ FILL_TOLERANCE = 1e-2
 """Of the harmonic fill in training, in intensities."""
 TEACHER_BLOCKS = 4
 """Last blocks of the averaged encoder whose mean is predicted."""
-HEADS = ("latent_head.", "position_head.")
-"""Parts that have no use after training."""
+LATENT_HEAD = "latent_head."
 
 
 class Task(Protocol):
@@ -83,26 +81,17 @@ class Task(Protocol):
 
 
 class Pretraining(Network):
-    """The network in training.
-
-    Attributes:
-        latent_head: predicts the teacher's latents from the decoder's tokens.
-        position_head: predicts where visible tokens lie from the encoder's.
-    """
+    """The network in training: with a head that predicts the teacher's latents from the decoder's tokens."""
 
     def __init__(self, config: Config) -> None:
         parts = tuple(part for part in PARTS if getattr(config.train, part))
         super().__init__(config.model, config.preprocessing.windows_hu, parts)
-        self.latent_head = self.position_head = None
+        self.latent_head = None
         if config.train.teacher_weight > 0:
             self.latent_head = nn.Linear(config.model.decoder_width, config.model.encoder_width)
-        if config.train.position_weight > 0:
-            self.position_head = nn.Linear(config.model.encoder_width, 3)
-        for name, head in zip(HEADS, (self.latent_head, self.position_head), strict=True):
-            if head is not None:
-                # torch's own generator has moved on by what the other parts drew
-                nn.init.xavier_uniform_(head.weight, generator=generator_for(config.train.seed, name))
-                nn.init.zeros_(head.bias)
+            # torch's own generator has moved on by what the other parts drew
+            nn.init.xavier_uniform_(self.latent_head.weight, generator=generator_for(config.train.seed, LATENT_HEAD))
+            nn.init.zeros_(self.latent_head.bias)
         if config.train.compile:
             # a block is compiled for each width, with and without memory and gradients: past the limit it is not
             torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
@@ -130,7 +119,7 @@ class MaskedAutoencoding:
         self._next_probe = 0.0
 
     name = "maesil"
-    metrics = ("masked_mse", "completed_mse", "visible_mse", "latent_loss", "position_loss")
+    metrics = ("masked_mse", "completed_mse", "visible_mse", "latent_loss")
 
     def validation_metrics(self, config: Config) -> tuple[str, ...]:
         """Return the names of what :meth:`validate` can give."""
@@ -163,9 +152,6 @@ class MaskedAutoencoding:
         if model.latent_head is not None:
             latent = self._latent_loss(update, batch, image, prediction)
             core, metrics["latent_loss"] = core + train.teacher_weight * latent, latent.detach()
-        if model.position_head is not None:
-            position = self._position_loss(update, batch, prediction, visible)
-            core, metrics["position_loss"] = core + train.position_weight * position, position.detach()
         readers = []
         if completed is not None:
             loss, squared = completion_loss(completed, target[crops, :1], counted, train.completion_gradient_weight)
@@ -193,22 +179,6 @@ class MaskedAutoencoding:
                 teacher = functional_call(model.core.encoder, average, whole)[-TEACHER_BLOCKS:]
             predicted = model.latent_head(prediction.tokens[crops])
         return batch.taught.weight * latent_loss(predicted, teacher, prediction.decoded[crops])
-
-    def _position_loss(
-        self, update: Update, batch: Batch, prediction: Prediction, visible: torch.Tensor
-    ) -> torch.Tensor:
-        """Compare where the visible tokens lie with where the encoder takes them to lie."""
-        config, model = update.config, update.model
-        assert isinstance(model, Pretraining)
-        assert model.position_head is not None
-        grid, size = batch.grid(config.model.patch_size), torch.tensor(config.model.patch_size, device=visible.device)
-        cells = torch.stack(torch.unravel_index(visible, grid), -1)
-        voxels = batch.place[:, None].to(visible.device, non_blocking=True) + cells * size
-        with precision_context(update.device, update.bf16):
-            predicted = model.position_head(prediction.encoded[-1])
-        is_usual = tuple(batch.hu.shape[2:]) == config.train.crop_size
-        crops = config.train.crops_per_volume if is_usual else 1
-        return position_loss(predicted, voxels, crops, config.preprocessing.spacing_mm)
 
     def validate(
         self,
@@ -245,8 +215,8 @@ class MaskedAutoencoding:
         return preview(model, superpatch, device, bf16)
 
     def save(self, path: Path, weights: dict[str, torch.Tensor], info: CheckpointInfo) -> None:
-        """Write everything but the heads."""
-        kept = {name: w for name, w in weights.items() if not name.startswith(HEADS)}
+        """Write everything but the teacher's head, which has no use after training."""
+        kept = {name: w for name, w in weights.items() if not name.startswith(LATENT_HEAD)}
         parts = tuple(part for part in PARTS if any(name.startswith(part + ".") for name in kept))
         save_checkpoint(path, kept, replace(info, parts=parts))
 

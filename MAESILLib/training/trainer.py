@@ -128,7 +128,6 @@ class Trainer:
             self.entries,
             patch_size=config.model.patch_size,
             volume_weighting=config.train.volume_weighting,
-            crops_per_volume=config.train.crops_per_volume,
             min_foreground=config.train.min_foreground,
             flip=config.train.flip,
             seed=config.train.seed,

@@ -53,7 +53,6 @@ def main() -> None:
             cache.entries,
             patch_size=(8, 8, 8),
             volume_weighting=0.5,
-            crops_per_volume=2,
             min_foreground=0.2,
             flip=True,
             seed=0,
