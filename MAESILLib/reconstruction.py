@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from MAESILLib.device import precision_context
+from MAESILLib.first_release import FirstRelease
 from MAESILLib.harmonic import harmonic_fill
 from MAESILLib.mae.model import composite, spread, valid_voxels, windowed
 from MAESILLib.mae.network import Network
@@ -46,7 +47,7 @@ class Reconstruction:
 
 
 def reconstruct(
-    model: Network,
+    model: Network | FirstRelease,
     unit: np.ndarray,
     plan: Plan,
     *,
@@ -138,7 +139,7 @@ def _tokens(size: Shape, patch_size: Shape) -> int:
 
 @torch.inference_mode()
 def _predict_boxes(
-    model: Network,
+    model: Network | FirstRelease,
     unit: np.ndarray,
     boxes: list[Superpatch],
     visible: torch.Tensor,
