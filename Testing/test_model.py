@@ -411,11 +411,13 @@ class TestStart:
 
 class TestCompletion:
     def test_halving_gathers_neighbours_and_doubling_puts_them_back(self) -> None:
-        image = torch.rand(2, 1, 8, 4, 6)
+        image = torch.rand(2, 2, 8, 4, 6)
         cells = halved(image)
-        assert cells.shape == (2, 8, 4, 2, 3)
-        assert torch.equal(cells[:, :, 3, 1, 2], image[:, 0, 6:8, 2:4, 4:6].flatten(1))
-        assert torch.equal(doubled(cells), image)
+        assert cells.shape == (2, 16, 4, 2, 3)
+        for channel in (0, 1):
+            own = cells[:, 8 * channel : 8 * channel + 8]
+            assert torch.equal(own[..., 3, 1, 2], image[:, channel, 6:8, 2:4, 4:6].flatten(1))
+            assert torch.equal(doubled(own), image[:, channel : channel + 1])
 
     def test_the_convolution_is_torchs(self) -> None:
         layer, x = Conv3x3x3(3, 5), torch.randn(2, 3, 4, 6, 5)
@@ -426,26 +428,28 @@ class TestCompletion:
         completion = network(completion_channels=channels).completion
         assert completion is not None
         visible = torch.ones(1, 12, 3, 3, dtype=torch.bool)
-        image = torch.rand(1, 1, 96, 24, 24)
-        changed = image.clone()
-        changed[:, :, 7] += 0.5
+        fill, picture = torch.rand(1, 1, 96, 24, 24), torch.rand(1, 2, 96, 24, 24)
         with torch.no_grad():
-            first, second = (completion(x, x, visible) for x in (image, changed))
-        moved = (first - second).abs().amax((0, 1, 3, 4))
-        assert moved[8] > 0
-        assert moved[80:].max() == 0
+            first = completion(fill, picture, visible)
+            for changed in (fill, picture[:, :1], picture[:, 1:]):
+                before = changed[:, :, 7].clone()
+                changed[:, :, 7] += 0.5
+                moved = (first - completion(fill, picture, visible)).abs().amax((0, 1, 3, 4))
+                changed[:, :, 7] = before
+                assert moved[8] > 0
+                assert moved[80:].max() == 0
 
     def test_a_training_step_completes_what_inference_does(self) -> None:
-        """Of the first images alone, and of all their hidden tokens, whichever the step decodes."""
+        """Of some images alone, and of all their hidden tokens, whichever the step decodes."""
         model, visible = network(), masks("dual", 3)
         image = windowed(hu_of(3), WINDOWS)
         filled = harmonic_fill(image[:, :1], ~hidden_voxels(visible))
         decoded = hidden_from_visible(visible, math.prod(GRID))[:, ::2]
         with torch.no_grad():
-            _, completion, readout = model(image, visible, decoded, filled[:2])
+            _, completion, readout = model(image, visible, decoded, filled[::2], slice(0, 3, 2))
             expected = model.reconstruct(image, visible, filled)
-        patches = take_tokens(patchify(completion, PATCH), expected.hidden[:2])
-        torch.testing.assert_close(patches, expected.hidden_patches[:2], atol=1e-5, rtol=0)
+        patches = take_tokens(patchify(completion, PATCH), expected.hidden[::2])
+        torch.testing.assert_close(patches, expected.hidden_patches[::2], atol=1e-5, rtol=0)
         torch.testing.assert_close(readout, expected.visible_patches)
 
     def test_parts_that_are_not_there(self) -> None:
