@@ -6,6 +6,7 @@ gradients is torch's own.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -134,7 +135,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     except CancelledError as error:
         # the launcher takes every other status for a failure, and may start the job anew
         error.exit_status = EXIT_DONE
-        dist.destroy_process_group()
+        _leave()
         if not ranks.is_main:
             raise SystemExit(EXIT_DONE) from None
         raise
@@ -145,6 +146,16 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         if explained is error:
             raise
         raise explained from None
+    _leave()
+
+
+def _leave() -> None:
+    """End the process group and its threads.
+
+    A thread of gloo that lets go of a tensor while Python ends aborts the process. They are joined when nothing refers
+    to the group any more; DistributedDataParallel, which does, is part of a reference cycle.
+    """
+    gc.collect()
     dist.destroy_process_group()
 
 
