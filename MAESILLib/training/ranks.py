@@ -6,7 +6,6 @@ gradients is torch's own.
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -69,8 +68,13 @@ class Ranks:
         return values
 
     def wait(self) -> None:
-        """Wait until every rank is here."""
-        self.any(False)
+        """Wait until every rank is here, and until gloo's threads have let go of Python's tensors.
+
+        Those that do so while Python ends abort the process; here they get the lock that they need, and a barrier has
+        no tensors.
+        """
+        if self.size > 1:
+            dist.barrier()
 
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's plain value, on each of them."""
@@ -135,7 +139,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     except CancelledError as error:
         # the launcher takes every other status for a failure, and may start the job anew
         error.exit_status = EXIT_DONE
-        _leave()
+        dist.destroy_process_group()
         if not ranks.is_main:
             raise SystemExit(EXIT_DONE) from None
         raise
@@ -146,16 +150,6 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         if explained is error:
             raise
         raise explained from None
-    _leave()
-
-
-def _leave() -> None:
-    """End the process group and its threads.
-
-    A thread of gloo that lets go of a tensor while Python ends aborts the process. They are joined when nothing refers
-    to the group any more; DistributedDataParallel, which does, is part of a reference cycle.
-    """
-    gc.collect()
     dist.destroy_process_group()
 
 

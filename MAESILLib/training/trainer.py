@@ -185,7 +185,6 @@ class Trainer:
             with self._memory_guard(), self._compile_guard(), closing(self._loader()) as loader:
                 self._loop(loader, log)
         finally:
-            self.update.leave()
             if log is not None:
                 log.close()
         # the first rank may still be writing: who ends before it makes a launcher end it

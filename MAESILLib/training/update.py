@@ -54,10 +54,6 @@ class Update:
         self.step = 0
         self.before: dict[str, torch.Tensor] = {}
 
-    def leave(self) -> None:
-        """Let go of the other ranks, whose threads must end before Python does."""
-        self.network = self.model
-
     def begin(self, step: int) -> None:
         """Begin update ``step`` (from 0)."""
         for part, optimizer in self.optimizers.items():
