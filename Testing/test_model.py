@@ -15,7 +15,7 @@ from training_factory import awakened
 
 from MAESILLib.config import SOFT_TISSUE, WIDE, ModelConfig, Window
 from MAESILLib.harmonic import harmonic_fill
-from MAESILLib.mae.blocks import Attention, rotary_table
+from MAESILLib.mae.blocks import Attention, attend, rotary_table
 from MAESILLib.mae.completion import Conv3x3x3, doubled, halved
 from MAESILLib.mae.model import (
     MaskedAutoencoder,
@@ -407,6 +407,23 @@ class TestStart:
         prediction, completion, readout = model(image, visible, decoded, filled)
         (prediction.patches.square().mean() + completion.square().mean() + readout.square().mean()).backward()
         assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_attention_written_out_in_bf16_is_torchs() -> None:
+    """Values and gradients; without gradients it is PyTorch's own."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, given = (torch.randn(2, 3, n, 24, generator=generator) for n in (20, 30, 30, 20))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [x.to(dtype, copy=True).requires_grad_() for x in (query, key, value)]
+        made = attend(*inputs)
+        found.append([made, *torch.autograd.grad(made, inputs, given.to(dtype))])
+    for exact, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.bfloat16
+        torch.testing.assert_close(rounded.float(), exact, atol=0.03, rtol=0.03)
+    halves = [x.bfloat16() for x in (query, key, value)]
+    with torch.no_grad():
+        assert torch.equal(attend(*halves), F.scaled_dot_product_attention(*halves))
 
 
 class TestCompletion:

@@ -26,14 +26,7 @@ from MAESILLib.mae.network import Network
 from MAESILLib.masking import generator_for, hidden_tokens
 from MAESILLib.training.batch import Batch, intensities
 from MAESILLib.training.diagnostics import attention_shares, patch_r2
-from MAESILLib.training.loss import (
-    Loss,
-    completion_loss,
-    core_loss,
-    latent_loss,
-    mean_of_samples,
-    patch_error,
-)
+from MAESILLib.training.loss import Loss, completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.validation import Preview, ValidationSuperpatch, preview, validate
 

@@ -1,6 +1,6 @@
 """Fine-tune a pretrained encoder with a small head on few labelled cases, beside the same network from scratch.
 
-    python Testing/Benchmarks/finetune_few_labels.py --labels CTS --output FILE.json [--checkpoint C] [--cases 1 5 10]
+    python Testing/Benchmarks/finetune_few_labels.py --labels CTS --checkpoint C --output FILE.json [--cases 1 5 10]
 
 CTS is a manifest or folder of CTs with label maps, as for ``maesil probe --labels``; every labelled voxel counts as
 foreground. A case is a patient. The head is one linear layer from a token to the voxels of its patch. Both arms have
@@ -32,7 +32,6 @@ from MAESILLib.probe.encoders import load_frozen, with_random_weights
 from MAESILLib.probe.fit import interval
 from MAESILLib.probe.labels import find_labelled
 from MAESILLib.probe.windows import PATCH, cut, tiles
-from MAESILLib.resources import embedded_checkpoint
 
 ARMS = ("pretrained", "from scratch")
 SIDE = 64
@@ -166,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, default=embedded_checkpoint())
+    parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--cases", type=int, nargs="+", default=[1, 5, 10])
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
