@@ -14,11 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from MAESILLib.checkpoint_info import FORMAT, KEY, PARTS, SCALE, CheckpointInfo, FirstReleaseModel, read_info
+from MAESILLib.checkpoint_info import FORMAT, KEY, PARTS, SCALE, CheckpointInfo, read_info
 from MAESILLib.config import to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path, sha256_of
-from MAESILLib.first_release import FirstRelease
 from MAESILLib.mae.network import Network
 
 __all__ = [
@@ -74,25 +73,16 @@ def _stored(name: str, tensor: torch.Tensor, dtype: str) -> dict[str, torch.Tens
     return {name: tensor.to(torch.float32 if dtype == "fp32" else torch.float16).contiguous()}
 
 
-def load_checkpoint(
-    path: Path | str, device: torch.device | str = "cpu"
-) -> tuple[Network | FirstRelease, CheckpointInfo]:
+def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tuple[Network, CheckpointInfo]:
     """Build the network and load its weights, in fp32, ready to evaluate.
 
     Raises:
         InputError: as :func:`read_info`; or a tensor is missing, surplus or of another shape.
     """
     info = read_info(path)
-    model = build(info)
+    model = Network(info.model, info.preprocessing.windows_hu, info.parts)
     load_weights(model, read_weights(path), path)
     return model.to(device).eval(), info
-
-
-def build(info: CheckpointInfo) -> Network | FirstRelease:
-    """Return the network that a checkpoint describes, its weights not yet loaded."""
-    if isinstance(info.model, FirstReleaseModel):
-        return FirstRelease(info.model, info.preprocessing.windows_hu)
-    return Network(info.model, info.preprocessing.windows_hu, info.parts)
 
 
 def read_weights(path: Path | str) -> dict[str, torch.Tensor]:

@@ -9,23 +9,15 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from MAESILLib import __version__
-from MAESILLib.config import (
-    ModelConfig,
-    Preprocessing,
-    Triple,
-    check_model,
-    check_preprocessing,
-    complete_from_dict,
-)
+from MAESILLib.config import ModelConfig, Preprocessing, check_model, check_preprocessing, complete_from_dict
 from MAESILLib.errors import InputError
 
 FORMAT = "maesil-checkpoint/2"
-FIRST_FORMAT = "maesil-checkpoint/1"
 KEY = "maesil"
 PARTS = ("completion", "readout")
 """What a checkpoint may hold beside the masked autoencoder."""
@@ -37,29 +29,10 @@ LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
-class FirstReleaseModel:
-    """Shape of the first release's network (:mod:`MAESILLib.first_release`), as its checkpoint states it."""
-
-    superpatch_size: Triple
-    patch_size: Triple
-    encoder_width: int
-    encoder_depth: int
-    decoder_width: int
-    decoder_depth: int
-    head_width: int
-    mlp_ratio: float
-    prior: bool
-    context_margin: int
-    mixing_depth: int
-    local_channels: tuple[int, ...]
-    direct_head: bool
-
-
-@dataclass(frozen=True)
 class CheckpointInfo:
     """Metadata of a checkpoint."""
 
-    model: ModelConfig | FirstReleaseModel
+    model: ModelConfig
     preprocessing: Preprocessing
     mask: dict[str, Any] = field(default_factory=dict)
     """The masks it was trained with."""
@@ -96,7 +69,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
     return dict(header)
 
 
-def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT, FIRST_FORMAT)) -> CheckpointInfo:
+def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT,)) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without its weights.
 
     Args:
@@ -109,13 +82,12 @@ def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT, FIRST_FORMAT
     try:
         values = json.loads(metadata[KEY])
         if values["format"] not in formats:
-            raise InputError(f"{path} has format {values['format']!r}", f"this version reads {formats[0]!r}")
+            hint = f"this version reads {formats[0]!r}; train it anew"
+            raise InputError(f"{path} has format {values['format']!r}", hint)
         preprocessing = dict(values["preprocessing"])
         orientation = preprocessing.pop("orientation")
         if orientation != "LPS":
             raise InputError(f"{path} wants orientation {orientation!r}", "this version prepares LPS only")
-        if values["format"] == FIRST_FORMAT:
-            return _first_release(values, preprocessing, str(path))
         model = complete_from_dict(ModelConfig, values["model"], str(path))
         prepared = complete_from_dict(Preprocessing, preprocessing, str(path))
         check_model(model, str(path))
@@ -130,22 +102,6 @@ def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT, FIRST_FORMAT
             f"{path} is a safetensors file, but not a MAESIL checkpoint",
             "choose a model.safetensors of maesil pretrain",
         ) from None
-
-
-def _first_release(values: dict[str, Any], preprocessing: dict[str, Any], where: str) -> CheckpointInfo:
-    model = complete_from_dict(FirstReleaseModel, values["model"], where)
-    fixed = (model.prior, model.context_margin, model.mixing_depth, len(model.local_channels), model.direct_head)
-    sound = 0 < model.mlp_ratio <= 16 and all(0 < channels <= 4096 for channels in model.local_channels)
-    if fixed != (True, 0, 1, 2, True) or model.patch_size != (8, 8, 8) or not sound:
-        raise InputError(f"{where} is of a preset that this version cannot read", "train it anew with maesil pretrain")
-    # what the two networks share is checked as that of today's
-    shared = {f.name for f in fields(ModelConfig)} & {f.name for f in fields(FirstReleaseModel)}
-    check_model(ModelConfig(positions="sincos", **{name: getattr(model, name) for name in shared}), where)
-    preprocessing["windows_hu"] = [preprocessing.pop("window_hu")]
-    prepared = complete_from_dict(Preprocessing, preprocessing, where)
-    check_preprocessing(prepared, where)
-    described = dict(values["mask"]), dict(values["training"])
-    return CheckpointInfo(model, prepared, *described, ("readout",), values["library_version"])
 
 
 def parameter_counts(path: Path | str) -> dict[str, int]:

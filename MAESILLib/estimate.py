@@ -10,7 +10,6 @@ import math
 import os
 from dataclasses import dataclass
 
-from MAESILLib.checkpoint_info import FirstReleaseModel
 from MAESILLib.config import ModelConfig
 from MAESILLib.superpatch import partition
 
@@ -25,8 +24,6 @@ S_OF_FILL_PER_MVOXEL = 0.10
 S_OF_COMPLETION = 0.25
 S_PER_WEIGHT, S_PER_WEIGHT_VISIBLE = 0.01, 0.12
 """The transformer, for each million weights of its blocks; the second times the share of visible patches."""
-FIRST_RELEASE_S, FIRST_RELEASE_S_VISIBLE = 0.4, 1.0
-"""The first release's network."""
 USEFUL_CORES = 8
 GPU_SPEED_UP = 5.0
 """A guess: the metrics stay on the CPU."""
@@ -42,7 +39,7 @@ class Cost:
 
 
 def reconstruction_cost(
-    model: ModelConfig | FirstReleaseModel,
+    model: ModelConfig,
     *,
     source_voxels: int,
     model_shape: tuple[int, int, int],
@@ -76,10 +73,8 @@ def reconstruction_cost(
     return Cost(seconds, memory + (MIB_PER_MVOXEL_OF_COVER * volume if is_complete else 0))
 
 
-def _network_s(model: ModelConfig | FirstReleaseModel, visible_share: float) -> float:
+def _network_s(model: ModelConfig, visible_share: float) -> float:
     """Return the CPU seconds of a pass over a million voxels, roughly by the network's weights."""
-    if isinstance(model, FirstReleaseModel):
-        return FIRST_RELEASE_S + FIRST_RELEASE_S_VISIBLE * visible_share
     # a block has about 12 weights for each pair of channels
     weights = 12e-6 * (model.encoder_depth * model.encoder_width**2 + model.decoder_depth * model.decoder_width**2)
     completion = S_OF_COMPLETION if visible_share < 1 else 0.0

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from MAESILLib.device import precision_context
-from MAESILLib.first_release import FirstRelease
 from MAESILLib.harmonic import harmonic_fill
 from MAESILLib.mae.model import composite, spread, valid_voxels, windowed
 from MAESILLib.mae.network import Network
@@ -47,7 +46,7 @@ class Reconstruction:
 
 
 def reconstruct(
-    model: Network | FirstRelease,
+    model: Network,
     unit: np.ndarray,
     plan: Plan,
     *,
@@ -139,7 +138,7 @@ def _tokens(size: Shape, patch_size: Shape) -> int:
 
 @torch.inference_mode()
 def _predict_boxes(
-    model: Network | FirstRelease,
+    model: Network,
     unit: np.ndarray,
     boxes: list[Superpatch],
     visible: torch.Tensor,

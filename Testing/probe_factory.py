@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from volume_factory import geometry, image_of
 
 from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.config import ModelConfig, Preprocessing
+from MAESILLib.data.records import hash_of_patient
 from MAESILLib.geometry import Geometry
 from MAESILLib.mae.network import Network
-from MAESILLib.provenance import hash_of_patient
 
 SHAPE = (32, 44, 48)
 BRIGHT, DARK = 1, 2
@@ -96,7 +95,7 @@ def write_encoder(path: Path, pretrained_on: Sequence[str] = ("p0", "p1"), **cha
     torch.manual_seed(0)
     prepared = Preprocessing(**changes)
     network = Network(model, prepared.windows_hu, ())
-    training = {"data": {"patients_sha256": [hash_of_patient(SimpleNamespace(patient=name)) for name in pretrained_on]}}
+    training = {"data": {"patients_sha256": [hash_of_patient(name) for name in pretrained_on]}}
     info = CheckpointInfo(model, prepared, training=training)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(path, network.state_dict(), info)

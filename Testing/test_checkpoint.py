@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from safetensors import safe_open
 from safetensors.torch import save_file
-from training_factory import awakened, tiny_config
+from training_factory import awakened, tiny_config, write_of_first_release
 from volume_factory import trunk
 
 from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
-from MAESILLib.checkpoint_info import PARTS, FirstReleaseModel, parameter_count, parameter_counts
+from MAESILLib.checkpoint_info import PARTS, parameter_count, parameter_counts
 from MAESILLib.config import PRESETS, Preprocessing, from_dict
 from MAESILLib.errors import InputError
-from MAESILLib.first_release import FirstRelease
 from MAESILLib.harmonic import harmonic_fill
 from MAESILLib.mae.model import patchify, spread, take_tokens, windowed
 from MAESILLib.mae.network import Network, Reconstructed
@@ -28,7 +24,6 @@ from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_toke
 
 CONFIG = tiny_config().model
 WINDOWS = ((-500.0, 500.0), (-160.0, 240.0))
-FIRST_RELEASE = REPOSITORY / "Resources" / "Checkpoints" / "maesil-small.safetensors"
 MOST_BYTES = 4 * 2**20
 """Of a checkpoint that ships."""
 REALISTIC = {
@@ -72,7 +67,7 @@ def rewritten(path: Path, change: Any) -> Path:
 
 
 @torch.no_grad()
-def reconstructed(model: Network | FirstRelease, side: int = 16) -> tuple[Reconstructed, torch.Tensor, torch.Tensor]:
+def reconstructed(model: Network, side: int = 16) -> tuple[Reconstructed, torch.Tensor, torch.Tensor]:
     """A box of side^3 voxels, three quarters hidden; with its patches, and those of the harmonic fill."""
     hu = torch.from_numpy(trunk((side, side, side), 1)).float()[None, None]
     image = windowed(hu, model.windows_hu)
@@ -293,59 +288,7 @@ def test_weights_are_counted_by_part(tmp_path: Path, dtype: str) -> None:
     assert parameter_count(path) == sum(expected.values())
 
 
-class TestFirstRelease:
-    """Its checkpoint stays readable until another one ships."""
-
-    def test_it_loads_and_reconstructs(self) -> None:
-        if not FIRST_RELEASE.exists():
-            pytest.skip("this checkout has no embedded checkpoint")
-        model, info = load_checkpoint(FIRST_RELEASE)
-        assert isinstance(model, FirstRelease)
-        assert isinstance(info.model, FirstReleaseModel)
-        assert info.preprocessing == Preprocessing(1.5, ((-1000.0, 1000.0),))
-        assert parameter_counts(FIRST_RELEASE).keys() == {"encoder", "decoder"}
-        out, truth, fill = reconstructed(model, 64)
-        psnr, of_fill = (-10 * math.log10((x.clamp(0, 1) - truth).square().mean()) for x in (out.hidden_patches, fill))
-        assert psnr > of_fill + 1
-        assert out.visible_patches is not None
-        assert out.visible_patches.shape == (1, 128, 512)
-
-    def test_what_it_computes_has_not_changed(self) -> None:
-        """Against the release's own code: mean and deviation of the patches that it makes of fixed inputs."""
-        if not FIRST_RELEASE.exists():
-            pytest.skip("this checkout has no embedded checkpoint")
-        model, _ = load_checkpoint(FIRST_RELEASE)
-        d, h, w = (torch.arange(n) for n in (16, 24, 32))
-        image = (0.5 + 0.3 * torch.sin(d[:, None, None] / 5 + h[:, None] / 7) * torch.cos(w / 9))[None, None]
-        visible = torch.tensor([[0, 5, 7, 11, 16, 22]])
-        with torch.no_grad():
-            out = model.reconstruct(image, visible, (image * 0.9).contiguous())
-        assert out.visible_patches is not None
-        golden = ((out.hidden_patches, 0.4240209, 0.2047775), (out.visible_patches, 0.5219385, 0.1727715))
-        for patches, mean, deviation in golden:
-            assert float(patches.mean()) == pytest.approx(mean, abs=1e-5)
-            assert float(patches.std()) == pytest.approx(deviation, abs=1e-5)
-
-    @pytest.mark.parametrize(
-        ("key", "value", "message"),
-        [
-            ("head_width", 0, "head_width"),
-            ("mlp_ratio", float("nan"), "cannot read"),
-            ("mlp_ratio", -1.0, "cannot read"),
-            ("local_channels", [16, -1], "cannot read"),
-            ("direct_head", False, "cannot read"),
-            ("secret", 1, "unknown key 'secret'"),
-        ],
-    )
-    def test_a_description_that_makes_no_sense_is_refused(
-        self, tmp_path: Path, key: str, value: Any, message: str
-    ) -> None:
-        if not FIRST_RELEASE.exists():
-            pytest.skip("this checkout has no embedded checkpoint")
-        model = dataclasses.asdict(read_info(FIRST_RELEASE).model) | {key: value}
-        preprocessing = {"orientation": "LPS", "spacing_mm": 1.5, "window_hu": [-1000.0, 1000.0]}
-        values = {"format": "maesil-checkpoint/1", "model": model, "preprocessing": preprocessing}
-        values |= {"mask": {}, "training": {}, "library_version": "0.1.0"}
-        save_file({"a": torch.zeros(1)}, tmp_path / "c.safetensors", {"maesil": json.dumps(values)})
-        with pytest.raises(InputError, match=message):
-            read_info(tmp_path / "c.safetensors")
+def test_a_checkpoint_of_the_first_release_is_refused(tmp_path: Path) -> None:
+    path = write_of_first_release(tmp_path / "c.safetensors")
+    with pytest.raises(InputError, match=r"c.safetensors has format 'maesil-checkpoint/1'. this version reads '.*/2'"):
+        read_info(path)

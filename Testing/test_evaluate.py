@@ -36,7 +36,6 @@ from MAESILLib.evaluation.masks import with_masks
 from MAESILLib.masking import MaskSpec
 from MAESILLib.plan import Plan, superpatch_masks
 from MAESILLib.reconstruction import reconstruct
-from MAESILLib.resources import embedded_checkpoint
 from MAESILLib.superpatch import partition, token_grid
 from MAESILLib.training.task import MASKED_AUTOENCODING, Pretraining
 
@@ -444,18 +443,6 @@ class TestCheckpoints:
         alone = evaluate(data, tmp_path / "none", "--settings", "auto-encoding", "--checkpoint", without)
         assert alone.status == 2
         assert "nothing is left to measure" in alone.err
-
-    def test_the_first_release_beside_a_new_network(self, data: Path, tmp_path: Path) -> None:
-        """Their superpatches, patches and first windows are the same, so their masks are."""
-        new = write_preset(tmp_path / "new.safetensors", "small", superpatch_size=(128, 128, 128))
-        options = ("--settings", "dual 0.75", "auto-encoding", "--no-figures", "--progress", "json")
-        done = evaluate(data, tmp_path / "out", *options, "--no-completion", "--checkpoint", embedded_checkpoint(), new)
-        assert done.status == 0
-        assert "has no completion to leave out" in done.named("warning")[0]["message"]
-        found = read(tmp_path / "out")
-        assert {line["setting"] for line in found["differences"]} == {"dual 0.75", "auto-encoding"}
-        fills = [r["baseline_harmonic_psnr_masked_db"] for r in found["rows"] if r["setting"] == "dual 0.75"]
-        assert fills[:2] == fills[2:]
 
     def test_labels(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.chdir(tmp_path)

@@ -23,12 +23,12 @@ from cli_factory import (
 )
 from export_factory import SIZE, TRAINING, raw_hu, rewrite
 from safetensors.torch import save_file
+from training_factory import write_of_first_release
 
 from MAESILLib.errors import InputError
 from MAESILLib.export.encoder import load_encoder
 from MAESILLib.export.nnunet import TRAINER, WEIGHTS
 from MAESILLib.files import sha256_of
-from MAESILLib.resources import embedded_checkpoint
 
 
 def export(checkpoint: Path, output: Path, kind: str = "torch") -> Path:
@@ -104,9 +104,10 @@ class TestRefused:
     @pytest.mark.parametrize("kind", ["torch", "nnunet"])
     def test_a_checkpoint_of_the_first_release(self, tmp_path: Path, kind: str) -> None:
         output = tmp_path / "e.safetensors"
-        result = maesil("export", embedded_checkpoint(), "--format", kind, "--output", output, *QUIET)
-        assert_refused(result, "first release", "no longer exported")
-        assert list(tmp_path.iterdir()) == []
+        first = write_of_first_release(tmp_path / "first.safetensors")
+        result = maesil("export", first, "--format", kind, "--output", output, *QUIET)
+        assert_refused(result, "maesil-checkpoint/1")
+        assert list(tmp_path.iterdir()) == [first]
 
     def test_outputs(self, lively: Path, tmp_path: Path) -> None:
         (tmp_path / "folder.safetensors").mkdir()

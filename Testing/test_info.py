@@ -74,7 +74,7 @@ class TestText:
         assert "trained on: 324,000 crops of 2 CTs, CC BY 4.0\n" in text
         assert "licence: weights: Apache-2.0\n" in text
 
-    def test_checkpoint_of_the_first_release(self) -> None:
+    def test_the_embedded_checkpoint(self) -> None:
         path = REPOSITORY / "Resources" / CHECKPOINT
         if not path.exists():
             pytest.skip("this checkout has no embedded checkpoint")

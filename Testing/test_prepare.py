@@ -32,6 +32,7 @@ from MAESILLib.data.cache import read_cache
 from MAESILLib.data.names import plan_names
 from MAESILLib.data.one_source import Setup, Task, prepare_source
 from MAESILLib.data.prepare import find_sources
+from MAESILLib.data.records import hash_of_patient
 from MAESILLib.events import Reporter
 
 SMALL = (16, 24, 20)
@@ -131,7 +132,7 @@ class TestFinding:
         assert set(entries_of(tmp_path / "cache")) == {"a", "b", "c", "d", "series"}
         assert index_of(tmp_path / "cache")["refused"] == []
         np.testing.assert_array_equal(stored(tmp_path / "cache", "series"), trunk(SMALL, 9))
-        assert entries_of(tmp_path / "cache")["series"]["patient"] == "TEST"
+        assert entries_of(tmp_path / "cache")["series"]["patient"] == hash_of_patient("TEST")
 
     @pytest.mark.parametrize("suffix", [".csv", ".json"])
     def test_manifest(self, tmp_path: Path, suffix: str) -> None:
@@ -152,9 +153,9 @@ class TestFinding:
         result = prepare(tmp_path / "cache", write_manifest(tmp_path / f"list{suffix}", rows))
         entries = entries_of(tmp_path / "cache")
         assert set(entries) == {"a", "b"}
-        assert (entries["a"]["patient"], entries["a"]["split"]) == ("P1", "train")
+        assert (entries["a"]["patient"], entries["a"]["split"]) == (hash_of_patient("P1"), "train")
         assert (entries["a"]["licence"], entries["a"]["dataset"]) == ("CC BY 4.0", "D")
-        assert (entries["b"]["patient"], entries["b"]["split"]) == ("P2", "val")
+        assert (entries["b"]["patient"], entries["b"]["split"]) == (hash_of_patient("P2"), "val")
         assert "no such file" in reasons_of(tmp_path / "cache")["missing.nrrd"]
         assert "2 volumes of 2 patients (1 train, 1 val)" in result.out
         cache = read_cache(tmp_path / "cache")
@@ -187,8 +188,8 @@ class TestFinding:
         write_ct(tmp_path / "a.nrrd", SMALL)
         (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbf" + "file,patient\r\na.nrrd,Müller\r\n".encode())
         prepare(tmp_path / "cache", tmp_path / "m.csv")
-        assert entries_of(tmp_path / "cache")["a"]["patient"] == "Müller"
-        assert [e.patient for e in read_cache(tmp_path / "cache").entries] == ["Müller"]
+        assert entries_of(tmp_path / "cache")["a"]["patient"] == hash_of_patient("Müller")
+        assert [e.patient for e in read_cache(tmp_path / "cache").entries] == [hash_of_patient("Müller")]
 
     def test_names_that_collide(self, tmp_path: Path) -> None:
         for number in range(3):
@@ -284,7 +285,7 @@ class TestRefusals:
         ]
         prepare(tmp_path / "cache", write_manifest(tmp_path / "m.csv", rows))
         assert set(entries_of(tmp_path / "cache")) == {"a", "c"}
-        assert "patient P1 is in 'val' here, but in 'train'" in reasons_of(tmp_path / "cache")["b.nrrd"]
+        assert "its patient is in 'val' here, but in 'train'" in reasons_of(tmp_path / "cache")["b.nrrd"]
 
 
 class TestGoingOn:
@@ -348,8 +349,8 @@ class TestGoingOn:
         ]
         prepare(tmp_path / "cache", write_manifest(tmp_path / "m.csv", rows))
         entries = entries_of(tmp_path / "cache")
-        assert (entries["a"]["patient"], entries["a"]["split"]) == ("P1", "val")
-        assert (entries["b"]["patient"], entries["b"]["split"]) == ("P2", "train")
+        assert (entries["a"]["patient"], entries["a"]["split"]) == (hash_of_patient("P1"), "val")
+        assert (entries["b"]["patient"], entries["b"]["split"]) == (hash_of_patient("P2"), "train")
         prepare(tmp_path / "cache", tmp_path / "in")
         assert entries_of(tmp_path / "cache") == entries, "a folder says nothing of patients, so it changes nothing"
 

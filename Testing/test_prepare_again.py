@@ -235,7 +235,7 @@ class TestReport:
         [
             ("/a/b.nii is cut short: 100 of 200 bytes. copy it again", "it is cut short: N of N bytes"),
             ("the same data as /c/d.nii", "the same data as another source"),
-            ("patient P1 is in 'val' here, but in 'train' with /c", "a patient on both sides of the split"),
+            ("its patient is in 'val' here, but in 'train' with /c", "a patient on both sides of the split"),
             ("the reader died (signal 9) while it was on this file. x", "the reader died"),
             ("it lies beside /c/d.nii", "it lies beside a file"),
             ("a spacing of -0.5 mm", "a spacing of N mm"),

@@ -11,6 +11,8 @@ from cli_factory import (
 from test_prepare import SMALL, entries_of, index_of, prepare, stored
 from volume_factory import trunk, write_dicom
 
+from MAESILLib.data.records import hash_of_patient
+
 
 class TestTrees:
     """One patient's scan under two names would lie on both sides of the split."""
@@ -22,7 +24,7 @@ class TestTrees:
         paths = write_dicom(tmp_path / "series", trunk(SMALL) + 1024, spacing_dhw=self.SPACING)
         prepare(tmp_path / "cache", *paths)
         (entry,) = entries_of(tmp_path / "cache").values()
-        assert entry["patient"] == "TEST"
+        assert entry["patient"] == hash_of_patient("TEST")
         np.testing.assert_array_equal(stored(tmp_path / "cache", entry["name"]), trunk(SMALL))
 
     def test_a_disc_with_its_table_of_contents(self, tmp_path: Path) -> None:
@@ -37,7 +39,7 @@ class TestTrees:
         (tmp_path / "disc" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
         prepare(tmp_path / "cache", tmp_path / "disc")
         entries = entries_of(tmp_path / "cache")
-        assert sorted(entry["patient"] for entry in entries.values()) == ["P0", "P1"]
+        assert sorted(entry["patient"] for entry in entries.values()) == sorted(map(hash_of_patient, ("P0", "P1")))
         assert index_of(tmp_path / "cache")["refused"] == []
 
     def test_series_above_another(self, tmp_path: Path) -> None:

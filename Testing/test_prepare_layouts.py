@@ -14,6 +14,7 @@ from volume_factory import trunk
 
 from MAESILLib.data.cache import read_cache
 from MAESILLib.data.datasets.layouts import list_cases
+from MAESILLib.data.records import hash_of_patient
 from MAESILLib.data.sources import find_sources
 
 
@@ -30,11 +31,11 @@ class TestPrepare:
             assert any("test case" in one["reason"] for one in info["left_out"])
         entries = {entry.name: entry for entry in read_cache(cache).entries}
         assert {name: (e.patient, e.split, e.dataset, e.licence) for name, e in entries.items()} == {
-            "s0000_ct": ("totalsegmentator_s0000", "train", "totalsegmentator", "CC BY 4.0"),
-            "s0001_ct": ("totalsegmentator_s0001", "val", "totalsegmentator", "CC BY 4.0"),
-            "s0010_ct": ("totalsegmentator_s0010", "train", "totalsegmentator", "CC BY 4.0"),
-            "liver_0": ("msd_liver_0", "", "msd", "CC BY-SA 4.0"),
-            "liver_1": ("msd_liver_1", "", "msd", "CC BY-SA 4.0"),
+            "s0000_ct": (hash_of_patient("totalsegmentator_s0000"), "train", "totalsegmentator", "CC BY 4.0"),
+            "s0001_ct": (hash_of_patient("totalsegmentator_s0001"), "val", "totalsegmentator", "CC BY 4.0"),
+            "s0010_ct": (hash_of_patient("totalsegmentator_s0010"), "train", "totalsegmentator", "CC BY 4.0"),
+            "liver_0": (hash_of_patient("msd_liver_0"), "", "msd", "CC BY-SA 4.0"),
+            "liver_1": (hash_of_patient("msd_liver_1"), "", "msd", "CC BY-SA 4.0"),
         }
         assert entries["s0000_ct"].labels == str(tmp_path / "total" / "s0000" / "segmentations")
         assert entries["liver_1"].labels == str(tmp_path / "Task03_Liver" / "labelsTr" / "liver_1.nii.gz")
@@ -51,9 +52,9 @@ class TestPrepare:
         assert result.status == 0, result
         entries = read_cache(tmp_path / "cache").entries
         # not the PatientID of the file, which is P
-        assert sorted((e.patient, Path(e.labels).name) for e in entries) == [
-            ("LIDC-IDRI-0001", "069.xml"),
-            ("LIDC-IDRI-0002", "158.xml"),
+        assert sorted((Path(e.labels).name, e.patient) for e in entries) == [
+            ("069.xml", hash_of_patient("LIDC-IDRI-0001")),
+            ("158.xml", hash_of_patient("LIDC-IDRI-0002")),
         ]
 
     def test_a_manifest_gives_the_same(self, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ class TestPrepare:
         # told of it later, the cache takes over what the layout says of the volumes that it has
         assert maesil(*arguments, "--layout", "msd", *QUIET).status == 0
         entries = {entry.name: entry for entry in read_cache(tmp_path / "cache").entries}
-        assert (entries["liver_0"].patient, entries["liver_0"].dataset) == ("msd_liver_0", "msd")
+        assert (entries["liver_0"].patient, entries["liver_0"].dataset) == (hash_of_patient("msd_liver_0"), "msd")
         assert entries["liver_0"].labels == str(folder / "labelsTr" / "liver_0.nii.gz")
         write_ct(tmp_path / "plain" / "a.nrrd", SMALL)
         plain = maesil("prepare", tmp_path / "plain", "--output", tmp_path / "p", "--workers", 1, "--progress", "json")

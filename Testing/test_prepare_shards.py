@@ -14,6 +14,7 @@ from test_prepare_workers import awkward_inputs
 from volume_factory import trunk
 
 from MAESILLib.data.cache import Cache, read_cache
+from MAESILLib.data.records import hash_of_patient
 from MAESILLib.data.shards import Progress, Shard, parse_shard, shard_of_index, unfinished
 from MAESILLib.errors import InputError
 
@@ -97,12 +98,13 @@ class TestTheSameCache:
         for number in (1, 2):
             prepare_shard(tmp_path / "cache", f"{number}/2", tmp_path / "in")
         rows = [{"file": f"in/p{number}.nrrd", "patient": f"P{number}"} for number in range(2)]
+        hashed = [hash_of_patient("P0"), hash_of_patient("P1")]
         manifest = write_manifest(tmp_path / "m.csv", rows)
         assert maesil("prepare", manifest, "--output", tmp_path / "cache", "--workers", 1, *QUIET).status == 0
-        assert [entry.patient for entry in read_cache(tmp_path / "cache").entries] == ["P0", "P1"]
+        assert [entry.patient for entry in read_cache(tmp_path / "cache").entries] == hashed
         for number in (1, 2):
             prepare_shard(tmp_path / "cache", f"{number}/2", tmp_path / "in")
-        assert [entry.patient for entry in read_cache(tmp_path / "cache").entries] == ["P0", "P1"]
+        assert [entry.patient for entry in read_cache(tmp_path / "cache").entries] == hashed
 
 
 class TestWhatIsMissing:

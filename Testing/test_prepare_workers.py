@@ -55,7 +55,7 @@ def test_as_many_workers_as_you_like(tmp_path: Path) -> None:
     reasons = reasons_of(tmp_path / "cache1")
     assert "the same data as" in index_reason(tmp_path / "cache1", "p2/ct1.nrrd")
     assert "the same data as" in index_reason(tmp_path / "cache1", "p3/ct1.nrrd")
-    assert "patient P0 is in 'train' here, but in 'val'" in index_reason(tmp_path / "cache1", "p3/ct0.nrrd")
+    assert "its patient is in 'train' here, but in 'val'" in index_reason(tmp_path / "cache1", "p3/ct0.nrrd")
     assert "bad.nrrd" in reasons
     assert set(entries_of(tmp_path / "cache1")) == {"p0_ct0", "p1_ct0", "p2_ct0", "p0_ct1", "p1_ct1"}
 

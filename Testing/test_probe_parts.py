@@ -13,7 +13,6 @@ from probe_factory import write_encoder, write_points
 from scipy import fft, ndimage
 
 from MAESILLib.checkpoint import load_checkpoint
-from MAESILLib.mae.model import patchify, sincos_table
 from MAESILLib.probe import fit
 from MAESILLib.probe.encoders import load_frozen, with_random_weights
 from MAESILLib.probe.features import BANDS_HU, encoder_blocks, hand_made, position, raw_patch, tokens_of
@@ -33,7 +32,6 @@ from MAESILLib.probe.fit import (
 from MAESILLib.probe.points import read_points, stratified
 from MAESILLib.probe.reduced import reduce_points, reduced_probe
 from MAESILLib.probe.windows import cut, tiles, token_shares, window_of_point
-from MAESILLib.resources import embedded_checkpoint
 
 SHAPE = (21, 40, 33)
 
@@ -133,20 +131,6 @@ class TestEncoders:
         assert len(found) == 3
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one, other)
-
-    def test_those_of_the_first_release(self) -> None:
-        network, info = load_checkpoint(embedded_checkpoint())
-        if not hasattr(network.encoder, "patch_embedding"):
-            pytest.skip("the embedded checkpoint is of the new network")
-        frozen = load_frozen(embedded_checkpoint())
-        low, high = info.preprocessing.window_hu
-        patches = patchify(((self.HU - low) / (high - low)).clamp(0, 1)[:, None], (8, 8, 8))
-        with torch.inference_mode():
-            positions = sincos_table((2, 3, 4), info.model.encoder_width, (0, 0, 0), torch.device("cpu"))
-            last = network.encoder.norm(network.encoder(patches, positions))
-            found = frozen.encode(self.HU)
-        assert len(found) == frozen.depth == info.model.encoder_depth
-        torch.testing.assert_close(found[-1], last)
 
     def test_random_weights_are_drawn_anew(self, tmp_path: Path) -> None:
         encoder = load_frozen(write_encoder(tmp_path / "c.safetensors")).encode

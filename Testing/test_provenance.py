@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
 from training_factory import make_cache, tiny_config
 
-from MAESILLib.checkpoint_info import FirstReleaseModel, read_header, read_info
+from MAESILLib.checkpoint_info import read_header, read_info
 from MAESILLib.data.cache import Cache, CacheEntry
-from MAESILLib.provenance import SALT, describe_data, hash_of_patient, trained_on
-from MAESILLib.resources import CHECKPOINT
+from MAESILLib.data.records import hash_of_patient
+from MAESILLib.provenance import describe_data, patients_trained_on, trained_on
 from MAESILLib.training.trainer import Trainer
 
 
@@ -24,8 +23,8 @@ def entry(patient: str, source: str = "unknown") -> CacheEntry:
 
 
 def test_a_patient_is_a_salted_hash_of_64_bits() -> None:
-    expected = hashlib.sha256((SALT + "p1").encode()).hexdigest()[:16]
-    assert hash_of_patient(entry("p1")) == expected
+    expected = hashlib.sha256(b"maesil-patient:p1").hexdigest()[:16]
+    assert hash_of_patient("p1") == expected
     assert expected != hashlib.sha256(b"p1").hexdigest()[:16]
     assert int(expected, 16) < 2**64
 
@@ -33,38 +32,28 @@ def test_a_patient_is_a_salted_hash_of_64_bits() -> None:
 def test_data_are_described_without_patients(cache: Cache) -> None:
     data = describe_data(cache, cache.select("train"))
     assert data["volumes"] == ["v0", "v1", "v2"]
-    assert data["patients_sha256"] == sorted(hash_of_patient(entry(f"p{n}")) for n in range(3))
+    assert data["patients_sha256"] == sorted(hash_of_patient(f"p{n}") for n in range(3))
     assert not re.search(r'"p\d"', json.dumps(data))
 
 
 class TestTrainedOn:
-    SALTED = hash_of_patient(entry("p1"))
-    UNSALTED = hashlib.sha256(b"p1").hexdigest()[:16]
-
-    @pytest.mark.parametrize("patient", [SALTED, UNSALTED], ids=["salted", "of the first release"])
     @pytest.mark.parametrize("depth", [0, 1, 3])
-    def test_patients_in_a_chain_of_trainings(self, patient: str, depth: int) -> None:
-        training: dict[str, Any] = {"data": {"patients_sha256": [patient]}}
+    def test_patients_in_a_chain_of_trainings(self, depth: int) -> None:
+        training: dict[str, Any] = {"data": {"patients_sha256": ["p1"]}}
         for _ in range(depth):
             training = {"data": {"patients_sha256": ["0" * 16]}, "initialised_from": {"training": training}}
         assert trained_on(training, (entry("p1"), entry("p2"))) == ["v"]
         assert trained_on(training, (entry("p2"),)) == []
 
-    def test_a_hash_is_no_name(self) -> None:
-        assert trained_on({"data": {"patients_sha256": ["p1"]}}, (entry("p1"),)) == []
+    def test_patients_by_name(self) -> None:
+        training = {"data": {"patients_sha256": [hash_of_patient("p1")]}}
+        assert patients_trained_on(training, ["p0", "p1"]) == ["p1"]
+        assert patients_trained_on({}, ["p1"]) is None
 
     def test_sources(self) -> None:
         training = {"data": {"sources_sha256": ["abc"]}}
         assert trained_on(training, (entry("p1", "abc"),)) == ["v"]
         assert trained_on(training, (entry("p1", "abd"),)) == []
-
-    def test_the_checkpoint_of_the_first_release(self) -> None:
-        path = REPOSITORY / "Resources" / CHECKPOINT
-        if not path.exists() or not isinstance(read_info(path).model, FirstReleaseModel):
-            pytest.skip("the embedded checkpoint is not the first release's")
-        training = read_info(path).training
-        assert trained_on(training, (entry("sts_006"),)) == ["v"]
-        assert trained_on(training, (entry("sts_005"),)) == []
 
 
 def test_a_checkpoint_names_no_patient_and_no_path(tmp_path: Path) -> None:

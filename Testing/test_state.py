@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from cli_factory import QUIET, REPOSITORY, assert_refused, maesil
-from training_factory import tiny_config
+from cli_factory import QUIET, assert_refused, maesil
+from training_factory import tiny_config, write_of_first_release
 
 from MAESILLib.data.cache import Cache
 from MAESILLib.errors import InputError
@@ -167,9 +167,6 @@ def test_a_state_cannot_run_code(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-FIRST_RELEASE = REPOSITORY / "Resources" / "Checkpoints" / "maesil-small.safetensors"
-
-
 class TestFirstRelease:
     """What it left is refused in one line, and nothing of it is lost."""
 
@@ -206,13 +203,13 @@ class TestFirstRelease:
 
     def test_its_checkpoints(self, tmp_path: Path, cache: Cache) -> None:
         arguments = ("--data", cache.folder, "--output", tmp_path / "new", "--threads", 1)
-        result = maesil("pretrain", *arguments, "--init", FIRST_RELEASE, *QUIET)
-        assert_refused(result, str(FIRST_RELEASE), "of the first release", "leave out --init")
+        first = write_of_first_release(tmp_path / "first.safetensors")
+        result = maesil("pretrain", *arguments, "--init", first, *QUIET)
+        assert_refused(result, str(first), "maesil-checkpoint/1", "train it anew")
         assert not (tmp_path / "new").exists()
 
     def test_caches_of_earlier_versions(self, tmp_path: Path) -> None:
-        """Those of the first release have the schema of today."""
         (tmp_path / "cache").mkdir()
-        (tmp_path / "cache" / "index.json").write_text('{"schema": "maesil-cache/1", "volumes": []}')
+        (tmp_path / "cache" / "index.json").write_text('{"schema": "maesil-cache/2", "volumes": []}')
         result = maesil("pretrain", "--data", tmp_path / "cache", "--output", tmp_path / "new", *QUIET)
-        assert_refused(result, "has schema 'maesil-cache/1'", "prepare the data again")
+        assert_refused(result, "has schema 'maesil-cache/2'", "prepare the data again")

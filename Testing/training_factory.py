@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from MAESILLib.config import Config, Preprocessing, load
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
+from MAESILLib.data.records import hash_of_patient
 
 
 def smooth_hu(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -33,7 +36,8 @@ def make_cache(folder: Path, shapes: list[tuple[int, int, int]], splits: list[st
         split = splits[number] if splits else ""
         share = float((hu > -500).mean())
         source = (f"v{number}.nii", f"{number:064x}")
-        entries.append(CacheEntry(f"v{number}", shape, f"p{number}", split, *source, share, crc32=crc32))
+        patient = hash_of_patient(f"p{number}")
+        entries.append(CacheEntry(f"v{number}", shape, patient, split, *source, share, crc32=crc32))
     write_index(Cache(folder, Preprocessing().spacing_mm, tuple(entries)))
     return read_cache(folder)
 
@@ -72,6 +76,13 @@ def tiny_config(**train: object) -> Config:
             },
         },
     )
+
+
+def write_of_first_release(path: Path) -> Path:
+    """Write what tells a checkpoint of version 0.1.0."""
+    described = {"format": "maesil-checkpoint/1", "model": {"prior": True}, "library_version": "0.1.0"}
+    save_file({"a": torch.zeros(1)}, path, {"maesil": json.dumps(described)})
+    return path
 
 
 Module = TypeVar("Module", bound=torch.nn.Module)

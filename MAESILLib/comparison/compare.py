@@ -30,7 +30,7 @@ from MAESILLib.evaluation.tables import number, write
 from MAESILLib.events import Reporter
 from MAESILLib.figure import body_centre
 from MAESILLib.files import read_json, staged
-from MAESILLib.provenance import hash_of_patient, source_commit
+from MAESILLib.provenance import source_commit
 from MAESILLib.reconstruction import Reconstruction
 from MAESILLib.training.batch import crop_size_of_step, samples_of_update
 from MAESILLib.training.run_folder import MODEL
@@ -131,7 +131,7 @@ def _result(
     config: Config, measuring: Measuring, described: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
     cache, train = measuring.cache, config.train
-    patients = {entry.name: hash_of_patient(entry) for entry in measuring.entries}
+    patients = {entry.name: entry.patient for entry in measuring.entries}
     return {
         "schema": SCHEMA,
         "library_version": __version__,

@@ -22,7 +22,7 @@ from MAESILLib.data.shards import Progress, Shard, shard_of_index
 from MAESILLib.errors import InputError
 from MAESILLib.files import explain_os_error, read_json, write_text
 
-SCHEMA = "maesil-cache/2"
+SCHEMA = "maesil-cache/3"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from MAESILLib.data.cache import Cache, store_volume
 from MAESILLib.data.foreground import FOREGROUND_HU
 from MAESILLib.data.names import absolute
-from MAESILLib.data.records import CacheEntry, Record
+from MAESILLib.data.records import CacheEntry, Record, hash_of_patient
 from MAESILLib.data.sources import Source, is_dicom, is_volume
 from MAESILLib.errors import CancelledError, DiskFullError, InputError
 from MAESILLib.files import check_name, sha256_of
@@ -198,7 +198,10 @@ def _prepared(setup: Setup, task: Task, stamp: Stamp, check_stop: Callable[[], N
     told = known if known is not None and known.source_sha256 == sha256 else None
     check_stop()
     volume = read_volume(path)
-    patient = task.source.patient or (told.patient if told else "") or _dicom_patient(path)
+    if told is not None and not task.source.patient:
+        patient = told.patient
+    else:
+        patient = hash_of_patient(task.source.patient or _dicom_patient(path) or task.name)
     check_stop()
     hu = model_grid(volume.geometry, setup.spacing_mm).to_model(volume.hu)
     # whole numbers are rounded already, and rounding them takes a copy in floating point
@@ -208,7 +211,7 @@ def _prepared(setup: Setup, task: Task, stamp: Stamp, check_stop: Callable[[], N
     entry = CacheEntry(
         task.name,
         (stored.shape[0], stored.shape[1], stored.shape[2]),
-        patient or task.name,
+        patient,
         task.source.split or (told.split if told else ""),
         source,
         sha256,

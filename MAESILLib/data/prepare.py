@@ -33,7 +33,7 @@ from MAESILLib.data.cache import (
 from MAESILLib.data.index import IndexFile, Ledger, index_paths, join, read_index_file
 from MAESILLib.data.names import absolute, marked, plan_names
 from MAESILLib.data.one_source import PREPARED, THERE, Outcome, Setup, Task, prepare_source
-from MAESILLib.data.records import Record
+from MAESILLib.data.records import Record, hash_of_patient
 from MAESILLib.data.report import RefusedSource, Report, cache_bytes, kind_of
 from MAESILLib.data.shards import WHOLE, Shard
 from MAESILLib.data.sources import Source, find_sources
@@ -177,7 +177,8 @@ def _described(record: Record, source: Source) -> Record:
     """Take over what a manifest says of a volume that is in the cache already."""
     if record.entry is None:
         return record
-    stated = {key: getattr(source, key) for key in ("patient", "split", "dataset", "licence", "labels")}
+    stated = {key: getattr(source, key) for key in ("split", "dataset", "licence", "labels")}
+    stated["patient"] = hash_of_patient(source.patient) if source.patient else ""
     return replace(record, entry=replace(record.entry, **{key: text for key, text in stated.items() if text}))
 
 

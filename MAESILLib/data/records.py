@@ -6,9 +6,18 @@ the order of the sources, each time they are read: so it does not matter who pre
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+SALT = "maesil-patient:"
+"""The same everywhere, so that a patient has one pseudonym in all caches, checkpoints and results."""
+
+
+def hash_of_patient(name: str) -> str:
+    """Return the 64-bit pseudonym of a patient: 16 hex digits. Whoever guesses the name can check the guess."""
+    return hashlib.sha256((SALT + name).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -18,7 +27,7 @@ class CacheEntry:
     name: str
     shape_dhw: tuple[int, int, int]
     patient: str
-    """Volumes of one patient never lie on both sides of a split."""
+    """A pseudonym, :func:`hash_of_patient`. Volumes of one patient never lie on both sides of a split."""
     split: str
     """train, val or empty (not decided)."""
     source: str
@@ -117,7 +126,7 @@ def _decide_one(record: Record, first: dict[str, Record], sides: dict[str, Cache
         decision.taken.append(record)
         return
     decision.set_aside.append(record)
-    problem = f"patient {entry.patient} is in '{here}' here, but in '{there}' with {other.source}"
+    problem = f"its patient is in '{here}' here, but in '{there}' with {other.source}"
     decision.refused.append((record, f"{problem}. give all volumes of a patient the same split"))
 
 

@@ -14,7 +14,7 @@ SHOWN = 10
 """Refused sources that are printed for each reason; the report's file has them all."""
 ALIKE = (
     ("the same data as", "the same data as another source"),
-    ("patient ", "a patient on both sides of the split"),
+    ("its patient is in ", "a patient on both sides of the split"),
     ("the reader died", "the reader died"),
 )
 

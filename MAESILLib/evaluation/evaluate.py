@@ -20,7 +20,7 @@ import torch
 from MAESILLib import __version__
 from MAESILLib.body import body_mask
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint, read_info
-from MAESILLib.checkpoint_info import CheckpointInfo, FirstReleaseModel
+from MAESILLib.checkpoint_info import CheckpointInfo
 from MAESILLib.config import Window
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name, full_precision, memory_guard
@@ -34,7 +34,7 @@ from MAESILLib.fills import fill_mean, fill_nearest
 from MAESILLib.masking import MaskSpec
 from MAESILLib.metrics import psnr
 from MAESILLib.plan import Plan
-from MAESILLib.provenance import hash_of_patient, source_commit, trained_on
+from MAESILLib.provenance import source_commit, trained_on
 from MAESILLib.reconstruction import Reconstruction, reconstruct
 from MAESILLib.scoring import in_window, measure
 from MAESILLib.stopping import NEVER, StopRequest
@@ -210,7 +210,7 @@ def evaluate(
             "the checkpoints differ in their window or the size of patches or superpatches, so in what is measured: "
             "no differences are given"
         )
-    patients = {entry.name: hash_of_patient(entry) for entry in entries}
+    patients = {entry.name: entry.patient for entry in entries}
     return {
         "schema": SCHEMA,
         "library_version": __version__,
@@ -253,8 +253,6 @@ def _settings_of(
     chosen = [s for s in settings if s.name != AUTOENCODING or "readout" in info.parts]
     if len(chosen) < len(settings):
         reporter.warning(f"{label} has no read-out of visible patches, so it does not auto-encode")
-    if isinstance(info.model, FirstReleaseModel) and not measuring.completed:
-        reporter.warning(f"{label} is of the first release, whose network has no completion to leave out")
     if masks is None:
         return chosen
     shapes = {entry.name: entry.shape_dhw for entry in measuring.entries}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from MAESILLib import __version__
-from MAESILLib.checkpoint_info import KEY, FirstReleaseModel, read_header, read_info
+from MAESILLib.checkpoint_info import KEY, read_header, read_info
 from MAESILLib.config import ModelConfig, Preprocessing, to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import sha256_of
@@ -66,7 +66,7 @@ def read_encoder_info(path: Path | str) -> EncoderInfo:
     """Read the metadata of the encoder in a checkpoint or an export, without the weights.
 
     Raises:
-        InputError: no such file, another kind of file, invalid metadata, or a checkpoint of the first release.
+        InputError: no such file, another kind of file, or invalid metadata.
     """
     values = describe(path)
     kind, source = CHECKPOINT, values.get("source")
@@ -76,11 +76,6 @@ def read_encoder_info(path: Path | str) -> EncoderInfo:
             raise InputError(f"{path} has invalid metadata", "export it again")
     else:
         info, source = read_info(path), {"name": Path(path).name, "sha256": sha256_of(path)}
-    if isinstance(info.model, FirstReleaseModel):
-        raise InputError(
-            f"{path} is a checkpoint of the first release, whose encoder is no longer exported",
-            "give a checkpoint of maesil pretrain",
-        )
     return EncoderInfo(str(path), kind, info.model, info.preprocessing, source, info.training, info.library_version)
 
 

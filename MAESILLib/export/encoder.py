@@ -91,7 +91,7 @@ def load_encoder(path: Path | str, device: torch.device | str = "cpu") -> Pretra
     """Load the encoder of a checkpoint, or one that ``maesil export --format torch`` has written, in fp32.
 
     Raises:
-        InputError: no such file, another kind of file, an incomplete one, or a checkpoint of the first release.
+        InputError: no such file, another kind of file, or an incomplete one.
     """
     info = read_encoder_info(path)
     if info.kind == CHECKPOINT:

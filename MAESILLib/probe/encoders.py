@@ -13,8 +13,7 @@ from torch import nn
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.config import Window
 from MAESILLib.errors import InputError
-from MAESILLib.first_release import FirstRelease
-from MAESILLib.mae.model import Encoder, patchify, sincos_table, token_grid, windowed
+from MAESILLib.mae.model import Encoder, windowed
 from MAESILLib.probe.features import ENCODER, RANDOM, Feature, encoder_blocks
 from MAESILLib.probe.points import SPACING_MM
 from MAESILLib.probe.windows import PATCH
@@ -30,24 +29,6 @@ class HUEncoder(nn.Module):
     def forward(self, hu: torch.Tensor) -> list[torch.Tensor]:
         states: list[torch.Tensor] = self.encoder(windowed(hu[:, None], self.windows_hu))
         return states
-
-
-class FirstReleaseEncoder(nn.Module):
-    """The same of the first release's network."""
-
-    def __init__(self, network: FirstRelease, window_hu: Window) -> None:
-        super().__init__()
-        self.encoder, self.window_hu = network.encoder, window_hu
-
-    def forward(self, hu: torch.Tensor) -> list[torch.Tensor]:
-        image = windowed(hu[:, None], (self.window_hu,))
-        x = self.encoder.patch_embedding(patchify(image, (PATCH,) * 3) * 2 - 1)
-        x = x + sincos_table(token_grid(image, (PATCH,) * 3), x.shape[-1], (0, 0, 0), hu.device)
-        states = []
-        for block in self.encoder.blocks:
-            x = block(x)
-            states.append(x)
-        return [*states[:-1], self.encoder.norm(x)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +66,7 @@ def load_frozen(path: Path, device: torch.device | str = "cpu") -> FrozenEncoder
             f"{path} takes voxels of {prepared.spacing_mm:g} mm and patches {shape.patch_size}",
             f"the probe's tokens are {PATCH} voxels of {SPACING_MM} mm on a side",
         )
-    if isinstance(model, FirstRelease):
-        encode: nn.Module = FirstReleaseEncoder(model, prepared.window_hu)
-    else:
-        encode = HUEncoder(model.core.encoder, prepared.windows_hu)
+    encode = HUEncoder(model.core.encoder, prepared.windows_hu)
     return FrozenEncoder(encode.eval(), shape.encoder_depth, checkpoint_identity(path), info.training)
 
 

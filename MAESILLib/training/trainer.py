@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from MAESILLib.checkpoint import CheckpointInfo, load_weights, read_info, read_weights
-from MAESILLib.checkpoint_info import FirstReleaseModel
 from MAESILLib.config import FREE_KEYS, SCHEDULE, Config, to_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.data.crops import Crops, DeviceCrops, HostCrops, fits_on
@@ -408,8 +407,6 @@ class Trainer:
 
     def _start_from(self, path: Path | str) -> None:
         info = read_info(path)
-        if isinstance(info.model, FirstReleaseModel):
-            raise InputError(f"{path} is of the first release, whose network is trained no more", "leave out --init")
         if info.model != self.config.model:
             raise InputError(f"{path} has another architecture than this run", "choose the preset it was trained with")
         if info.preprocessing != self.config.preprocessing:
