@@ -49,7 +49,7 @@ class ModelConfig:
     superpatch_size: Triple = (128, 128, 128)
     patch_size: Triple = (8, 8, 8)
     encoder_width: int = 192
-    encoder_depth: int = 7
+    encoder_depth: int = 6
     head_width: int = 48
     """Width of one attention head of encoder and decoder; with rotary positions a multiple of 6."""
     positions: str = "rotary"
@@ -60,7 +60,7 @@ class ModelConfig:
     decoder_depth: int = 3
     block_mix: bool = True
     """The decoder reads a learned mix of the outputs of all encoder blocks; else that of the last one."""
-    completion_channels: tuple[int, ...] = (16, 32, 24)
+    completion_channels: tuple[int, ...] = (16, 32, 64)
     """Channels of the completion at half, quarter, ... resolution."""
 
 
@@ -105,6 +105,8 @@ class TrainConfig:
     """Weight of predicting what the averaged encoder, which sees everything, makes of the hidden tokens."""
     teacher_crops: int = 4
     """Crops of an update whose latents are predicted."""
+    core: bool = True
+    """Train encoder and decoder; false: completion and read-out alone, on those of a checkpoint."""
     completion: bool = True
     """Train the completion beside the network; it reads detached inputs."""
     completion_crops: int = 4
@@ -325,6 +327,10 @@ def check(config: Config, where: str = "the configuration") -> None:
         *((not 0 <= getattr(train, name) <= 1, f"train.{name} must be from 0 to 1") for name in shares),
         *((not 0 <= getattr(train, name) < math.inf, f"train.{name} must be at least 0") for name in amounts),
         (train.decoded_ratio == 0, "train.decoded_ratio must be above 0"),
+        (
+            not (train.core or train.completion or train.readout),
+            "one of train.core, train.completion and train.readout must be true",
+        ),
         (not train.gradient_clip > 0, "train.gradient_clip must be above 0"),
         (any(not 0 <= beta < 1 for beta in train.betas), "train.betas must be from 0 to below 1"),
         (not mask.strategies or not mask.ratios, "mask.strategies and mask.ratios need an entry"),

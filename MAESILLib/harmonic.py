@@ -1,7 +1,7 @@
-"""The harmonic fill: hidden voxels by Laplace's equation, with the visible ones as boundary values.
+"""Smooth fills of the hidden voxels, with the visible ones as boundary values.
 
-It is the strongest of the trivial predictions, so it stands next to every metric of the model, and it is where a
-network that completes a picture starts. Solved by conjugate gradients (Y. Saad, Iterative Methods for Sparse Linear
+Harmonic: by Laplace's equation. It stands next to every metric of the model. Biharmonic: by the equation of a thin
+plate under tension, which also goes on with the slope of what is visible; it is where the completion starts. Both are solved by conjugate gradients (Y. Saad, Iterative Methods for Sparse Linear
 Systems, 2003, algorithm 9.1) preconditioned with a multigrid V-cycle (U. Trottenberg, C. Oosterlee, A. Schueller,
 Multigrid, 2001, chapters 2 and 7.8), whose cost hardly depends on the size of the holes.
 """
@@ -25,6 +25,9 @@ they shrink every rough error below 0.35."""
 PIECE = 2**18
 """Voxels a CPU works on at a time, so that intermediate results stay in its cache."""
 TINY = 1e-6
+TENSION = 0.05
+"""Weight of the squared gradient beside the squared Laplacian, so that a plate does not swing in large holes. Chosen of
+0, 0.02, 0.05, 0.1, 0.3 on validation superpatches; 0.02 to 0.1 differ by 0.05 dB."""
 
 
 @torch.no_grad()
@@ -61,8 +64,65 @@ def harmonic_fill(
         source = torch.zeros_like(boundary)
         finest.add(source, finest.residual(boundary, None, finest.work[0]))
         del boundary
-        filled = finest.inside(_solve(source, grids, tolerance, stop))[:, None] + mean
+        solution = _solve(
+            source, lambda x, out: finest.residual(x, None, out), lambda x: _cycle(x, grids), tolerance, stop
+        )
+        filled = finest.inside(solution)[:, None] + mean
     return torch.where(known, image, filled)
+
+
+@torch.no_grad()
+def biharmonic_fill(
+    harmonic: torch.Tensor, known: torch.Tensor, tolerance: float = 0.1, stop: StopRequest = NEVER
+) -> torch.Tensor:
+    """Choose the unknown voxels that make the image's squared Laplacian, and a little its squared gradient, least.
+
+    The best linear prediction of an image whose power falls with the 4th power of the frequency, as that of surfaces
+    in space does; the harmonic fill is that of one whose power falls with the 2nd.
+
+    Args:
+        harmonic: (B, 1, D, H, W) intensities in [0, 1], the known ones and the :func:`harmonic_fill` of the others.
+        known: (B, 1, D, H, W) bool.
+        tolerance: corrections end where the largest of any voxel, in the intensity's unit, is about this: at 0.1 the
+            PSNR is within 0.02 dB of that of the solution.
+
+    Returns:
+        (B, 1, D, H, W) float32, clipped to [0, 1] where unknown.
+
+    Raises:
+        ArithmeticError: the tolerance was not reached.
+        CancelledError: a stop was asked for.
+    """
+    grids = _hierarchy(known[:, 0])
+    if not grids:
+        return harmonic
+    finest, unknown = grids[0], ~known[:, 0]
+
+    def change(x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        once = _laplacian(finest.inside(x))
+        return finest.spread(once.mul(TENSION).sub_(_laplacian(once)).mul_(unknown))
+
+    solution = _solve(
+        change(finest.spread(harmonic[:, 0])),
+        change,
+        # the cycle's result and its input may not be the same vector
+        lambda x: _cycle(_cycle(x, grids).clone(), grids),
+        tolerance,
+        stop,
+    )
+    filled = (harmonic + finest.inside(solution)[:, None]).clamp_(0, 1)
+    return torch.where(known, harmonic, filled)
+
+
+def _laplacian(image: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the differences to the face neighbours (B, D, H, W); nothing passes the border."""
+    total = torch.zeros_like(image)
+    for axis in (1, 2, 3):
+        steps = image.diff(dim=axis)
+        count = steps.shape[axis]
+        total.narrow(axis, 0, count).add_(steps)
+        total.narrow(axis, 1, count).sub_(steps)
+    return total
 
 
 class _Grid:
@@ -178,27 +238,38 @@ def _hierarchy(known: torch.Tensor) -> list[_Grid]:
     return grids
 
 
-def _solve(residual: torch.Tensor, grids: list[_Grid], tolerance: float, stop: StopRequest) -> torch.Tensor:
-    """Return the vector that leaves no residual on the finest grid. Consumes ``residual``."""
+def _solve(
+    residual: torch.Tensor,
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    correct: Callable[[torch.Tensor], torch.Tensor],
+    tolerance: float,
+    stop: StopRequest,
+) -> torch.Tensor:
+    """Return the vector that leaves no residual. Consumes ``residual``.
+
+    Args:
+        change: what a vector adds to the residual; it may be written to the second argument.
+        correct: the preconditioner, an approximate solution for a residual.
+    """
     solution, direction = torch.zeros_like(residual), torch.zeros_like(residual)
     previous = residual.new_full((len(residual), 1), torch.inf)
     is_open = torch.ones_like(previous, dtype=torch.bool)
     for _ in range(MAX_CYCLES):
         stop.check()
-        correction = _cycle(residual, grids)
+        correction = correct(residual)
         largest = torch.maximum(correction.amax(1, True), -correction.amin(1, True))
         product = _dot(correction, residual)
         direction.mul_(_ratio(product, previous)).add_(correction)
-        change = grids[0].residual(direction, None, out=correction)
-        step = _ratio(product, -_dot(direction, change)) * is_open
+        changed = change(direction, correction)
+        step = _ratio(product, -_dot(direction, changed)) * is_open
         solution.addcmul_(direction, step)
-        residual.addcmul_(change, step)
+        residual.addcmul_(changed, step)
         # a sample that is done stays as it is, whatever the others of its batch need
         is_open &= CONTRACTION * largest > tolerance
         if not is_open.any():
             return solution
         previous = product
-    raise ArithmeticError(f"harmonic fill: tolerance {tolerance:g} not reached in {MAX_CYCLES} cycles")
+    raise ArithmeticError(f"smooth fill: tolerance {tolerance:g} not reached in {MAX_CYCLES} cycles")
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from MAESILLib.device import precision_context
-from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
 from MAESILLib.mae.model import composite, spread, valid_voxels, windowed
 from MAESILLib.mae.network import Network
 from MAESILLib.masking import hidden_tokens
@@ -86,8 +86,9 @@ def reconstruct(
         fill = None
         if whole:
             of_volume = whole[number].voxels()
-            fill = _fill(unit, of_volume, torch.device(device), stop)
-            fill_blend.add(Superpatch(0, (0, 0, 0), shape), fill, of_volume)
+            harmonic, fill = _fills(unit, of_volume, completed, torch.device(device), stop)
+            fill_blend.add(Superpatch(0, (0, 0, 0), shape), harmonic, of_volume)
+            del harmonic
         for group in _alike(boxes, masks, number, batch_size):
             stop.check()
             visible = torch.stack([masks[box.index][number] for box in group])
@@ -124,11 +125,14 @@ def _alike(
             yield same[first : first + batch_size]
 
 
-def _fill(unit: np.ndarray, hidden: np.ndarray, device: torch.device, stop: StopRequest) -> np.ndarray:
-    """Return the harmonic fill (D, H, W) of a volume."""
+def _fills(
+    unit: np.ndarray, hidden: np.ndarray, completed: bool, device: torch.device, stop: StopRequest
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the harmonic fill (D, H, W) of a volume, and the biharmonic one if it is ``completed``, else the same."""
     image, known = (torch.from_numpy(x)[None, None].to(device) for x in (unit, ~hidden))
-    filled: np.ndarray = harmonic_fill(image, known, stop=stop)[0, 0].cpu().numpy()
-    return filled
+    harmonic = harmonic_fill(image, known, stop=stop)
+    fill = biharmonic_fill(harmonic, known, stop=stop) if completed else harmonic
+    return harmonic[0, 0].cpu().numpy(), fill[0, 0].cpu().numpy()
 
 
 def _tokens(size: Shape, patch_size: Shape) -> int:
@@ -153,7 +157,7 @@ def _predict_boxes(
     Args:
         boxes: of one size.
         visible: (B, n_visible) tokens.
-        fill: (D, H, W), the harmonic fill of the volume; None where there is none: then of each superpatch by itself.
+        fill: (D, H, W), what the completion starts from; None where there is none: then of each superpatch by itself.
     """
     size = boxes[0].size
     patch_size = model.config.patch_size
@@ -168,7 +172,9 @@ def _predict_boxes(
     elif hidden.any():
         shape = (unit.shape[0], unit.shape[1], unit.shape[2])
         valid = valid_voxels(torch.tensor([[s.stop for s in box.in_box(shape)] for box in boxes]), first.shape[2:])
-        filled = harmonic_fill(first, (~hidden & valid).to(device))
+        known = (~hidden & valid).to(device)
+        filled = harmonic_fill(first, known)
+        filled = biharmonic_fill(filled, known) if completed else filled
     with precision_context(device, bf16):
         out = model.reconstruct(image, visible.to(device), filled, completed=completed)
     empty = torch.zeros_like(first)

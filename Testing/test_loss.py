@@ -89,14 +89,15 @@ def test_the_completion_loss_counts_hidden_voxels_and_steps_of_the_composite() -
     made = target + torch.randn(target.shape, generator=torch.Generator().manual_seed(2))
     loss, squared = completion_loss(made, target, counted, 0.3)
     whole = torch.where(counted, made, target)
-    expected, steps = [], []
+    expected, logs = [], []
     for a, b, mask in zip(whole, target, counted, strict=True):
         expected.append(float((a - b)[mask].square().mean()))
         differences = sum(float((a.diff(dim=d) - b.diff(dim=d)).square().sum()) for d in (1, 2, 3))
-        steps.append(differences / (3 * int(mask.sum())))
+        logs.append(np.log(expected[-1] + 0.3 * differences / (3 * int(mask.sum())) + 1e-6))
     assert float(squared) == pytest.approx(np.mean(expected), rel=1e-5)
-    assert float(loss) == pytest.approx(np.mean(expected) + 0.3 * np.mean(steps), rel=1e-4)
-    assert float(completion_loss(torch.where(counted, target, 9.0), target, counted, 0.3)[0]) == 0
+    assert float(loss) == pytest.approx(np.mean(logs), rel=1e-4)
+    least = completion_loss(torch.where(counted, target, 9.0), target, counted, 0.3)[0]
+    assert float(least) == pytest.approx(np.log(1e-6))
 
 
 def test_latents_are_compared_with_the_normalised_mean_of_the_teachers_blocks() -> None:

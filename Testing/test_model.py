@@ -386,7 +386,7 @@ class TestStart:
         for name, value in weights[0].items():
             assert torch.equal(value, weights[1][name]), name
 
-    def test_the_completion_starts_as_the_decoders_own_picture(self) -> None:
+    def test_the_completion_starts_as_the_fill(self) -> None:
         torch.manual_seed(0)
         model, visible = Network(CONFIG, WINDOWS).eval(), masks("dual", 2)
         image = windowed(hu_of(2), WINDOWS)
@@ -395,7 +395,7 @@ class TestStart:
             completed, plain = (model.reconstruct(image, visible, filled, completed=c) for c in (True, False))
             core = model.core(image, visible).patches[..., :512]
         assert torch.equal(plain.hidden_patches, core)
-        assert torch.equal(completed.hidden_patches, core.clamp(0, 1))
+        assert torch.equal(completed.hidden_patches, take_tokens(patchify(filled, PATCH), completed.hidden))
 
     @pytest.mark.parametrize("strategy", MASKS)
     def test_every_parameter_has_a_gradient(self, strategy: str) -> None:

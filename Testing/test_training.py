@@ -162,6 +162,30 @@ def test_a_checkpoint_with_other_parts_is_a_start_too(tmp_path: Path, cache: Cac
         Trainer(configs[0], cache, tmp_path / "cut", initial=tmp_path / "cut.safetensors")
 
 
+def test_a_core_that_is_not_trained_stays_as_it_was(tmp_path: Path, cache: Cache) -> None:
+    """And a completion is trained on it, of any shape where the checkpoint has none, resumed like any other run."""
+    Trainer(tiny_config(steps=2, completion=False), cache, tmp_path / "core").run()
+    given = tmp_path / "core" / "model.safetensors"
+    config = tiny_config(steps=4, core=False)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, completion_channels=(8, 8)))
+    whole = Trainer(config, cache, tmp_path / "whole", initial=given)
+    before = {name: w.clone() for name, w in whole.model.state_dict().items()}
+    whole.run()
+    stopped = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
+    Trainer(stopped, cache, tmp_path / "cut", initial=given).run()
+    cut = Trainer(config, cache, tmp_path / "cut", resume=True)
+    cut.run()
+    weights = read_weights(given)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, cut.model.state_dict()[name]), name
+        if name.startswith("core."):
+            assert torch.equal(weight, weights[name]), name
+        elif "mix" not in name:
+            assert not torch.equal(weight, before[name]), name
+    with pytest.raises(InputError, match="train.core=false needs a trained core"):
+        Trainer(config, cache, tmp_path / "alone")
+
+
 def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path, cache: Cache) -> None:
     trainer = Trainer(tiny_config(steps=1), cache, tmp_path / "run")
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
@@ -238,8 +262,8 @@ CHANGES: dict[str, Any] = {
     "log_every": 3,
     "seed": 1,
 }
-NEEDS_MORE = {"validation_share", "device_volumes", "accumulation", "compile", "loader_threads"}
-"""Tested by themselves: in test_sampling, test_update, test_ranks and test_cuda."""
+NEEDS_MORE = {"core", "validation_share", "device_volumes", "accumulation", "compile", "loader_threads"}
+"""Tested by themselves: above, in test_sampling, test_update, test_ranks and test_cuda."""
 
 
 def keys_config(**train: object) -> Config:

@@ -1,12 +1,12 @@
 """What reads the masked autoencoder without teaching it: completion and read-out.
 
-    harmonic fill of the visible voxels, decoder's patches, visible voxels, all detached
+    biharmonic fill of the visible voxels, decoder's patches, visible voxels, all detached
       -> Completion, a small U-Net across patch borders -> hidden voxels
     outputs of the encoder's blocks, detached
       -> ReadOut, linear -> visible patches: auto-encoding
 
 The decoder makes every patch of one vector, so neighbours disagree about their common border. The completion
-(Ronneberger et al. 2015, arXiv 1505.04597) starts as the decoder's own picture.
+(Ronneberger et al. 2015, arXiv 1505.04597) starts as the fill.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Completion(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(coarse) for coarse in channels)
         self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in steps)
         self.voxels = Conv3x3x3(channels[0], 16)
-        # zero_init: training starts at the decoder's picture
+        # zero_init: training starts at the fill
         for parameter in self.voxels.parameters():
             nn.init.zeros_(parameter)
 
@@ -89,7 +89,7 @@ class Completion(nn.Module):
         """Complete images.
 
         Args:
-            filled: (B, 1, D, H, W) in [0, 1], visible voxels and the harmonic fill of the hidden ones.
+            filled: (B, 1, D, H, W) in [0, 1], visible voxels and the biharmonic fill of the hidden ones.
             picture: (B, windows, D, H, W), visible voxels and the decoder's patches.
             visible: (B, D, H, W) bool token grid, True where the patch is visible.
 
@@ -106,10 +106,9 @@ class Completion(nn.Module):
         x = self.blocks[-1](x)
         for block, up, feature in zip(self.blocks[-2::-1], self.up[::-1], features[::-1], strict=True):
             x = block(up(F.relu(x)) + feature)
-        # where the fill is better than the decoder, the gate opens for it
+        # where the decoder is better than the fill, the gate opens for it
         gate, residual = self.voxels(F.relu(x)).split(8, 1)
-        decoded = windows[:, :8]
-        return doubled(decoded + gate * (fill - decoded) + residual)
+        return doubled(fill + gate * (windows[:, :8] - fill) + residual)
 
 
 class ReadOut(nn.Module):

@@ -53,7 +53,7 @@ class Network(nn.Module):
         Args:
             image: (B, windows, D, H, W) in [0, 1]; every side a multiple of the patch.
             visible: (B, M) int64, sorted visible tokens.
-            filled: (B, 1, D, H, W), visible voxels of the first window and the harmonic fill of the hidden ones; None
+            filled: (B, 1, D, H, W), visible voxels of the first window and the biharmonic fill of the hidden ones; None
                 where nothing is hidden.
             completed: let the completion, if there is one, predict the hidden patches; else the decoder.
         """
@@ -94,7 +94,7 @@ class Network(nn.Module):
 
         Args:
             decoded: (B, N) hidden tokens that the core decodes.
-            filled: (b, 1, D, H, W) harmonic fill of those images that are completed.
+            filled: (b, 1, D, H, W) biharmonic fill of those images that are completed.
             crops: which ones.
 
         Returns:

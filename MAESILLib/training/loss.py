@@ -13,6 +13,10 @@ from MAESILLib.mae.dct import dct_matrix
 from MAESILLib.mae.model import Prediction, patchify, take_tokens
 
 
+LEAST_ERROR = 1e-6
+"""Added to an image's squared error before its logarithm is taken: 60 dB."""
+
+
 @dataclass(frozen=True)
 class Loss:
     """What a step minimises, scalars.
@@ -97,7 +101,9 @@ def core_loss(
 def completion_loss(
     completed: torch.Tensor, target: torch.Tensor, counted: torch.Tensor, gradient_weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of completed images and their squared error.
+    """Return the loss of completed images, a mean of logarithms, and their mean squared error.
+
+    What is reported is a mean of decibels; the mean of the errors themselves is that of the hardest images.
 
     Args:
         completed: (B, 1, D, H, W).
@@ -107,10 +113,11 @@ def completion_loss(
     """
     # visible voxels are pasted in, so they have no error
     error = (completed - target) * counted
-    squared = mean_of_samples(error.square(), counted.float())
+    count = counted.flatten(1).sum(1).clamp_min(1)
+    squared = error.square().flatten(1).sum(1) / count
     steps = torch.stack([error.diff(dim=axis).square().flatten(1).sum(1) for axis in (2, 3, 4)]).sum(0)
-    gradient = (steps / (3 * counted.flatten(1).sum(1).clamp_min(1))).mean()
-    return squared + gradient_weight * gradient, squared.detach()
+    relative = (squared + gradient_weight * steps / (3 * count) + LEAST_ERROR).log()
+    return relative.mean(), squared.mean().detach()
 
 
 def latent_loss(predicted: torch.Tensor, teacher: list[torch.Tensor], index: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.checkpoint_info import PARTS
 from MAESILLib.config import Config
 from MAESILLib.device import precision_context
-from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
 from MAESILLib.mae.blocks import Block
 from MAESILLib.mae.model import Prediction, spread
 from MAESILLib.mae.network import Network
@@ -79,8 +79,9 @@ class Pretraining(Network):
     def __init__(self, config: Config) -> None:
         parts = tuple(part for part in PARTS if getattr(config.train, part))
         super().__init__(config.model, config.preprocessing.windows_hu, parts)
+        self.core.requires_grad_(config.train.core)
         self.latent_head = None
-        if config.train.teacher_weight > 0:
+        if config.train.core and config.train.teacher_weight > 0:
             self.latent_head = nn.Linear(config.model.decoder_width, config.model.encoder_width)
             # torch's own generator has moved on by what the other parts drew
             nn.init.xavier_uniform_(self.latent_head.weight, generator=generator_for(config.train.seed, LATENT_HEAD))
@@ -137,7 +138,7 @@ class MaskedAutoencoding:
             counted, known = counted & valid[crops], known & valid[crops]
         filled = None
         if model.completion is not None and batch.completed:
-            filled = harmonic_fill(image[crops, :1], known, FILL_TOLERANCE)
+            filled = biharmonic_fill(harmonic_fill(image[crops, :1], known, FILL_TOLERANCE), known)
         with precision_context(device, update.bf16):
             prediction, completed, readout = update.network(image, visible, decoded, filled, crops, batch.offset)
         core, masked = core_loss(prediction, target, valid, patch_size, train.band_slope)

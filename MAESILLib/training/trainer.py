@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ class Trainer:
         self.bf16, self.why_bf16 = self._choose_bf16(saved)
         torch.manual_seed(config.train.seed)
         set_up_convolutions(self.device, self.bf16)
+        if saved is None and initial is None and not config.train.core:
+            raise InputError("train.core=false needs a trained core", "give its checkpoint as --init")
         with self._memory_guard():
             self._build(initial)
         self.progress = Progress()
@@ -407,7 +410,10 @@ class Trainer:
 
     def _start_from(self, path: Path | str) -> None:
         info = read_info(path)
-        if info.model != self.config.model:
+        model = info.model
+        if "completion" not in info.parts:
+            model = replace(model, completion_channels=self.config.model.completion_channels)
+        if model != self.config.model:
             raise InputError(f"{path} has another architecture than this run", "choose the preset it was trained with")
         if info.preprocessing != self.config.preprocessing:
             raise InputError(f"{path} was trained with another spacing or window", "set the same [preprocessing]")

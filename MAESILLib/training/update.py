@@ -82,10 +82,12 @@ class Update:
     @torch.no_grad()
     def finish(self, step: int) -> torch.Tensor:
         """Clip gradients, step the optimizers, update the average; return this rank's metrics on the device."""
-        norm = self._step("core", torch.zeros((), device=self.device))
+        # the core, or, where that is not trained, what reads it
+        first, *others = self.optimizers
+        norm = self._step(first, torch.zeros((), device=self.device))
         skipped = (~norm.isfinite()).float()
-        if "readers" in self.optimizers:
-            self._step("readers", skipped)
+        for part in others:
+            self._step(part, skipped)
         for name, value in self._moved_by_passes().items():
             value.copy_(torch.where(skipped > 0, self.before[name], value))
         self.average.update(self.model, step)

@@ -17,7 +17,7 @@ from MAESILLib.config import Config, Preprocessing
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import precision_context
 from MAESILLib.files import atomic_path
-from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
 from MAESILLib.mae.model import composite, patchify, spread, take_tokens, valid_voxels, windowed
 from MAESILLib.mae.network import Network, Reconstructed
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_tokens, visible_count
@@ -37,7 +37,7 @@ class ValidationSuperpatch:
         image: (1, windows, D, H, W) in [0, 1].
         valid: (1, 1, D, H, W) bool, False in padding.
         visible: (1, N) int64.
-        filled: (1, 1, D, H, W), the first window's visible voxels and the harmonic fill of the hidden ones.
+        filled: (1, 1, D, H, W), the first window's visible voxels and the biharmonic fill of the hidden ones.
     """
 
     volume: str
@@ -78,7 +78,9 @@ def _superpatch(volume: np.ndarray, name: str, box: Superpatch, config: Config) 
     visible = draw_visible(grid, MASK, 1, generator_for(SEED, name, box.index))
     valid = valid_voxels(torch.tensor([[s.stop for s in box.in_box(shape)]]), torch.Size(box.size))
     hidden = spread(hidden_tokens(visible, grid), config.model.patch_size)
-    return ValidationSuperpatch(name, image, valid, visible, harmonic_fill(image[:, :1], ~hidden & valid))
+    known = ~hidden & valid
+    filled = biharmonic_fill(harmonic_fill(image[:, :1], known), known)
+    return ValidationSuperpatch(name, image, valid, visible, filled)
 
 
 @torch.no_grad()
