@@ -32,6 +32,7 @@ class Reconstruction:
         hidden: bool, what the mask hid; with complete coverage, what its first mask hid.
         filled: float32, the harmonic fill of the same masks: where hidden, the mean over the passes that hid it, else
             the input; None for the mask ``none`` and where superpatches overlap.
+        biharmonic: float32, the biharmonic fill of ``hidden``; None likewise, and without the completion.
         passes: number of masks of each superpatch, the most of any.
         mask_ratio: share of hidden patches in one pass, padding included.
         superpatches: the boxes, in order.
@@ -40,6 +41,7 @@ class Reconstruction:
     prediction: np.ndarray
     hidden: np.ndarray
     filled: np.ndarray | None
+    biharmonic: np.ndarray | None
     passes: int
     mask_ratio: float
     superpatches: tuple[Superpatch, ...]
@@ -80,7 +82,7 @@ def reconstruct(
     is_filled = plan.overlap == 0 and plan.mask.strategy != "none"
     whole = masks_of_volume(shape, boxes, masks, config.patch_size) if is_filled else ()
     hidden_blend, visible_blend, fill_blend = Blend(shape), Blend(shape), Blend(shape)
-    hidden_once = np.zeros(shape, bool)
+    hidden_once, biharmonic = np.zeros(shape, bool), None
     done, total = 0, sum(len(of_box) for of_box in masks)
     for number in range(passes):
         fill = None
@@ -89,6 +91,7 @@ def reconstruct(
             harmonic, fill = _fills(unit, of_volume, completed, torch.device(device), stop)
             fill_blend.add(Superpatch(0, (0, 0, 0), shape), harmonic, of_volume)
             del harmonic
+            biharmonic = fill if completed and number == 0 else biharmonic
         for group in _alike(boxes, masks, number, batch_size):
             stop.check()
             visible = torch.stack([masks[box.index][number] for box in group])
@@ -109,7 +112,7 @@ def reconstruct(
     visible_tokens = sum(one.shape[1] for one in masks)
     prediction = hidden_blend.mean(visible_blend.mean())
     filled = fill_blend.mean(unit) if is_filled else None
-    return Reconstruction(prediction, hidden_once, filled, passes, 1 - visible_tokens / tokens, tuple(boxes))
+    return Reconstruction(prediction, hidden_once, filled, biharmonic, passes, 1 - visible_tokens / tokens, tuple(boxes))
 
 
 def _alike(

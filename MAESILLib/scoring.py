@@ -93,6 +93,9 @@ def measure(
         figures["baseline_harmonic_border_index"] = _finite(border_index(reference, filled, patch_size, where=body))
         if is_complete:
             figures["baseline_harmonic_psnr_complete_db"] = _finite(psnr(reference, filled))
+    if result.biharmonic is not None:
+        plate = in_window(result.biharmonic, window_hu, shown)
+        figures["baseline_biharmonic_psnr_masked_db"] = _finite(psnr(reference, plate, result.hidden))
     return Measured(_rounded(figures), reference, prediction, filled, shown)
 
 

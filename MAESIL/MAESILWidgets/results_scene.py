@@ -25,6 +25,7 @@ def figure_names() -> dict[str, tuple[str, str]]:
     return {
         "psnr_masked_db": (_("PSNR, hidden patches"), "{:.2f} dB"),
         "baseline_harmonic_psnr_masked_db": (_("   harmonic fill, same mask"), "{:.2f} dB"),
+        "baseline_biharmonic_psnr_masked_db": (_("   biharmonic fill, same mask"), "{:.2f} dB"),
         "mae_masked_hu": (_("Mean error, hidden patches"), "{:.1f} HU"),
         "psnr_composite_db": (_("PSNR, visible pasted in"), "{:.2f} dB"),
         "ssim_composite": (_("SSIM, visible pasted in"), "{:.3f}"),

@@ -84,6 +84,7 @@ def table(metrics: dict[str, Any]) -> str:
     labels = {
         "psnr_masked_db": ("PSNR of hidden patches", "{:.2f} dB"),
         "baseline_harmonic_psnr_masked_db": ("  harmonic fill, same mask", "{:.2f} dB"),
+        "baseline_biharmonic_psnr_masked_db": ("  biharmonic fill, same mask", "{:.2f} dB"),
         "mae_masked_hu": ("mean error of hidden patches", "{:.1f} HU"),
         "psnr_composite_db": ("PSNR, visible pasted in", "{:.2f} dB"),
         "ssim_composite": ("SSIM, visible pasted in", "{:.4f}"),

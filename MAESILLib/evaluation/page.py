@@ -115,7 +115,7 @@ def _summary(summary: list[dict[str, Any]], has_lpips: bool) -> tuple[list[str],
         "above it (dB)",
         "least (dB)",
     ]
-    header += ["nearest (dB)", "MAE (HU)", "SSIM", "border index", *(["LPIPS"] if has_lpips else [])]
+    header += ["biharmonic (dB)", "nearest (dB)", "MAE (HU)", "SSIM", "border index", *(["LPIPS"] if has_lpips else [])]
     rows = [
         [
             line["checkpoint"],
@@ -126,6 +126,7 @@ def _summary(summary: list[dict[str, Any]], has_lpips: bool) -> tuple[list[str],
             number(harmonic(line)),
             number(line.get("over_harmonic_db")),
             number(line.get("least_over_harmonic_db")),
+            number(line.get("baseline_biharmonic_psnr_masked_db")),
             number(line.get("baseline_nearest_psnr_masked_db")),
             number(line.get(f"mae_{mode_of(line)}_hu"), 1),
             number(headline_ssim(line), 4),
