@@ -19,8 +19,8 @@ S_PER_SOURCE_MVOXEL = 0.10
 """Reading, resampling there and back, writing, on one core; for each million voxels of the input."""
 S_PER_MVOXEL = 0.20
 """Metrics; for each million voxels of the model's grid."""
-S_OF_FILL_PER_MVOXEL = 0.10
-"""The harmonic fill of each pass, which overlapping superpatches do not have."""
+S_OF_FILL_PER_MVOXEL = 0.45
+"""The harmonic and the biharmonic fill of each pass, which overlapping superpatches do not have."""
 S_OF_COMPLETION = 0.25
 S_PER_WEIGHT, S_PER_WEIGHT_VISIBLE = 0.01, 0.12
 """The transformer, for each million weights of its blocks; the second times the share of visible patches."""
