@@ -112,7 +112,9 @@ def reconstruct(
     visible_tokens = sum(one.shape[1] for one in masks)
     prediction = hidden_blend.mean(visible_blend.mean())
     filled = fill_blend.mean(unit) if is_filled else None
-    return Reconstruction(prediction, hidden_once, filled, biharmonic, passes, 1 - visible_tokens / tokens, tuple(boxes))
+    return Reconstruction(
+        prediction, hidden_once, filled, biharmonic, passes, 1 - visible_tokens / tokens, tuple(boxes)
+    )
 
 
 def _alike(

@@ -98,7 +98,12 @@ def test_it_ships(
     target = tmp_path / "maesil.safetensors"
     run(script, monkeypatch, source, target, "--data", cache.folder)
     assert target.stat().st_size < 0.4 * source.stat().st_size
-    files = ("--evaluation", evaluated(tmp_path, source, target), "--probe", probed(tmp_path, target))
+    # the encoder was probed before the completion was trained
+    early, info = tmp_path / "early.safetensors", read_info(source)
+    without = {name: w for name, w in read_weights(source).items() if not name.startswith("completion.")}
+    save_checkpoint(early, without, dataclasses.replace(info, parts=("readout",)), "int8")
+    files: tuple[object, ...] = ("--evaluation", evaluated(tmp_path, source, target))
+    files += ("--probe", probed(tmp_path, early), "--probed", early)
     capsys.readouterr()
     run(script, monkeypatch, source, target, "--data", cache.folder, *files, "--points", "/data/points.csv")
     assert "dual 0.75: psnr_masked_db 25.500, in int8 25.400, -0.100" in capsys.readouterr().out
@@ -132,7 +137,9 @@ def test_what_it_refuses(
 
     other = make_cache(tmp_path / "other", [(32, 32, 32)])
     refused("holds 1 of the 2 volumes", data=other.folder)
-    refused("does not measure the target", "--probe", probed(tmp_path, source))
+    refused("does not measure .*maesil", "--probe", probed(tmp_path, source))
+    # the same encoder before it was stored as int8
+    refused("has another encoder than", "--probe", probed(tmp_path, source), "--probed", source)
     refused("lacks handmade_auroc at a window of 64", "--probe", probed(tmp_path, target, "hand-made"))
     refused("does not measure the target", "--evaluation", evaluated(tmp_path, source, source))
     refused("hold a path: .*/home/me", "--licence", "/home/me")

@@ -182,7 +182,7 @@ def test_a_core_that_is_not_trained_stays_as_it_was(tmp_path: Path, cache: Cache
             assert torch.equal(weight, weights[name]), name
         elif "mix" not in name:
             assert not torch.equal(weight, before[name]), name
-    with pytest.raises(InputError, match="train.core=false needs a trained core"):
+    with pytest.raises(InputError, match=r"train\.core=false needs a trained core"):
         Trainer(config, cache, tmp_path / "alone")
 
 

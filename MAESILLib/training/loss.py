@@ -12,7 +12,6 @@ from MAESILLib.config import Triple
 from MAESILLib.mae.dct import dct_matrix
 from MAESILLib.mae.model import Prediction, patchify, take_tokens
 
-
 LEAST_ERROR = 1e-6
 """Added to an image's squared error before its logarithm is taken: 60 dB."""
 

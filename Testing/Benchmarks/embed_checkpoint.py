@@ -7,7 +7,8 @@
         --evaluation EVALUATION/evaluation.json --probe PROBE/probe.json --points POINTS.csv
 
 The first call writes what the second and third measure, so that the metrics are those of the weights that ship. The
-last one prints what int8 costs, where the evaluation has both files.
+last one prints what int8 costs, where the evaluation has both files. A probe takes long and concerns the encoder alone:
+with --probed it may be that of another file with the same encoder, written before the completion was trained.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from MAESILLib.checkpoint import read_info, read_weights, save_checkpoint
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.files import read_json, sha256_of
@@ -29,6 +32,7 @@ from MAESILLib.provenance import describe_data
 KEPT = (
     "psnr_masked_db",
     "baseline_harmonic_psnr_masked_db",
+    "baseline_biharmonic_psnr_masked_db",
     "mae_masked_hu",
     "psnr_complete_db",
     "ssim_complete",
@@ -86,11 +90,18 @@ def evaluation_of(path: Path, hashes: dict[str, str]) -> dict[str, Any]:
     return {"data": result["data"], "window_hu": result["window_hu"], "settings": settings}
 
 
-def probe_of(path: Path, sha256: str, points: str) -> dict[str, Any]:
-    """Return the AUROC of the target's encoder and of what it has to beat, on points."""
-    result = read_json(path)
-    if result["checkpoint"]["sha256"] != sha256:
-        raise SystemExit(f"{path} does not measure the target; run maesil probe on it")
+def encoder_of(path: Path) -> dict[str, torch.Tensor]:
+    """Return the encoder's weights as they are read back."""
+    return {name: w for name, w in read_weights(path).items() if name.startswith("core.encoder.")}
+
+
+def probe_of(path: Path, probed: Path, target: Path, points: str) -> dict[str, Any]:
+    """Return the AUROC of the target's encoder, which is that of ``probed``, and of what it has to beat, on points."""
+    result, own, other = read_json(path), encoder_of(target), encoder_of(probed)
+    if result["checkpoint"]["sha256"] != sha256_of(probed):
+        raise SystemExit(f"{path} does not measure {probed}; run maesil probe on it")
+    if own.keys() != other.keys() or not all(torch.equal(own[name], other[name]) for name in own):
+        raise SystemExit(f"{probed} has another encoder than {target}")
     values = {
         (line["feature"], line["group"]): line["value"]
         for line in result["metrics"]
@@ -110,6 +121,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="cache that was trained on")
     parser.add_argument("--evaluation", type=Path, help="evaluation.json of the target")
     parser.add_argument("--probe", type=Path, help="probe.json of the target")
+    parser.add_argument("--probed", type=Path, help="what it measures; the target if not given")
     parser.add_argument("--points", type=Path, default=Path("points.csv"), help="what it was probed with; its name")
     parser.add_argument("--licence", default="weights: Apache-2.0; training data: CC BY 3.0 and CC BY 4.0")
     args = parser.parse_args()
@@ -119,7 +131,7 @@ def main() -> None:
         hashes = {"source": sha256_of(args.source), "target": sha256_of(args.target)}
         training["evaluation"] = evaluation_of(args.evaluation, hashes)
     if args.probe:
-        training["probe"] = probe_of(args.probe, sha256_of(args.target), args.points.name)
+        training["probe"] = probe_of(args.probe, args.probed or args.target, args.target, args.points.name)
     if found := re.search(r'"(/|~|[A-Za-z]:\\)[^"]*"', json.dumps(training)):
         raise SystemExit(f"the metadata hold a path: {found[0]}")
     unchecked = args.target.with_suffix(".unchecked")
