@@ -25,17 +25,20 @@ def test_only_matrices_decay() -> None:
     assert all(name.endswith(("bias", "token", "mix.weight")) or "norm" in name for name in rest - kernels)
 
 
-def test_core_and_readers_have_optimizers_of_their_own() -> None:
+def test_core_completion_and_readout_have_optimizers_of_their_own() -> None:
     network = Pretraining(tiny_config())
     optimizers = make_optimizers(network, tiny_config().train)
     names = {parameter: name for name, parameter in network.named_parameters()}
     held = {part: [names[p] for g in o.param_groups for p in g["params"]] for part, o in optimizers.items()}
-    assert sorted(held["core"] + held["readers"]) == sorted(names.values())
+    assert sorted(itertools.chain.from_iterable(held.values())) == sorted(names.values())
     assert all(name.startswith(("core.", "latent_head.")) for name in held["core"])
-    assert all(name.startswith(("completion.", "readout.")) for name in held["readers"])
+    for part in ("completion", "readout"):
+        assert all(name.startswith(part + ".") for name in held[part])
     assert [g["weight_decay"] for g in optimizers["core"].param_groups] == [0.05, 0.0]
     alone = tiny_config(completion=False, readout=False)
     assert list(make_optimizers(Pretraining(alone), alone.train)) == ["core"]
+    frozen = tiny_config(core=False)
+    assert list(make_optimizers(Pretraining(frozen), frozen.train)) == ["completion", "readout"]
 
 
 def test_the_learning_rate_rises_stays_and_falls_with_one_minus_the_root() -> None:

@@ -12,14 +12,17 @@ import pytest
 from cli_factory import maesil
 from conftest import REPOSITORY
 
+from MAESILLib.checkpoint import read_info
 from MAESILLib.comparison import compare as comparison
 from MAESILLib.data.cache import read_cache
+from MAESILLib.evaluation import evaluate
 from MAESILLib.evaluation.tables import harmonic, headline, headline_ssim, mode_of
 from MAESILLib.files import sha256_of
 from MAESILLib.resources import embedded_checkpoint
 
 DOCS = REPOSITORY / "docs"
 NAMES = ("comparison", "evaluation")
+OTHER_FILLS = ("biharmonic", "nearest", "mean")
 
 
 def published(name: str) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def git(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_names_what_it_was_made_with(name: str) -> None:
     result = published(name)
-    assert result["schema"] == f"maesil-{name}/1"
+    assert result["schema"] == {"comparison": "maesil-comparison/1", "evaluation": evaluate.SCHEMA}[name]
     # a + would say that the files differed from the commit
     assert re.fullmatch(r"[0-9a-f]{12}", result["commit"])
     assert re.fullmatch(r"[0-9a-f]{16}", result["data"]["fingerprint"])
@@ -58,16 +61,17 @@ def test_its_commit_is_one_of_the_project(name: str) -> None:
     assert git("merge-base", "--is-ancestor", published(name)["commit"], "HEAD").returncode == 0
 
 
-def test_all_are_of_one_cache_whose_held_out_volumes_prepare_still_holds_out(real_ct: Path, tmp_path: Path) -> None:
-    """There were 41 training volumes then; seven have been added, so the fingerprint is another."""
+def test_they_measure_what_prepare_still_holds_out(real_ct: Path, tmp_path: Path) -> None:
+    """The comparison had 41 training volumes; seven have been added since, and the checkpoint has seen them."""
     done = maesil("prepare", real_ct / "MANIFEST.csv", "--output", tmp_path / "cache", "--progress", "off")
     assert done.status == 0, done.err
     cache = read_cache(tmp_path / "cache")
-    assert len({published(name)["data"]["fingerprint"] for name in NAMES}) == 1
-    added = len(cache.select("train")) - published("comparison")["data"]["training_volumes"]
-    assert added == 7
-    held_out = [entry.name for entry in cache.entries if entry.split == "val"]
-    assert published("evaluation")["data"]["volumes"] == published("comparison")["data"]["volumes"] == held_out
+    train, held_out = (cache.select(split) for split in ("train", "val"))
+    assert len(train) == published("comparison")["data"]["training_volumes"] + 7
+    for name in NAMES:
+        assert published(name)["data"]["volumes"] == [entry.name for entry in held_out]
+    data = read_info(embedded_checkpoint()).training["data"]
+    assert sorted(data["sources_sha256"]) == sorted(entry.source_sha256 for entry in train)
 
 
 def test_it_is_of_the_embedded_checkpoint() -> None:
@@ -93,7 +97,7 @@ def test_the_readme_shows_the_evaluation() -> None:
     for title, setting in names.items():
         line = summary[setting]
         shown = [re.sub(r" \(nothing hidden\)", "", cell) for cell in rows[title]]
-        fills = [harmonic(line), *(line.get(f"baseline_{fill}_psnr_masked_db") for fill in ("nearest", "mean"))]
+        fills = [harmonic(line), *(line.get(f"baseline_{fill}_psnr_masked_db") for fill in OTHER_FILLS)]
         expected = ["" if value is None else f"{value:.2f}" for value in (headline(line), *fills)]
         border = f"{line['border_index']:.2f}"
         if line.get("baseline_harmonic_border_index") is not None:

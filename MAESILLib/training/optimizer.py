@@ -8,15 +8,16 @@ from torch import nn
 from MAESILLib.config import TrainConfig
 
 READERS = ("completion", "readout")
-"""Children of a network that read it without teaching it; they are optimised apart."""
+"""Children of a network that read it without teaching it; each is optimised apart."""
 
 
 def make_optimizers(model: nn.Module, train: TrainConfig) -> dict[str, torch.optim.AdamW]:
-    """Return one AdamW for the core and, where the model has any, one for its readers; matrices alone decay."""
-    parts: dict[str, dict[str, torch.Tensor]] = {"core": {}, "readers": {}}
+    """Return one AdamW for the core, if it is trained, and one for each reader there is; matrices alone decay."""
+    parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in ("core", *READERS)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parts["readers" if name.partition(".")[0] in READERS else "core"][name] = parameter
+            child = name.partition(".")[0]
+            parts[child if child in READERS else "core"][name] = parameter
     return {
         part: torch.optim.AdamW(
             [

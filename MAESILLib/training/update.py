@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from MAESILLib.config import Config
 from MAESILLib.training.batch import Batch
-from MAESILLib.training.optimizer import WeightAverage, learning_rate, make_optimizers
+from MAESILLib.training.optimizer import READERS, WeightAverage, learning_rate, make_optimizers
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.task import Task
 
@@ -47,7 +47,7 @@ class Update:
                 broadcast_buffers=False,
             )
         self.optimizers = make_optimizers(model, config.train)
-        self.rates = {"core": config.train.learning_rate, "readers": config.train.reader_learning_rate}
+        self.rates = dict.fromkeys(READERS, config.train.reader_learning_rate) | {"core": config.train.learning_rate}
         self.average = WeightAverage(model, config.train.ema_decay)
         self.metrics = ("loss", *task.metrics, "gradient_norm", "skipped")
         self.passes: list[torch.Tensor] = []
