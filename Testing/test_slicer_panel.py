@@ -85,7 +85,7 @@ class TestInput:
 
     def test_the_embedded_checkpoint_comes_first(self, panel: Any) -> None:
         assert panel.ui.checkpointSelector.itemData(0) == ""
-        assert "13.6 M" in panel.ui.checkpointInfoLabel.text
+        assert "3.8 M" in panel.ui.checkpointInfoLabel.text
         # both parts of its training count
         assert "51,400 crops" in panel.ui.checkpointInfoLabel.text
 
