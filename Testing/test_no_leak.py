@@ -18,7 +18,7 @@ from volume_factory import geometry, trunk
 
 from MAESILLib import reconstruction
 from MAESILLib.checkpoint import load_checkpoint
-from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
 from MAESILLib.mae.model import spread, windowed
 from MAESILLib.mae.network import Network, Reconstructed
 from MAESILLib.masking import MaskSpec, hidden_tokens
@@ -220,7 +220,7 @@ class TestPasses:
 
 
 class TestFill:
-    """The harmonic fill that the network is given, and that stands next to it."""
+    """The biharmonic fill that the network is given, and the harmonic one that stands next to it."""
 
     SHAPE = (40, 32, 61)
 
@@ -245,6 +245,10 @@ class TestFill:
     def fill(self, unit: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         image, known = torch.from_numpy(unit), torch.from_numpy(~hidden)
         return harmonic_fill(image[None, None], known[None, None])[0, 0].numpy()
+
+    def plate(self, unit: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        harmonic, known = torch.from_numpy(self.fill(unit, hidden)), torch.from_numpy(~hidden)
+        return biharmonic_fill(harmonic[None, None], known[None, None])[0, 0].numpy()
 
     @pytest.mark.parametrize("coverage", ["single", "complete"])
     def test_it_is_that_of_the_whole_volume_and_solved_once_a_pass(
@@ -276,7 +280,8 @@ class TestFill:
         # the boxes of the first pass come first, those of one size together
         first = [filled[0, 0].numpy() for filled in seen[: len(boxes)]]
         for box in sorted(boxes, key=lambda box: box.size != boxes[0].size):
-            np.testing.assert_allclose(first.pop(0), extract(fills[0], box), atol=1e-6)
+            np.testing.assert_allclose(first.pop(0), extract(made.biharmonic, box), atol=1e-6)
+        np.testing.assert_allclose(made.biharmonic, self.plate(unit, masks[0].voxels()), atol=1e-6)
 
     def test_where_superpatches_overlap_each_has_its_own(self, given: tuple[Network, list[torch.Tensor]]) -> None:
         model, seen = given
@@ -289,7 +294,7 @@ class TestFill:
             known = ~spread(hidden_tokens(visible[None], token_grid(box.size, (8, 8, 8))), (8, 8, 8))[0, 0].numpy()
             is_valid = np.zeros(box.size, bool)
             is_valid[box.in_box(self.SHAPE)] = True
-            expected = self.fill(extract(unit, box), ~(known & is_valid))
+            expected = self.plate(extract(unit, box), ~(known & is_valid))
             np.testing.assert_allclose(filled[0, 0].numpy(), expected, atol=1e-6)
 
     def test_nothing_hidden_needs_none(self, given: tuple[Network, list[torch.Tensor]]) -> None:

@@ -87,7 +87,7 @@ class TestInput:
         assert panel.ui.checkpointSelector.itemData(0) == ""
         assert "3.8 M" in panel.ui.checkpointInfoLabel.text
         # both parts of its training count
-        assert "51,400 crops" in panel.ui.checkpointInfoLabel.text
+        assert "37,376 crops" in panel.ui.checkpointInfoLabel.text
 
     def test_a_checkpoint_is_browsed_for(self, host: Any, panel: Any, checkpoint: Path) -> None:
         host.answers.append(str(checkpoint))
