@@ -5,6 +5,7 @@ safetensors holds numbers and text only: opening a stranger's file cannot run co
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,15 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path
 
 
 def checkpoint_identity(path: Path | str) -> dict[str, str]:
-    """Return the name and SHA-256 under which results refer to a checkpoint."""
-    return {"name": Path(path).name, "sha256": sha256_of(path)}
+    """Return the name and SHA-256 under which results refer to a checkpoint.
+
+    ``weights_sha256`` is of the weights alone: it stays when figures that were measured are written to the metadata.
+    """
+    with open(path, "rb") as file:
+        # a safetensors file begins with the size of its header
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": Path(path).name, "sha256": sha256_of(path), "weights_sha256": weights}
 
 
 def _open(path: Path | str) -> Any:

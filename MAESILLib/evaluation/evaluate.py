@@ -30,6 +30,7 @@ from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.evaluation.masks import with_masks
 from MAESILLib.evaluation.tables import differences, summarise
 from MAESILLib.events import Reporter
+from MAESILLib.files import sha256_of
 from MAESILLib.fills import fill_mean, fill_nearest
 from MAESILLib.masking import MaskSpec
 from MAESILLib.metrics import psnr
@@ -224,7 +225,7 @@ def evaluate(
         "batch_size": measuring.batch_size,
         "precision": "fp32",
         "lpips": measuring.lpips is not None,
-        "masks": None if masks is None else checkpoint_identity(masks),
+        "masks": None if masks is None else {"name": masks.name, "sha256": sha256_of(masks)},
         "settings": [_describe(setting, masks) for setting in settings],
         "rows": rows,
         "summary": summarise(rows),
