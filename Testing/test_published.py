@@ -82,13 +82,7 @@ def test_it_is_of_the_embedded_checkpoint() -> None:
 
 def test_the_readme_shows_the_evaluation() -> None:
     names = {
-        "dual, 50 % hidden": "dual 0.5",
         "dual .5/.5, 75 % hidden": "dual 0.75",
-        "dual, 90 % hidden": "dual 0.9",
-        "uniform, 50 %": "uniform 0.5",
-        "uniform, 75 %": "uniform 0.75",
-        "uniform, 90 %": "uniform 0.9",
-        "complete, dual .5/.5": "complete dual 0.75",
         "auto-encoding (mask `none`)": "auto-encoding",
     }
     summary = {line["setting"]: line for line in published("evaluation")["summary"]}
