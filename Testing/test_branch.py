@@ -86,7 +86,7 @@ def test_a_branch_continues_its_run_and_ends_at_the_final_rate(folder: Path) -> 
     same = dataclasses.replace(config.train, steps=train.steps, cooldown_share=0.0)
     assert dataclasses.replace(config, train=same) == CONFIG
     assert config.train.cooldown_from == STEPS
-    assert read_info(folder / "branch" / "best.safetensors").training["steps"] == 10
+    assert read_info(folder / "branch" / "model.safetensors").training["steps"] == 10
 
 
 def test_every_second_update_of_a_branch_has_the_larger_crops(folder: Path) -> None:
