@@ -15,6 +15,7 @@ from training_factory import four_volumes, tiny_config
 from MAESILLib.checkpoint import read_info
 from MAESILLib.config import from_dict, to_dict
 from MAESILLib.data.cache import Cache, read_cache
+from MAESILLib.data.records import hash_of_patient
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.log import read_log
@@ -178,7 +179,9 @@ def test_a_branch_is_of_the_same_data(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "cache"
     shutil.copytree(folder / "cache", other)
     index = (other / "index.json").read_text()
-    (other / "index.json").write_text(index.replace('"p0"', '"p9"'))
+    patient = read_cache(other).entries[0].patient
+    assert patient in index
+    (other / "index.json").write_text(index.replace(patient, hash_of_patient("p9")))
     saved = read_state(folder / "run")
     with pytest.raises(InputError, match="trained on other data"):
         Trainer(from_dict(cooled_down(saved, 4)), read_cache(other), tmp_path / "new", start=saved)
