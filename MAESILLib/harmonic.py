@@ -5,8 +5,9 @@ plate under tension, which also goes on with the slope of what is visible; it is
 
 Both are solved by conjugate gradients (Y. Saad, Iterative Methods for Sparse Linear Systems, 2003, algorithm 9.1)
 preconditioned with a multigrid V-cycle (U. Trottenberg, C. Oosterlee, A. Schueller, Multigrid, 2001, chapters 2 and
-7.8). The cost of the harmonic fill hardly depends on the size of the holes; the biharmonic one, preconditioned with two
-such cycles, takes about ten times as long.
+7.8). The cost of the harmonic fill hardly depends on the size of the holes. The biharmonic one is preconditioned with
+two such cycles, which know nothing of its slope at the border; it takes five to ten times as long, and longer where
+holes are large.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import torch.nn.functional as F
 
 from MAESILLib.stopping import NEVER, StopRequest
 
-MAX_CYCLES = 40
+MAX_CYCLES = 400
+"""The harmonic fill takes fewer than ten, the biharmonic one about 16 with patches of 8 voxels, and 105 with cubes of
+32 voxels of which one in a hundred is known."""
 CONTRACTION = 0.5
 """What a cycle leaves of its largest correction: measured 0.05 to 0.15 for patches of 4, 8, 16 or 32 voxels, 0.6 for
 patches of 5 or 7 and for single voxels, 1.5 where one voxel in a thousand is known."""
@@ -29,8 +32,8 @@ PIECE = 2**18
 """Voxels a CPU works on at a time, so that intermediate results stay in its cache."""
 TINY = 1e-6
 TENSION = 0.05
-"""Weight of the squared gradient beside the squared Laplacian, so that a plate does not swing in large holes. Chosen of
-0, 0.02, 0.05, 0.1, 0.3 on validation superpatches; 0.02 to 0.1 differ by 0.05 dB."""
+"""Weight of the squared gradient beside the squared Laplacian, so that a plate does not swing in large holes. Of 0,
+0.02, 0.05, 0.1 and 0.3 the best on crops of 12 training CTs: 23.13, 23.22, 23.25, 23.21, 22.98 dB; harmonic 22.01."""
 
 
 @torch.no_grad()

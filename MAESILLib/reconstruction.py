@@ -75,7 +75,7 @@ def reconstruct(
     """
     shape = (unit.shape[0], unit.shape[1], unit.shape[2])
     config = model.config
-    completed = completed and getattr(model, "completion", None) is not None
+    completed = completed and model.completion is not None
     boxes = partition(shape, config.superpatch_size, config.patch_size, plan.overlap)
     masks = [superpatch_masks(token_grid(box.size, config.patch_size), plan, name, box.index) for box in boxes]
     passes = max(len(of_box) for of_box in masks)

@@ -94,8 +94,8 @@ def measure(
         if is_complete:
             figures["baseline_harmonic_psnr_complete_db"] = _finite(psnr(reference, filled))
     if result.biharmonic is not None:
-        plate = in_window(result.biharmonic, window_hu, shown)
-        figures["baseline_biharmonic_psnr_masked_db"] = _finite(psnr(reference, plate, result.hidden))
+        biharmonic = in_window(result.biharmonic, window_hu, shown)
+        figures["baseline_biharmonic_psnr_masked_db"] = _finite(psnr(reference, biharmonic, result.hidden))
     return Measured(_rounded(figures), reference, prediction, filled, shown)
 
 

@@ -217,13 +217,14 @@ def test_one_superpatch_is_learnt_by_heart() -> None:
 
 
 def test_training_beats_what_it_starts_from(tmp_path: Path) -> None:
+    """The decoder's picture, for the completion starts from a fill, which is good already."""
     cache = make_cache(tmp_path / "cache", [(48, 48, 48)] * 3, ["train", "train", "val"])
-    config = tiny_config(steps=60, batch_size=4, learning_rate=2e-3, ema_decay=0.9, validate_every=30)
+    config = tiny_config(steps=60, batch_size=4, learning_rate=2e-3, ema_decay=0.9, validate_every=30, completion=False)
     trainer = Trainer(config, cache, tmp_path / "run")
     before = validate(trainer.model, trainer.validation_superpatches, torch.device("cpu"), False)
     trainer.run()
     assert trainer.progress.best_psnr_masked_db is not None
-    assert trainer.progress.best_psnr_masked_db > before + 0.5
+    assert trainer.progress.best_psnr_masked_db > before + 3
 
 
 CHANGES: dict[str, Any] = {

@@ -64,6 +64,8 @@ class Baseline(nn.Module):
         windows_hu: HU windows of the image, of which there is one.
     """
 
+    completion = None
+
     def __init__(self, network: nn.Module, config: ModelConfig, windows_hu: tuple[Window, ...]) -> None:
         super().__init__()
         self.network, self.config, self.windows_hu = network, config, windows_hu

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from MAESILLib.probe.reduced import ReducedPoints
     from MAESILLib.training.update import Update
 
-FILL_TOLERANCE, PLATE_TOLERANCE = 1e-2, 0.3
-"""Of the harmonic and of the biharmonic fill in training, in intensities."""
+HARMONIC_TOLERANCE, BIHARMONIC_TOLERANCE = 1e-2, 0.3
+"""Of the fills in training, in intensities."""
 TEACHER_BLOCKS = 4
 """Last blocks of the averaged encoder whose mean is predicted."""
 LATENT_HEAD = "latent_head."
@@ -138,7 +138,8 @@ class MaskedAutoencoding:
             counted, known = counted & valid[crops], known & valid[crops]
         filled = None
         if model.completion is not None and batch.completed:
-            filled = biharmonic_fill(harmonic_fill(image[crops, :1], known, FILL_TOLERANCE), known, PLATE_TOLERANCE)
+            harmonic = harmonic_fill(image[crops, :1], known, HARMONIC_TOLERANCE)
+            filled = biharmonic_fill(harmonic, known, BIHARMONIC_TOLERANCE)
         with precision_context(device, update.bf16):
             prediction, completed, readout = update.network(image, visible, decoded, filled, crops, batch.offset)
         core, masked = core_loss(prediction, target, valid, patch_size, train.band_slope)
