@@ -126,7 +126,9 @@ def test_an_update_is_the_same_however_it_is_shared_out(runs: Path, name: str) -
         np.testing.assert_allclose(*numbers, rtol=2e-5, err_msg=key)
     whole, shared = (load_checkpoint(runs / n / "model.safetensors")[0].state_dict() for n in ("1x8", name))
     for key, weight in whole.items():
-        torch.testing.assert_close(shared[key], weight, rtol=1e-3, atol=3e-5)
+        # Adam magnifies the rounding of a gradient near 0, so single weights may differ: the tensor as a whole may not
+        apart = torch.linalg.vector_norm(shared[key] - weight)
+        assert apart < 1e-4 * torch.linalg.vector_norm(weight) + 1e-5 * weight.numel() ** 0.5, key
 
 
 def test_the_samples_of_a_batch_differ(runs: Path) -> None:

@@ -184,9 +184,12 @@ class TestFigures:
             assert math.isfinite(metrics[key]), key
         assert metrics["schema"] == "maesil-reconstruction/2"
         assert set(metrics["input"]) >= {"path", "size", "spacing_mm"}
+        stored = checkpoint.read_bytes()
+        header = 8 + int.from_bytes(stored[:8], "little")
         assert metrics["checkpoint"] == {
             "name": "tiny.safetensors",
-            "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(stored).hexdigest(),
+            "weights_sha256": hashlib.sha256(stored[header:]).hexdigest(),
         }
         mask = metrics["mask"]
         assert (mask["strategy"], mask["plane_ratio"], mask["axis_ratio"]) == ("dual", 0.5, 0.5)

@@ -224,7 +224,7 @@ def test_training_beats_what_it_starts_from(tmp_path: Path) -> None:
     before = validate(trainer.model, trainer.validation_superpatches, torch.device("cpu"), False)
     trainer.run()
     assert trainer.progress.best_psnr_masked_db is not None
-    assert trainer.progress.best_psnr_masked_db > before + 3
+    assert trainer.progress.best_psnr_masked_db > before + 2
 
 
 CHANGES: dict[str, Any] = {
