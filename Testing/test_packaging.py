@@ -172,7 +172,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestWheel:
     def test_holds_every_module(self, wheel: Path) -> None:
         names = set(zipfile.ZipFile(wheel).namelist())
-        missing = {str(path.relative_to(REPOSITORY)) for path in PACKAGE.rglob("*.py")} - names
+        expected = [*PACKAGE.rglob("*.py"), PACKAGE / "py.typed"]
+        missing = {str(path.relative_to(REPOSITORY)) for path in expected} - names
         assert not missing
 
     def test_holds_the_resources(self, wheel: Path) -> None:
