@@ -7,33 +7,61 @@ import difflib
 import math
 import tomllib
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from MAESILLib.errors import InputError
+from MAESILLib.resources import resource_path
 
 Triple = tuple[int, int, int]
 Section = TypeVar("Section")
 Window = tuple[float, float]
 
+PRESETS = ("tiny", "small", "base", "paper")
+"""Files in Resources/Presets, each over the defaults below."""
 STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "group", "block", "none")
 """The masks of :mod:`MAESILLib.masking`, named here because that module needs torch."""
 COVERAGE_NAMES = ("single", "complete")
-PRECISIONS = ("auto", "fp32", "bf16")
-POSITIONS = ("rotary", "sincos")
-DECODERS = ("cross", "self")
 WIDE = (-1000.0, 1000.0)
 SOFT_TISSUE = (-160.0, 240.0)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value, or each of a list of values, must be."""
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+def one_of(*names: str) -> Rule:
+    """Return the rule of a choice."""
+    return Rule(lambda value: value in names, f"one of {', '.join(names)}")
+
+
+def within(low: float, high: float) -> Rule:
+    """Return the rule of a number in [low, high]."""
+    return Rule(lambda value: low <= value <= high, f"from {low:g} to {high:g}")
+
+
+# infinity and NaN are of no use anywhere
+NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, "at least 0")
+POSITIVE = Rule(lambda value: 0 < value < math.inf, "above 0")
+MASK_RATIO = Rule(lambda ratio: 0 < ratio <= 0.95, "above 0 and at most 0.95")
+Amount = Annotated[float, NOT_NEGATIVE]
+Count = Annotated[int, Rule(lambda value: value >= 1, "at least 1")]
+Share = Annotated[float, within(0, 1)]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How a CT becomes the model's input."""
 
-    spacing_mm: float = 1.5
+    spacing_mm: Annotated[float, within(0.05, 20)] = 1.5
     """Isotropic voxel size of the model's grid."""
-    windows_hu: tuple[Window, ...] = (WIDE, SOFT_TISSUE)
+    windows_hu: Annotated[tuple[Window, ...], within(-32768, 32767)] = (WIDE, SOFT_TISSUE)
     """HU values mapped to 0 and 1, clipped beyond; one channel each. The HU of pictures are read from the first."""
 
     @property
@@ -46,21 +74,21 @@ class Preprocessing:
 class ModelConfig:
     """Shape of the network. Sizes are voxels (D, H, W)."""
 
-    superpatch_size: Triple = (128, 128, 128)
+    superpatch_size: Annotated[Triple, within(1, 4096)] = (128, 128, 128)
     patch_size: Triple = (8, 8, 8)
-    encoder_width: int = 192
-    encoder_depth: int = 6
-    head_width: int = 48
+    encoder_width: Annotated[int, within(6, 16384)] = 192
+    encoder_depth: Annotated[int, within(1, 1024)] = 6
+    head_width: Annotated[int, within(1, 1024)] = 48
     """Width of one attention head of encoder and decoder; with rotary positions a multiple of 6."""
-    positions: str = "rotary"
+    positions: Annotated[str, one_of("rotary", "sincos")] = "rotary"
     """rotary (in the attention, relative) or sincos (added to the tokens, fixed)."""
-    decoder: str = "cross"
+    decoder: Annotated[str, one_of("cross", "self")] = "cross"
     """cross (hidden tokens attend to encoded ones) or self (all tokens attend to all)."""
-    decoder_width: int = 96
-    decoder_depth: int = 3
+    decoder_width: Annotated[int, within(6, 16384)] = 96
+    decoder_depth: Annotated[int, within(1, 1024)] = 3
     block_mix: bool = True
     """The decoder reads a learned mix of the outputs of all encoder blocks; else that of the last one."""
-    completion_channels: tuple[int, ...] = (16, 32, 64)
+    completion_channels: Annotated[tuple[int, ...], within(1, 4096)] = (16, 32, 64)
     """Channels of the completion at half, quarter, ... resolution."""
 
 
@@ -68,9 +96,9 @@ class ModelConfig:
 class MaskTraining:
     """Which masks training draws; each batch has one strategy and one ratio, so its shapes are fixed."""
 
-    strategies: tuple[str, ...] = ("dual", "dual", "uniform", "group")
+    strategies: Annotated[tuple[str, ...], one_of(*STRATEGY_NAMES[:-1])] = ("dual", "dual", "uniform", "group")
     """Sampled uniformly; repeat a name to give it more weight."""
-    ratios: tuple[float, ...] = (0.65, 0.7, 0.75, 0.75, 0.8, 0.85)
+    ratios: Annotated[tuple[float, ...], MASK_RATIO] = (0.65, 0.7, 0.75, 0.75, 0.8, 0.85)
     """Mask ratios, sampled uniformly; split evenly between the plane and the axis step."""
 
 
@@ -78,74 +106,74 @@ class MaskTraining:
 class TrainConfig:
     """Optimisation, sampling and logging. Steps count optimiser updates."""
 
-    steps: int = 20000
-    batch_size: int = 16
+    steps: Count = 20000
+    batch_size: Count = 16
     """Crops of one update, over all ranks and passes."""
-    accumulation: int = 1
+    accumulation: Count = 1
     """Passes of each rank that share out an update where it does not fit at once; the result is the same."""
     crop_size: Triple = (64, 64, 64)
     """Voxels of a training crop, at most a superpatch."""
-    learning_rate: float = 8e-4
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 200
+    learning_rate: Amount = 8e-4
+    final_learning_rate: Amount = 1e-5
+    warmup_steps: Annotated[int, NOT_NEGATIVE] = 200
     """Steps over which the learning rate rises; it is constant after them."""
-    cooldown_share: float = 0.1
+    cooldown_share: Share = 0.1
     """Last share of the steps, in which it falls with 1 - sqrt (Haegele et al. 2024, arXiv 2405.18392); 0: none."""
     cooldown_crop_size: Triple = (128, 128, 128)
     """Crops of every second update of the cool-down, fewer by as much as they are larger."""
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.999
-    decoded_ratio: float = 0.5
+    weight_decay: Amount = 0.05
+    betas: Annotated[tuple[float, float], Rule(lambda beta: 0 <= beta < 1, "from 0 to below 1")] = (0.9, 0.95)
+    gradient_clip: Annotated[float, POSITIVE] = 1.0
+    ema_decay: Share = 0.999
+    decoded_ratio: Annotated[float, Rule(lambda ratio: 0 < ratio <= 1, "above 0 and at most 1")] = 0.5
     """Share of the hidden tokens that is decoded in a step."""
-    band_slope: float = 0.0
+    band_slope: Amount = 0.0
     """The error of each frequency of a patch is weighted by 1 + its square to half this power, 0: all alike."""
-    teacher_weight: float = 0.1
+    teacher_weight: Amount = 0.1
     """Weight of predicting what the averaged encoder, which sees everything, makes of the hidden tokens."""
-    teacher_crops: int = 4
+    teacher_crops: Count = 4
     """Crops of an update whose latents are predicted."""
     core: bool = True
     """Train encoder and decoder; false: completion and read-out alone, on those of a checkpoint."""
     completion: bool = True
     """Train the completion beside the network; it reads detached inputs."""
-    completion_crops: int = 4
+    completion_crops: Count = 4
     """Crops of an update that it is trained on."""
-    completion_gradient_weight: float = 0.1
+    completion_gradient_weight: Amount = 0.1
     """Weight of the squared error of steps between neighbouring voxels, next to that of the voxels."""
     readout: bool = True
     """Train the read-out of visible patches beside the network, on detached tokens."""
-    reader_learning_rate: float = 1e-3
+    reader_learning_rate: Amount = 1e-3
     """Learning rate of completion and read-out, on the same schedule."""
     flip: bool = True
     """Mirror left and right in half of the crops."""
-    scale_jitter: float = 0.1
+    scale_jitter: Share = 0.1
     """Largest relative change of contrast."""
-    shift_jitter_hu: float = 20.0
+    shift_jitter_hu: Amount = 20.0
     """Largest shift."""
-    noise_hu: float = 10.0
+    noise_hu: Amount = 10.0
     """Largest standard deviation of the noise added to the input; the target is clean."""
-    volume_weighting: float = 0.5
+    volume_weighting: Amount = 0.5
     """A volume is drawn with its voxel count to this power: 0 all alike, 1 by size."""
-    min_foreground: float = 0.2
+    min_foreground: Share = 0.2
     """Least share of a crop's voxels above -500 HU; poorer crops are drawn again."""
-    precision: str = "auto"
+    precision: Annotated[str, one_of("auto", "fp32", "bf16")] = "auto"
     """auto (bf16 where a short calibration finds it faster, else fp32), fp32 or bf16."""
     compile: bool = False
     """torch.compile the blocks of the network."""
-    device_volumes: float = 0.25
+    device_volumes: Share = 0.25
     """Largest share of a card's free memory that the volumes may take; larger sets are read from disk."""
-    loader_threads: int = 4
+    loader_threads: Count = 4
     """Threads that read crops where the volumes do not lie on the device."""
-    validation_share: float = 0.1
+    validation_share: Share = 0.1
     """Share of the patients held out, where the cache names no validation split."""
-    validate_every: int = 1000
-    validation_superpatches: int = 16
+    validate_every: Count = 1000
+    validation_superpatches: Count = 16
     """Superpatches of the validation set, spread over its volumes, measured with masks on."""
-    preview_at: int = 50
+    preview_at: Annotated[int, NOT_NEGATIVE] = 50
     """Step of the first preview picture; later ones come with each validation."""
-    checkpoint_every: int = 500
-    log_every: int = 20
+    checkpoint_every: Count = 500
+    log_every: Count = 20
     seed: int = 0
 
     @property
@@ -181,68 +209,6 @@ FREE_KEYS = {
 ``accumulation`` and the number of ranks divide an update; its samples are the same."""
 SCHEDULE = {("train", "steps"), ("train", "cooldown_share")}
 """What a branch that cools down changes."""
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "tiny": {
-        "model": {
-            "superpatch_size": (64, 64, 64),
-            "encoder_width": 96,
-            "encoder_depth": 3,
-            "decoder_width": 48,
-            "decoder_depth": 1,
-            "completion_channels": (8, 16),
-        },
-        "train": {
-            "steps": 200,
-            "batch_size": 4,
-            "warmup_steps": 20,
-            "cooldown_crop_size": (64, 64, 64),
-            "validate_every": 100,
-        },
-    },
-    "small": {},
-    # the shape of Primus-B
-    "base": {
-        "model": {
-            "encoder_width": 792,
-            "encoder_depth": 12,
-            "head_width": 66,
-            "decoder_width": 264,
-            "decoder_depth": 3,
-            "completion_channels": (32, 64),
-        },
-    },
-    # what the paper states: superpatch, patch, convolutional tokens with a positional encoding, dual mask, ViT encoder
-    # on visible tokens, decoder with mask tokens
-    "paper": {
-        # guess: the paper names no window
-        "preprocessing": {"windows_hu": (WIDE,)},
-        "model": {
-            # guess: widths, depths and heads, near those of its sister paper (arXiv 2604.01612)
-            "encoder_width": 768,
-            "encoder_depth": 6,
-            "head_width": 128,
-            "decoder_width": 384,
-            "decoder_depth": 3,
-            # guess: "a positional encoding", without more
-            "positions": "sincos",
-            # guess: as in the first MAE
-            "decoder": "self",
-            "block_mix": False,
-        },
-        # guess: the ratios
-        "mask": {"strategies": ("dual",), "ratios": (0.75,)},
-        "train": {
-            # guess: plain masked training on whole superpatches
-            "batch_size": 2,
-            "crop_size": (128, 128, 128),
-            "decoded_ratio": 1.0,
-            "teacher_weight": 0.0,
-            "completion": False,
-            "noise_hu": 0.0,
-        },
-    },
-}
 
 
 def load(path: Path | str | None, preset_name: str | None = None, overrides: dict[str, Any] | None = None) -> Config:
@@ -280,7 +246,8 @@ def from_dict(values: dict[str, Any], where: str = "the configuration") -> Confi
     name = values.get("preset", "small")
     if name not in PRESETS:
         raise InputError(f"unknown preset '{name}' in {where}", f"choose one of {', '.join(PRESETS)}")
-    config = _build(Config, merged(PRESETS[name], {**values, "preset": name}), where, "")
+    preset = tomllib.loads(resource_path(f"Presets/{name}.toml").read_text(encoding="utf-8"))
+    config: Config = _build(Config, merged(preset, {**values, "preset": name}), where, "")
     check(config, where)
     return config
 
@@ -311,86 +278,52 @@ def check(config: Config, where: str = "the configuration") -> None:
     check_model(config.model, where)
     check_preprocessing(config.preprocessing, where)
     model, mask, train = config.model, config.mask, config.train
+    _check_rules(mask, "mask", where)
+    _check_rules(train, "train", where)
     check_sizes(train.crop_size, model.patch_size)
     check_sizes(train.cooldown_crop_size, model.patch_size)
-    counts = ["steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "log_every"]
-    counts += ["validation_superpatches", "loader_threads", "completion_crops", "teacher_crops"]
-    shares = ["decoded_ratio", "validation_share", "min_foreground", "ema_decay", "scale_jitter", "device_volumes"]
-    shares += ["cooldown_share"]
-    amounts = ["learning_rate", "final_learning_rate", "reader_learning_rate", "weight_decay", "noise_hu"]
-    amounts += ["shift_jitter_hu", "volume_weighting", "preview_at", "warmup_steps"]
-    amounts += ["teacher_weight", "completion_gradient_weight", "band_slope"]
+    _refuse(where, not mask.strategies or not mask.ratios, "mask.strategies and mask.ratios need an entry")
     _refuse(
         where,
-        (train.precision not in PRECISIONS, f"train.precision must be one of {', '.join(PRECISIONS)}"),
-        *((getattr(train, name) < 1, f"train.{name} must be at least 1") for name in counts),
-        *((not 0 <= getattr(train, name) <= 1, f"train.{name} must be from 0 to 1") for name in shares),
-        *((not 0 <= getattr(train, name) < math.inf, f"train.{name} must be at least 0") for name in amounts),
-        (train.decoded_ratio == 0, "train.decoded_ratio must be above 0"),
-        (
-            not (train.core or train.completion or train.readout),
-            "one of train.core, train.completion and train.readout must be true",
-        ),
-        (not train.gradient_clip > 0, "train.gradient_clip must be above 0"),
-        (any(not 0 <= beta < 1 for beta in train.betas), "train.betas must be from 0 to below 1"),
-        (not mask.strategies or not mask.ratios, "mask.strategies and mask.ratios need an entry"),
-        (any(not 0 < r <= 0.95 for r in mask.ratios), "mask.ratios must be above 0 and at most 0.95"),
-        (
-            any(s not in STRATEGY_NAMES[:-1] for s in mask.strategies),
-            f"mask.strategies must be of {', '.join(STRATEGY_NAMES[:-1])}, got {', '.join(mask.strategies)}",
-        ),
+        not (train.core or train.completion or train.readout),
+        "one of train.core, train.completion and train.readout must be true",
     )
     crops = (train.crop_size, train.cooldown_crop_size) if train.cooldown_from < train.steps else (train.crop_size,)
+    for crop in crops:
+        _refuse(
+            where,
+            any(c > s for c, s in zip(crop, model.superpatch_size, strict=True)),
+            f"a training crop {crop} exceeds model.superpatch_size {model.superpatch_size}",
+        )
     _refuse(
         where,
-        *(
-            (
-                any(c > s for c, s in zip(crop, model.superpatch_size, strict=True)),
-                f"a training crop {crop} exceeds model.superpatch_size {model.superpatch_size}",
-            )
-            for crop in crops
-        ),
-        (
-            train.batch_size * math.prod(train.crop_size) % math.prod(crops[-1]) != 0,
-            f"train.batch_size {train.batch_size} crops of {train.crop_size} are no whole number of crops of "
-            f"train.cooldown_crop_size {train.cooldown_crop_size}",
-        ),
+        train.batch_size * math.prod(train.crop_size) % math.prod(crops[-1]) != 0,
+        f"train.batch_size {train.batch_size} crops of {train.crop_size} are no whole number of crops of "
+        f"train.cooldown_crop_size {train.cooldown_crop_size}",
     )
 
 
 def check_model(model: ModelConfig, where: str) -> None:
     """Raise InputError for a network that cannot be built."""
+    _check_rules(model, "model", where)
     check_sizes(model.superpatch_size, model.patch_size)
+    _refuse(where, not model.completion_channels, "model.completion_channels needs an entry")
     # the completion halves a patch once for each of its channels
     halving = 2 ** len(model.completion_channels)
-    depths, widths = ("encoder_depth", "decoder_depth", "head_width"), ("encoder_width", "decoder_width")
     _refuse(
         where,
-        *((not 1 <= getattr(model, name) <= 1024, f"model.{name} must be from 1 to 1024") for name in depths),
-        *((not 6 <= getattr(model, name) <= 16384, f"model.{name} must be from 6 to 16384") for name in widths),
-        (model.positions not in POSITIONS, f"model.positions must be one of {', '.join(POSITIONS)}"),
-        (model.decoder not in DECODERS, f"model.decoder must be one of {', '.join(DECODERS)}"),
-        (
-            not model.completion_channels or any(not 1 <= c <= 4096 for c in model.completion_channels),
-            "model.completion_channels must be from 1 to 4096",
-        ),
-        (
-            any(p % halving for p in model.patch_size),
-            f"model.patch_size {model.patch_size} is not a multiple of {halving}, as model.completion_channels needs",
-        ),
-        (max(model.superpatch_size) > 4096, "model.superpatch_size must be at most 4096"),
-        (
-            model.positions == "rotary" and model.head_width % 6 != 0,
-            "model.head_width must be a multiple of 6 for rotary positions",
-        ),
+        any(p % halving for p in model.patch_size),
+        f"model.patch_size {model.patch_size} is not a multiple of {halving}, as model.completion_channels needs",
     )
     _refuse(
         where,
-        *(
-            (getattr(model, n) % model.head_width != 0, f"model.{n} is not a multiple of model.head_width")
-            for n in widths
-        ),
+        model.positions == "rotary" and model.head_width % 6 != 0,
+        "model.head_width must be a multiple of 6 for rotary positions",
     )
+    for name in ("encoder_width", "decoder_width"):
+        _refuse(
+            where, getattr(model, name) % model.head_width != 0, f"model.{name} is not a multiple of model.head_width"
+        )
 
 
 def check_sizes(superpatch_size: Triple, patch_size: Triple) -> None:
@@ -406,25 +339,30 @@ def check_sizes(superpatch_size: Triple, patch_size: Triple) -> None:
 def check_preprocessing(preprocessing: Preprocessing, where: str) -> None:
     """Raise InputError for a grid or a window that no CT has."""
     windows = preprocessing.windows_hu
+    _refuse(where, not 1 <= len(windows) <= 16, "preprocessing.windows_hu needs 1 to 16 windows")
+    _check_rules(preprocessing, "preprocessing", where)
+    _refuse(where, any(low >= high for low, high in windows), "preprocessing.windows_hu must rise")
     _refuse(
         where,
-        (not 0.05 <= preprocessing.spacing_mm <= 20, "preprocessing.spacing_mm must be from 0.05 to 20"),
-        (not 1 <= len(windows) <= 16, "preprocessing.windows_hu needs 1 to 16 windows"),
-        (
-            any(not -32768 <= low < high <= 32767 for low, high in windows),
-            "preprocessing.windows_hu must rise, within the range of 16-bit numbers",
-        ),
-        (
-            any(low < windows[0][0] or high > windows[0][1] for low, high in windows),
-            "preprocessing.windows_hu: the first window must contain the others",
-        ),
+        any(low < windows[0][0] or high > windows[0][1] for low, high in windows),
+        "preprocessing.windows_hu: the first window must contain the others",
     )
 
 
-def _refuse(where: str, *problems: tuple[bool, str]) -> None:
-    for is_wrong, message in problems:
-        if is_wrong:
-            raise InputError(f"{message} ({where})", "change the value")
+def _check_rules(section: Any, name: str, where: str) -> None:
+    for key, hint in typing.get_type_hints(type(section), include_extras=True).items():
+        for rule in getattr(hint, "__metadata__", ()):
+            for value in _flat(getattr(section, key)):
+                _refuse(where, not rule.holds(value), f"{name}.{key} must be {rule.text}, got {value!r}")
+
+
+def _flat(value: Any) -> list[Any]:
+    return [one for part in value for one in _flat(part)] if isinstance(value, tuple) else [value]
+
+
+def _refuse(where: str, is_wrong: bool, message: str) -> None:
+    if is_wrong:
+        raise InputError(f"{message} ({where})", "change the value")
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
