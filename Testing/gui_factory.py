@@ -31,12 +31,12 @@ def panel(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     slicer.app.temporaryPath = str(temporary)
     host.add_module_path(REPOSITORY / "MAESIL")
     host.load_module("MAESIL")
-    widget = host.open_module("MAESIL")
+    widget = host.open_module("MAESIL").panel
     widget.temporary = temporary
     # asking torch for its devices takes two seconds; tests that need them ask again
     widget.system.stop()
     yield widget
-    widget.stopJobs()
+    widget.stop_jobs()
     slicer.app.temporaryPath = was
 
 

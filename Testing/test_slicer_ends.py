@@ -263,7 +263,7 @@ host = boot(settings_dir=Path({folder!r}))
 host.install_python_slicer({launchers!r})
 host.add_module_path({module!r})
 host.load_module("MAESIL")
-panel = host.open_module("MAESIL")
+panel = host.open_module("MAESIL").panel
 import slicer
 slicer.app.temporaryPath = {temporary!r}
 from gui_factory import ct_node

@@ -21,7 +21,7 @@ host.add_module_path({module!r})
 before = set(sys.modules)
 host.load_module("MAESIL")
 after_import = set(sys.modules) - before
-panel = host.open_module("MAESIL")
+panel = host.open_module("MAESIL").panel
 import numpy as np, slicer
 rng = np.random.default_rng(0)
 node = slicer.util.addVolumeFromArray((rng.random((40, 40, 40)) * 1200 - 1000).astype(np.int16))
@@ -31,7 +31,7 @@ heavy = {{"torch", "safetensors", "matplotlib", "skimage", "monai"}}
 print("imported", sorted(heavy & set(sys.modules)))
 print("at import", sorted(name for name in after_import if name.startswith("MAESILLib.")))
 print("errors", host.errors)
-panel.stopJobs()
+panel.stop_jobs()
 """
 
 

@@ -277,7 +277,7 @@ class TestEnds:
         panel.ui.trainButton.click()
         host.process_events(until=lambda: steps_done(panel) >= 5, timeout=120)
         pid = panel.train.task.job.worker_pid
-        panel.cleanup()
+        panel.close()
         wait_until_gone(pid, 5)
         assert (run / "state.pt").is_file()
         assert (run / "model.safetensors").is_file()

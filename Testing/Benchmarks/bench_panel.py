@@ -37,7 +37,7 @@ def main() -> None:
         opened = timed(lambda: host.open_module("MAESIL"))
         import slicer
 
-        panel = slicer.util.getModuleWidget("MAESIL")
+        panel = slicer.util.getModuleWidget("MAESIL").panel
         host.process_events(until=lambda: panel.system.job is None, timeout=60)
         print(f"module imported in {imported:.3f} s, panel built in {opened:.2f} s")
         print("click to nine filled views, s; beside: the worker alone; longest gaps of the event loop, ms")
@@ -47,7 +47,7 @@ def main() -> None:
         for path in arguments.volumes:
             panel.parameters.inputVolume = slicer.util.loadVolume(str(path))
             measure(host, panel)
-        panel.stopJobs()
+        panel.stop_jobs()
     sys.stdout.flush()
     os._exit(0)
 

@@ -1,0 +1,169 @@
+"""The panel as a whole: its sections, the scene's parameters, and what happens to the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.util import VTKObservationMixin
+
+from MAESILWidgets import layout, running
+from MAESILWidgets.advanced_panel import AdvancedPanel
+from MAESILWidgets.input_panel import InputPanel
+from MAESILWidgets.reconstruct_panel import ReconstructPanel
+from MAESILWidgets.result_panel import ResultPanel
+from MAESILWidgets.system import System
+from MAESILWidgets.train_panel import TrainPanel
+
+ICONS = {
+    "applyButton": "Run",
+    "cancelButton": "Stop",
+    "trainButton": "Run",
+    "resumeTrainButton": "Run",
+    "stopTrainButton": "Stop",
+    "layoutButton": "Layout3x3",
+    "layoutBackButton": "LayoutBack",
+    "outlinesCheckBox": "Outlines",
+}
+
+
+class ModulePanel(VTKObservationMixin):
+    """Puts the sections together.
+
+    Args:
+        widget: what MAESIL.ui describes.
+        logic: gives the parameter node and loads the sample.
+        resource: path of a file in Resources.
+        is_open: the module is the one that the user sees.
+    """
+
+    def __init__(self, widget: Any, logic: Any, resource: Callable[[str], str], is_open: bool) -> None:
+        VTKObservationMixin.__init__(self)
+        self.logic, self.is_open = logic, is_open
+        self.ui = slicer.util.childWidgetVariables(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        layout.register()
+        self.parameters: Any = None
+        self._gui_tag: Any = None
+        self.views = layout.Views()
+        self.system = System(self.update)
+        self.advanced = AdvancedPanel(self.ui, self.system, lambda: running.last_arguments)
+        self.input = InputPanel(self.ui, self.update, logic.loadSample, self.views.is_shown)
+        self.results = ResultPanel(self.ui, self.views)
+        self.reconstruct = ReconstructPanel(
+            self.ui, self.input, self.system, running.start_reconstruction, self.advanced.log, self.show_result
+        )
+        self.train = TrainPanel(
+            self.ui, self.system, self.views, running.start_training, self.advanced.log, self.input.add_checkpoint
+        )
+        for name, icon in ICONS.items():
+            getattr(self.ui, name).setIcon(qt.QIcon(resource(f"Icons/{icon}.png")))
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self._scene_closes)
+        self.addObserver(scene, scene.EndCloseEvent, self._scene_closed)
+        self.addObserver(scene, scene.EndImportEvent, self._scene_imported)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._node_removed)
+        slicer.app.connect("aboutToQuit()", self.stop_jobs)
+        self.take_parameters()
+        self.system.refresh()
+        if self.system.missing():
+            self.ui.advancedSection.collapsed = False
+
+    def close(self) -> None:
+        """Stop everything: the module is reloaded, or Slicer closes."""
+        self.stop_jobs()
+        slicer.app.disconnect("aboutToQuit()", self.stop_jobs)
+        self.results.stop()
+        self._set_parameters(None)
+        self.removeObservers()
+
+    def enter(self) -> None:
+        """The module is opened."""
+        self.is_open = True
+        self.take_parameters()
+        self.input.list_checkpoints()
+        self.train.look_at_folders()
+        self.results.watch_clicks()
+        self.update()
+
+    def exit(self) -> None:
+        """Another module is opened; jobs keep running."""
+        self.is_open = False
+
+    def stop_jobs(self) -> None:
+        """End every background process."""
+        for one in (self.reconstruct, self.train, self.system):
+            one.stop()
+
+    def take_parameters(self) -> None:
+        """Take the scene's parameters, made with the first volume as input where there are none."""
+        if self.parameters is None:
+            self._set_parameters(self.logic.getParameterNode())
+        if not self.parameters.inputVolume:
+            first = first_volume()
+            if first is not None:
+                self.parameters.inputVolume = first
+
+    def update(self, caller: Any = None, event: Any = None) -> None:
+        """Bring every section up to date."""
+        if self.parameters is None:
+            return
+        for section in (self.input, self.reconstruct, self.train, self.advanced):
+            section.update()
+
+    def show_result(self, node: Any) -> None:
+        """Choose a new result; show it unless the user is at work in another module."""
+        self.results.open(node, self.is_open)
+
+    def _set_parameters(self, parameters: Any) -> None:
+        """Connect the sections to a parameter node, or to none."""
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._gui_tag)
+            self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self.update)
+        self.parameters = parameters
+        if parameters is not None:
+            # connectGui() does the same, but returns no tag up to Slicer 5.8, so nothing could be disconnected again
+            widgets = vars(self.ui).values()
+            bound = {widget.property("SlicerParameterName"): widget for widget in widgets}
+            self._gui_tag = parameters.connectParametersToGui({name: w for name, w in bound.items() if name})
+            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
+        for section in (self.input, self.reconstruct, self.results, self.train):
+            section.set_parameters(parameters)
+        self.advanced.update()
+
+    def _scene_closes(self, caller: Any, event: Any) -> None:
+        self.results.stop()
+        self._set_parameters(None)
+
+    def _scene_closed(self, caller: Any, event: Any) -> None:
+        if self.is_open:
+            self.take_parameters()
+
+    def _scene_imported(self, caller: Any, event: Any) -> None:
+        """Take a loaded scene's parameters, results and views."""
+        if self.parameters is not None and self.parameters.parameterNode.GetScene() is None:
+            self._set_parameters(None)
+        self.take_parameters()
+        self.results.restore()
+        self.update()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
+    def _node_removed(self, caller: Any, event: Any, node: Any) -> None:
+        """Notice that a result may have lost a part."""
+        if self.parameters is None or slicer.mrmlScene.IsClosing() or node is None:
+            return
+        if node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLTextNode"):
+            self.results.update()
+            self.update()
+
+
+def first_volume() -> Any:
+    """Return the first scalar volume of the scene that is not a result of ours, or None."""
+    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+        is_ours = node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview")
+        if not is_ours and not node.IsA("vtkMRMLLabelMapVolumeNode") and not node.GetHideFromEditors():
+            return node
+    return None
