@@ -65,6 +65,8 @@ def tiny_config(**train: object) -> Config:
                 "crop_size": (32, 32, 32),
                 "cooldown_crop_size": (32, 32, 32),
                 "batch_size": 2,
+                "teacher_crops": 4,
+                "completion_crops": 4,
                 "warmup_steps": 2,
                 "precision": "fp32",
                 "validate_every": 4,
