@@ -24,7 +24,6 @@ from MAESILLib.stopping import StopRequest
 COMMANDS = {
     "demo": "reconstruct the sample CT with the embedded checkpoint",
     "reconstruct": "hide part of a CT and reconstruct it",
-    "datasets": "describe public CT data sets, and list the cases in a folder of one",
     "prepare": "check CTs and store them for training",
     "pretrain": "train a model on prepared CTs",
     "evaluate": "measure checkpoints on prepared CTs",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,31 +33,28 @@ def totalsegmentator(root: Path, real: bool = False) -> Path:
         for organ in ("liver", "aorta"):
             label(root / f"s{number:04d}" / "segmentations" / f"{organ}.nii.gz")
     touch(root / "s0001" / "._ct.nii.gz", root / "s0001" / "segmentations" / "._liver.nii.gz", root / ".DS_Store")
-    touch(
-        root / "s0003" / "segmentations" / "liver.nii.gz", root / "s0004" / "mri.nii.gz", root / "s0005" / "ct.nii.gz"
-    )
-    rows = ["image_id;age;split", "s0000;60;train", "s0001;50;val", "s0002;40;test", "s0003;1;train", "s0004;1;train"]
+    touch(root / "s0004" / "mri.nii.gz", root / "s0005" / "ct.nii.gz")
+    rows = ["image_id;age;split", "s0000;60;train", "s0001;50;val", "s0002;40;test", "s0004;1;train"]
     (root / "meta.csv").write_text("\n".join([*rows, "s0010;33;train", "s0011;1;train"]), encoding="utf-8")
     return root
 
 
-def msd_task(root: Path, name: str, stem: str, modality: str, real: bool = False) -> Path:
+def msd_task(root: Path, name: str, stem: str, real: bool = False) -> Path:
     task = root / name
+    image: Callable[[Path], object] = (lambda p: write_ct(p, SMALL, 20 + int(p.name[-8]))) if real else touch
+    label = write_labels if real else touch
     for number in (0, 1):
-        if real:
-            write_ct(task / "imagesTr" / f"{stem}_{number}.nii.gz", SMALL, 20 + number)
-            write_labels(task / "labelsTr" / f"{stem}_{number}.nii.gz")
-        else:
-            touch(task / "imagesTr" / f"{stem}_{number}.nii.gz", task / "labelsTr" / f"{stem}_{number}.nii.gz")
+        image(task / "imagesTr" / f"{stem}_{number}.nii.gz")
+        label(task / "labelsTr" / f"{stem}_{number}.nii.gz")
         touch(task / "imagesTr" / f"._{stem}_{number}.nii.gz")
-    if real:
-        write_ct(task / "imagesTs" / f"{stem}_2.nii.gz", SMALL, 22)
-    else:
-        touch(task / "imagesTs" / f"{stem}_2.nii.gz")
-    touch(task / "labelsTr" / f"{stem}_9.nii.gz")
-    labels = {"0": "background", "1": stem, "2": "cancer"}
-    (task / "dataset.json").write_text(json.dumps({"modality": {"0": modality}, "labels": labels}), encoding="utf-8")
+    image(task / "imagesTs" / f"{stem}_2.nii.gz")
     return task
+
+
+def msd(root: Path) -> Path:
+    msd_task(root, "Task03_Liver", "liver")
+    msd_task(root, "Task02_Heart", "la")
+    return root
 
 
 def amos(root: Path) -> Path:
@@ -68,12 +64,11 @@ def amos(root: Path) -> Path:
             if folder != "Ts":
                 touch(root / f"labels{folder}" / f"amos_{number:04d}.nii.gz")
     touch(root / "imagesTr" / "notes.txt")
-    (root / "dataset.json").write_text('{"modality": {"0": "CT"}}', encoding="utf-8")
     return root
 
 
 def flare(root: Path) -> Path:
-    for number in (1, 2, 3):
+    for number in (1, 2):
         touch(root / "imagesTr" / f"FLARE22_Tr_{number:04d}_0000.nii.gz")
     touch(root / "labelsTr" / "FLARE22_Tr_0001.nii.gz", root / "labelsTr" / "FLARE22_Tr_0009.nii.gz")
     touch(root / "imagesTr" / "FLARE22_Tr_0001_0001.nii.gz", root / "imagesTs" / "FLARETs_0001_0000.nii.gz")
@@ -92,11 +87,8 @@ def btcv(root: Path) -> Path:
 
 
 def luna16(root: Path) -> Path:
-    for number, subset in ((1, 0), (2, 0), (3, 9)):
+    for number, subset in ((1, 0), (2, 9)):
         write_ct(root / f"subset{subset}" / f"{UID}.{number}.mhd", SMALL, 30 + number)
-    (voxels,) = (root / "subset9").glob("*raw")
-    voxels.unlink()
-    touch(root / "subset0" / f"{UID}.7.raw")
     write_labels(root / "seg-lungs-LUNA16" / f"{UID}.1.mhd")
     touch(root / "annotations.csv", root / "candidates_V2.csv")
     return root
@@ -112,34 +104,22 @@ def series(folder: Path, uid: str, count: int = 8, modality: str = "CT", patient
 
 def lidc(root: Path) -> Path:
     one, two = root / "LIDC-IDRI" / "LIDC-IDRI-0001", root / "LIDC-IDRI" / "LIDC-IDRI-0002"
-    series(one / "01-01-2000-NA-30178" / "3000566.000000-NA-03192", f"{UID}.11", seed=1)
+    touch(series(one / "01-01-2000-NA-30178" / "3000566.000000-NA-03192", f"{UID}.11", seed=1) / "069.xml")
     series(one / "01-01-2000-NA-35511" / "3000923.000000-NA-62357", f"{UID}.12", count=2, modality="DX")
     series(two / "01-01-2000-NA-98329" / "3000522.000000-NA-04919", f"{UID}.21", seed=2)
     series(two / "01-01-2000-NA-98329" / "1.000000-NA-1", f"{UID}.22", count=2)
-    within = one / "01-01-2000-NA-30178" / "3000566.000000-NA-03192" / "069.xml"
-    within.write_text(f"<ResponseHeader><SeriesInstanceUid>{UID}.11</SeriesInstanceUid>", encoding="utf-8")
-    beside = root / "tcia-lidc-xml" / "157" / "158.xml"
-    beside.parent.mkdir(parents=True)
-    beside.write_text(f"<ResponseHeader><SeriesInstanceUid>{UID}.21</SeriesInstanceUid>", encoding="utf-8")
     return root
 
 
 def idc(root: Path) -> Path:
-    for patient, study, name, count in (
-        ("P-1", "1.2.1", "CT_1.2.1.1", 8),
-        ("P-1", "1.2.1", "SEG_1.2.1.2", 1),
-        ("P-1", "1.2.2", "CT_1.2.2.1", 9),
-        ("P-2", "1.2.3", "CT_1.2.3.1", 2),
-        ("P-2", "1.2.3", "MR_1.2.3.2", 8),
-        ("P-2", "1.2.3", "CT_1.2.3.3", 8),
+    for patient, study, name in (
+        ("P-1", "1.2.1", "CT_1.2.1.1"),
+        ("P-1", "1.2.1", "SEG_1.2.1.2"),
+        ("P-1", "1.2.2", "CT_1.2.2.1"),
+        ("P-2", "1.2.3", "MR_1.2.3.2"),
+        ("P-2", "1.2.3", "CT_1.2.3.3"),
     ):
-        touch(*(root / "rider_pilot" / patient / study / name / f"{n}.dcm" for n in range(count)))
-    return root
-
-
-def make_msd(root: Path) -> Path:
-    msd_task(root, "Task03_Liver", "liver", "CT")
-    msd_task(root, "Task02_Heart", "la", "MRI")
+        touch(root / "rider_pilot" / patient / study / name / "1.dcm")
     return root
 
 
@@ -149,7 +129,7 @@ MAKERS = {
     "luna16": luna16,
     "flare": flare,
     "amos": amos,
-    "msd": make_msd,
+    "msd": msd,
     "btcv": btcv,
     "idc": idc,
 }

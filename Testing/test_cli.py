@@ -33,7 +33,7 @@ from MAESILLib import __version__, cli
 from MAESILLib.checkpoint import CheckpointInfo
 
 COMMANDS = (
-    *("demo", "reconstruct", "datasets", "prepare", "pretrain"),
+    *("demo", "reconstruct", "prepare", "pretrain"),
     *("evaluate", "compare", "probe", "export", "info"),
 )
 

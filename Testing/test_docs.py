@@ -17,7 +17,7 @@ from MAESILLib.config import load
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-COMMANDS = "prepare|pretrain|reconstruct|evaluate|compare|probe|export|info|datasets"
+COMMANDS = "prepare|pretrain|reconstruct|evaluate|compare|probe|export|info"
 SCRIPTS = sorted(DOCS.glob("*.slurm"))
 
 

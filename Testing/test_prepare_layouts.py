@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from dataset_factory import MAKERS, SMALL, lidc, luna16, msd_task, totalsegmenta
 from volume_factory import trunk
 
 from MAESILLib.data.cache import read_cache
-from MAESILLib.data.datasets.layouts import list_cases
+from MAESILLib.data.layouts import find_cases
 from MAESILLib.data.records import hash_of_patient
 from MAESILLib.data.sources import find_sources
 
@@ -23,12 +22,12 @@ class TestPrepare:
         cache = tmp_path / "cache"
         for key, folder in (
             ("totalsegmentator", totalsegmentator(tmp_path / "total", real=True)),
-            ("msd", msd_task(tmp_path, "Task03_Liver", "liver", "CT", real=True)),
+            ("msd", msd_task(tmp_path, "Task03_Liver", "liver", real=True)),
         ):
             result = maesil("prepare", "--layout", key, folder, "--output", cache, "--workers", 1, "--progress", "json")
             assert result.status == 0, result
             (info,) = [event for event in result.named("info") if event["what"] == "listing"]
-            assert any("test case" in one["reason"] for one in info["left_out"])
+            assert info["found"]["test"] == 1
         entries = {entry.name: entry for entry in read_cache(cache).entries}
         assert {name: (e.patient, e.split, e.dataset, e.licence) for name, e in entries.items()} == {
             "s0000_ct": (hash_of_patient("totalsegmentator_s0000"), "train", "totalsegmentator", "CC BY 4.0"),
@@ -43,52 +42,48 @@ class TestPrepare:
 
         held_out = tmp_path / "test"
         arguments = ("prepare", "--layout", "totalsegmentator", tmp_path / "total", "--split", "test")
-        assert maesil(*arguments, "--output", held_out, "--workers", 1, *QUIET).status == 0
+        result = maesil(*arguments, "--output", held_out, "--workers", 1)
+        assert "1 CT of totalsegmentator to prepare; found 2 train, 1 val, 1 test, 1 not of this layout, " in result.err
         assert [(e.name, e.split) for e in read_cache(held_out).entries] == [("ct", "val")]
 
     def test_dicom(self, tmp_path: Path) -> None:
-        folder, cache = lidc(tmp_path / "in"), ("--output", tmp_path / "cache", "--workers", 1)
-        result = maesil("prepare", "--layout", "lidc-idri", folder, *cache, *QUIET)
+        folder, cache = lidc(tmp_path / "in"), tmp_path / "cache"
+        result = maesil("prepare", "--layout", "lidc-idri", folder, "--output", cache, "--workers", 1, *QUIET)
         assert result.status == 0, result
-        entries = read_cache(tmp_path / "cache").entries
         # not the PatientID of the file, which is P
-        assert sorted((Path(e.labels).name, e.patient) for e in entries) == [
-            ("069.xml", hash_of_patient("LIDC-IDRI-0001")),
-            ("158.xml", hash_of_patient("LIDC-IDRI-0002")),
-        ]
+        assert sorted(entry.patient for entry in read_cache(cache).entries) == sorted(
+            hash_of_patient(name) for name in ("LIDC-IDRI-0001", "LIDC-IDRI-0002")
+        )
+        reasons = sorted(one.reason for one in read_cache(cache).refused)
+        assert len(reasons) == 2
+        assert any("DX" in reason for reason in reasons)
 
     def test_a_manifest_gives_the_same(self, tmp_path: Path) -> None:
-        folder = msd_task(tmp_path / "in", "Task03_Liver", "liver", "CT", real=True)
-        manifest = tmp_path / "lists" / "liver.csv"
-        result = maesil("datasets", folder, "--layout", "msd", "--manifest", manifest, *QUIET)
-        assert result.status == 0, result
-        assert "msd, 2 CT of 2 patients (2 undecided), 2 with labels" in result.out
-        with open(manifest, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        assert rows[0] == {
-            "file": "../in/Task03_Liver/imagesTr/liver_0.nii.gz",
-            "case": "liver_0",
-            "patient": "msd_liver_0",
-            "split": "",
-            "dataset": "msd",
-            "licence": "CC BY-SA 4.0",
-            "labels": "../in/Task03_Liver/labelsTr/liver_0.nii.gz",
-            "label_names": "1 liver; 2 cancer",
-        }
+        folder = msd_task(tmp_path / "in", "Task03_Liver", "liver", real=True)
+        manifest = tmp_path / "liver.csv"
+        rows = [
+            f"in/Task03_Liver/imagesTr/liver_{n}.nii.gz,msd_liver_{n},,msd,CC BY-SA 4.0,"
+            f"in/Task03_Liver/labelsTr/liver_{n}.nii.gz"
+            for n in (0, 1)
+        ]
+        manifest.write_text("\n".join(["file,patient,split,dataset,licence,labels", *rows]), encoding="utf-8")
         maesil("prepare", manifest, "--output", tmp_path / "a", "--workers", 1, *QUIET)
         maesil("prepare", "--layout", "msd", folder, "--output", tmp_path / "b", "--workers", 1, *QUIET)
         assert read_cache(tmp_path / "a").entries == read_cache(tmp_path / "b").entries
         # edited, and prepared again: what the manifest says of a volume holds
         manifest.write_text(manifest.read_text().replace("msd_liver_0,,", "msd_liver_0,val,"), encoding="utf-8")
-        maesil("prepare", manifest, "--output", tmp_path / "a", "--workers", 1, *QUIET)
+        result = maesil("prepare", manifest, "--output", tmp_path / "a", "--workers", 1, "--progress", "json")
         assert [entry.split for entry in read_cache(tmp_path / "a").entries] == ["val", ""]
+        assert result.named("warning") == [], "a manifest needs no layout"
 
     def test_without_a_layout_a_note_says_what_it_looks_like(self, tmp_path: Path) -> None:
-        folder = msd_task(tmp_path, "Task03_Liver", "liver", "CT", real=True)
+        folder = msd_task(tmp_path, "Task03_Liver", "liver", real=True)
         arguments = ("prepare", folder, "--output", tmp_path / "cache", "--workers", 1)
         result = maesil(*arguments, "--progress", "json")
         assert result.status == 0
-        assert any("looks like msd" in e["message"] and "--layout msd" in e["message"] for e in result.named("warning"))
+        assert any(
+            "laid out like msd" in e["message"] and "--layout msd" in e["message"] for e in result.named("warning")
+        )
         assert {e.name for e in read_cache(tmp_path / "cache").entries} == {"liver_0", "liver_1", "liver_2"}
         assert read_cache(tmp_path / "cache").refused == ()
         # told of it later, the cache takes over what the layout says of the volumes that it has
@@ -112,10 +107,9 @@ class TestPrepare:
     @pytest.mark.parametrize("key", ["totalsegmentator", "msd", "amos", "flare", "btcv", "luna16"])
     def test_label_maps_are_no_sources_without_a_layout_either(self, tmp_path: Path, key: str) -> None:
         folder = MAKERS[key](tmp_path)
-        labels = {path for case in list_cases(key, folder).cases for path in case.labels}
+        labels = {Path(case.labels) for case in find_cases(key, folder)[0] if case.labels}
         assert labels
-        found = {source.path for source in find_sources([folder])}
-        assert found
+        found = {path for source in find_sources([folder]) for path in (source.path, *source.path.parents)}
         assert not labels & found
 
     def test_folders_that_are_only_called_so_are_looked_into(self, tmp_path: Path) -> None:

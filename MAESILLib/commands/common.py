@@ -6,14 +6,12 @@ import argparse
 from typing import TYPE_CHECKING
 
 from MAESILLib.config import COVERAGE_NAMES, STRATEGY_NAMES
-from MAESILLib.data.datasets.catalogue import DATASETS
 from MAESILLib.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
     from MAESILLib.data.cache import Cache
-    from MAESILLib.data.datasets.description import Listing
     from MAESILLib.events import Reporter
     from MAESILLib.plan import Plan
 
@@ -77,35 +75,6 @@ def add_completion_argument(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="let the completion, which reads across patch borders, predict hidden patches; else the decoder alone",
     )
-
-
-def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`chosen_cases` takes."""
-    parser.add_argument(
-        "--layout",
-        choices=list(DATASETS),
-        metavar="NAME",
-        help="the folders are laid out as this public data set: maesil datasets lists those that are known",
-    )
-    parser.add_argument(
-        "--split",
-        choices=("train", "val", "test"),
-        help="of a --layout, this part alone; without it all but test cases. Test cases become the cache's val",
-    )
-
-
-def chosen_cases(folder: str, layout: str, split: str | None, reporter: Reporter) -> Listing:
-    """List what a cache takes of a data set's folder, and report it.
-
-    Raises:
-        InputError: the folder is not laid out so, or holds no such case.
-    """
-    from MAESILLib.data.datasets.layouts import choose, list_cases
-
-    listing = choose(list_cases(layout, folder), split)
-    left_out = [{"path": str(one.path), "reason": one.reason} for one in listing.left_out]
-    reporter.info("listing", dataset=layout, folder=str(folder), cases=len(listing.cases), left_out=left_out)
-    return listing
 
 
 def plan_from(args: argparse.Namespace) -> Plan:

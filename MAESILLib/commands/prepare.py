@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from MAESILLib.commands.common import add_layout_arguments, chosen_cases
+from MAESILLib.data.layouts import LAYOUTS, find_cases, find_layout, overlaps
 from MAESILLib.errors import InputError
 from MAESILLib.events import Reporter
 from MAESILLib.stopping import StopRequest
@@ -22,10 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help="files, folders, DICOM trees, or a CSV/JSON manifest with 'file' and perhaps 'patient', 'split' "
-        "(train or val), 'dataset', 'licence', 'labels'; with --layout, folders of that data set",
+        "(train or val), 'dataset', 'licence', 'labels'; with --layout, folders of that public data set",
     )
     parser.add_argument("--output", required=True, metavar="CACHE", help="folder of the cache; may be continued")
-    add_layout_arguments(parser)
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, help="the folders are laid out as this public data set, see docs/Datasets.md"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "val", "test"),
+        help="of a --layout, this split alone; train and val if not given. Test cases become the cache's val",
+    )
     parser.add_argument(
         "--workers",
         type=int,
@@ -45,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
     from MAESILLib.config import from_dict
-    from MAESILLib.data.datasets.layouts import overlaps
     from MAESILLib.data.prepare import prepare
     from MAESILLib.data.report import cache_text, report_text
     from MAESILLib.data.shards import parse_shard
@@ -72,26 +78,30 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
 
 def _sources(args: argparse.Namespace, reporter: Reporter) -> list[Source]:
-    from MAESILLib.data.datasets.layouts import recognise, source_of
-    from MAESILLib.data.datasets.text import listing_text
     from MAESILLib.data.sources import find_sources
 
-    if args.layout is None:
-        if args.split is not None:
-            raise InputError("--split is of a --layout", "name the layout, or give a manifest with the column 'split'")
-        for given in args.inputs:
-            dataset = recognise(given)
-            if dataset is not None:
-                reporter.warning(
-                    f"{given} looks like {dataset.key} ({dataset.name}): --layout {dataset.key} keeps its patients, "
-                    "split, licence and labels, and leaves out what is no CT or a test case"
-                )
-        return find_sources(args.inputs)
+    if args.layout is not None:
+        return _cases(args, reporter)
+    if args.split is not None:
+        raise InputError("--split is of a --layout", "name the layout, or give a manifest with the column 'split'")
+    sources = find_sources(args.inputs)
+    # a manifest that names patients or splits is not to be corrected
+    for name in sorted({find_layout(s.path) for s in sources if not s.patient and not s.split} - {""}):
+        reporter.warning(
+            f"some inputs are laid out like {name}: --layout {name} keeps patients, splits, licence and labels, and "
+            "leaves out test cases and other modalities"
+        )
+    return sources
+
+
+def _cases(args: argparse.Namespace, reporter: Reporter) -> list[Source]:
     sources: dict[str, Source] = {}
-    for given in args.inputs:
-        listing = chosen_cases(given, args.layout, args.split, reporter)
+    for folder in args.inputs:
+        cases, found = find_cases(args.layout, folder, args.split)
+        reporter.info("listing", dataset=args.layout, folder=folder, cases=len(cases), found=found)
         if args.progress == "bar":
-            reporter.text(listing_text(listing))
-        for case in listing.cases:
-            sources.setdefault(os.path.realpath(case.image), source_of(case))
+            counts = ", ".join(f"{number} {split}" for split, number in found.items())
+            reporter.text(f"{folder}: {len(cases)} CT of {args.layout} to prepare; found {counts}")
+        for case in cases:
+            sources.setdefault(os.path.realpath(case.path), case)
     return list(sources.values())
