@@ -17,6 +17,7 @@ from MAESILLib.reconstruction import Reconstruction
 from MAESILLib.volume import unit_to_hu
 
 FOLDER = "figures"
+SUFFIX = ".safetensors"
 PREFERRED = "dual 0.75"
 """The setting that is drawn, where it is measured; else the first one."""
 
@@ -26,9 +27,13 @@ def drawn_setting(names: list[str]) -> str:
     return PREFERRED if PREFERRED in names else names[0]
 
 
-def figure_path(checkpoint: str, volume: str) -> str:
-    """Return a figure's path inside the evaluation's folder, with slashes; each pair has its own."""
-    return f"{FOLDER}/{_as_name(checkpoint, '.safetensors')}/{_as_name(volume)}.png"
+def figure_path(checkpoint: str, volume: str, suffix: str = SUFFIX) -> str:
+    """Return a figure's path inside the evaluation's folder, with slashes; each pair has its own.
+
+    Args:
+        suffix: that names of checkpoints usually have; it is left out.
+    """
+    return f"{FOLDER}/{_as_name(checkpoint, suffix)}/{_as_name(volume)}.png"
 
 
 def _as_name(text: str, usual: str = "") -> str:
@@ -40,17 +45,20 @@ def _as_name(text: str, usual: str = "") -> str:
     return f"{name}-{zlib.crc32(text.encode()):08x}"
 
 
-def remove_former(folder: Path) -> None:
-    """Remove the pictures and the page of an earlier evaluation in ``folder``: they would stand beside other figures.
+def remove_former(folder: Path, name: str = "evaluation", by: str = "checkpoint", suffix: str = SUFFIX) -> None:
+    """Remove the figures of an earlier result in ``folder``, and an evaluation's page: they are not of the new tables.
 
-    Only what its evaluation.json names is removed.
+    Args:
+        name: of the result's JSON file; only what it lists is removed.
+        by: column of its rows that figures are filed by.
+        suffix: as for :func:`figure_path`.
     """
     try:
-        rows = read_json(folder / "evaluation.json")["rows"]
-        paths = {folder / figure_path(str(row["checkpoint"]), str(row["volume"])) for row in rows}
+        rows = read_json(folder / f"{name}.json")["rows"]
+        paths = {folder / figure_path(str(row[by]), str(row["volume"]), suffix) for row in rows}
     except (InputError, KeyError, TypeError):
         return
-    for path in (*paths, folder / "report.html"):
+    for path in (*paths, *([folder / "report.html"] if name == "evaluation" else [])):
         path.unlink(missing_ok=True)
 
 
@@ -60,10 +68,11 @@ class Drawer:
     Args:
         folder: where the evaluation is written.
         spacing_mm: of the model's grid.
+        suffix: as for :func:`figure_path`.
     """
 
-    def __init__(self, folder: Path, spacing_mm: float) -> None:
-        self.folder, self.spacing_mm = folder, spacing_mm
+    def __init__(self, folder: Path, spacing_mm: float, suffix: str = SUFFIX) -> None:
+        self.folder, self.spacing_mm, self.suffix = folder, spacing_mm, suffix
 
     def draw(
         self,
@@ -87,7 +96,7 @@ class Drawer:
         reference, prediction = unit_to_hu(unit, window_hu), unit_to_hu(result.prediction, window_hu)
         spacing = self.spacing_mm
         reconstruction_figure(
-            self.folder / figure_path(checkpoint, volume),
+            self.folder / figure_path(checkpoint, volume, self.suffix),
             reference_hu=reference,
             masked_hu=np.where(result.hidden, window_hu[0], reference),
             reconstruction_hu=prediction,

@@ -97,32 +97,39 @@ def _add_spread(line: dict[str, Any], key: str, values: list[Any]) -> None:
 
 
 def differences(
-    rows: list[dict[str, Any]], patients: dict[str, str], by: str = "checkpoint", seed: int = 0
+    rows: list[dict[str, Any]],
+    patients: dict[str, str],
+    by: str = "checkpoint",
+    within: Sequence[str] = ("setting",),
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return each further checkpoint minus the first, paired by volume, for every setting and metric.
 
     Args:
         patients: of each volume; intervals resample them.
         by: column whose values are compared.
+        within: columns in which compared rows are alike.
         seed: of the resampling.
     """
-    names, settings = (list(dict.fromkeys(row[key] for row in rows)) for key in (by, "setting"))
     lines = []
+    names = list(dict.fromkeys(row[by] for row in rows))
     for name in names[1:]:
-        for setting in settings:
+        for values in dict.fromkeys(tuple(row[key] for key in within) for row in rows):
+            alike = [row for row in rows if tuple(row[key] for key in within) == values]
             for metric, (_, _, key_of) in METRICS.items():
                 first, second = (
                     {
                         row["volume"]: value
-                        for row in rows
-                        if (row[by], row["setting"]) == (one, setting) and (value := row.get(key_of(row))) is not None
+                        for row in alike
+                        if row[by] == one and (value := row.get(key_of(row))) is not None
                     }
                     for one in (name, names[0])
                 )
                 found = paired_difference(first, second, patients, seed)
                 if found is not None:
                     rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in vars(found).items()}
-                    lines.append({by: name, "minus": names[0], "setting": setting, "metric": metric, **rounded})
+                    where = {by: name, "minus": names[0], **dict(zip(within, values, strict=True)), "metric": metric}
+                    lines.append(where | rounded)
     return lines
 
 
