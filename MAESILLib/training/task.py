@@ -42,15 +42,15 @@ LATENT_HEAD = "latent_head."
 
 
 class Task(Protocol):
-    """What a :class:`MAESILLib.training.trainer.Trainer` needs to know of what it trains."""
+    """What a :class:`MAESILLib.training.trainer.Trainer` needs to know of what it trains.
 
-    @property
-    def name(self) -> str:
-        """A run is only resumed by the task that began it."""
+    Attributes:
+        name: a run is only resumed by the task that began it.
+        metrics: names of the metrics of :meth:`loss`; ``psnr_masked_db`` in the log is made of the first, an error.
+    """
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics of :meth:`loss`; ``psnr_masked_db`` in the log is made of the first, an error."""
+    name: str
+    metrics: tuple[str, ...]
 
     def build(self, config: Config) -> nn.Module:
         """Return the network, its weights drawn from torch's own generator."""
@@ -60,14 +60,17 @@ class Task(Protocol):
 
     def validation_metrics(self, config: Config) -> tuple[str, ...]:
         """Return the names of what :meth:`validate` can give."""
+        return ("psnr_masked_db",)
 
     def validate(
         self, model: Any, superpatches: list[ValidationSuperpatch], device: torch.device, bf16: bool, ranks: Ranks
     ) -> dict[str, float]:
         """Return ``psnr_masked_db``, of which more is better, and other metrics; of them a validation may lack some."""
+        return {"psnr_masked_db": validate(model, superpatches, device, bf16, ranks)}
 
     def preview(self, model: Any, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
-        """Return what previews show of a superpatch."""
+        """Return what previews show of a superpatch: its hidden patches predicted."""
+        return preview(model, superpatch, device, bf16)
 
     def save(self, path: Path, weights: dict[str, torch.Tensor], info: CheckpointInfo) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -101,7 +104,7 @@ def idle(module: nn.Module) -> torch.Tensor:
     return torch.stack([p.sum() for p in module.parameters()]).sum() * 0
 
 
-class MaskedAutoencoding:
+class MaskedAutoencoding(Task):
     """Pretraining a superpatch masked autoencoder: what ``maesil pretrain`` does.
 
     Args:
@@ -202,12 +205,6 @@ class MaskedAutoencoding:
             found |= {f"probe_{name}": probed[name] for name in ("auroc", "auroc_soft") if name in probed}
             self._next_probe = time.monotonic() + 19 * (time.monotonic() - begin)
         return found
-
-    def preview(
-        self, model: Pretraining, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool
-    ) -> Preview:
-        """Complete the superpatch."""
-        return preview(model, superpatch, device, bf16)
 
     def save(self, path: Path, weights: dict[str, torch.Tensor], info: CheckpointInfo) -> None:
         """Write everything but the teacher's head, which has no use after training."""
