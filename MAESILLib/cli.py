@@ -27,7 +27,7 @@ COMMANDS = {
     "prepare": "check CTs and store them for training",
     "pretrain": "train a model on prepared CTs",
     "evaluate": "measure checkpoints on prepared CTs",
-    "compare": "train and measure MAESIL beside an AE, a VAE and a VQ-VAE",
+    "compare": "train and evaluate MAESIL, an AE, a VAE and a VQ-VAE on the same data and budget",
     "probe": "evaluate the frozen encoder with linear probes on points and label maps",
     "export": "write the pretrained encoder for downstream work",
     "info": "say what is in a checkpoint, a cache or a volume",

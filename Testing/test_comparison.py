@@ -1,4 +1,4 @@
-"""``maesil compare``: baselines trained on MAESIL's own samples, measured alike, tables and figures."""
+"""``maesil compare``: baselines trained on MAESIL's own samples, evaluated alike, tables and figures."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ import pytest
 import torch
 from cli_factory import Result, assert_refused, maesil
 from lpips_factory import write_lpips_weights
+from safetensors.torch import load_file
 from training_factory import make_cache, tiny_config
 
-from MAESILLib.comparison.baselines import BASELINES, Baseline, LowestCosines, code_of, load_baseline, make_baseline
-from MAESILLib.comparison.table import ALL, differences_of, summary_of, verdict
-from MAESILLib.comparison.training import BaselineTraining, config_of, train
-from MAESILLib.config import PRESETS, Config, load
+from MAESILLib.checkpoint_info import read_header
+from MAESILLib.comparison.baselines import Baseline, BaselineTraining, LowestCosines, code_of, make_baseline
+from MAESILLib.comparison.compare import config_of, train
+from MAESILLib.comparison.table import ALL, summaries, verdict
+from MAESILLib.config import PRESETS, Config, from_dict, load
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.data.crops import HostCrops
 from MAESILLib.errors import CancelledError, InputError
-from MAESILLib.evaluation.evaluate import protocol
+from MAESILLib.evaluation.evaluate import Measuring, protocol
 from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.events import Reporter
 from MAESILLib.reconstruction import reconstruct
 from MAESILLib.stopping import StopRequest
 from MAESILLib.training.loader import BatchLoader
 from MAESILLib.training.optimizer import learning_rate
+from MAESILLib.training.ranks import ALONE
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
@@ -46,13 +49,14 @@ TINY = {
     "model.completion_channels": [8, 16],
     "train.batch_size": 2,
     "train.crop_size": [16, 16, 16],
-    "train.cooldown_crop_size": [16, 16, 16],
+    "train.cooldown_crop_size": [16, 16, 32],
     "train.precision": "fp32",
     "train.validation_superpatches": 1,
     "train.preview_at": 0,
 }
 SMALL_RUN = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
 WIDE = ((-1000.0, 1000.0),)
+NETWORKS = ("ae", "vae", "vqvae")
 
 
 def small_crops(**train: Any) -> Config:
@@ -91,7 +95,7 @@ def result(output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-@pytest.mark.parametrize("name", sorted(BASELINES))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_code_has_the_size_the_table_says(name: str, preset: str) -> None:
     """As many numbers for a patch as MAESIL has, or one of 1024 entries for 4x4x4 voxels."""
     model = load(None, preset).model
@@ -105,21 +109,21 @@ def test_a_code_has_the_size_the_table_says(name: str, preset: str) -> None:
             code = network.encode(patch)[0]
         else:
             code = network.index_quantize(patch)
-    told = code_of(name, model)
-    assert code.numel() == told.numbers
-    if told.bits is None:
-        assert told == code_of("maesil", model)
-        assert told.numbers == model.encoder_width
+    numbers, bits = code_of(name, model)
+    assert code.numel() == numbers
+    if bits is None:
+        assert code_of("maesil", model) == (numbers, None)
+        assert numbers == model.encoder_width
     else:
-        assert (told.numbers, 2**told.bits) == (8, network.num_embeddings)
+        assert (numbers, 2**bits) == (8, network.num_embeddings)
 
 
 def test_a_patch_that_a_code_does_not_divide_is_refused() -> None:
-    with pytest.raises(InputError, match="not a multiple of 4, as AE needs"):
+    with pytest.raises(InputError, match="not a multiple of 4, as AE, VAE and VQ-VAE need"):
         make_baseline("ae", dataclasses.replace(tiny_config().model, patch_size=(6, 8, 8)), WIDE)
 
 
-@pytest.mark.parametrize("name", sorted(BASELINES))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_baseline_learns_to_reconstruct(name: str) -> None:
     torch.manual_seed(0)
     model = baseline(name).train()
@@ -127,10 +131,10 @@ def test_a_baseline_learns_to_reconstruct(name: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     errors = []
     for _ in range(80):
-        output = model(target)
-        error = (output.image - target).square().mean()
+        made, penalty = model(target)
+        error = (made - target).square().mean()
         optimizer.zero_grad()
-        (error + output.penalty).backward()
+        (error + penalty).backward()
         optimizer.step()
         errors.append(float(error.detach()))
     assert errors[-1] < 0.5 * errors[0]
@@ -181,11 +185,7 @@ def test_padding_does_not_count_and_samples_weigh_alike(cache: Cache, tmp_path: 
     made[0, :, :8] += 0.5
     made[0, :, 8:] = 9.0
     made[1] += 0.1
-
-    class Output:
-        image, penalty = made, torch.tensor(0.25)
-
-    trainer.update.network = lambda image: Output()  # type: ignore[assignment]
+    trainer.update.network = lambda image: (made, torch.tensor(0.25))  # type: ignore[assignment]
     loss = trainer.task.loss(trainer.update, batch)
     assert float(loss.metrics["visible_mse"]) == pytest.approx((0.25 + 0.01) / 2)
     assert float(loss.core) == pytest.approx((0.25 + 0.01) / 2 + 0.25)
@@ -259,7 +259,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     with pytest.raises(CancelledError):
         Trainer(config, cache, tmp_path / "broken", task=task, stop=StopAt(looks)).run()
     Trainer(config, cache, tmp_path / "broken", task=task, resume=True).run()
-    whole, broken = (load_baseline(tmp_path / run / "model.safetensors").state_dict() for run in ("whole", "broken"))
+    whole, broken = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "broken"))
     assert any("ema_w" in key for key in whole) == (name == "vqvae")
     assert all(torch.equal(whole[key], broken[key]) for key in whole)
 
@@ -297,22 +297,44 @@ def test_a_volume_is_put_together_of_its_superpatches() -> None:
             return (image + 1) / 2 - 1, image.new_zeros(())
 
     (plan,) = [s.plan for s in protocol(0) if s.name == "auto-encoding"]
-    halves: Any = Halves(torch.nn.Identity(), tiny_config().model, WIDE)
+    halves: Any = Halves(tiny_config().model, WIDE)
     made = reconstruct(halves, unit, plan, name="v")
     np.testing.assert_allclose(made.prediction, unit / 2, atol=1e-6)
     assert not made.hidden.any()
+
+
+def test_a_baseline_is_validated_on_patches_that_are_hidden_from_maesil(tmp_path: Path) -> None:
+    """It sees them; padding does not count."""
+    cache = make_cache(tmp_path / "cache", [(24, 32, 40), (20, 28, 28)], ["train", "val"])
+    trainer = Trainer(config_of("ae", small_crops(), {}), cache, tmp_path / "run", task=BaselineTraining("ae"))
+    model: Any = trainer.model.eval()
+    (one,) = trainer.validation_superpatches
+    assert one.image.shape == (1, 1, 24, 32, 32)
+    hidden = torch.ones(3 * 4 * 4, dtype=torch.bool)
+    hidden[one.visible[0]] = False
+    patches = hidden.view(3, 4, 4).numpy().repeat(8, 0).repeat(8, 1).repeat(8, 2)
+    image = one.image[0, 0].numpy()
+    with torch.no_grad():
+        made = model(one.image)[0][0, 0].clamp(0, 1).numpy()
+    counts = patches & one.valid[0, 0].numpy()
+    assert 0 < counts.sum() < patches.sum()
+    psnr = -10 * np.log10(np.square(made - image)[counts].mean())
+    found = trainer.task.validate(model, [one], trainer.device, False, ALONE)
+    assert found == {"psnr_masked_db": pytest.approx(psnr, abs=1e-3)}
+    shown = trainer.task.preview(model, one, trainer.device, False)
+    np.testing.assert_allclose(shown.composite, np.where(patches, made, image), atol=1e-6)
 
 
 def test_the_autoencoding_of_maesil_is_that_of_evaluate(data: Path, output: Path, result: dict[str, Any]) -> None:
     checkpoint = output / "runs" / "maesil" / "model.safetensors"
     done = maesil(
         *("evaluate", "--data", data, "--output", output / "evaluation", "--checkpoint", checkpoint),
-        *("--progress", "off", "--device", "cpu"),
+        *("--settings", "auto-encoding", "--no-figures", "--progress", "off", "--device", "cpu"),
     )
     assert done.status == 0, done.err
     evaluated = json.loads((output / "evaluation" / "evaluation.json").read_text())["rows"]
     own = [row for row in result["rows"] if row["method"] == "MAESIL"]
-    assert [row["setting"] for row in own[:3]] == ["auto-encoding", "complete dual 0.75", "dual 0.75"]
+    assert [(row["volume"], row["setting"]) for row in own] == [("v2", "auto-encoding"), ("v3", "auto-encoding")]
     for row in own:
         (same,) = (r for r in evaluated if (r["volume"], r["setting"]) == (row["volume"], row["setting"]))
         assert {k: v for k, v in row.items() if k != "method"} == {k: v for k, v in same.items() if k != "checkpoint"}
@@ -323,9 +345,11 @@ def reconstructed(data: Path, output: Path, method: str) -> tuple[np.ndarray, np
     cache = read_cache(data)
     entry = next(e for e in cache.entries if e.name == "v2")
     unit = (np.clip(np.asarray(cache.open(entry), np.float32), -1000, 1000) + 1000) / 2000
-    model = load_baseline(output / "runs" / method / "model.safetensors")
+    config = json.loads((output / "comparison.json").read_text())["config"]
+    model = make_baseline(method, from_dict(config, "comparison.json").model, WIDE).eval()
+    model.load_state_dict(load_file(output / "runs" / method / "model.safetensors"))
     with torch.no_grad():
-        return unit, model(torch.from_numpy(unit)[None, None]).image[0, 0].clamp(0, 1).numpy()
+        return unit, model(torch.from_numpy(unit)[None, None])[0][0, 0].clamp(0, 1).numpy()
 
 
 def test_the_metrics_of_a_baseline_are_those_of_its_reconstruction(
@@ -343,21 +367,22 @@ def test_files_and_tables(output: Path, result: dict[str, Any]) -> None:
     learning = [m for m in result["methods"] if m["method"] != "cosines"]
     assert all((m["samples"], m["updates"], m["precision"]) == (4, 2, "fp32") for m in learning)
     for method in result["methods"]:
-        if method["method"] in BASELINES:
+        if method["method"] in NETWORKS:
             assert method["parameters"] == sum(p.numel() for p in baseline(method["method"]).parameters())
     assert {m["code"] for m in result["methods"]} == {"48 numbers", "8 codes of 10 bits"}
     rows = list(csv.DictReader((output / "comparison.csv").open()))
-    assert len(rows) == len(result["rows"]) == 2 * (4 + 3)
+    assert len(rows) == len(result["rows"]) == 2 * 5
     text = (output / "comparison.md").read_text()
-    assert "2 updates of 2 crops of 16x16x16, seed 0" in text
+    assert "2 updates, batch size 2, crops of 16x16x16, in the cool-down of 16x16x32 too, seed 0" in text
     assert result["data"]["fingerprint"] in text
     assert "LPIPS is left out" in text
-    assert "| MAESIL | `MAESILLib` |" in text
-    line = next(one for one in text.splitlines() if one.startswith("| all volumes (2) | VQ-VAE | auto-encoding |"))
-    mean = np.mean([r["psnr_autoencoding_db"] for r in result["rows"] if r["method"] == "VQ-VAE"])
-    assert float(re.findall(r"\| (-?[\d.]+) \(", line)[0]) == pytest.approx(mean, abs=0.006)
-    # the volumes name no data set: one figure
-    assert [p.name for p in output.glob("figure-*")] == ["figure-v2.png"]
+    line = next(one for one in text.splitlines() if one.startswith("| VQ-VAE | ") and "8 codes of 10 bits" in one)
+    digits = {"psnr_autoencoding_db": 2, "ssim_autoencoding": 4, "mae_autoencoding_hu": 1}
+    for (key, n), shown in zip(digits.items(), re.findall(r"\| (-?[\d.]+) \(", line), strict=True):
+        values = [r[key] for r in result["rows"] if r["method"] == "VQ-VAE"]
+        assert float(shown) == pytest.approx(np.mean(values), abs=0.6 * 10**-n)
+    assert {path.parent.name for path in output.glob("figures/*/v2.png")} == {m["title"] for m in result["methods"]}
+    assert len(list(output.glob("figures/*/*.png"))) == 2 * 5
 
 
 def test_the_first_sentence_says_who_is_ahead(output: Path, result: dict[str, Any]) -> None:
@@ -369,12 +394,12 @@ def test_the_first_sentence_says_who_is_ahead(output: Path, result: dict[str, An
 
     def line(method: str, psnr: float | None, ssim: float) -> dict[str, Any]:
         found = {"psnr_autoencoding_db": psnr, "ssim_autoencoding": ssim}
-        return {"method": method, "setting": "auto-encoding", "dataset": ALL, **found}
+        return {"method": method, "dataset": ALL, **found}
 
     own = line("MAESIL", 30.0, 0.9)
-    masked = {**line("MAESIL", 0, 0), "setting": "dual 0.75"}
-    assert verdict([own, masked]) == verdict([line("AE", 30.0, 0.9)]) == []
-    ahead = verdict([line("AE", 29.0, 0.8), line("VAE", 30.0, 0.9), own, masked])[0]
+    of_one = {**line("AE", 99.0, 1.0), "dataset": "x"}
+    assert verdict([own, of_one]) == verdict([line("AE", 30.0, 0.9)]) == []
+    ahead = verdict([of_one, line("AE", 29.0, 0.8), line("VAE", 30.0, 0.9), own])[0]
     assert ahead == "MAESIL is ahead in auto-encoding (30.00 dB, SSIM 0.9000), of AE, VAE, over all volumes."
     for other in (line("VAE", 31.0, 0.8), line("VAE", 29.0, 0.91), line("VAE", None, 0.9)):
         said = verdict([line("AE", 29.0, 0.8), other, own])[0]
@@ -410,14 +435,14 @@ def test_cosines_are_those_of_each_patch_alone(data: Path, result: dict[str, Any
 def test_all_cosines_lose_nothing() -> None:
     model = dataclasses.replace(tiny_config().model, patch_size=(8, 4, 8), encoder_width=600, head_width=24)
     image = torch.rand(1, 1, 16, 16, 16)
-    torch.testing.assert_close(LowestCosines(model, WIDE)(image).image, image, atol=1e-5, rtol=0)
-    assert code_of("cosines", model).numbers == 256
+    torch.testing.assert_close(LowestCosines(model, WIDE)(image)[0], image, atol=1e-5, rtol=0)
+    assert code_of("cosines", model) == (256, None)
 
 
 def test_lpips_where_its_weights_are(output: Path, data: Path, tmp_path: Path) -> None:
     write_lpips_weights(tmp_path)
     shutil.copytree(output, tmp_path / "again")
-    assert compare(data, tmp_path / "again", "--lpips", tmp_path).status == 0
+    assert compare(data, tmp_path / "again", "--no-figures", "--lpips", tmp_path).status == 0
     result = json.loads((tmp_path / "again" / "comparison.json").read_text())
     unit, made = reconstructed(data, output, "vqvae")
     (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("VQ-VAE", "v2"))
@@ -426,20 +451,28 @@ def test_lpips_where_its_weights_are(output: Path, data: Path, tmp_path: Path) -
     text = (tmp_path / "again" / "comparison.md").read_text()
     assert "LPIPS, lower is better" in text
     assert "left out" not in text
+    # they belong to the tables that were replaced
+    assert not list((tmp_path / "again").glob("figures/*/*.png"))
 
 
 def test_a_second_call_takes_what_is_trained(data: Path, output: Path) -> None:
     states = {p: p.stat().st_mtime_ns for p in output.glob("runs/*/state.pt")}
     assert len(states) == 4
     before = (output / "comparison.csv").read_bytes()
-    assert compare(data, output).status == 0
+    done = compare(data, output, "--progress", "json")
+    assert done.status == 0, done.err
+    assert [event["kind"] for event in done.named("artifact")] == [*["figure"] * 10, "json", "csv", "md"]
+    assert all(Path(event["path"]).is_file() for event in done.named("artifact"))
+    progress = done.named("progress")
+    assert {event["stage"] for event in progress} == {"measure"}
+    assert progress[-1]["fraction"] == 1
     assert all(p.stat().st_mtime_ns == time for p, time in states.items())
     assert (output / "comparison.csv").read_bytes() == before
 
 
 def test_another_number_of_updates_is_refused(data: Path, output: Path) -> None:
     done = compare(data, output, "--steps", 3)
-    assert_refused(done, "trained for 2 updates, not 3", "same --steps")
+    assert_refused(done, "another configuration (train.steps: 2 -> 3)", "another folder")
 
 
 def test_weights_older_than_the_state_are_written_anew(data: Path, output: Path) -> None:
@@ -447,7 +480,7 @@ def test_weights_older_than_the_state_are_written_anew(data: Path, output: Path)
     weights = output / "runs" / "ae" / "model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes((output / "runs" / "vqvae" / "model.safetensors").read_bytes())
-    assert compare(data, output, "--methods", "ae").status == 0
+    assert compare(data, output, "--no-figures", "--methods", "ae").status == 0
     assert weights.read_bytes() == kept
 
 
@@ -461,7 +494,7 @@ def test_another_configuration_is_refused(data: Path, output: Path) -> None:
 
 def test_a_method_can_have_a_learning_rate_of_its_own(data: Path, tmp_path: Path) -> None:
     rates = ("--learning-rate", "ae=1e-3", "maesil=0.002", "--set=train.learning_rate=0.004")
-    done = compare(data, tmp_path, "--methods", "ae", "vqvae", "maesil", *rates)
+    done = compare(data, tmp_path, "--no-figures", "--methods", "ae", "vqvae", "maesil", *rates)
     assert done.status == 0, done.err
     result = json.loads((tmp_path / "comparison.json").read_text())
     assert {m["method"]: m["learning_rate"] for m in result["methods"]} == {"ae": 1e-3, "vqvae": 4e-3, "maesil": 2e-3}
@@ -485,7 +518,7 @@ def test_rates_that_cannot_be_are_refused(data: Path, tmp_path: Path, rate: str)
 @pytest.mark.parametrize("preset", ["base", "paper", "small"])
 def test_every_preset(data: Path, tmp_path: Path, preset: str) -> None:
     """One window or two, with completion or without."""
-    done = compare(data, tmp_path, "--preset", preset, "--methods", "ae", "cosines", "maesil")
+    done = compare(data, tmp_path, "--no-figures", "--preset", preset, "--methods", "ae", "cosines", "maesil")
     assert done.status == 0, done.err
     result = json.loads((tmp_path / "comparison.json").read_text())
     assert len(result["config"]["preprocessing"]["windows_hu"]) == (1 if preset == "paper" else 2)
@@ -493,24 +526,11 @@ def test_every_preset(data: Path, tmp_path: Path, preset: str) -> None:
     assert {row["method"] for row in result["rows"]} == {"AE", "cosines", "MAESIL"}
 
 
-def test_crops_of_the_cool_down_are_told(data: Path, tmp_path: Path) -> None:
-    sizes = ("--set=train.cooldown_crop_size=[32,32,32]", "--set=train.batch_size=8", "--set=train.cooldown_share=1")
-    done = compare(data, tmp_path, "--methods", "ae", *sizes)
-    assert done.status == 0, done.err
-    text = (tmp_path / "comparison.md").read_text()
-    assert "2 updates of 8 crops of 16x16x16 (1 crop of 32x32x32 in every second one of the last 100%)" in text
-
-
 def test_a_stopped_call_says_how_it_resumes(cache: Cache, tmp_path: Path) -> None:
     config = config_of("ae", small_crops(), {})
-    told = (torch.device("cpu"), Reporter(), StopAt(2))
+    measuring = Measuring(cache, (), torch.device("cpu"), stop=StopAt(2))
     with pytest.raises(CancelledError, match=r"^AE stopped at step \d+ .*; repeat the same command to resume$"):
-        train("ae", config, cache, tmp_path / "run", *told)
-
-
-def test_an_unknown_volume_is_refused_before_training(data: Path, tmp_path: Path) -> None:
-    assert_refused(compare(data, tmp_path / "out", "--figures", "v0"), "holds out no volume 'v0'", "v2, v3")
-    assert not (tmp_path / "out" / "runs").exists()
+        train("ae", config, measuring, tmp_path / "run", Reporter())
 
 
 def test_without_monai_it_says_so_before_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,16 +540,17 @@ def test_without_monai_it_says_so_before_training(data: Path, tmp_path: Path, mo
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_other_files_are_no_baselines(output: Path, checkpoint: Path) -> None:
-    with pytest.raises(InputError, match="not a checkpoint of maesil compare"):
-        load_baseline(checkpoint)
-    assert_refused(
-        maesil("info", output / "runs" / "ae" / "model.safetensors", "--progress", "off"), "not a MAESIL checkpoint"
-    )
+def test_a_baselines_weights_are_described_and_no_maesil_checkpoint(output: Path) -> None:
+    weights = output / "runs" / "ae" / "model.safetensors"
+    described = json.loads(read_header(weights)["__metadata__"]["maesil-baseline"])
+    assert (described["format"], described["method"]) == ("maesil-baseline/1", "ae")
+    assert (described["model"]["encoder_width"], described["training"]["steps"]) == (48, 2)
+    assert described["preprocessing"]["windows_hu"] == [[-1000, 1000]]
+    assert_refused(maesil("info", weights, "--progress", "off"), "not a MAESIL checkpoint")
 
 
-def made_row(method: str, volume: str, dataset: str, psnr: float, setting: str = "auto-encoding") -> dict[str, Any]:
-    where = {"method": method, "volume": volume, "dataset": dataset, "setting": setting, "mask_ratio": 0.0}
+def made_row(method: str, volume: str, dataset: str, psnr: float) -> dict[str, Any]:
+    where = {"method": method, "volume": volume, "dataset": dataset, "setting": "auto-encoding", "mask_ratio": 0.0}
     return {**where, "psnr_autoencoding_db": psnr, "ssim_autoencoding": psnr / 100, "psnr_masked_db": None}
 
 
@@ -539,16 +560,21 @@ def test_summaries_and_differences_of_known_rows() -> None:
         for method, values in (("AE", (20.0, 30.0, 40.0)), ("MAESIL", (25.0, 31.0, 39.0)))
         for (volume, dataset), psnr in zip((("a", "x"), ("b", "x"), ("c", "y")), values, strict=True)
     ]
-    rows.append(made_row("MAESIL", "a", "x", 1.0, "dual 0.75"))
-    of_x = next(line for line in summary_of(rows) if (line["method"], line["dataset"]) == ("AE", "x"))
-    assert of_x["psnr_autoencoding_db"] == 25.0
-    assert of_x["psnr_autoencoding_db_sd"] == pytest.approx(np.std([20, 30], ddof=1), abs=1e-4)
-    assert "lpips" not in of_x
-    found = {(d["dataset"], d["metric"]): d for d in differences_of(rows, {"a": "p", "b": "p", "c": "q"})}
+    patients = {"a": "p", "b": "p", "c": "q"}
+    result = summaries(rows, patients)
+    means = {(line["method"], line["dataset"]): line for line in result["summary"]}
+    assert set(means) == {(method, dataset) for method in ("AE", "MAESIL") for dataset in ("x", "y", ALL)}
+    assert (means["AE", "x"]["psnr_autoencoding_db"], means["AE", "x"]["volumes"]) == (25.0, 2)
+    assert means["AE", "x"]["psnr_autoencoding_db_sd"] == pytest.approx(np.std([20, 30], ddof=1), abs=1e-4)
+    assert means["MAESIL", ALL]["psnr_autoencoding_db"] == pytest.approx(95 / 3, abs=1e-4)
+    assert "lpips" not in means["AE", "x"]
+    found = {(d["dataset"], d["metric"]): d for d in result["differences"]}
+    assert len(found) == len(result["differences"]) == 3 * 2
     assert all((d["method"], d["minus"]) == ("AE", "MAESIL") for d in found.values())
     # patient p: mean of -5 and -1; patient q: +1
     assert found[ALL, "psnr_db"]["mean"] == pytest.approx((-3 + 1) / 2)
+    assert (found[ALL, "psnr_db"]["low"], found[ALL, "psnr_db"]["high"]) == (-3, 1)
     assert (found[ALL, "psnr_db"]["above"], found[ALL, "psnr_db"]["volumes"]) == (1, 3)
+    assert found["x", "psnr_db"]["mean"] == pytest.approx(-3)
     assert found["x", "psnr_db"]["low"] is None
-    assert (ALL, "lpips") not in found
-    assert differences_of([row for row in rows if row["method"] == "AE"], {}) == []
+    assert summaries([row for row in rows if row["method"] == "AE"], patients)["differences"] == []

@@ -1,4 +1,4 @@
-"""``maesil compare``: MAESIL, an AE, a VAE and a VQ-VAE, trained with one budget and measured alike."""
+"""``maesil compare``: MAESIL, an AE, a VAE and a VQ-VAE, trained with the same budget and evaluated alike."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LEARNING = tuple(name for name in METHODS if name != "cosines")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the runs, the tables and the figures")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what is compared")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the runs, tables and figures")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods to compare")
     add_configuration_arguments(parser)
     parser.add_argument(
         "--learning-rate",
         nargs="+",
         default=[],
         metavar="NAME=RATE",
-        help="a method's own, as vae=3e-4; the others take train.learning_rate",
+        help="learning rate of a method, as vae=3e-4; train.learning_rate if not given",
     )
-    parser.add_argument("--figures", nargs="*", metavar="VOLUME", help="volumes drawn; one a data set if not given")
+    parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
     parser.add_argument("--lpips", metavar="FOLDER", help="holds alexnet-owt-7be5be79.pth and alex.pth; adds LPIPS")
 
 
@@ -55,20 +55,23 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.evaluation.lpips import PerceptualDistance
     from MAESILLib.files import check_folder
 
-    check_folder(args.output)
+    folder = Path(args.output)
+    check_folder(folder)
+    if not args.no_figures:
+        check_folder(folder / "figures")
     lpips = PerceptualDistance(args.lpips, device) if args.lpips else None
     entries = cache.select("val", config.train.validation_share)
     result, paths = compare(
         config,
-        Path(args.output),
+        folder,
         list(dict.fromkeys(args.methods)),
         Measuring(cache, entries, device, lpips=lpips, stop=stop),
         rates=rates,
-        drawn=args.figures,
+        with_figures=not args.no_figures,
         reporter=reporter,
     )
     for path in paths:
-        reporter.artifact("figure" if path.name.startswith("figure-") else path.suffix[1:], path)
+        reporter.artifact("figure" if path.suffix == ".png" else path.suffix[1:], path)
     if args.progress != "json":
         print(markdown(result), end="")
 

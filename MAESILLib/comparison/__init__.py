@@ -1,1 +1,1 @@
-"""MAESIL beside an AE, a VAE and a VQ-VAE: the same data, samples and optimiser budget for each."""
+"""MAESIL compared with AE, VAE and VQ-VAE: the same data, samples and optimiser budget for each."""

@@ -1,72 +1,45 @@
-"""The comparison of the paper: every method trained on the same samples, measured on the same held-out volumes.
+"""The comparison of the paper: every method trained on the same samples, evaluated on the same held-out volumes.
 
-DIR/runs/METHOD/          the run of each method; one that was cut short is resumed
-DIR/figure-VOLUME.png     input and reconstructions in three views, with error maps
-DIR/comparison.json       rows, summaries, paired differences
-DIR/comparison.csv, .md   the rows, and the tables
+DIR/runs/METHOD/                 the training run of a method: resumed if it was interrupted, reused if it is complete
+DIR/figures/METHOD/VOLUME.png    input, reconstruction and error
+DIR/comparison.json, .csv, .md   metrics of every volume, their means, paired differences
+
+Optimiser, schedule with its cool-down and averaging of the weights are the same; a method may have a learning rate of
+its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from safetensors.torch import load_file
 
 from MAESILLib import __version__
 from MAESILLib.checkpoint import load_checkpoint
-from MAESILLib.comparison.baselines import BASELINES, COSINES, MAESIL, TITLES, LowestCosines, code_of, load_baseline
-from MAESILLib.comparison.figure import comparison_figure, views_of
-from MAESILLib.comparison.table import differences_of, markdown, summary_of
-from MAESILLib.comparison.training import UNTRAINED, check_run, config_of, train
-from MAESILLib.config import Config, Triple, Window, to_dict
-from MAESILLib.data.cache import Cache, CacheEntry
+from MAESILLib.comparison.baselines import COSINES, MAESIL, TITLES, BaselineTraining, code_of, make_baseline
+from MAESILLib.comparison.table import markdown, summaries
+from MAESILLib.config import FREE_KEYS, Config, MaskTraining, to_dict
+from MAESILLib.data.cache import Cache
 from MAESILLib.device import device_name, full_precision, memory_guard
-from MAESILLib.errors import InputError
-from MAESILLib.evaluation.evaluate import AUTOENCODING, OUT_OF_MEMORY_HINT, Measuring, Setting, protocol
-from MAESILLib.evaluation.tables import number, write
+from MAESILLib.errors import CancelledError, InputError
+from MAESILLib.evaluation.evaluate import AUTOENCODING, OUT_OF_MEMORY_HINT, Measuring, protocol
+from MAESILLib.evaluation.figures import Drawer, remove_former
+from MAESILLib.evaluation.tables import write
 from MAESILLib.events import Reporter
-from MAESILLib.figure import body_centre
-from MAESILLib.files import read_json, staged
+from MAESILLib.files import staged
 from MAESILLib.provenance import source_commit
-from MAESILLib.reconstruction import Reconstruction
-from MAESILLib.training.batch import crop_size_of_step, samples_of_update
-from MAESILLib.training.run_folder import MODEL
-from MAESILLib.volume import unit_to_hu
+from MAESILLib.training.run_folder import MODEL, holds_state
+from MAESILLib.training.state import check_same_run, read_state
+from MAESILLib.training.task import MASKED_AUTOENCODING, Task
+from MAESILLib.training.trainer import Trainer
 
 SCHEMA = "maesil-comparison/2"
-SETTINGS = (AUTOENCODING, "complete dual 0.75", "dual 0.75")
-
-
-@dataclass
-class Pictures:
-    """The views of the volumes that are drawn, method by method."""
-
-    volumes: list[str]
-    columns: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
-    centres: dict[str, Triple] = field(default_factory=dict)
-
-    def add(
-        self,
-        title: str,
-        volume: str,
-        setting: str,
-        unit: np.ndarray,
-        result: Reconstruction,
-        window_hu: Window,
-        metrics: dict[str, Any],
-    ) -> None:
-        """Keep the views of an auto-encoded volume; arguments as :data:`MAESILLib.evaluation.evaluate.Draw`."""
-        if setting != AUTOENCODING or volume not in self.volumes:
-            return
-        if volume not in self.columns:
-            reference = unit_to_hu(unit, window_hu)
-            self.centres[volume] = body_centre(reference)
-            self.columns[volume] = {"Input": views_of(reference, self.centres[volume])}
-        head = f"{title}\n{number(metrics['psnr_autoencoding_db'])} dB"
-        self.columns[volume][head] = views_of(unit_to_hu(result.prediction, window_hu), self.centres[volume])
+NAME = "comparison"
+UNTRAINED = {"learning_rate": None, "precision": None, "samples": 0, "updates": 0, "training_seconds": 0}
 
 
 def compare(
@@ -76,61 +49,136 @@ def compare(
     measuring: Measuring,
     *,
     rates: dict[str, float],
-    drawn: list[str] | None = None,
+    with_figures: bool = True,
     reporter: Reporter,
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Train, measure, draw and write; everything but the runs appears in ``folder`` at once.
+    """Train, evaluate and write; everything but the runs appears in ``folder`` at once.
 
     Args:
         config: network of MAESIL; samples, optimiser and schedule of every method.
-        methods: of :data:`MAESILLib.comparison.baselines.METHODS`.
+        methods: of :data:`MAESILLib.comparison.baselines.TITLES`.
         measuring: on the held-out volumes of the cache that is trained on.
         rates: learning rates of methods that have their own.
-        drawn: names of held-out volumes to draw; None: the first of each data set.
 
     Returns:
         what comparison.json holds, and the files.
 
     Raises:
-        InputError: nothing to measure on, an unknown volume, or a run with another configuration.
-        CancelledError: a stop was asked for; the same call resumes.
+        InputError: no held-out volume, or as :func:`check_run`.
+        CancelledError: a stop was requested; the same call resumes.
     """
-    cache = measuring.cache
+    cache, device = measuring.cache, measuring.device
     if not measuring.entries:
-        raise InputError(f"{cache.folder} holds no volume to measure on", "prepare CTs of more patients")
-    pictures = Pictures(_chosen(measuring.entries, drawn, cache))
+        raise InputError(f"{cache.folder} holds out no volume to evaluate on", "prepare CTs of more patients")
     configs = {name: config_of(name, config, rates) for name in methods}
-    runs = folder / "runs"
+    runs = {name: folder / "runs" / name for name in methods}
     learning = [name for name in methods if name != COSINES]
     for name in learning:
-        check_run(name, configs[name], cache, runs / name)
-    training = {
-        name: train(name, configs[name], cache, runs / name, measuring.device, reporter, measuring.stop)
-        for name in learning
-    }
+        check_run(name, configs[name], cache, runs[name])
+    training = {name: train(name, configs[name], measuring, runs[name], reporter) for name in learning}
+    autoencoding = [setting for setting in protocol(0) if setting.name == AUTOENCODING]
     rows: list[dict[str, Any]] = []
     described = []
-    total = len(measuring.entries) * sum(len(_settings(name)) for name in methods)
-    with staged(folder, last="comparison.json") as staging:
-        with full_precision(), memory_guard(measuring.device, OUT_OF_MEMORY_HINT):
+    with staged(folder, last=f"{NAME}.json") as staging:
+        drawer = Drawer(staging, cache.spacing_mm, suffix="")
+        with full_precision(), memory_guard(device, OUT_OF_MEMORY_HINT):
             for name in methods:
-                model = _load(name, config, runs / name / MODEL, measuring)
-                described.append(_described(name, config, model) | training.get(name, UNTRAINED))
-                draw = None if name == COSINES else partial(pictures.add, TITLES[name])
-                for row in measuring.rows(model, _settings(name), draw):
+                model = _load(name, configs[name], runs[name], device)
+                described.append(_describe(name, config, model) | training.get(name, UNTRAINED))
+                draw = partial(drawer.draw, TITLES[name], AUTOENCODING) if with_figures else None
+                for row in measuring.rows(model, autoencoding, draw):
                     rows.append({"method": TITLES[name]} | row)
-                    reporter.progress("measure", len(rows) / total, f"{TITLES[name]} {row['volume']}")
-        result = _result(config, measuring, described, rows) | {"figures": list(pictures.columns)}
-        paths = [_draw(volume, pictures, config, staging) for volume in pictures.columns]
-        paths += write(result, staging, "comparison", markdown(result))
-        _remove_former(folder)
-    return result, [folder / path.name for path in paths]
+                    done = len(rows) / (len(methods) * len(measuring.entries))
+                    reporter.progress("measure", done, f"{TITLES[name]} {row['volume']}")
+        result = _result(config, measuring, described, rows)
+        made = [*sorted(staging.rglob("*.png")), *write(result, staging, NAME, markdown(result))]
+        remove_former(folder, NAME, by="method", suffix="")
+    return result, [folder / path.relative_to(staging) for path in made]
+
+
+def config_of(name: str, config: Config, rates: dict[str, float]) -> Config:
+    """Return a method's configuration: its learning rate; of a baseline, the first window alone and nothing hidden."""
+    config = replace(config, train=replace(config.train, learning_rate=rates.get(name, config.train.learning_rate)))
+    if name == MAESIL:
+        return config
+    preprocessing = replace(config.preprocessing, windows_hu=config.preprocessing.windows_hu[:1])
+    return replace(config, preprocessing=preprocessing, mask=MaskTraining(("none",), (0.0,)))
+
+
+def check_run(name: str, config: Config, cache: Cache, run: Path) -> None:
+    """Refuse what cannot be trained or resumed, before hours of training of another method.
+
+    Raises:
+        InputError: MONAI is missing, or ``run`` was trained with another configuration, other data or for another
+            number of updates: a prolonged run has had two schedules.
+    """
+    if name != MAESIL:
+        make_baseline(name, config.model, config.preprocessing.windows_hu)
+    if holds_state(run):
+        free = FREE_KEYS - {("train", "steps")}
+        check_same_run(read_state(run).values, name, config, cache.fingerprint(), run, free)
+
+
+def train(name: str, config: Config, measuring: Measuring, run: Path, reporter: Reporter) -> dict[str, Any]:
+    """Train a method into the folder ``run``, or resume or reuse what is there.
+
+    Returns:
+        what it was trained with.
+
+    Raises:
+        CancelledError: a stop was requested; the state is saved.
+    """
+    task: Task = MASKED_AUTOENCODING if name == MAESIL else BaselineTraining(name)
+    options: dict[str, Any] = {"device": measuring.device, "reporter": reporter, "stop": measuring.stop}
+    trainer = Trainer(config, measuring.cache, run, resume=holds_state(run), task=task, **options)
+    if trainer.progress.step == config.train.steps:
+        # a crash may have come between the state and the checkpoint
+        trainer.write_weights()
+    else:
+        try:
+            trainer.run()
+        except CancelledError as error:
+            # the trainer names an option of another command
+            reason = error.message.split(";")[0]
+            raise CancelledError(f"{TITLES[name]} {reason}; repeat the same command to resume") from None
+    return {
+        "learning_rate": config.train.learning_rate,
+        "precision": trainer.precision,
+        "samples": trainer.progress.samples,
+        "updates": trainer.progress.step,
+        "training_seconds": round(trainer.progress.seconds),
+    }
+
+
+def _load(name: str, config: Config, run: Path, device: torch.device) -> Any:
+    """Return a method's network with the averaged weights of the last update, which no validation has chosen."""
+    if name == MAESIL:
+        return load_checkpoint(run / MODEL, device)[0]
+    network = make_baseline(name, config.model, config.preprocessing.windows_hu)
+    if name != COSINES:
+        network.load_state_dict(load_file(run / MODEL))
+    return network.to(device).eval()
+
+
+def _describe(name: str, config: Config, model: Any) -> dict[str, Any]:
+    numbers, bits = code_of(name, config.model)
+    return {
+        "method": name,
+        "title": TITLES[name],
+        "network": "MAESILLib" if name == MAESIL else model.network_class,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "code": f"{numbers} numbers" if bits is None else f"{numbers} codes of {bits} bits",
+        "code_numbers": numbers,
+        "code_bits": bits,
+    }
 
 
 def _result(
     config: Config, measuring: Measuring, described: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    cache, train = measuring.cache, config.train
+    cache, budget = measuring.cache, config.train
+    usual, cooled = ("x".join(map(str, size)) for size in (budget.crop_size, budget.cooldown_crop_size))
+    crops = f"batch size {budget.batch_size}, crops of {usual}, in the cool-down of {cooled} too"
     patients = {entry.name: entry.patient for entry in measuring.entries}
     return {
         "schema": SCHEMA,
@@ -138,10 +186,10 @@ def _result(
         "commit": source_commit(),
         "data": {
             "fingerprint": cache.fingerprint(),
-            "training_volumes": len(cache.select("train", train.validation_share)),
+            "training_volumes": len(cache.select("train", budget.validation_share)),
             "volumes": list(patients),
         },
-        "budget": {"updates": train.steps, "crops": _crops(config), "seed": train.seed},
+        "budget": {"updates": budget.steps, "crops": crops, "seed": budget.seed},
         "config": to_dict(config),
         "spacing_mm": cache.spacing_mm,
         "window_hu": list(config.preprocessing.window_hu),
@@ -149,78 +197,5 @@ def _result(
         "lpips": measuring.lpips is not None,
         "methods": described,
         "rows": rows,
-        "summary": summary_of(rows),
-        "differences": differences_of(rows, patients),
+        **summaries(rows, patients),
     }
-
-
-def _settings(name: str) -> list[Setting]:
-    """Return what a method is measured in: the others see the whole input, so auto-encoding alone compares."""
-    chosen = SETTINGS if name == MAESIL else (AUTOENCODING,)
-    return sorted((s for s in protocol(0) if s.name in chosen), key=lambda s: chosen.index(s.name))
-
-
-def _load(name: str, config: Config, path: Path, measuring: Measuring) -> Any:
-    """Return a method's network: the averaged weights of its last update, chosen by nothing."""
-    if name == COSINES:
-        return LowestCosines(config.model, config.preprocessing.windows_hu[:1]).to(measuring.device).eval()
-    return load_checkpoint(path, measuring.device)[0] if name == MAESIL else load_baseline(path, measuring.device)
-
-
-def _described(name: str, config: Config, model: Any) -> dict[str, Any]:
-    code = code_of(name, config.model)
-    networks = {MAESIL: "MAESILLib", COSINES: "DCT-II"}
-    return {
-        "method": name,
-        "title": TITLES[name],
-        "network": networks.get(name) or BASELINES[name].network,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "code": str(code),
-        "code_numbers": code.numbers,
-        "code_bits": code.bits,
-    }
-
-
-def _crops(config: Config) -> str:
-    """Return the crops of an update in words, those of the cool-down too."""
-    train = config.train
-    told = {}
-    # every second update of the cool-down has crops of its own
-    for step in (0, train.cooldown_from + 1):
-        count, size = len(samples_of_update(config, step)), "x".join(map(str, crop_size_of_step(config, step)))
-        told[step] = f"{count} crop{'' if count == 1 else 's'} of {size}"
-    usual, cooled = told.values()
-    if cooled == usual or train.cooldown_from + 1 >= train.steps:
-        return usual
-    return f"{usual} ({cooled} in every second one of the last {train.cooldown_share:.0%})"
-
-
-def _chosen(entries: tuple[CacheEntry, ...], names: list[str] | None, cache: Cache) -> list[str]:
-    if names is None:
-        return list({entry.dataset: entry.name for entry in reversed(entries)}.values())[::-1]
-    known = [entry.name for entry in entries]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(f"{cache.folder} holds out no volume '{unknown[0]}'", f"choose from {', '.join(known)}")
-    return names
-
-
-def _draw(volume: str, pictures: Pictures, config: Config, folder: Path) -> Path:
-    path = folder / f"figure-{volume}.png"
-    comparison_figure(
-        path,
-        pictures.columns[volume],
-        window_hu=config.preprocessing.window_hu,
-        title=f"{volume}: auto-encoding after {config.train.steps} updates each",
-    )
-    return path
-
-
-def _remove_former(folder: Path) -> None:
-    """Remove the figures that an earlier comparison in ``folder`` names: they do not belong to the new tables."""
-    try:
-        names = [str(name) for name in read_json(folder / "comparison.json")["figures"]]
-    except (InputError, KeyError, TypeError):
-        return
-    for name in names:
-        (folder / f"figure-{name}.png").unlink(missing_ok=True)

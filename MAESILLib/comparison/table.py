@@ -1,4 +1,4 @@
-"""The comparison as Markdown: who is ahead in auto-encoding, methods, metrics by data set, paired differences."""
+"""The tables of a comparison as Markdown: who is ahead, methods and their metrics, paired differences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from MAESILLib.comparison.baselines import COSINES, MAESIL, TITLES
-from MAESILLib.evaluation.evaluate import AUTOENCODING
 from MAESILLib.evaluation.tables import (
     METRICS,
     WITHOUT_LPIPS,
@@ -16,130 +15,87 @@ from MAESILLib.evaluation.tables import (
     headline_ssim,
     markdown_table,
     mean_sd,
-    mode_of,
     summarise,
 )
 
 ALL = "all volumes"
-BY = ("dataset", "method", "setting")
+COSINES_NOTE = " cosines: each patch by as many of its lowest cosines as MAESIL has numbers for it; nothing is learnt."
 
 
-def summary_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and deviation over volumes for each data set and for all of them, method and setting."""
-    return [line for part in _by_dataset(rows) for line in summarise(part, BY)]
-
-
-def differences_of(rows: list[dict[str, Any]], patients: dict[str, str]) -> list[dict[str, Any]]:
-    """Return each other method minus MAESIL in auto-encoding, paired by volume, for each data set and all of them.
+def summaries(rows: list[dict[str, Any]], patients: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """Return what tables are made of, for each data set and for all volumes.
 
     Args:
+        rows: of each method and volume.
         patients: of each volume.
+
+    Returns:
+        ``summary``: mean and deviation over volumes of each method; ``differences``: each other method minus MAESIL,
+        paired by volume.
     """
-    chosen = [row for row in rows if row["setting"] == AUTOENCODING]
-    chosen.sort(key=lambda row: row["method"] != TITLES[MAESIL])
-    if not chosen or chosen[0]["method"] != TITLES[MAESIL]:
-        return []
-    return [
-        {"dataset": part[0]["dataset"], **line}
-        for part in _by_dataset(chosen)
-        for line in differences(part, patients, "method")
-    ]
-
-
-def _by_dataset(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    names = dict.fromkeys(row["dataset"] for row in rows)
-    parts = [[row for row in rows if row["dataset"] == name] for name in names]
-    return [*parts, [row | {"dataset": ALL} for row in rows]]
+    rows = [*rows, *(row | {"dataset": ALL} for row in rows)]
+    maesil_first = sorted(rows, key=lambda row: row["method"] != TITLES[MAESIL])
+    has_maesil = maesil_first[0]["method"] == TITLES[MAESIL]
+    return {
+        "summary": summarise(rows, ("dataset", "method", "setting")),
+        "differences": differences(maesil_first, patients, "method", ("dataset", "setting")) if has_maesil else [],
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the tables of a comparison."""
-    budget, data = result["budget"], result["data"]
+    budget, data, (low, high) = result["budget"], result["data"], result["window_hu"]
     lines = [
         *verdict(result["summary"]),
-        f"Every method that learns: {budget['updates']} updates of {budget['crops']}, seed {budget['seed']}, from the "
-        f"{data['training_volumes']} training volumes of data {data['fingerprint']}; measured on "
-        f"{len(data['volumes'])} volumes of other patients, {result['spacing_mm']:g} mm, window "
-        f"{result['window_hu'][0]:g} to {result['window_hu'][1]:g} HU. Library {result['library_version']}"
-        + (f", commit {result['commit']}." if result["commit"] else "."),
+        f"Every method that learns: {budget['updates']} updates, {budget['crops']}, seed {budget['seed']}, from the "
+        f"{data['training_volumes']} training volumes of data {data['fingerprint']}; evaluated on "
+        f"{len(data['volumes'])} volumes of other patients, {result['spacing_mm']:g} mm, window {low:g} to {high:g} HU."
+        f" Library {result['library_version']}" + (f", commit {result['commit']}." if result["commit"] else "."),
         "",
         *_methods_table(result),
         "",
-        *_metrics_table(result),
-        "",
-        "Mean (sd) over volumes. auto-encoding: the whole input is seen; complete: each patch predicted from passes "
-        "that hid it; dual 0.75: hidden patches alone. Only auto-encoding compares the methods."
-        + _of_cosines(result["methods"]),
+        "Auto-encoding, mean (sd) over volumes: every method sees the whole input."
+        + (COSINES_NOTE if any(method["method"] == COSINES for method in result["methods"]) else ""),
     ]
     if result["differences"]:
-        lines += [
-            "",
-            *differences_table(result["differences"], ("method", "minus", "dataset")),
-            "",
-            "Auto-encoding: mean over patients, 95 % interval by bootstrap over patients (none for a single patient), "
-            "and on how many volumes the method is higher than MAESIL.",
-        ]
-    if not result["lpips"]:
-        lines += ["", WITHOUT_LPIPS]
-    return "\n".join(lines) + "\n"
+        lines += ["", *differences_table(result["differences"], ("method", "minus", "dataset")), ""]
+        lines.append(
+            "Mean over patients, 95 % interval by bootstrap over patients (none for a single patient), and on how many "
+            "volumes the method is higher than MAESIL."
+        )
+    return "\n".join(lines if result["lpips"] else [*lines, "", WITHOUT_LPIPS]) + "\n"
 
 
 def verdict(summary: list[dict[str, Any]]) -> list[str]:
-    """Return a sentence on whether MAESIL loses in auto-encoding, over all volumes; none where nothing is compared."""
+    """Return a sentence on whether MAESIL loses over all volumes; none where nothing is compared with it."""
     means = {
         # no finite value: nothing was lost
-        line["method"]: tuple(math.inf if v is None else v for v in (headline(line), headline_ssim(line)))
+        line["method"]: [math.inf if v is None else v for v in (headline(line), headline_ssim(line))]
         for line in summary
-        if line["dataset"] == ALL and line["setting"] == AUTOENCODING
+        if line["dataset"] == ALL
     }
     if TITLES[MAESIL] not in means or len(means) == 1:
         return []
-    own = means.pop(TITLES[MAESIL])
-    above = {name: mean for name, mean in means.items() if mean[0] > own[0] or mean[1] > own[1]}
-    if not above:
-        return [f"MAESIL is ahead in auto-encoding ({_told(own)}), of {', '.join(means)}, over all volumes.", ""]
-    better = ", ".join(f"{name} ({_told(mean)})" for name, mean in above.items())
-    return [f"MAESIL loses in auto-encoding: {better} against its {_told(own)}, over all volumes.", ""]
-
-
-def _told(mean: tuple[float, ...]) -> str:
-    return f"{mean[0]:.2f} dB, SSIM {mean[1]:.4f}"
+    told = {name: f"{psnr:.2f} dB, SSIM {ssim:.4f}" for name, (psnr, ssim) in means.items()}
+    own, own_told = means.pop(TITLES[MAESIL]), told[TITLES[MAESIL]]
+    above = [f"{name} ({told[name]})" for name, mean in means.items() if mean[0] > own[0] or mean[1] > own[1]]
+    if above:
+        return [f"MAESIL loses in auto-encoding: {', '.join(above)} against its {own_told}, over all volumes.", ""]
+    return [f"MAESIL is ahead in auto-encoding ({own_told}), of {', '.join(means)}, over all volumes.", ""]
 
 
 def _methods_table(result: dict[str, Any]) -> list[str]:
-    rows = [
-        [
-            m["title"],
-            f"`{m['network']}`",
-            f"{m['parameters'] / 1e6:.2f} M" if m["parameters"] else "none",
-            m["code"],
-            "" if m["learning_rate"] is None else f"{m['learning_rate']:g}",
-            f"{m['training_seconds']} s, {m['precision']}" if m["updates"] else "none",
-        ]
-        for m in result["methods"]
-    ]
-    patch = "x".join(map(str, result["config"]["model"]["patch_size"]))
-    return markdown_table(
-        ["method", "network", "parameters", f"code of a patch ({patch} voxels)", "learning rate", "training"], rows
-    )
-
-
-def _metrics_table(result: dict[str, Any]) -> list[str]:
+    """Return methods and their metrics over all volumes."""
     metrics = [METRICS[key] for key in METRICS if key != "lpips" or result["lpips"]]
-    metrics.append(("MAE (HU)", 1, lambda line: f"mae_{mode_of(line)}_hu"))
-    rows = [
-        [
-            f"{line['dataset']} ({line['volumes']})",
-            line["method"],
-            line["setting"],
-            *(mean_sd(line, key_of(line), digits) for _, digits, key_of in metrics),
-        ]
-        for line in result["summary"]
-    ]
-    return markdown_table(["data set (volumes)", "method", "mode", *(title for title, _, _ in metrics)], rows)
-
-
-def _of_cosines(methods: list[dict[str, Any]]) -> str:
-    if all(method["method"] != COSINES for method in methods):
-        return ""
-    return " cosines: each patch by as many of its lowest cosines as MAESIL has numbers for it; nothing is learnt."
+    metrics.append(("MAE (HU)", 1, lambda line: "mae_autoencoding_hu"))
+    patch = "x".join(map(str, result["config"]["model"]["patch_size"]))
+    header = ["method", "parameters", f"code of a patch ({patch} voxels)", "learning rate", "training"]
+    rows = []
+    overall = (line for line in result["summary"] if line["dataset"] == ALL)
+    for method, line in zip(result["methods"], overall, strict=True):
+        parameters = f"{method['parameters'] / 1e6:.2f} M" if method["parameters"] else "none"
+        rate = "" if method["learning_rate"] is None else f"{method['learning_rate']:g}"
+        training = f"{method['training_seconds']} s, {method['precision']}" if method["updates"] else "none"
+        means = [mean_sd(line, key_of(line), digits) for _, digits, key_of in metrics]
+        rows.append([method["title"], parameters, method["code"], rate, training, *means])
+    return markdown_table([*header, *(title for title, _, _ in metrics)], rows)
