@@ -1,10 +1,11 @@
-"""Names of volumes, from the paths of all sources: nobody has to read a source, or to ask others, to know its name."""
+"""Unique names of volumes from the paths of all sources; no source has to be read for them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ DICOM_FILE = (".dcm", ".ima", ".dicom")
 
 
 def absolute(path: Path) -> str:
-    """Return what a source is called in an index: its absolute path, links as they are."""
+    """Return the absolute path of a source, links as they are: it identifies the source in an index."""
     return os.path.abspath(path)
 
 
@@ -28,12 +29,16 @@ def plan_names(paths: Sequence[Path]) -> list[str]:
     """
     parts = [_parts(path) for path in paths]
     depths = [1 if is_volume(path) or path.suffix.lower() not in DICOM_FILE else 2 for path in paths]
-    names = [_label(p, d) for p, d in zip(parts, depths, strict=True)]
-    while clashing := [i for i in _clashing(names) if depths[i] < len(parts[i])]:
-        for i in clashing:
+    while True:
+        names = [_label(p, d) for p, d in zip(parts, depths, strict=True)]
+        counts = Counter(name.casefold() for name in names)
+        clashing = [i for i, name in enumerate(names) if counts[name.casefold()] > 1]
+        deeper = [i for i in clashing if depths[i] < len(parts[i])]
+        if not deeper:
+            break
+        for i in deeper:
             depths[i] += 1
-            names[i] = _label(parts[i], depths[i])
-    for i in _clashing(names):
+    for i in clashing:
         names[i] = marked(names[i], paths[i])
     return names
 
@@ -59,10 +64,3 @@ def _label(parts: tuple[str, ...], depth: int) -> str:
         label = f"{label[:LONGEST]}_{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     # NAME.foreground.npy is the table of NAME
     return re.sub(r"\.foreground$", "_foreground", label, flags=re.IGNORECASE)
-
-
-def _clashing(names: list[str]) -> list[int]:
-    groups: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        groups.setdefault(name.casefold(), []).append(i)
-    return [i for group in groups.values() if len(group) > 1 for i in group]
