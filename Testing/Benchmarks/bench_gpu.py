@@ -79,7 +79,9 @@ def random_cache(folder: Path, side: int) -> Cache:
         hu = rng.integers(-200, 200, (side, side, side), dtype=np.int16)
         crc32 = store_volume(folder, f"v{number}", hu)
         split = "train" if number else "val"
-        entries.append(CacheEntry(f"v{number}", hu.shape, f"p{number}", split, "", str(number), 1.0, crc32=crc32))
+        entries.append(
+            CacheEntry(f"v{number}", hu.shape, f"p{number}", split, f"v{number}", str(number), 1.0, crc32=crc32)
+        )
     write_index(Cache(folder, 1.5, tuple(entries)))
     return read_cache(folder)
 
