@@ -178,10 +178,10 @@ def test_a_branch_needs_a_run_a_length_and_a_folder_of_its_own(folder: Path, tmp
 def test_a_branch_is_of_the_same_data(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "cache"
     shutil.copytree(folder / "cache", other)
-    index = (other / "index.json").read_text()
+    index = (other / "index.jsonl").read_text()
     patient = read_cache(other).entries[0].patient
     assert patient in index
-    (other / "index.json").write_text(index.replace(patient, hash_of_patient("p9")))
+    (other / "index.jsonl").write_text(index.replace(patient, hash_of_patient("p9")))
     saved = read_state(folder / "run")
     with pytest.raises(InputError, match="trained on other data"):
         Trainer(from_dict(cooled_down(saved, 4)), read_cache(other), tmp_path / "new", start=saved)

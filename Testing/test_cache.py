@@ -16,7 +16,6 @@ from cli_factory import (
     maesil,
     write_checkpoint,
 )
-from test_prepare import index_of
 from training_factory import make_cache
 
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache
@@ -165,22 +164,37 @@ class TestDamage:
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(
-        "change",
+        ("number", "change"),
         [
-            {"volumes": None},
-            {"volumes": [{}]},
-            {"volumes": [5]},
-            {"refused": [{"source": "a"}]},
-            {"spacing_mm": "wide"},
-            {"schema": "maesil-cache/99"},
-            {"schema": "maesil-cache/1"},
-            {"set_aside": 5},
-            {"volumes": [{"name": "v"}]},
+            (1, {"schema": "maesil-cache/99"}),
+            (1, {"schema": "maesil-cache/3"}),
+            (1, {"spacing_mm": "wide"}),
+            (1, {"shard": 5}),
+            (1, {"shard": {"number": 1}}),
+            (1, {"inputs": None, "number": None}),
+            (2, {"entry": {}}),
+            (2, {"entry": 5}),
+            (2, {"entry": {"name": "v"}}),
+            (2, {"order": "first"}),
+            (3, {"unknown": 1}),
         ],
     )
-    def test_index(self, damaged: Path, change: dict[str, object]) -> None:
-        folder = damaged.parent.parent
-        index = index_of(folder) | change
-        (folder / "index.json").write_text(json.dumps(index))
-        with pytest.raises(InputError, match=r"index\.json"):
-            read_cache(folder)
+    def test_index(self, damaged: Path, number: int, change: dict[str, object]) -> None:
+        path = damaged.parent.parent / "index.jsonl"
+        lines = path.read_text().splitlines()
+        lines[number - 1] = json.dumps(json.loads(lines[number - 1]) | change)
+        path.write_text("\n".join([*lines, ""]))
+        where = "has schema" if "schema" in change else f", line {number} is damaged"
+        with pytest.raises(InputError, match=re.escape(f"{path}") + ".*" + where):
+            read_cache(path.parent)
+
+    @pytest.mark.parametrize("line", ["", "not json", "[]", "5", '{"source": "a"}', '{"schema": '])
+    def test_a_damaged_line_of_the_index(self, damaged: Path, line: str) -> None:
+        path = damaged.parent.parent / "index.jsonl"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines[:2], line, *lines[2:], ""]))
+        with pytest.raises(InputError, match=r"index\.jsonl, line 3 is damaged.*delete the line"):
+            read_cache(path.parent)
+        path.write_text("\n".join([*lines[1:], ""]))
+        with pytest.raises(InputError, match=r"index\.jsonl has schema None"):
+            read_cache(path.parent)

@@ -455,8 +455,8 @@ class TestCheckpoints:
 
     def test_another_spacing(self, data: Path, tmp_path: Path) -> None:
         shutil.copytree(data / "cache", tmp_path / "cache")
-        index = json.loads((tmp_path / "cache" / "index.json").read_text())
-        (tmp_path / "cache" / "index.json").write_text(json.dumps(index | {"spacing_mm": 2.0}))
+        index = (tmp_path / "cache" / "index.jsonl").read_text()
+        (tmp_path / "cache" / "index.jsonl").write_text(index.replace('"spacing_mm": 1.5', '"spacing_mm": 2.0'))
         shutil.copy(data / "tiny.safetensors", tmp_path)
         assert_refused(evaluate(tmp_path, tmp_path / "out"), "1.5 mm", "2.0 mm", "tiny.safetensors")
 

@@ -98,7 +98,7 @@ class TestText:
 
     def test_what_is_none_of_these(self, tmp_path: Path) -> None:
         (tmp_path / "index.json").write_text("[]")
-        assert_refused(maesil("info", tmp_path, *QUIET), "index.json has schema None")
+        assert_refused(maesil("info", tmp_path, *QUIET), "index.json is not of schema 'maesil-cache/4'")
         (tmp_path / "notes.safetensors").write_text("hello")
         assert_refused(maesil("info", tmp_path / "notes.safetensors", *QUIET), "not a readable checkpoint")
 

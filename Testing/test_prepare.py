@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from volume_factory import geometry, trunk, write_dicom
 from MAESILLib.data.cache import read_cache
 from MAESILLib.data.names import plan_names
 from MAESILLib.data.one_source import Setup, Task, prepare_source
-from MAESILLib.data.prepare import find_sources
 from MAESILLib.data.records import hash_of_patient
+from MAESILLib.data.sources import find_sources
 from MAESILLib.events import Reporter
 
 SMALL = (16, 24, 20)
@@ -45,16 +46,12 @@ def prepare(output: Path, *inputs: object, status: int = 0) -> Result:
     return result
 
 
-def index_of(cache: Path) -> dict[str, Any]:
-    return json.loads((cache / "index.json").read_text(encoding="utf-8"))
-
-
 def entries_of(cache: Path) -> dict[str, dict[str, Any]]:
-    return {entry["name"]: entry for entry in index_of(cache)["volumes"]}
+    return {entry.name: asdict(entry) for entry in read_cache(cache, allow_empty=True).entries}
 
 
 def reasons_of(cache: Path) -> dict[str, str]:
-    return {Path(row["source"]).name: row["reason"] for row in index_of(cache)["refused"]}
+    return {Path(refusal.source).name: refusal.reason for refusal in read_cache(cache, allow_empty=True).refused}
 
 
 def stored(cache: Path, name: str) -> np.ndarray:
@@ -81,7 +78,7 @@ class TestWhatIsStored:
         np.testing.assert_array_equal(stored(tmp_path / "cache", "a"), np.clip(hu, -1024, 3071))
         assert stored(tmp_path / "cache", "a").dtype == np.int16
         entry = entries_of(tmp_path / "cache")["a"]
-        assert entry["shape_dhw"] == list(SMALL)
+        assert entry["shape_dhw"] == SMALL
         assert entry["foreground_share"] == pytest.approx((np.clip(hu, -1024, 3071) > -500).mean(), abs=1e-4)
         assert entry["source"] == str(tmp_path / "in" / "a.nii.gz")
         assert "1 volumes of 1 patients (1 undecided), 1.5 mm" in result.out
@@ -100,7 +97,7 @@ class TestWhatIsStored:
         result = maesil("prepare", path, "--output", tmp_path / "cache", "--spacing", spacing, *QUIET)
         assert result.status == 0
         assert stored(tmp_path / "cache", "scan").shape == shape
-        assert index_of(tmp_path / "cache")["spacing_mm"] == float(spacing)
+        assert read_cache(tmp_path / "cache").spacing_mm == float(spacing)
 
     @pytest.mark.parametrize("spacing", ["0", "-1", "nan", "inf"])
     def test_impossible_spacings(self, tmp_path: Path, spacing: str) -> None:
@@ -130,7 +127,7 @@ class TestFinding:
             (root / name).write_text("no volume")
         prepare(tmp_path / "cache", root)
         assert set(entries_of(tmp_path / "cache")) == {"a", "b", "c", "d", "series"}
-        assert index_of(tmp_path / "cache")["refused"] == []
+        assert reasons_of(tmp_path / "cache") == {}
         np.testing.assert_array_equal(stored(tmp_path / "cache", "series"), trunk(SMALL, 9))
         assert entries_of(tmp_path / "cache")["series"]["patient"] == hash_of_patient("TEST")
 
@@ -206,7 +203,7 @@ class TestFinding:
         path = write_ct(tmp_path / "in" / "a.nrrd", SMALL)
         prepare(tmp_path / "cache", path, tmp_path / "in", os.path.relpath(path))
         assert set(entries_of(tmp_path / "cache")) == {"a"}
-        assert index_of(tmp_path / "cache")["refused"] == []
+        assert reasons_of(tmp_path / "cache") == {}
 
 
 class TestRefusals:
@@ -313,7 +310,7 @@ class TestGoingOn:
         assert len(files) == 4, "two volumes and their tables"
         prepare(tmp_path / "cache", tmp_path / "in")
         assert {p: p.stat().st_mtime_ns for p in files} == files
-        assert index_of(tmp_path / "cache") == index_of(whole)
+        assert replace(read_cache(whole), folder=tmp_path / "cache") == read_cache(tmp_path / "cache")
 
     def test_a_volume_that_was_lost_is_made_again(self, tmp_path: Path) -> None:
         write_ct(tmp_path / "in" / "a.nrrd", SMALL)
@@ -357,19 +354,29 @@ class TestGoingOn:
     def test_another_spacing(self, tmp_path: Path) -> None:
         path = write_ct(tmp_path / "a.nrrd", SMALL)
         prepare(tmp_path / "cache", path)
-        before = (tmp_path / "cache" / "index.json").read_bytes()
+        before = (tmp_path / "cache" / "index.jsonl").read_bytes()
         result = maesil("prepare", path, "--output", tmp_path / "cache", "--spacing", "2", *QUIET)
         assert_refused(result, "1.5 mm", "2.0 mm", "another output folder")
-        assert (tmp_path / "cache" / "index.json").read_bytes() == before
+        assert (tmp_path / "cache" / "index.jsonl").read_bytes() == before
 
-    @pytest.mark.parametrize("text", ["[]", "{}", '{"schema": "other/1", "volumes": []}', "not json"])
-    def test_a_folder_with_another_index(self, tmp_path: Path, text: str) -> None:
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("index.json", '{"schema": "maesil-cache/3", "volumes": []}'),
+            ("index.shard-1-of-2.json", "not json"),
+            ("index.jsonl", "[]\n"),
+            ("index.jsonl", "{}\n"),
+            ("index.jsonl", '{"schema": "other/1"}\n'),
+            ("index.jsonl", "not json\n"),
+        ],
+    )
+    def test_a_folder_with_another_index(self, tmp_path: Path, name: str, text: str) -> None:
         path = write_ct(tmp_path / "a.nrrd", SMALL)
         (tmp_path / "site").mkdir()
-        (tmp_path / "site" / "index.json").write_text(text)
-        assert_refused(prepare(tmp_path / "site", path, status=2), "index.json")
-        assert (tmp_path / "site" / "index.json").read_text() == text
-        assert [p.name for p in (tmp_path / "site").iterdir()] == ["index.json"]
+        (tmp_path / "site" / name).write_text(text)
+        assert_refused(prepare(tmp_path / "site", path, status=2), name)
+        assert (tmp_path / "site" / name).read_text() == text
+        assert [p.name for p in (tmp_path / "site").iterdir()] == [name]
 
     def test_a_full_disk(self, tmp_path: Path) -> None:
         write_ct(tmp_path / "in" / "a.nrrd", SMALL)

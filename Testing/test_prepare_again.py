@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cli_factory import QUIET, assert_refused, assert_refused_event, maesil, write_ct
-from test_prepare import SMALL, entries_of, index_of, prepare, reasons_of, stored
+from test_prepare import SMALL, entries_of, prepare, reasons_of, stored
 from volume_factory import trunk
 
 from MAESILLib.data import one_source
-from MAESILLib.data.cache import read_cache
-from MAESILLib.data.index import Ledger, index_paths, join, read_index_file
+from MAESILLib.data.cache import INDEX, Refusal, read_cache
+from MAESILLib.data.index import WHOLE, Run, Shard, append, begin_run
 from MAESILLib.data.names import plan_names
-from MAESILLib.data.records import CacheEntry, Record, decide
+from MAESILLib.data.records import CacheEntry, Record
 from MAESILLib.data.report import kind_of
-from MAESILLib.data.shards import WHOLE
+from MAESILLib.errors import InputError
 
 
 def prepare_here(output: Path, *inputs: object) -> dict[str, Any]:
@@ -56,12 +57,14 @@ class TestNotAgain:
         (inputs / "q.nrrd").write_bytes((inputs / "p0.nrrd").read_bytes())
         first = prepare_here(tmp_path / "cache", inputs)
         assert (first["prepared"], first["already_there"], first["refused"]) == (3, 0, 2)
-        index = (tmp_path / "cache" / "index.json").read_bytes()
+        index = (tmp_path / "cache" / "index.jsonl").read_text()
+        assert index.count('"source"') == 5 + 4, "a line for each source, and an entry in those of volumes"
         assert len(hashed) == 5
         again = prepare_here(tmp_path / "cache", inputs)
         assert (again["prepared"], again["already_there"], again["refused"]) == (0, 3, 2)
-        assert len(hashed) == 5
-        assert (tmp_path / "cache" / "index.json").read_bytes() == index
+        assert hashed[5:] == ["bad.nrrd"], "what was refused is read again"
+        added = (tmp_path / "cache" / "index.jsonl").read_text().removeprefix(index).splitlines()
+        assert [json.loads(line)["is_complete"] for line in added] == [False, True]
 
     def test_a_touched_file_is_hashed_but_not_prepared(self, tmp_path: Path, inputs: Path, hashed: list[str]) -> None:
         prepare_here(tmp_path / "cache", inputs)
@@ -74,16 +77,6 @@ class TestNotAgain:
         assert prepare_here(tmp_path / "cache", inputs)["already_there"] == 3
         assert hashed == ["p1.nrrd"]
 
-    def test_refusals_of_another_version_are_tried_again(
-        self, tmp_path: Path, inputs: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (inputs / "bad.nrrd").write_text("no volume")
-        prepare_here(tmp_path / "cache", inputs)
-        hashed.clear()
-        monkeypatch.setattr("MAESILLib.data.prepare.__version__", "99.0")
-        prepare_here(tmp_path / "cache", inputs)
-        assert hashed == ["bad.nrrd"]
-
     def test_a_file_that_is_away_does_not_lose_its_volume(self, tmp_path: Path, inputs: Path) -> None:
         prepare_here(tmp_path / "cache", inputs / "p0.nrrd", inputs / "p1.nrrd")
         manifest = tmp_path / "m.json"
@@ -95,6 +88,26 @@ class TestNotAgain:
         away.rename(inputs / "p1.nrrd")
         prepare_here(tmp_path / "cache", manifest)
         assert reasons_of(tmp_path / "cache") == {}
+
+    def test_a_copy_of_a_source_that_is_away(self, tmp_path: Path, inputs: Path) -> None:
+        prepare_here(tmp_path / "cache", inputs)
+        moved = (inputs / "p1.nrrd").rename(tmp_path / "moved.nrrd")
+        report = prepare_here(tmp_path / "cache", moved)
+        assert (report["prepared"], report["already_there"], report["refused"]) == (0, 0, 1)
+        assert f"the same data as {inputs / 'p1.nrrd'}" in reasons_of(tmp_path / "cache")["moved.nrrd"]
+        assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2"}
+        assert len(list((tmp_path / "cache" / "volumes").iterdir())) == 6
+
+    def test_a_copy_takes_the_place_of_data_that_changed(self, tmp_path: Path, inputs: Path) -> None:
+        (inputs / "q.nrrd").write_bytes((inputs / "p0.nrrd").read_bytes())
+        prepare_here(tmp_path / "cache", inputs)
+        assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2"}
+        write_ct(inputs / "p0.nrrd", SMALL, 7)
+        report = prepare_here(tmp_path / "cache", inputs)
+        assert (report["prepared"], report["already_there"], report["refused"]) == (1, 3, 0)
+        np.testing.assert_array_equal(stored(tmp_path / "cache", "p0"), trunk(SMALL, 7))
+        np.testing.assert_array_equal(stored(tmp_path / "cache", "q"), trunk(SMALL, 0))
+        assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2", "q"}
 
     def test_a_bug_in_one_file_does_not_stop_the_rest(
         self, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,52 +171,47 @@ class TestDamage:
         assert_refused(maesil("info", "--system", "--verify", *QUIET), "--verify")
 
 
-class TestJournal:
-    def ledger(self, folder: Path) -> Ledger:
-        return Ledger(folder, WHOLE, 1.5, "inputs", {}, lambda name: None)
+class TestIndex:
+    def run(self, number: int, shard: Shard = WHOLE) -> Run:
+        return Run(number, shard, "inputs", 1.5)
 
-    def record(self, number: int) -> Record:
+    def record(self, number: int, patient: str = "p") -> Record:
         path = f"/in/{number}.nrrd"
-        entry = CacheEntry(f"v{number}", (8, 8, 8), f"p{number}", "", path, f"{number:064x}", 0.5, crc32=1)
-        return Record(path, number, "stamp", entry=entry)
+        entry = CacheEntry(f"v{number}", (8, 8, 8), f"{patient}{number}", "", path, f"{number:064x}", 0.5, crc32=1)
+        return Record(path, number, "stamp", entry)
 
     @pytest.mark.parametrize("cut", [1, 20, 200])
     def test_a_torn_last_line(self, tmp_path: Path, cut: int) -> None:
-        with self.ledger(tmp_path) as ledger:
-            for number in range(3):
-                ledger.add(self.record(number))
-            text = (tmp_path / "journal.jsonl").read_bytes()
-            (tmp_path / "journal.jsonl").write_bytes(text[:-cut] if cut > 1 else text[:-2])
-            assert [entry.name for entry in read_cache(tmp_path).entries] == ["v0", "v1"]
+        begin_run(tmp_path, self.run(1))
+        for number in range(3):
+            append(tmp_path, WHOLE, self.record(number))
+        os.truncate(tmp_path / INDEX, (tmp_path / INDEX).stat().st_size - cut)
+        assert [entry.name for entry in read_cache(tmp_path).entries] == ["v0", "v1"]
+        begin_run(tmp_path, self.run(2))
+        append(tmp_path, WHOLE, self.record(2))
+        assert [entry.name for entry in read_cache(tmp_path).entries] == ["v0", "v1", "v2"]
+        assert read_cache(tmp_path).unfinished
+        append(tmp_path, WHOLE, replace(self.run(2), is_complete=True))
+        assert read_cache(tmp_path).unfinished == ()
 
-    def test_the_index_is_not_written_for_each_volume(self, tmp_path: Path) -> None:
-        with self.ledger(tmp_path) as ledger:
-            before = (tmp_path / "index.json").stat().st_mtime_ns
-            for number in range(50):
-                ledger.add(self.record(number))
-            assert (tmp_path / "index.json").stat().st_mtime_ns == before
-            assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 50
-            assert len(read_cache(tmp_path).entries) == 50
-            ledger.fold(is_complete=True)
-        assert not (tmp_path / "journal.jsonl").exists()
-        assert len(read_cache(tmp_path).entries) == 50
+    def test_a_torn_first_line(self, tmp_path: Path) -> None:
+        begin_run(tmp_path, self.run(1))
+        os.truncate(tmp_path / INDEX, 30)
+        with pytest.raises(InputError, match="is not a cache"):
+            read_cache(tmp_path)
+        begin_run(tmp_path, self.run(1))
+        append(tmp_path, WHOLE, self.record(0))
+        assert [entry.name for entry in read_cache(tmp_path).entries] == ["v0"]
 
-    def test_index_and_journal_say_the_same(self, tmp_path: Path) -> None:
-        records = [self.record(number) for number in range(4)]
-        duplicate = Record("/in/copy", 5, "stamp", records[0].entry.source_sha256 if records[0].entry else "")
-        refused = [Record("/in/bad", 6, "stamp", reason="no CT"), Record(**{**vars(records[3]), "reason": "away"})]
-        with self.ledger(tmp_path) as ledger:
-            for record in (*records[:3], duplicate, *refused):
-                ledger.add(record)
-            journal = join(read_index_file(path) for path in index_paths(tmp_path))
-            ledger.fold(is_complete=False)
-        folded = join(read_index_file(path) for path in index_paths(tmp_path))
-        assert folded == journal
-        assert [reason for _, reason in decide(folded.values()).refused] == [
-            "away",
-            "the same data as /in/0.nrrd",
-            "no CT",
-        ]
+    @pytest.mark.parametrize("shards", [(WHOLE, Shard(2, 3)), (Shard(2, 3), WHOLE)])
+    def test_the_last_run_counts(self, tmp_path: Path, shards: tuple[Shard, Shard]) -> None:
+        for number, shard in enumerate(shards, start=1):
+            begin_run(tmp_path, self.run(number, shard))
+            append(tmp_path, shard, self.record(5, f"of run {number}, "))
+        # whatever was written to the other file since then
+        begin_run(tmp_path, self.run(3, shards[0]))
+        append(tmp_path, shards[0], self.record(6))
+        assert [entry.patient for entry in read_cache(tmp_path).entries] == ["of run 2, 5", "p6"]
 
 
 class TestReport:
@@ -234,15 +242,21 @@ class TestReport:
         ("reason", "kind"),
         [
             ("/a/b.nii is cut short: 100 of 200 bytes. copy it again", "it is cut short: N of N bytes"),
-            ("the same data as /c/d.nii", "the same data as another source"),
-            ("its patient is in 'val' here, but in 'train' with /c", "a patient on both sides of the split"),
-            ("the reader died (signal 9) while it was on this file. x", "the reader died"),
+            ("the same data as /c/d.nii", "the same data as a file"),
+            (
+                "its patient is in 'val' here, but in 'train' with /c",
+                "its patient is in 'val' here, but in 'train' with a file",
+            ),
+            (
+                "the reader died (signal 9) while it was on this file. x",
+                "the reader died (signal N) while it was on this file",
+            ),
             ("it lies beside /c/d.nii", "it lies beside a file"),
             ("a spacing of -0.5 mm", "a spacing of N mm"),
         ],
     )
     def test_kinds(self, reason: str, kind: str) -> None:
-        assert kind_of("/a/b.nii", reason) == kind
+        assert kind_of(Refusal("/a/b.nii", reason)) == kind
 
     def test_of_a_run_that_was_stopped(self, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from MAESILLib.events import Reporter
@@ -256,7 +270,7 @@ class TestReport:
         assert maesil(*arguments, "--workers", 1, *QUIET).status == 3
         report = json.loads((tmp_path / "cache" / "report.json").read_text())
         assert (report["finished"], report["prepared"], report["inputs"]) == (False, 1, 3)
-        assert index_of(tmp_path / "cache")["complete"] is False
+        assert "not finished" in " ".join(read_cache(tmp_path / "cache").unfinished)
 
 
 class TestNames:

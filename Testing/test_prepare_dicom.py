@@ -8,7 +8,7 @@ import numpy as np
 from cli_factory import (
     maesil,
 )
-from test_prepare import SMALL, entries_of, index_of, prepare, stored
+from test_prepare import SMALL, entries_of, prepare, reasons_of, stored
 from volume_factory import trunk, write_dicom
 
 from MAESILLib.data.records import hash_of_patient
@@ -40,7 +40,7 @@ class TestTrees:
         prepare(tmp_path / "cache", tmp_path / "disc")
         entries = entries_of(tmp_path / "cache")
         assert sorted(entry["patient"] for entry in entries.values()) == sorted(map(hash_of_patient, ("P0", "P1")))
-        assert index_of(tmp_path / "cache")["refused"] == []
+        assert reasons_of(tmp_path / "cache") == {}
 
     def test_series_above_another(self, tmp_path: Path) -> None:
         """The larger series lies below; read with its subfolders, the upper folder would give it twice."""

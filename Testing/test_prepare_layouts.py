@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +93,7 @@ class TestPrepare:
         write_ct(tmp_path / "plain" / "a.nrrd", SMALL)
         plain = maesil("prepare", tmp_path / "plain", "--output", tmp_path / "p", "--workers", 1, "--progress", "json")
         assert plain.named("warning") == []
-        (row,) = json.loads((tmp_path / "p" / "index.json").read_text(encoding="utf-8"))["volumes"]
-        assert "labels" not in row, "earlier versions read this index"
+        assert [entry.labels for entry in read_cache(tmp_path / "p").entries] == [""]
 
     def test_sets_that_overlap_are_warned_of(self, tmp_path: Path) -> None:
         cache = ("--output", tmp_path / "cache", "--workers", 1, "--progress", "json")

@@ -14,8 +14,8 @@ from test_prepare_workers import awkward_inputs
 from volume_factory import trunk
 
 from MAESILLib.data.cache import Cache, read_cache
+from MAESILLib.data.index import Run, Shard, index_paths, parse_shard, unfinished
 from MAESILLib.data.records import hash_of_patient
-from MAESILLib.data.shards import Progress, Shard, parse_shard, shard_of_index, unfinished
 from MAESILLib.errors import InputError
 
 
@@ -54,7 +54,7 @@ class TestTheSameCache:
         for number in order:
             prepare_shard(tmp_path / "cache", f"{number}/3", manifest)
         same(read_cache(tmp_path / "cache"), whole)
-        assert not (tmp_path / "cache" / "index.json").exists()
+        assert not (tmp_path / "cache" / "index.jsonl").exists()
         # once more, when everybody can see what everybody did
         for number in order:
             prepare_shard(tmp_path / "cache", f"{number}/3", manifest)
@@ -110,7 +110,7 @@ class TestTheSameCache:
 class TestWhatIsMissing:
     def test_it_is_said_wherever_the_cache_is_used(self, tmp_path: Path, manifest: Path) -> None:
         prepare_shard(tmp_path / "cache", "2/4", manifest)
-        line = "of 4 shards (2 of the same list of inputs there), 1, 3-4 missing"
+        line = "3 of 4 shards are missing or not finished (1, 3, 4)"
         (found,) = read_cache(tmp_path / "cache").unfinished
         assert line in found
         assert line in maesil("info", tmp_path / "cache", *QUIET).out
@@ -123,14 +123,15 @@ class TestWhatIsMissing:
             assert any(line in event["message"] for event in result.named("warning"))
 
     def test_words(self) -> None:
-        def found(*progress: tuple[str, bool, str]) -> tuple[str, ...]:
-            return unfinished([Progress(parse_shard(shard), done, inputs) for shard, done, inputs in progress])
+        def found(*runs: tuple[str, bool, str]) -> tuple[str, ...]:
+            return unfinished([Run(1, parse_shard(shard), inputs, 1.5, done) for shard, done, inputs in runs])
 
         assert found(("1/1", True, "x")) == ()
         assert found(("1/2", True, "x"), ("2/2", True, "x")) == ()
         assert "not finished" in found(("1/1", False, "x"))[0]
         (line,) = found(("1/4", True, "x"), ("3/4", False, "x"))
-        assert "2, 4 missing and 3 not finished" in line
+        assert "3 of 4 shards are missing or not finished (2, 3, 4)" in line
+        assert "1, 2, 3, 4, 5, 6, 7, 8, 9, ..." in found(("12/12", True, "x"))[0]
         # the same list in other parts, or in one
         assert found(("1/4", True, "x"), ("1/1", True, "x")) == ()
         assert found(("1/4", True, "x"), ("1/2", True, "x"), ("2/2", True, "x")) == ()
@@ -142,7 +143,7 @@ class TestWhatIsMissing:
         prepare_shard(tmp_path / "cache", "1/2", manifest)
         result = maesil("prepare", manifest, "--output", tmp_path / "cache", "--shard", "2/2", "--spacing", "2", *QUIET)
         assert_refused(result, "1.5 mm", "2.0 mm")
-        path = tmp_path / "cache" / "index.shard-1-of-2.json"
+        path = tmp_path / "cache" / "index.shard-1-of-2.jsonl"
         text = path.read_text().replace('"spacing_mm": 1.5', '"spacing_mm": 2.5')
         prepare_shard(tmp_path / "cache", "2/2", manifest)
         path.write_text(text)
@@ -158,12 +159,13 @@ def test_what_is_no_shard(tmp_path: Path, text: str) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-def test_file_names() -> None:
-    for shard in (Shard(), Shard(2, 8), Shard(10, 1000)):
-        assert shard_of_index(shard.index_name) == shard
-    for name in ("index.shard-2.json", "index2.json", "index.json.bak", "index.shard-2-of-8.jsonx"):
-        assert shard_of_index(name) is None
-    assert len({tuple(Shard(i, 3).takes(p) for p in range(3)) for i in (1, 2, 3)}) == 3
+def test_file_names(tmp_path: Path) -> None:
+    shards = (Shard(), Shard(2, 8), Shard(10, 1000))
+    names = {shard.file_name("index", ".jsonl") for shard in shards}
+    assert names == {"index.jsonl", "index.shard-2-of-8.jsonl", "index.shard-10-of-1000.jsonl"}
+    for name in (*names, "index.shard-2.jsonl", "index2.jsonl", "index.jsonl.bak", "index.shard-2-of-8.jsonx"):
+        (tmp_path / name).touch()
+    assert {path.name for path in index_paths(tmp_path)} == names
 
 
 def test_names_do_not_depend_on_the_shard(tmp_path: Path) -> None:

@@ -210,6 +210,6 @@ class TestFirstRelease:
 
     def test_caches_of_earlier_versions(self, tmp_path: Path) -> None:
         (tmp_path / "cache").mkdir()
-        (tmp_path / "cache" / "index.json").write_text('{"schema": "maesil-cache/2", "volumes": []}')
+        (tmp_path / "cache" / "index.json").write_text('{"schema": "maesil-cache/3", "volumes": []}')
         result = maesil("pretrain", "--data", tmp_path / "cache", "--output", tmp_path / "new", *QUIET)
-        assert_refused(result, "has schema 'maesil-cache/2'", "prepare the data again")
+        assert_refused(result, "not of schema 'maesil-cache/4'", "prepare the data again")

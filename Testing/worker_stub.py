@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from MAESILLib.data.one_source import PREPARED, Outcome, Setup, Task
+from MAESILLib.data.one_source import Outcome, Setup, Task
 from MAESILLib.data.records import Record
 from MAESILLib.errors import DiskFullError
 
@@ -26,7 +26,7 @@ def pretend(setup: Setup, task: Task) -> Outcome:
         raise DiskFullError("disk full", "free space")
     if name.startswith("slow"):
         time.sleep(60)
-    return Outcome(Record(str(task.source.path), task.order), PREPARED)
+    return Outcome(Record(str(task.source.path), task.order))
 
 
 def no_work(setup: Setup, task: Task) -> Outcome:

@@ -136,7 +136,7 @@ def _export(path: Path) -> tuple[str, dict[str, Any], str]:
 
 def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.data.cache import read_cache
-    from MAESILLib.data.report import cache_text, refused_sources, refused_text
+    from MAESILLib.data.report import cache_text, refused_text
 
     cache = read_cache(path)
     rows = [
@@ -150,7 +150,7 @@ def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
         "refused": [asdict(refusal) for refusal in cache.refused],
         "unfinished": list(cache.unfinished),
     }
-    return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(refused_sources(cache)), *rows]))
+    return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(cache.refused), *rows]))
 
 
 def _volume(path: Path) -> tuple[str, dict[str, Any], str]:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files, folders, DICOM trees, or a CSV/JSON manifest with 'file' and perhaps 'patient', 'split' "
         "(train or val), 'dataset', 'licence', 'labels'; with --layout, folders of that public data set",
     )
-    parser.add_argument("--output", required=True, metavar="CACHE", help="folder of the cache; may be continued")
+    parser.add_argument("--output", required=True, metavar="CACHE", help="folder of the cache; resumed if it exists")
     parser.add_argument(
         "--layout", choices=LAYOUTS, help="the folders are laid out as this public data set, see docs/Datasets.md"
     )
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes; all cores if not given. 1 works in this process, which a crash of a reader ends",
+        help="number of worker processes (default: all cores). 1 runs in this process: a reader that crashes ends it",
     )
     parser.add_argument(
         "--shard",
@@ -52,29 +52,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
     from MAESILLib.config import from_dict
+    from MAESILLib.data.index import parse_shard
     from MAESILLib.data.prepare import prepare
     from MAESILLib.data.report import cache_text, report_text
-    from MAESILLib.data.shards import parse_shard
     from MAESILLib.data.workers import available_cores
 
     preprocessing = from_dict({"preprocessing": {"spacing_mm": args.spacing}}, "--spacing").preprocessing
     shard = parse_shard(args.shard)
-    done = prepare(
+    cache, report = prepare(
         _sources(args, reporter),
         args.output,
-        preprocessing,
+        preprocessing.spacing_mm,
         workers=available_cores() if args.workers is None else args.workers,
         shard=shard,
         verify=args.verify,
         reporter=reporter,
         stop=stop,
     )
-    for line in overlaps(entry.dataset for entry in done.cache.entries):
+    for line in overlaps(entry.dataset for entry in cache.entries):
         reporter.warning(line)
     reporter.artifact("cache", args.output)
     if args.progress != "json":
-        print(cache_text(done.cache))
-        print(report_text(done.report))
+        print(cache_text(cache))
+        print(report_text(report))
 
 
 def _sources(args: argparse.Namespace, reporter: Reporter) -> list[Source]:

@@ -1,6 +1,6 @@
 """The cache: checked, oriented, resampled CTs as int16 HU, readable crop by crop.
 
-    CACHE/index.json                      what is in it, and what was refused; of a shard, index.shard-2-of-8.json
+    CACHE/index.jsonl                     what is in it, and what was refused; of a shard, index.shard-2-of-8.jsonl
     CACHE/volumes/NAME.npy                one volume (D, H, W) int16, canonical orientation, isotropic
     CACHE/volumes/NAME.foreground.npy     voxels above -500 HU in blocks of 8x8x8, uint16
 
@@ -20,25 +20,12 @@ from tokenize import TokenError
 import numpy as np
 
 from MAESILLib.data.foreground import foreground_table, table_shape
-from MAESILLib.data.index import SCHEMA, index_paths, join, read_index_file, write_index_file
-from MAESILLib.data.records import CacheEntry, Decision, Record, Refusal, decide
-from MAESILLib.data.shards import INDEX, unfinished
+from MAESILLib.data.index import INDEX, index_paths, read_index, unfinished, write_new_index
+from MAESILLib.data.records import CacheEntry, Record, Refusal, decide
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path
 
-__all__ = [
-    "INDEX",
-    "SCHEMA",
-    "VOLUMES",
-    "Cache",
-    "CacheEntry",
-    "Refusal",
-    "is_cache",
-    "read_cache",
-    "read_index",
-    "store_volume",
-    "write_index",
-]
+__all__ = ["INDEX", "Cache", "CacheEntry", "Refusal", "is_cache", "read_cache", "store_volume", "write_index"]
 
 VOLUMES = "volumes"
 TABLE_SUFFIX = ".foreground.npy"
@@ -190,51 +177,29 @@ def _store(path: Path, array: np.ndarray) -> int:
     return zlib.crc32(array.data, zlib.crc32(header))
 
 
-def remove_volume(folder: Path, name: str) -> None:
-    """Remove a volume and its foreground table."""
-    for path in (volume_path(folder, name), table_path(folder, name)):
-        path.unlink(missing_ok=True)
-
-
 def is_cache(folder: Path) -> bool:
     """Say whether a folder holds an index."""
     return folder.is_dir() and bool(index_paths(folder))
 
 
-def read_cache(folder: Path | str) -> Cache:
+def read_cache(folder: Path | str, allow_empty: bool = False) -> Cache:
     """Open a cache; shards are joined. Look at ``unfinished`` for what is missing.
 
     Raises:
-        InputError: the folder is no cache, or one of another version.
+        InputError: the folder is no cache, or one of another version, or it holds no volume.
     """
-    cache = read_index(Path(folder))
-    if not cache.entries:
-        raise InputError(f"{folder} holds no volume", "see what maesil prepare refused")
-    return cache
-
-
-def read_index(folder: Path) -> Cache:
-    """Read a cache's indexes; unlike :func:`read_cache`, an empty cache is no error.
-
-    Raises:
-        InputError: the folder is no cache, or one of another version.
-    """
-    files = [read_index_file(path) for path in index_paths(folder)]
-    if not files:
+    folder = Path(folder)
+    records, runs = read_index(folder)
+    if not runs:
         raise InputError(f"{folder} is not a cache: it has no {INDEX}", "make one with maesil prepare")
-    decision = decide(join(files).values())
-    return cache_of(folder, files[0].spacing_mm, decision, unfinished([file.progress for file in files]))
-
-
-def cache_of(folder: Path, spacing_mm: float, decision: Decision, missing: tuple[str, ...] = ()) -> Cache:
-    """Return the cache that was decided on."""
-    entries = tuple(record.entry for record in decision.taken if record.entry is not None)
-    refused = tuple(Refusal(record.source, reason) for record, reason in decision.refused)
-    return Cache(folder, spacing_mm, entries, refused, missing)
+    entries, refused = decide(records.values())
+    if not entries and not allow_empty:
+        raise InputError(f"{folder} holds no volume", "see what maesil prepare refused")
+    return Cache(folder, runs[0].spacing_mm, entries, refused, unfinished(runs))
 
 
 def write_index(cache: Cache) -> None:
     """Write the index of volumes that lie in a cache's folder already, whole or not at all."""
     records = [Record(entry.source, order, entry=entry) for order, entry in enumerate(cache.entries)]
     refused = [Record(r.source, len(records) + n, reason=r.reason) for n, r in enumerate(cache.refused)]
-    write_index_file(cache.folder / INDEX, cache.spacing_mm, "", True, decide([*records, *refused]))
+    write_new_index(cache.folder, cache.spacing_mm, [*records, *refused])

@@ -1,223 +1,191 @@
-"""The index files of a cache: written whole, with a journal beside them that grows by a line for each source.
+"""The index of a cache: files of JSON lines that only grow, one of each shard.
 
-    CACHE/index.json, CACHE/index.shard-2-of-8.json         records, and what was decided from them
-    CACHE/journal.jsonl, CACHE/journal.shard-2-of-8.jsonl   records since the index was written
+    CACHE/index.jsonl, CACHE/index.shard-2-of-8.jsonl
 
-Writing an index takes as long as it has records, so it is written at a run's begin and end only. A last line that a
-crash tore is passed over: that source is done again. Every shard writes its own files, so nobody waits for a lock.
+A run appends a line on itself when it begins and when it has ended, and between them one for each source whose record
+is new or has changed. The last line on a source counts; runs are numbered, so that it does where several files have
+the source. A shard writes its own file alone, so nobody waits for a lock.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from MAESILLib import __version__
-from MAESILLib.data.records import Decision, Record, decide, entry_of, from_json, to_json, without_volume
-from MAESILLib.data.shards import Progress, Shard, shard_of_index
+from MAESILLib.data.records import Record, record_of
 from MAESILLib.errors import InputError
-from MAESILLib.files import explain_os_error, read_json, write_text
+from MAESILLib.files import explain_os_error, write_text
 
-SCHEMA = "maesil-cache/3"
+SCHEMA = "maesil-cache/4"
+INDEX = "index.jsonl"
+# earlier versions wrote .json
+INDEX_NAME = re.compile(r"index(\.shard-\d+-of-\d+)?\.jsonl?")
+PREPARE_ANEW = "prepare the data again in another folder"
 
 
 @dataclass(frozen=True)
-class IndexFile:
-    """What one index and its journal hold."""
+class Shard:
+    """Part ``number`` (from 1) of ``of`` parts of a list of sources; 1 of 1 is everything."""
 
-    path: Path
+    number: int = 1
+    of: int = 1
+
+    def file_name(self, stem: str, suffix: str) -> str:
+        """Return the name of its index or report."""
+        return f"{stem}.shard-{self.number}-of-{self.of}{suffix}" if self.of > 1 else f"{stem}{suffix}"
+
+
+WHOLE = Shard()
+
+
+def parse_shard(text: str) -> Shard:
+    """Return the shard that ``i/n`` names.
+
+    Raises:
+        InputError: it names none.
+    """
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--shard {text}", "write i/n with i from 1 to n, as 2/8")
+    return Shard(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of ``maesil prepare``.
+
+    Attributes:
+        number: larger than those of all runs that it read.
+        inputs: hash of the whole list of sources.
+        is_complete: it came to the end of its shard.
+    """
+
+    number: int
+    shard: Shard
+    inputs: str
     spacing_mm: float
-    progress: Progress
-    library_version: str
-    records: dict[str, Record]
-    """By source."""
+    is_complete: bool = False
 
 
 def index_paths(folder: Path) -> list[Path]:
-    """Return the index files of a folder, those written last at the end; none if it is no cache."""
-    found = [path for path in folder.glob("index*.json") if shard_of_index(path.name)]
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    """Return the index files of a folder, those of earlier versions too; none if it is no cache."""
+    return sorted(path for path in folder.glob("index*.json*") if INDEX_NAME.fullmatch(path.name))
 
 
-def read_index_file(path: Path) -> IndexFile:
-    """Read an index and its journal.
+def read_index(folder: Path) -> tuple[dict[str, Record], list[Run]]:
+    """Read and join all index files of a folder.
 
-    Raises:
-        InputError: it is damaged, or one of another version.
-    """
-    shard = shard_of_index(path.name)
-    assert shard is not None
-    # before the index: what is missing here because the index was just written is there
-    journal = list(_read_journal(path.with_name(shard.journal_name)))
-    index = read_json(path)
-    schema = index.get("schema") if isinstance(index, dict) else None
-    if schema != SCHEMA:
-        raise InputError(
-            f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", "prepare the data again in another folder"
-        )
-    try:
-        records = {record.source: record for record in _records_of(index)} | {r.source: r for r in journal}
-        progress = Progress(shard, bool(index["complete"]), str(index["inputs"]))
-        return IndexFile(path, float(index["spacing_mm"]), progress, str(index["library_version"]), records)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}", "prepare the data again in another folder") from None
-
-
-def join(files: Iterable[IndexFile]) -> dict[str, Record]:
-    """Return all records by source; where two files know a source, the one written last counts.
+    Returns:
+        records by source, and the last run of each file; nothing if there are none.
 
     Raises:
-        InputError: they were prepared with different spacings.
+        InputError: one is damaged or of another version, or they were prepared with different spacings.
     """
-    records: dict[str, Record] = {}
-    first: IndexFile | None = None
-    for file in files:
-        first = first or file
-        if file.spacing_mm != first.spacing_mm:
+    runs: list[Run] = []
+    found: list[tuple[int, Record]] = []
+    for path in index_paths(folder):
+        run, records = _read_file(path)
+        if run is None:
+            continue
+        if runs and run.spacing_mm != runs[0].spacing_mm:
             raise InputError(
-                f"{file.path} was prepared at {file.spacing_mm} mm, {first.path.name} at {first.spacing_mm} mm",
+                f"{path} was prepared at {run.spacing_mm} mm, others at {runs[0].spacing_mm} mm",
                 "prepare each in a folder of its own",
             )
-        records.update(file.records)
-    return records
+        runs.append(run)
+        found += records
+    return {record.source: record for _, record in sorted(found, key=lambda one: one[0])}, runs
 
 
-def write_index_file(path: Path, spacing_mm: float, inputs: str, is_complete: bool, decision: Decision) -> None:
-    """Write an index, whole or not at all: one line for each volume and each refusal."""
-    head = {"schema": SCHEMA, "library_version": __version__, "spacing_mm": spacing_mm}
-    head |= {"complete": is_complete, "inputs": inputs}
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
-    lines += _table("volumes", map(_volume_row, decision.taken), ",")
-    lines += _table("set_aside", map(_volume_row, decision.set_aside), ",")
-    lines += _table("refused", (_refused_row(record, reason) for record, reason in decision.refused), "")
-    write_text(path, "\n".join(["{", *lines, "}", ""]))
-
-
-def _table(name: str, rows: Iterable[dict[str, Any]], end: str) -> list[str]:
-    lines = [f"  {json.dumps(row, allow_nan=False)}," for row in rows]
-    if lines:
-        lines[-1] = lines[-1][:-1]
-    return [f" {json.dumps(name)}: [", *lines, f" ]{end}"]
-
-
-def _volume_row(record: Record) -> dict[str, Any]:
-    assert record.entry is not None
-    row = {**asdict(record.entry), "order": record.order, "stamp": record.stamp}
-    if not row["labels"]:
-        # earlier versions read a cache that has none
-        del row["labels"]
-    return row
-
-
-def _refused_row(record: Record, reason: str) -> dict[str, Any]:
-    row = {"source": record.source, "reason": reason, "order": record.order, "stamp": record.stamp}
-    # where it is decided from other records, it is decided again when they are read
-    return row | {"decided": not record.reason, "sha256": record.sha256}
-
-
-def _records_of(index: dict[str, Any]) -> Iterator[Record]:
-    stored: dict[str, Record] = {}
-    for row in (*index["volumes"], *index["set_aside"]):
-        values = dict(row)
-        order, stamp = int(values.pop("order")), str(values.pop("stamp"))
-        entry = entry_of(values)
-        stored[entry.source] = Record(entry.source, order, stamp, entry=entry)
-    yield from stored.values()
-    for row in index["refused"]:
-        reason = "" if row["decided"] else str(row["reason"])
-        record = Record(row["source"], int(row["order"]), row["stamp"], row["sha256"], reason=reason)
-        if record.source not in stored:
-            yield record
-        elif reason:
-            yield replace(stored[record.source], stamp=record.stamp, reason=reason)
-
-
-def _read_journal(path: Path) -> Iterator[Record]:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
+def _read_file(path: Path) -> tuple[Run | None, list[tuple[int, Record]]]:
+    """Return the last run of a file, and its records, each with the number of its run."""
+    if path.suffix == ".json":
+        raise InputError(f"{path} is not of schema {SCHEMA!r}", PREPARE_ANEW)
+    run, records = None, []
+    # after the last end of a line lies what is being written, or was torn by a crash: that source is prepared again
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            yield from_json(json.loads(line))
-        except (KeyError, TypeError, ValueError):
-            # torn by a crash: the source is done again
-            continue
+            values = json.loads(line)
+            if run is None or "schema" in values:
+                run = _run_of(values, path)
+            else:
+                records.append((run.number, record_of(values)))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{path}, line {number} is damaged: {error}", "delete the line, then run maesil prepare again"
+            ) from None
+    return run, records
 
 
-class Ledger:
-    """The records of a shard while it is prepared; a context manager.
+def _run_of(values: dict[str, Any], path: Path) -> Run:
+    schema = values.get("schema")
+    if schema != SCHEMA:
+        raise InputError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", PREPARE_ANEW)
+    shard = Shard(int(values["shard"]["number"]), int(values["shard"]["of"]))
+    number, spacing_mm = int(values["number"]), float(values["spacing_mm"])
+    return Run(number, shard, str(values["inputs"]), spacing_mm, bool(values["is_complete"]))
 
-    Args:
-        folder: of the cache.
-        inputs: hash of the list of sources.
-        records: what is known so far, by source.
-        remove: called with the name of each volume that is a duplicate, when the index does without it.
+
+def begin_run(folder: Path, run: Run) -> None:
+    """Append the line that describes a run.
+
+    Raises:
+        DiskFullError: the disk is full.
+        InputError: the folder cannot be written to.
     """
+    path = folder / run.shard.file_name("index", ".jsonl")
+    if path.exists():
+        # what a crash tore must not become the start of the next line
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    append(folder, run.shard, run)
 
-    def __init__(
-        self,
-        folder: Path,
-        shard: Shard,
-        spacing_mm: float,
-        inputs: str,
-        records: dict[str, Record],
-        remove: Callable[[str], None],
-    ) -> None:
-        self.index, self.journal = folder / shard.index_name, folder / shard.journal_name
-        self.spacing_mm, self.inputs, self.records, self._remove = spacing_mm, inputs, records, remove
-        self.decision = Decision()
-        self._lines: TextIO | None = None
 
-    def __enter__(self) -> Ledger:
-        # what the journal of an earlier run says is in the records, or its index is gone
-        self.fold(is_complete=False)
-        return self
+def append(folder: Path, shard: Shard, value: Run | Record) -> None:
+    """Append a line to a shard's index; it survives the end of this process.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
+    Raises:
+        DiskFullError: the disk is full.
+        InputError: the folder cannot be written to.
+    """
+    path = folder / shard.file_name("index", ".jsonl")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(_line(value))
+    except OSError as error:
+        raise explain_os_error(error, path) from error
 
-    def add(self, record: Record) -> None:
-        """Keep what became of a source; it survives the end of this process.
 
-        Raises:
-            DiskFullError: the disk is full.
-        """
-        self.records[record.source] = record
-        try:
-            if self._lines is None:
-                self._lines = open(self.journal, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
-            # one write, so that nothing comes between
-            self._lines.write(json.dumps(to_json(record)) + "\n")
-            self._lines.flush()
-        except OSError as error:
-            raise explain_os_error(error, self.journal) from error
+def write_new_index(folder: Path, spacing_mm: float, records: Iterable[Record]) -> None:
+    """Write the index of a cache whose volumes are stored already, whole or not at all."""
+    run = Run(1, WHOLE, "", spacing_mm, is_complete=True)
+    write_text(folder / INDEX, _line(run) + "".join(map(_line, records)))
 
-    def fold(self, is_complete: bool) -> None:
-        """Write the index and empty the journal.
 
-        Raises:
-            DiskFullError: the disk is full; the journal stays.
-        """
-        duplicates = decide(self.records.values()).duplicates
-        for record in duplicates:
-            self.records[record.source] = without_volume(record)
-        self.decision = decide(self.records.values())
-        write_index_file(self.index, self.spacing_mm, self.inputs, is_complete, self.decision)
-        self._close()
-        self.journal.unlink(missing_ok=True)
-        kept = {record.entry.name for record in self.records.values() if record.entry is not None}
-        for record in duplicates:
-            if record.entry is not None and record.entry.name not in kept:
-                self._remove(record.entry.name)
+def _line(value: Run | Record) -> str:
+    head = {"schema": SCHEMA, "library_version": __version__} if isinstance(value, Run) else {}
+    return json.dumps(head | asdict(value), allow_nan=False) + "\n"
 
-    def _close(self) -> None:
-        if self._lines is not None:
-            self._lines.close()
-            self._lines = None
+
+def unfinished(runs: Iterable[Run]) -> tuple[str, ...]:
+    """Return what is missing of a cache: one line for each list of sources whose shards are not all complete."""
+    done: dict[tuple[str, int], set[int]] = {}
+    for run in runs:
+        done.setdefault((run.inputs, run.shard.of), set()).update([run.shard.number] if run.is_complete else [])
+    # the same list may have been prepared in other parts, or at once
+    whole = {inputs for (inputs, of), complete in done.items() if len(complete) == of}
+    return tuple(_missing(of, complete) for (inputs, of), complete in sorted(done.items()) if inputs not in whole)
+
+
+def _missing(of: int, complete: set[int]) -> str:
+    if of == 1:
+        return "its preparation was not finished; run maesil prepare again"
+    missing = [str(number) for number in range(1, of + 1) if number not in complete]
+    numbers = ", ".join([*missing[:9], *(["..."] if len(missing) > 9 else [])])
+    return f"{len(missing)} of {of} shards are missing or not finished ({numbers}); run maesil prepare for them"

@@ -6,25 +6,21 @@ What is found depends on nothing but the source, so any process can do it in any
 from __future__ import annotations
 
 import hashlib
-import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from MAESILLib.data.cache import Cache, store_volume
 from MAESILLib.data.foreground import FOREGROUND_HU
 from MAESILLib.data.names import absolute
-from MAESILLib.data.records import CacheEntry, Record, hash_of_patient
-from MAESILLib.data.sources import Source, is_dicom, is_volume
+from MAESILLib.data.records import CacheEntry, Record, hash_of_patient, same_data
+from MAESILLib.data.sources import Source, is_dicom
 from MAESILLib.errors import CancelledError, DiskFullError, InputError
 from MAESILLib.files import check_name, sha256_of
 
 LOW_HU, HIGH_HU = -1024, 3071
-PREPARED, THERE, REFUSED = "prepared", "there", "refused"
 
 
 @dataclass(frozen=True)
@@ -34,13 +30,15 @@ class Task:
     Attributes:
         name: of its volume.
         order: its place among all sources.
-        known: what an earlier run found.
+        stored: the volume that an earlier run stored, with what a manifest says of it now.
+        stamp: of the source when that was stored; empty where the source has to be read again.
     """
 
     source: Source
     name: str
     order: int
-    known: Record | None = None
+    stored: CacheEntry | None = None
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,34 +47,26 @@ class Setup:
 
     Attributes:
         verify: read what is stored to the end, to find damage that its length does not show.
-        known_data: the place of the source that each SHA-256 in the cache came from.
+        held: source by SHA-256 of the volumes whose sources are not in the list of this run.
     """
 
     folder: Path
     spacing_mm: float
     verify: bool
-    known_data: dict[str, int]
+    held: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a source: prepared, there (already) or refused.
+    """What became of a source.
 
     Attributes:
-        source_bytes: read of the source to prepare it.
+        source_bytes: read of the source to prepare it; 0 if it was not prepared.
     """
 
     record: Record
-    state: str
     source_bytes: int = 0
     warnings: tuple[str, ...] = ()
-
-
-class Stamp(NamedTuple):
-    """Size of a source in bytes, and a text that changes when its files do."""
-
-    size: int
-    text: str
 
 
 def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = lambda: None) -> Outcome:
@@ -88,84 +78,73 @@ def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = la
     Raises:
         DiskFullError: the disk is full.
     """
-    stamp: Stamp | None = None
+    path, source = task.source.path, absolute(task.source.path)
     try:
-        check_name(task.source.path)
-        stamp = stamp_of(task.source.path)
-        if task.known is not None and task.known.stamp == stamp.text and _is_done(setup, task, task.known):
-            return Outcome(task.known, REFUSED if task.known.entry is None else THERE)
-        return _prepared(setup, task, stamp, check_stop)
+        check_name(path)
+        size, stamp = stamp_of(path)
+        if task.stored is not None and task.stamp == stamp and _is_stored(setup, task.stored):
+            return Outcome(Record(source, task.order, stamp, task.stored))
+        check_stop()
+        sha256 = hash_of(path)
+        if task.stored is not None and task.stored.source_sha256 == sha256 and _is_stored(setup, task.stored):
+            # touched or copied, but the same
+            return Outcome(Record(source, task.order, stamp, task.stored))
+        if sha256 in setup.held:
+            return refused(task, same_data(setup.held[sha256]))
+        entry, warnings = _prepared(setup, task, sha256, check_stop)
+        return Outcome(Record(source, task.order, stamp, entry), size, warnings)
     except (DiskFullError, CancelledError):
         raise
     except PermissionError:
         return refused(task, "no permission to read it")
     except OSError as error:
-        # a disk or a server that fails may work the next time
-        return refused(task, f"it cannot be read: {error.strerror or error}")
+        return refused(task, f"it cannot be prepared: {error.strerror or error}")
     except MemoryError:
         return refused(task, "there is too little memory for it. use fewer --workers")
     except InputError as error:
-        return refused(task, str(error), stamp)
+        return refused(task, str(error))
     except Exception as error:
         # one file that nobody thought of must not stop a hundred thousand others
-        return refused(task, f"{type(error).__name__}: {' '.join(str(error).split())}", stamp)
+        return refused(task, f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def refused(task: Task, reason: str, stamp: Stamp | None = None) -> Outcome:
-    """Return the outcome of a source that cannot be used.
+def refused(task: Task, reason: str) -> Outcome:
+    """Return the outcome of a source that cannot be used; the next run reads it again.
 
     What was stored of an earlier state of it stays.
-
-    Args:
-        stamp: of a source that is refused for what it holds; it is not looked at again before it changes.
     """
-    known = task.known
-    entry = known.entry if known is not None else None
-    # where a volume is kept the stamp is not that volume's
-    text = "" if stamp is None or entry is not None else stamp.text
-    return Outcome(Record(absolute(task.source.path), task.order, text, entry=entry, reason=reason), REFUSED)
+    return Outcome(Record(absolute(task.source.path), task.order, entry=task.stored, reason=reason))
 
 
-def stamp_of(path: Path) -> Stamp:
-    """Return the stamp of a file, or of a folder's files.
+def files_of(path: Path) -> list[Path]:
+    """Return a file, or the files of a folder in the order of their names.
 
     Raises:
-        InputError: there is no such file.
-        OSError: it cannot be looked at.
+        FileNotFoundError: there is neither.
     """
-    if path.is_file():
-        found = [path.stat()]
-    elif path.is_dir():
-        with os.scandir(path) as children:
-            found = [child.stat() for child in children if child.is_file()]
-    else:
+    if path.is_dir():
+        return sorted(child for child in path.iterdir() if child.is_file())
+    if not path.is_file():
         raise FileNotFoundError(0, f"no such file: {path}")
+    return [path]
+
+
+def stamp_of(path: Path) -> tuple[int, str]:
+    """Return the size of a source in bytes, and a text that changes when its files do.
+
+    Raises:
+        OSError: there is no such file, or it cannot be looked at.
+    """
+    found = [file.stat() for file in files_of(path)]
     size = sum(one.st_size for one in found)
-    return Stamp(size, f"{len(found)}-{size}-{max((one.st_mtime_ns for one in found), default=0)}")
+    return size, f"{len(found)}-{size}-{max((one.st_mtime_ns for one in found), default=0)}"
 
 
 def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files in the order of their names."""
+    """Return the SHA-256 of a file, or of those of a folder's files."""
     if path.is_file():
         return sha256_of(path)
-    digest = hashlib.sha256()
-    for file in sorted(f for f in path.iterdir() if f.is_file()):
-        digest.update(sha256_of(file).encode())
-    return digest.hexdigest()
-
-
-def _is_done(setup: Setup, task: Task, known: Record) -> bool:
-    """Say whether nothing is left to do for a source that has not changed."""
-    if known.reason:
-        return known.entry is None
-    if known.entry is None:
-        return _is_duplicate(setup, task, known.sha256)
-    return _is_stored(setup, known.entry)
-
-
-def _is_duplicate(setup: Setup, task: Task, sha256: str) -> bool:
-    # of a later source nobody knows yet whether it will be there
-    return setup.known_data.get(sha256, math.inf) < task.order
+    return hashlib.sha256("".join(map(sha256_of, files_of(path))).encode()).hexdigest()
 
 
 def _is_stored(setup: Setup, entry: CacheEntry) -> bool:
@@ -181,62 +160,54 @@ def _is_stored(setup: Setup, entry: CacheEntry) -> bool:
     return True
 
 
-def _prepared(setup: Setup, task: Task, stamp: Stamp, check_stop: Callable[[], None]) -> Outcome:
+def _prepared(
+    setup: Setup, task: Task, sha256: str, check_stop: Callable[[], None]
+) -> tuple[CacheEntry, tuple[str, ...]]:
+    """Store the volume of a source; return its entry, and warnings about the source."""
     from MAESILLib.reading import read_volume
     from MAESILLib.volume import model_grid
 
     check_stop()
-    path, source = task.source.path, absolute(task.source.path)
-    sha256 = hash_of(path)
-    known = task.known.entry if task.known is not None else None
-    if known is not None and known.source_sha256 == sha256 and _is_stored(setup, known):
-        # touched or copied, but the same
-        return Outcome(Record(source, task.order, stamp.text, entry=known), THERE)
-    if _is_duplicate(setup, task, sha256):
-        return Outcome(Record(source, task.order, stamp.text, sha256), REFUSED)
-    # what a manifest once said of these data holds until one says something else
-    told = known if known is not None and known.source_sha256 == sha256 else None
-    check_stop()
-    volume = read_volume(path)
-    if told is not None and not task.source.patient:
-        patient = told.patient
-    else:
-        patient = hash_of_patient(task.source.patient or _dicom_patient(path) or task.name)
+    volume = read_volume(task.source.path)
+    entry = _described(task, sha256)
     check_stop()
     hu = model_grid(volume.geometry, setup.spacing_mm).to_model(volume.hu)
     # whole numbers are rounded already, and rounding them takes a copy in floating point
     whole = hu if np.issubdtype(hu.dtype, np.integer) else np.rint(hu)
     stored = np.clip(whole, LOW_HU, HIGH_HU).astype(np.int16, copy=False)
     check_stop()
-    entry = CacheEntry(
+    crc32 = store_volume(setup.folder, task.name, stored)
+    d, h, w = stored.shape
+    share = round(np.count_nonzero(stored > FOREGROUND_HU) / stored.size, 4)
+    entry = replace(entry, shape_dhw=(d, h, w), foreground_share=share, crc32=crc32)
+    return entry, tuple(f"{task.source.path}: {warning}" for warning in volume.warnings)
+
+
+def _described(task: Task, sha256: str) -> CacheEntry:
+    """Return the entry of a source that can be read, its voxels left out."""
+    if task.stored is not None and task.stored.source_sha256 == sha256:
+        # what a manifest said of these data holds until another says something else
+        return task.stored
+    source = task.source
+    return CacheEntry(
         task.name,
-        (stored.shape[0], stored.shape[1], stored.shape[2]),
-        patient,
-        task.source.split or (told.split if told else ""),
-        source,
-        sha256,
-        round(np.count_nonzero(stored > FOREGROUND_HU) / stored.size, 4),
-        task.source.dataset or (told.dataset if told else ""),
-        task.source.licence or (told.licence if told else ""),
-        labels=task.source.labels or (told.labels if told else ""),
+        shape_dhw=(0, 0, 0),
+        patient=hash_of_patient(source.patient or _dicom_patient(source.path) or task.name),
+        split=source.split,
+        source=absolute(source.path),
+        source_sha256=sha256,
+        foreground_share=0.0,
+        dataset=source.dataset,
+        licence=source.licence,
+        labels=source.labels,
     )
-    try:
-        entry = replace(entry, crc32=store_volume(setup.folder, task.name, stored))
-    except InputError as error:
-        # not the source's fault, so it is tried again
-        return refused(task, str(error))
-    except OSError as error:
-        return refused(task, f"its volume cannot be written: {error.strerror or error}")
-    record = Record(source, task.order, stamp.text, entry=entry)
-    return Outcome(record, PREPARED, stamp.size, tuple(f"{path}: {warning}" for warning in volume.warnings))
 
 
 def _dicom_patient(path: Path) -> str:
     """Return the PatientID of a DICOM folder or file, or nothing."""
     import SimpleITK as sitk
 
-    files = sorted(path.iterdir()) if path.is_dir() else [] if is_volume(path) else [path]
-    first = next((f for f in files if f.is_file() and is_dicom(f)), None)
+    first = next(filter(is_dicom, files_of(path)), None)
     if first is None:
         return ""
     reader = sitk.ImageFileReader()

@@ -81,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = args.folder or (REAL_CT if REAL_CT.is_dir() else enlarged(Path(name)))
         sources = [source.path for source in find_sources([folder])]
-        megabytes = sum(stamp_of(path).size for path in sources) / 1e6
+        megabytes = sum(stamp_of(path)[0] for path in sources) / 1e6
         print(f"{len(sources)} CTs, {megabytes:.0f} MB")
         print("                     CTs/h   MB/s   wall s   CPU s   CPU of the read")
         listed = "\n".join(map(str, sources))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
+from MAESILLib.data.cache import Cache, CacheEntry, is_cache, read_cache, store_volume, write_index
 
 INDEX = "index"
 RANGE_HU = (-1100, 1400)
@@ -67,7 +67,7 @@ def pack(cache: Cache, folder: Path, parts: int, step: int) -> list[Path]:
 
 def unpack(folder: Path, parts: list[Path]) -> Cache:
     """Add the volumes of archives to a cache."""
-    entries = {entry.name: entry for entry in read_cache(folder).entries} if (folder / "index.json").exists() else {}
+    entries = {entry.name: entry for entry in read_cache(folder).entries} if is_cache(folder) else {}
     spacing = 0.0
     for part in parts:
         with np.load(part, allow_pickle=False) as arrays:
