@@ -70,8 +70,14 @@ def _accelerators(problems: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def _cpu() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {**_device("cpu", _cpu_name(), *machine_memory()), "cores": cores}
+    return {**_device("cpu", _cpu_name(), *machine_memory()), "cores": available_cores()}
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _device(kind: str, name: str, total: int | None, free: int | None) -> dict[str, Any]:

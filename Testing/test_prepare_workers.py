@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from cli_factory import QUIET, REPOSITORY, assert_refused, assert_refused_event, leftovers, maesil, write_ct
 from test_prepare import SMALL, entries_of, reasons_of, write_manifest
-from worker_stub import Unpicklable, no_work, pretend
+from worker_stub import pretend
 
 from MAESILLib.data.cache import read_cache
 from MAESILLib.data.one_source import Setup, Task
 from MAESILLib.data.sources import Source
 from MAESILLib.data.workers import prepare_in_workers
-from MAESILLib.errors import DiskFullError, InputError
+from MAESILLib.errors import DiskFullError
 from MAESILLib.parent import state_and_parent
 from MAESILLib.stopping import StopRequest
 
@@ -110,10 +110,14 @@ class TestPool:
             list(outcomes)
         assert time.monotonic() - begin < 1
 
-    def test_workers_that_cannot_start(self) -> None:
-        setup = Setup(Path("nowhere"), 1.5, False, {"": Unpicklable()})  # type: ignore[dict-item]
-        with pytest.raises(InputError, match=r"no worker process could start \(exit status 3\)"):
-            list(prepare_in_workers(setup, tasks_of("a", "b"), 1, StopRequest(), no_work))
+    def test_a_worker_that_takes_too_long_is_killed(self) -> None:
+        (outcome,) = prepare_in_workers(self.SETUP, tasks_of("slow"), 1, StopRequest(), pretend, limit_s=1)
+        assert "took too long" in outcome.record.reason
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory")
+    def test_a_worker_cannot_take_all_memory(self) -> None:
+        outcomes = list(prepare_in_workers(self.SETUP, tasks_of("hog", "a"), 1, StopRequest(), pretend))
+        assert [o.record.reason for o in outcomes] == ["no memory", ""]
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import time
-from collections.abc import Callable
-from typing import Any
 
 from MAESILLib.data.one_source import Outcome, Setup, Task
 from MAESILLib.data.records import Record
 from MAESILLib.errors import DiskFullError
+from MAESILLib.system import machine_memory
 
 
 def pretend(setup: Setup, task: Task) -> Outcome:
@@ -26,15 +26,15 @@ def pretend(setup: Setup, task: Task) -> Outcome:
         raise DiskFullError("disk full", "free space")
     if name.startswith("slow"):
         time.sleep(60)
-    return Outcome(Record(str(task.source.path), task.order))
+    reason = "no memory" if name.startswith("hog") and not can_take_all_memory() else ""
+    return Outcome(Record(str(task.source.path), task.order, reason=reason))
 
 
-def no_work(setup: Setup, task: Task) -> Outcome:
-    raise AssertionError
-
-
-class Unpicklable:
-    """As a worker meets what it cannot import."""
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return os._exit, (3,)
+def can_take_all_memory() -> bool:
+    """Ask for nearly all of the machine's memory, without using it."""
+    total, _ = machine_memory()
+    try:
+        mmap.mmap(-1, int(0.99 * (total or 0)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return False
+    return True

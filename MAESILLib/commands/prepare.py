@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.data.index import parse_shard
     from MAESILLib.data.prepare import prepare
     from MAESILLib.data.report import cache_text, report_text
-    from MAESILLib.data.workers import available_cores
+    from MAESILLib.system import available_cores
 
     preprocessing = from_dict({"preprocessing": {"spacing_mm": args.spacing}}, "--spacing").preprocessing
     shard = parse_shard(args.shard)

@@ -1,8 +1,8 @@
-"""Processes that prepare sources side by side, of which each may die without harm to the others.
+"""Worker processes that isolate readers: a file that ends its process costs no other file.
 
-A reader of images is native code: a strange file can end its process, and so can the system when memory runs out.
-An executor of the standard library then gives up all its work. Here every worker has a pipe of its own, so it is known
-which source it was on: that one is refused, another worker takes its place, and the rest goes on.
+Readers are native code: a file may crash its process, keep it busy for ever or fill the memory, after which an
+executor of the standard library gives up all work. Here each worker has a pipe, so the source that it was on is known:
+that source is refused, and another worker takes its place.
 """
 
 from __future__ import annotations
@@ -12,45 +12,30 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
 
 from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source, refused
-from MAESILLib.errors import DiskFullError, InputError
+from MAESILLib.errors import DiskFullError
 from MAESILLib.stopping import StopRequest
+from MAESILLib.system import machine_memory
 
 POLL_S = 0.1
 """A stop is noticed within this time."""
 END_S = 1.0
 """A process that was killed is waited for this long."""
-MOST_FAILED_STARTS = 3
-READY = "ready"
+FILE_LIMIT_S = 1800.0
 
 Work = Callable[[Setup, Task], Outcome]
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A worker's message that nothing can be stored any more."""
-
-    message: str
-    hint: str
 
 
 class Worker:
     """A process that prepares one source after the other."""
 
-    def __init__(self, setup: Setup, work: Work) -> None:
+    def __init__(self, setup: Setup, work: Work, task: Task) -> None:
         # spawned on every system: a fork would copy locks that the parent's threads hold
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
@@ -58,17 +43,46 @@ class Worker:
         self.process.start()
         # so that the pipe ends when the process does
         other.close()
-        self.is_ready = False
-        self.task: Task | None = None
+        self.is_usable, self.is_late = True, False
+        self.give(task)
 
     def give(self, task: Task) -> None:
         """Let it prepare a source."""
-        self.task = task
-        try:
+        self.task, self.begin = task, time.monotonic()
+        # where it has died, reading the pipe finds out
+        with suppress(OSError):
             self.pipe.send(task)
-        except OSError:
-            # it has died; reading the pipe says so
-            return
+
+    def receive(self) -> Outcome:
+        """Return the outcome of its source.
+
+        Raises:
+            DiskFullError: the disk is full.
+        """
+        try:
+            message = self.pipe.recv()
+        except (EOFError, OSError):
+            self.is_usable = False
+            return refused(self.task, self._why_it_died())
+        if isinstance(message, DiskFullError):
+            raise message
+        assert isinstance(message, Outcome)
+        return message
+
+    def _why_it_died(self) -> str:
+        self.process.join(END_S)
+        if self.is_late:
+            return "reading it took too long. check the file, or try it alone with --workers 1, which has no time limit"
+        code = self.process.exitcode or 0
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        hint = "try it alone with --workers 1" if how != "signal 9" else "if memory ran out, use fewer --workers"
+        return f"the reader died ({how}) while it was on this file. {hint}"
+
+    def kill_if_late(self, limit_s: float) -> None:
+        """Kill it if it has been on its source for longer."""
+        if time.monotonic() - self.begin > limit_s:
+            self.is_usable, self.is_late = False, True
+            self.process.kill()
 
     def end(self) -> None:
         """End it at once, whatever it does."""
@@ -77,15 +91,14 @@ class Worker:
         self.process.join(END_S)
         self.pipe.close()
 
-    def why_it_died(self) -> str:
-        """Return how its process ended, in words."""
-        self.process.join(END_S)
-        code = self.process.exitcode or 0
-        return f"signal {-code}" if code < 0 else f"exit status {code}"
-
 
 def prepare_in_workers(
-    setup: Setup, tasks: Iterable[Task], count: int, stop: StopRequest, work: Work = prepare_source
+    setup: Setup,
+    tasks: Iterable[Task],
+    count: int,
+    stop: StopRequest,
+    work: Work = prepare_source,
+    limit_s: float = FILE_LIMIT_S,
 ) -> Iterator[Outcome]:
     """Prepare sources in ``count`` processes; yield their outcomes as they come.
 
@@ -93,60 +106,36 @@ def prepare_in_workers(
 
     Args:
         work: what is done with each source: a function of a module, because other processes have to find it.
+        limit_s: a worker that is busy with one source for longer is killed.
 
     Raises:
         CancelledError: a stop was asked for.
         DiskFullError: the disk is full.
-        InputError: no worker can be started.
     """
     left = deque(tasks)
-    workers = [Worker(setup, work) for _ in range(min(count, len(left)))]
-    failed_starts = 0
+    workers: list[Worker] = []
     try:
-        while left or any(worker.task for worker in workers):
+        while left or workers:
             stop.check()
-            for pipe in wait([worker.pipe for worker in workers], POLL_S):
-                worker = next(w for w in workers if w.pipe is pipe)
-                message = _message(worker)
-                task, worker.task = worker.task, None
-                if message is None:
-                    failed_starts += not worker.is_ready
-                    if failed_starts >= MOST_FAILED_STARTS:
-                        raise InputError(f"no worker process could start ({worker.why_it_died()})", "use --workers 1")
-                    workers.remove(worker)
-                    how = worker.why_it_died()
-                    worker.end()
-                    if left:
-                        workers.append(Worker(setup, work))
-                    if task is not None:
-                        yield _died(task, how)
-                    continue
-                worker.is_ready, failed_starts = True, 0
-                if left:
+            while left and len(workers) < count:
+                workers.append(Worker(setup, work, left.popleft()))
+            for worker in workers:
+                worker.kill_if_late(limit_s)
+            ready = wait([worker.pipe for worker in workers], POLL_S)
+            for worker in [one for one in workers if one.pipe in ready]:
+                outcome = worker.receive()
+                if left and worker.is_usable:
                     worker.give(left.popleft())
-                if isinstance(message, Failure):
-                    raise DiskFullError(message.message, message.hint)
-                if isinstance(message, Outcome):
-                    yield message
+                else:
+                    workers.remove(worker)
+                    worker.end()
+                yield outcome
     finally:
+        # all at once: giving back their memory takes each some time
         for worker in workers:
-            # all at once: giving back their memory takes each some time
             worker.process.kill()
         for worker in workers:
             worker.end()
-
-
-def _message(worker: Worker) -> Any:
-    """Return what a worker says; None if it died."""
-    try:
-        return worker.pipe.recv()
-    except (EOFError, OSError):
-        return None
-
-
-def _died(task: Task, how: str) -> Outcome:
-    hint = "try it alone with --workers 1" if how != "signal 9" else "if memory ran out, use fewer --workers"
-    return refused(task, f"the reader died ({how}) while it was on this file. {hint}")
 
 
 def _serve(pipe: Connection, setup: Setup, work: Work) -> None:
@@ -156,16 +145,16 @@ def _serve(pipe: Connection, setup: Setup, work: Work) -> None:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _use_one_thread()
-    pipe.send(READY)
+    _limit_memory()
     while True:
         try:
             task = pipe.recv()
         except EOFError:
             return
         try:
-            message: Outcome | Failure = work(setup, task)
+            message: Outcome | DiskFullError = work(setup, task)
         except DiskFullError as error:
-            message = Failure(error.message, error.hint)
+            message = error
         pipe.send(message)
 
 
@@ -184,3 +173,15 @@ def _use_one_thread() -> None:
     if sys.stdout is not None:
         # what a reader prints must not come between the parent's events
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _limit_memory() -> None:
+    """Let a file that takes more than half of the memory, and more than is free, fail alone."""
+    if sys.platform == "linux":
+        import resource
+
+        total, free = machine_memory()
+        if total is not None and free is not None:
+            ceiling = max(total // 2, free)
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            resource.setrlimit(resource.RLIMIT_DATA, (ceiling if hard < 0 else min(ceiling, hard), hard))
