@@ -97,6 +97,9 @@ class TestNotAgain:
         assert f"the same data as {inputs / 'p1.nrrd'}" in reasons_of(tmp_path / "cache")["moved.nrrd"]
         assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2"}
         assert len(list((tmp_path / "cache" / "volumes").iterdir())) == 6
+        (inputs / "p2.nrrd").write_bytes(moved.read_bytes())
+        prepare_here(tmp_path / "cache", inputs / "p2.nrrd")
+        assert set(entries_of(tmp_path / "cache")) == {"p0", "p1"}
 
     def test_a_copy_takes_the_place_of_data_that_changed(self, tmp_path: Path, inputs: Path) -> None:
         (inputs / "q.nrrd").write_bytes((inputs / "p0.nrrd").read_bytes())

@@ -90,7 +90,8 @@ def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = la
             # touched or copied, but the same
             return Outcome(Record(source, task.order, stamp, task.stored))
         if sha256 in setup.held:
-            return refused(task, same_data(setup.held[sha256]))
+            # nor is an earlier state of it needed
+            return refused(replace(task, stored=None), same_data(setup.held[sha256]))
         entry, warnings = _prepared(setup, task, sha256, check_stop)
         return Outcome(Record(source, task.order, stamp, entry), size, warnings)
     except (DiskFullError, CancelledError):
@@ -100,7 +101,7 @@ def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = la
     except OSError as error:
         return refused(task, f"it cannot be prepared: {error.strerror or error}")
     except MemoryError:
-        return refused(task, "there is too little memory for it. use fewer --workers")
+        return refused(task, "there is too little memory for it. use fewer --workers, or 1, which has no limit")
     except InputError as error:
         return refused(task, str(error))
     except Exception as error:
