@@ -33,8 +33,22 @@ class TestInput:
         for part in ("44 x 48 x 40", "1.5 x 1.5 x 1.5 mm", "HU", "8 superpatches"):
             assert part in line
         assert panel.ui.applyButton.enabled
-        assert "GiB" in panel.ui.estimateLabel.text
         assert not panel.ui.volumeWarningLabel.isVisible()
+
+    def test_too_little_free_memory_is_a_warning(
+        self, panel: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free = {"bytes": 2**40}
+        monkeypatch.setattr("MAESILLib.system.machine_memory", lambda: (2**40, free["bytes"]))
+        use_checkpoint(panel, checkpoint)
+        panel.parameters.inputVolume = ct_node((40, 48, 44))
+        assert panel.ui.hintLabel.text == ""
+        assert not panel.ui.hintLabel.isVisible()
+        free["bytes"] = 2**29
+        panel.reconstruct.update()
+        assert "0.6 GiB of memory, and 0.5 GiB are free" in panel.ui.hintLabel.text
+        assert panel.ui.hintLabel.isVisible()
+        assert panel.ui.applyButton.enabled
 
     def test_a_volume_of_the_scene_is_taken_up_on_entering(self, host: Any, panel: Any) -> None:
         node = ct_node()

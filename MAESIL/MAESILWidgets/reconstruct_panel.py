@@ -14,8 +14,7 @@ from MAESILWidgets.commands import ReconstructOptions
 from MAESILWidgets.input_panel import InputPanel
 from MAESILWidgets.job import CANCELLED, FINISHED
 from MAESILWidgets.messages import Failure
-from MAESILWidgets.results_scene import Result
-from MAESILWidgets.system import System
+from MAESILWidgets.system import System, memory_warning
 from MAESILWidgets.volume_info import mask_ratio
 
 
@@ -82,7 +81,9 @@ class ReconstructPanel:
         share = mask_ratio(self.input.volume.grids, parameters.mask, parameters.planeRatio, parameters.axisRatio)
         self.ui.hiddenShareLabel.text = _("{share:.1f} % of the patches").format(share=100 * share)
         problem = self.problem(share)
-        self._show_estimate(share, problem)
+        hint = problem or memory_warning(self.input.volume, parameters.coverage)
+        self.ui.hintLabel.text = hint
+        self.ui.hintLabel.setVisible(bool(hint))
         self.ui.applyButton.enabled = not problem and self.task is None
         self.ui.applyButton.toolTip = problem or _("Reconstruct the selected volume.")
         self.ui.cancelButton.enabled = self.task is not None
@@ -117,13 +118,11 @@ class ReconstructPanel:
         """Start."""
         with slicer.util.tryWithErrorDisplay(_("The reconstruction could not be started."), waitCursor=False):
             self._began = time.monotonic()
-            # what it was begun with: the panel may say something else when it ends
-            self._asked = (self.input.volume, self.input.checkpoint, self.options())
             self.ui.progressBar.setVisible(True)
             self._show_status("")
             self.task = self.start_task(
                 self.parameters.inputVolume,
-                self._asked[2],
+                self.options(),
                 on_progress=self._progress,
                 on_log=self.on_log,
                 on_end=self._ended,
@@ -151,12 +150,6 @@ class ReconstructPanel:
     def _set(self, name: str, value: str) -> None:
         setattr(self.parameters, name, value)
 
-    def _show_estimate(self, share: float, problem: str) -> None:
-        """Say what it will take, or why it cannot be begun."""
-        estimate = problem or self.system.estimate(self.input.volume, self.input.checkpoint, self.parameters, share)
-        self.ui.estimateLabel.setVisible(bool(estimate))
-        self.ui.estimateLabel.text = estimate
-
     def _progress(self, share: float, stage: str, eta_s: float | None) -> None:
         bar = self.ui.progressBar
         bar.value = int(1000 * share)
@@ -172,7 +165,6 @@ class ReconstructPanel:
         self.ui.progressBar.setVisible(False)
         self.ui.progressBar.value = 0
         if state == FINISHED:
-            self.system.learn(*self._asked, Result(text_node).metrics)
             self._show_status("\n".join(f"⚠ {warning}" for warning in warnings))
             self.on_result(text_node)
         elif state == CANCELLED:

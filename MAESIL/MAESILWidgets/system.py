@@ -1,4 +1,4 @@
-"""What this computer has: packages, devices and memory, and from these how long a reconstruction takes.
+"""What this computer has: packages, devices and memory, and whether a reconstruction fits the memory.
 
 torch is asked in a background process; Slicer itself never imports it.
 """
@@ -11,14 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
 from MAESILWidgets import packages
 from MAESILWidgets.job import BackgroundJob
 from MAESILWidgets.messages import Failure
-
-SPEED_SETTING = "MAESIL/Speed"
 
 
 class System:
@@ -100,60 +97,6 @@ class System:
             items[chosen] = _("{device} (not found)").format(device=chosen)
         return items
 
-    def device_kind(self, device: str) -> str:
-        """Return cpu, cuda or mps."""
-        if device == "auto":
-            device = str(self.details.get("auto") or "cpu")
-        return device.split(":")[0]
-
-    def estimate(self, volume: Any, checkpoint: Any, parameters: Any, mask_ratio: float) -> str:
-        """Return how long it will take and how much memory, with a warning if that is more than there is."""
-        if volume.model_shape is None or checkpoint.info is None or volume.refusal:
-            return ""
-        from MAESILLib.system import machine_memory
-
-        cost = self._cost(volume, checkpoint, parameters, mask_ratio)
-        seconds = cost.seconds * self._learned(self.device_kind(parameters.device))
-        text = _("About {seconds} and {memory:.1f} GiB of memory").format(
-            seconds=_duration(seconds), memory=cost.memory_mib / 1024
-        )
-        _total, free = machine_memory()
-        if free is not None and cost.memory_mib > free / 2**20:
-            text += "\n⚠ " + _("Only {free:.1f} GiB are free: close other programs, or crop the volume").format(
-                free=free / 2**30
-            )
-        return text
-
-    def learn(self, volume: Any, checkpoint: Any, parameters: Any, metrics: dict[str, Any]) -> None:
-        """Compare what a run took with what was expected, for the next estimate."""
-        from MAESILLib.estimate import START_S
-
-        # the worker counts from when it has started
-        expected = self._cost(volume, checkpoint, parameters, metrics["mask"]["mask_ratio"]).seconds
-        kind = self.device_kind(parameters.device)
-        slicer.app.userSettings().setValue(
-            f"{SPEED_SETTING}/{kind}", min(20.0, max(0.05, (metrics["seconds"] + START_S) / expected))
-        )
-
-    def _cost(self, volume: Any, checkpoint: Any, parameters: Any, mask_ratio: float) -> Any:
-        from MAESILLib.estimate import reconstruction_cost
-
-        return reconstruction_cost(
-            checkpoint.info.model,
-            source_voxels=volume.source_voxels,
-            model_shape=volume.model_shape,
-            mask_ratio=mask_ratio,
-            is_complete=parameters.coverage == "complete",
-            overlap=parameters.overlap,
-            device=self.device_kind(parameters.device),
-        )
-
-    def _learned(self, kind: str) -> float:
-        try:
-            return float(slicer.app.userSettings().value(f"{SPEED_SETTING}/{kind}", 1.0))
-        except (TypeError, ValueError):
-            return 1.0
-
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "info":
             self.details = event
@@ -168,7 +111,25 @@ class System:
         self.on_change()
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return _("{n} s").format(n=max(1, round(seconds)))
-    return _("{n} min").format(n=round(seconds / 60))
+def memory_warning(volume: Any, coverage: str) -> str:
+    """Return a warning if reconstructing a volume needs more memory than is free.
+
+    Empty if it does not, or if the free memory is unknown.
+
+    Args:
+        volume: a VolumeInfo.
+        coverage: single or complete.
+    """
+    if volume.model_shape is None or volume.refusal:
+        return ""
+    from MAESILLib.estimate import reconstruction_memory_mib
+    from MAESILLib.system import machine_memory
+
+    needed = reconstruction_memory_mib(volume.source_voxels, volume.model_shape, is_complete=coverage == "complete")
+    _total, free = machine_memory()
+    if free is None or needed <= free / 2**20:
+        return ""
+    return "⚠ " + _(
+        "This needs about {needed:.1f} GiB of memory, and {free:.1f} GiB are free: "
+        "close other programs, or crop the volume"
+    ).format(needed=needed / 1024, free=free / 2**30)
