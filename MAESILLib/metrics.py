@@ -7,11 +7,11 @@ so the data range is 1. Padding is cropped off before: every voxel passed here c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
+from MAESILLib.catalogue import metric_key
 from MAESILLib.errors import InputError
 from MAESILLib.stopping import NEVER, StopRequest
 
@@ -22,44 +22,6 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 SSIM_SLAB = 16
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Figures of merit of one masked reconstruction; None where one is undefined or infinite.
-
-    Attributes:
-        psnr_masked_db: over the hidden voxels; None if nothing is hidden.
-        mae_masked_hu: mean absolute error over the hidden voxels, in HU; None if nothing is hidden.
-        psnr_composite_db: of the composite (visible voxels pasted in), over all voxels.
-        ssim_composite: mean of the composite's SSIM map over the hidden voxels of the body.
-        border_index: of the composite inside the body; 1.0 means no visible patch grid.
-    """
-
-    psnr_masked_db: float | None
-    mae_masked_hu: float | None
-    psnr_composite_db: float | None
-    ssim_composite: float | None
-    border_index: float | None
-
-
-@dataclass(frozen=True)
-class WholeScores:
-    """Figures of merit of a prediction of every voxel; None where one is undefined or infinite.
-
-    For auto-encoding (nothing was hidden) and for complete coverage (each voxel was predicted unseen).
-
-    Attributes:
-        psnr_db: over all voxels.
-        mae_hu: mean absolute error over all voxels, in HU.
-        ssim: mean of the SSIM map over the body.
-        border_index: inside the body; 1.0 means no visible patch grid.
-    """
-
-    psnr_db: float | None
-    mae_hu: float | None
-    ssim: float | None
-    border_index: float | None
-
-
 def score(
     reference: np.ndarray,
     prediction: np.ndarray,
@@ -67,53 +29,47 @@ def score(
     body: np.ndarray,
     window_hu: tuple[float, float],
     patch_size: int | tuple[int, int, int],
+    mode: str = "masked",
     stop: StopRequest = NEVER,
-) -> Scores:
-    """Score the prediction of the hidden voxels of one volume.
+) -> dict[str, float | None]:
+    """Return the metrics of a prediction by their keys in results; None where one is undefined or infinite.
+
+    In the mode ``masked``, PSNR and MAE are those of the hidden voxels; visible voxels are pasted in for the
+    composite's PSNR over all voxels, its SSIM over the hidden voxels of the body, and the border index. In the modes
+    ``complete`` and ``autoencoding`` the prediction counts everywhere.
 
     Args:
         reference: (D, H, W) intensities in [0, 1].
-        prediction: (D, H, W) intensities, clipped to [0, 1] here; read only where hidden.
-        hidden: (D, H, W) bool, True where the model did not see the voxel.
+        prediction: (D, H, W) intensities, clipped to [0, 1] here; in the mode ``masked`` read only where hidden.
+        hidden: (D, H, W) bool, True where the model did not see the voxel; counts in the mode ``masked`` alone.
         body: (D, H, W) bool, True in the patient (see :func:`MAESILLib.body.body_mask`).
         window_hu: lowest and highest HU of the window that maps to [0, 1].
         patch_size: voxels of a patch, one number or (D, H, W).
+        mode: masked, complete or autoencoding.
 
     Raises:
         InputError: the shapes do not fit, or the prediction is not finite.
         CancelledError: a stop was asked for.
     """
     _check(reference, prediction, hidden, body)
-    composite = np.where(hidden, np.clip(prediction, 0, 1), reference)
-    return Scores(
-        psnr_masked_db=_json_safe(psnr(reference, composite, hidden)),
-        mae_masked_hu=_json_safe(mae_hu(reference, composite, window_hu, hidden)),
-        psnr_composite_db=_json_safe(psnr(reference, composite)),
-        ssim_composite=_json_safe(ssim(reference, composite, hidden & body, stop)),
-        border_index=_json_safe(border_index(reference, composite, patch_size, where=body)),
-    )
+    made, where, inside = np.clip(prediction, 0, 1), None, body
+    composite = {}
+    if mode == "masked":
+        made, where, inside = np.where(hidden, made, reference), hidden, hidden & body
+        composite = {"psnr_composite_db": psnr(reference, made)}
+    metrics = {
+        metric_key("psnr", mode): psnr(reference, made, where),
+        metric_key("mae", mode): mae_hu(reference, made, window_hu, where),
+        **composite,
+        metric_key("ssim", mode): ssim(reference, made, inside, stop),
+        "border_index": border_index(reference, made, patch_size, where=body),
+    }
+    return {key: finite(value) for key, value in metrics.items()}
 
 
-def score_whole(
-    reference: np.ndarray,
-    prediction: np.ndarray,
-    body: np.ndarray,
-    window_hu: tuple[float, float],
-    patch_size: int | tuple[int, int, int],
-    stop: StopRequest = NEVER,
-) -> WholeScores:
-    """Score a prediction of every voxel: auto-encoding (mask none) or complete coverage.
-
-    Arguments and errors as in :func:`score`.
-    """
-    _check(reference, prediction, body)
-    clipped = np.clip(prediction, 0, 1)
-    return WholeScores(
-        psnr_db=_json_safe(psnr(reference, clipped)),
-        mae_hu=_json_safe(mae_hu(reference, clipped, window_hu)),
-        ssim=_json_safe(ssim(reference, clipped, body, stop)),
-        border_index=_json_safe(border_index(reference, clipped, patch_size, where=body)),
-    )
+def finite(value: float) -> float | None:
+    """Return a value, or None where it is infinite or undefined: JSON has neither."""
+    return value if math.isfinite(value) else None
 
 
 def psnr(reference: np.ndarray, prediction: np.ndarray, where: np.ndarray | None = None) -> float:
@@ -282,10 +238,6 @@ def _bounding_box(where: np.ndarray, margin: int) -> tuple[slice, ...]:
         indices = np.flatnonzero(where.any(axis=others))
         box.append(slice(max(int(indices[0]) - margin, 0), int(indices[-1]) + 1 + margin))
     return tuple(box)
-
-
-def _json_safe(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _check(reference: np.ndarray, prediction: np.ndarray, *masks: np.ndarray | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from MAESILLib.catalogue import caption
 from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.config import Window
 from MAESILLib.device import device_name, memory_guard, peak_memory_mib, use_bf16
@@ -18,7 +19,7 @@ from MAESILLib.events import Reporter
 from MAESILLib.files import staged, write_json
 from MAESILLib.plan import Plan
 from MAESILLib.reconstruction import Reconstruction, reconstruct
-from MAESILLib.scoring import measure, superpatch_figures
+from MAESILLib.scoring import measure, superpatch_metrics
 from MAESILLib.stopping import StopRequest
 from MAESILLib.volume import CTVolume, ModelGrid, hu_to_unit, model_grid, unit_to_hu
 from MAESILLib.writing import write_volume
@@ -64,7 +65,7 @@ def reconstruct_volume(
         OutOfMemoryError: the superpatch does not fit the device.
         DiskFullError: the results do not fit the disk; nothing is left behind.
     """
-    _spare_input(volume, outputs)
+    _check_input_not_overwritten(volume, outputs)
     for warning in volume.warnings:
         reporter.warning(warning)
     bf16 = use_bf16("auto", device)
@@ -93,8 +94,8 @@ def reconstruct_volume(
             metrics = {
                 **_describe(volume, checkpoint, plan, grid, result),
                 "completion": completed and "completion" in info.parts,
-                **measured.figures,
-                "superpatches": superpatch_figures(measured, result),
+                **measured.metrics,
+                "superpatches": superpatch_metrics(measured, result),
                 "window_hu": list(window),
                 "device": device_name(device),
                 "precision": "bf16" if bf16 else "fp32",
@@ -147,16 +148,18 @@ def _describe(
     }
 
 
-def shown_share(mask: dict[str, Any]) -> float:
-    """Return the share that ``masked`` and the figure show as hidden, of what metrics.json says of the mask.
+def displayed_mask_ratio(mask: dict[str, Any]) -> float:
+    """Return the mask ratio that ``masked`` and the figure display.
 
-    Where superpatches overlap, a voxel is shown as hidden that any of them hid: more than each hides by itself.
+    Args:
+        mask: of metrics.json. Where superpatches overlap, a voxel is hidden if any of them hides it: more than each
+            hides by itself.
     """
     return mask["mask_voxel_ratio"] if mask["overlap"] > 0 else mask["mask_ratio"]
 
 
-def _spare_input(volume: CTVolume, outputs: Outputs) -> None:
-    """Refuse to write over what is read."""
+def _check_input_not_overwritten(volume: CTVolume, outputs: Outputs) -> None:
+    """Raise InputError if a result would overwrite the input."""
     written = [(outputs.folder / f"{kind}.{outputs.format}").resolve() for kind in KINDS]
     if Path(volume.path).resolve() in written:
         raise InputError(f"{volume.path} would be overwritten by its own result", "choose another output folder")
@@ -204,10 +207,10 @@ def _write_figure(
 
     reference = unit_to_hu(unit, window)
     prediction = unit_to_hu(result.prediction, window)
-    mask = metrics["mask"]
+    mask, checkpoint = metrics["mask"], metrics["checkpoint"]
     title = (
         f"{metrics['input']['name']}: {mask['strategy']} mask {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, "
-        f"{shown_share(mask):.0%} hidden, {mask['coverage']} coverage"
+        f"{displayed_mask_ratio(mask):.0%} hidden, {mask['coverage']} coverage"
     )
     reconstruction_figure(
         path,
@@ -219,23 +222,5 @@ def _write_figure(
         spacing_dhw=grid.geometry.spacing_dhw,
         window_hu=window,
         title=title,
-        subtitle=_caption(metrics),
+        subtitle=f"checkpoint {checkpoint['name']} ({checkpoint['sha256'][:8]}) | {caption(metrics)}",
     )
-
-
-def _caption(metrics: dict[str, Any]) -> str:
-    parts = [f"checkpoint {metrics['checkpoint']['name']} ({metrics['checkpoint']['sha256'][:8]})"]
-    if metrics.get("psnr_complete_db") is not None:
-        kind, text = "complete", "every patch predicted unseen: PSNR {:.2f} dB"
-    elif metrics.get("psnr_autoencoding_db") is not None:
-        kind, text = "autoencoding", "nothing hidden: PSNR {:.2f} dB"
-    else:
-        kind, text = "masked", "PSNR of hidden patches {:.2f} dB"
-    for key, form in (
-        (f"psnr_{kind}_db", text),
-        (f"baseline_harmonic_psnr_{kind}_db", "harmonic fill {:.2f} dB"),
-        (f"mae_{kind}_hu", "mean error {:.0f} HU"),
-    ):
-        if metrics.get(key) is not None:
-            parts.append(form.format(metrics[key]))
-    return " | ".join(parts)

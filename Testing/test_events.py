@@ -73,7 +73,7 @@ class TestEvents:
             rows = dict(line.split("  ", 1) for line in map(str.rstrip, result.out.strip().splitlines()))
             assert "40 x 48 x 44 voxels (D x H x W)" in rows["input"]
             assert rows["PSNR of hidden patches"].strip() == f"{metrics['psnr_masked_db']:.2f} dB"
-            assert rows["mean error of hidden patches"].strip() == f"{metrics['mae_masked_hu']:.1f} HU"
+            assert rows["MAE of hidden patches"].strip() == f"{metrics['mae_masked_hu']:.1f} HU"
             assert "{" not in result.out
         assert result.err == ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -15,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from MAESILLib.body import body_mask
 from MAESILLib.errors import InputError
-from MAESILLib.metrics import border_index, mae_hu, psnr, score, score_whole, ssim, ssim_map
+from MAESILLib.metrics import border_index, mae_hu, psnr, score, ssim, ssim_map
 
 CHEST = Path(__file__).resolve().parents[2] / "shared" / "ct" / "val" / "lidc__lidc_0314.nii.gz"
 WINDOW = (-1000.0, 1000.0)
@@ -161,40 +160,47 @@ def test_scores_of_a_masked_reconstruction(pair: tuple[np.ndarray, np.ndarray]) 
     composite = reference.copy()
     composite[:, 8:24] = clipped[:, 8:24]
     result = score(reference, wild, hidden, body, WINDOW, 8)
-    assert result.psnr_masked_db == pytest.approx(
+    assert result["psnr_masked_db"] == pytest.approx(
         peak_signal_noise_ratio(reference[:, 8:24], composite[:, 8:24], data_range=1), abs=1e-4
     )
-    assert result.mae_masked_hu == pytest.approx(2000 * np.abs(reference - composite)[hidden].mean(), rel=1e-5)
-    assert result.psnr_composite_db == pytest.approx(
+    assert result["mae_masked_hu"] == pytest.approx(2000 * np.abs(reference - composite)[hidden].mean(), rel=1e-5)
+    assert result["psnr_composite_db"] == pytest.approx(
         peak_signal_noise_ratio(reference, composite, data_range=1), abs=1e-4
     )
-    assert result.ssim_composite == pytest.approx(ssim_map(reference, composite)[hidden & body].mean(), abs=1e-6)
+    assert result["ssim_composite"] == pytest.approx(ssim_map(reference, composite)[hidden & body].mean(), abs=1e-6)
     crop = (slice(4, -4),) * 3
-    assert result.border_index == pytest.approx(border_index(reference[crop], composite[crop], 8, (4, 4, 4)), rel=1e-5)
+    assert result["border_index"] == pytest.approx(
+        border_index(reference[crop], composite[crop], 8, (4, 4, 4)), rel=1e-5
+    )
 
 
 def test_scores_with_nothing_hidden_are_none(pair: tuple[np.ndarray, np.ndarray]) -> None:
     reference, prediction = pair
     nothing, body = np.zeros(reference.shape, bool), np.ones(reference.shape, bool)
     result = score(reference, prediction, nothing, body, WINDOW, 8)
-    assert dataclasses.astuple(result) == (None, None, None, None, 1.0)
+    assert list(result.values()) == [None, None, None, None, 1.0]
     outside = score(reference, prediction, body, nothing, WINDOW, 8)
-    assert outside.ssim_composite is None
-    assert outside.border_index is None
-    assert outside.psnr_masked_db == outside.psnr_composite_db == pytest.approx(psnr(reference, prediction))
-    json.dumps(dataclasses.asdict(outside), allow_nan=False)
+    assert outside["ssim_composite"] is None
+    assert outside["border_index"] is None
+    assert outside["psnr_masked_db"] == outside["psnr_composite_db"] == pytest.approx(psnr(reference, prediction))
+    json.dumps(outside, allow_nan=False)
 
 
-def test_scores_of_a_whole_prediction(pair: tuple[np.ndarray, np.ndarray]) -> None:
+@pytest.mark.parametrize("mode", ["complete", "autoencoding"])
+def test_scores_of_a_whole_prediction(pair: tuple[np.ndarray, np.ndarray], mode: str) -> None:
     reference, prediction = pair
-    body = reference > 0.3
-    result = score_whole(reference, prediction - (prediction < 0.1), body, WINDOW, 8)
+    body, hidden = reference > 0.3, np.zeros(reference.shape, bool)
+    hidden[5:9] = True
+    result = score(reference, prediction - (prediction < 0.1), hidden, body, WINDOW, 8, mode)
     clipped = np.where(prediction < 0.1, 0, prediction)
-    assert result.psnr_db == pytest.approx(peak_signal_noise_ratio(reference, clipped, data_range=1), abs=1e-4)
-    assert result.mae_hu == pytest.approx(2000 * np.abs(reference - clipped).mean(), rel=1e-5)
-    assert result.ssim == pytest.approx(ssim_map(reference, clipped)[body].mean(), abs=1e-6)
-    perfect = score_whole(reference, reference, body, WINDOW, 8)
-    assert dataclasses.astuple(perfect) == (None, 0.0, pytest.approx(1), 1.0)
+    assert result == {
+        f"psnr_{mode}_db": pytest.approx(peak_signal_noise_ratio(reference, clipped, data_range=1), abs=1e-4),
+        f"mae_{mode}_hu": pytest.approx(2000 * np.abs(reference - clipped).mean(), rel=1e-5),
+        f"ssim_{mode}": pytest.approx(ssim_map(reference, clipped)[body].mean(), abs=1e-6),
+        "border_index": pytest.approx(border_index(reference, clipped, 8, where=body)),
+    }
+    perfect = score(reference, reference, hidden, body, WINDOW, 8, mode)
+    assert list(perfect.values()) == [None, 0.0, pytest.approx(1), 1.0]
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -97,7 +97,7 @@ class TestLayers:
             assert not found, f"{path.name}: {found[0] if found else ''}"
 
     def test_light_modules_stay_light(self) -> None:
-        light = ("errors", "events", "files", "stopping", "config", "resources", "cli", "commands.common")
+        light = ("errors", "events", "files", "stopping", "config", "resources", "catalogue", "cli", "commands.common")
         code = (
             f"import importlib, sys\nfor name in {light!r}: importlib.import_module('MAESILLib.' + name)\n"
             "assert not {'torch', 'SimpleITK'} & set(sys.modules)"

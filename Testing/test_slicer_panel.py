@@ -170,7 +170,7 @@ class TestReconstruct:
         choose(panel.ui.maskSelector, "none")
         choose(panel.ui.coverageSelector, "complete")
         assert not panel.ui.applyButton.enabled
-        assert "hides nothing" in panel.ui.applyButton.toolTip
+        assert "hides no patches" in panel.ui.applyButton.toolTip
 
     def test_a_click_fills_nine_views(self, host: Any, panel: Any, checkpoint: Path) -> None:
         import slicer
@@ -430,7 +430,7 @@ class TestScene:
         choose(panel.ui.maskSelector, "uniform")
         apply_and_wait(host, panel)
         panel.ui.boneWindowButton.click()
-        name, figures = result_of(panel).name, result_of(panel).figures()
+        name, rows = result_of(panel).name, result_of(panel).rows()
         saved = host.save_scene(tmp_path / "scene")
         host.close_scene()
         assert panel.results.result is None
@@ -440,7 +440,7 @@ class TestScene:
         assert panel.ui.planeRatioSlider.value == 0.25
         assert panel.ui.maskSelector.itemData(panel.ui.maskSelector.currentIndex) == "uniform"
         result = result_of(panel)
-        assert (result.name, result.figures()) == (name, figures)
+        assert (result.name, result.rows()) == (name, rows)
         assert result.is_whole()
         assert panel.ui.boneWindowButton.checked
         assert result.node("masked").GetDisplayNode().GetLevel() == 400

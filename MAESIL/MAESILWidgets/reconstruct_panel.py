@@ -96,7 +96,7 @@ class ReconstructPanel:
         if self.system.missing():
             return _("Install the Python packages in the Advanced section")
         if self.parameters.coverage == "complete" and share == 0:
-            return _("A mask that hides nothing covers nothing: choose single coverage, or larger ratios")
+            return _("This mask hides no patches: raise the ratios or use single coverage")
         return ""
 
     def options(self) -> ReconstructOptions:
@@ -168,7 +168,7 @@ class ReconstructPanel:
             self._show_status("\n".join(f"⚠ {warning}" for warning in warnings))
             self.on_result(text_node)
         elif state == CANCELLED:
-            self._show_status(_("Cancelled; the scene is as it was."))
+            self._show_status(_("Cancelled. The scene is unchanged."))
         elif failure is not None:
             self._show_status(f"⚠ {failure.text()}")
         self.update()

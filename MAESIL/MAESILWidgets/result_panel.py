@@ -1,4 +1,4 @@
-"""The lower half of the Reconstruct section: figures, windows, layout, outlines, the superpatch under the mouse."""
+"""The lower half of the Reconstruct section: metrics, windows, layout, outlines, the superpatch under the mouse."""
 
 from __future__ import annotations
 
@@ -142,12 +142,12 @@ class ResultPanel:
             self.window.watch(result)
             self._fill_table()
             self.selected = None
-            self.ui.superpatchLabel.text = _("Click into a view to see the figures of the superpatch there.")
+            self.ui.superpatchLabel.text = _("Click into a view to see the metrics of the superpatch there.")
             self.ui.superpatchLabel.setVisible(has_result)
         self._mark_window()
 
     def _fill_table(self) -> None:
-        rows = self.result.figures() if self.result is not None else []
+        rows = self.result.rows() if self.result is not None else []
         table = self.ui.metricsTable
         table.setRowCount(len(rows))
         for number, row in enumerate(rows):
@@ -196,21 +196,14 @@ class ResultPanel:
 
 
 def superpatch_text(metrics: dict[str, Any], number: int) -> str:
-    """Return the figures of one superpatch."""
+    """Return the metrics of one superpatch."""
+    from MAESILLib.catalogue import caption
+
     box = metrics["superpatches"][number]
     size = " x ".join(str(n) for n in box["size_dhw"][::-1])
     text = _("Superpatch {n} of {all}, {size} voxels of the model").format(
         n=number + 1, all=len(metrics["superpatches"]), size=size
     )
-    parts = []
-    for key, form in (
-        ("mask_ratio", _("{v:.1%} hidden")),
-        ("psnr_masked_db", _("PSNR {v:.2f} dB")),
-        ("baseline_harmonic_psnr_masked_db", _("harmonic fill {v:.2f} dB")),
-        ("mae_masked_hu", _("mean error {v:.0f} HU")),
-        ("psnr_autoencoding_db", _("auto-encoding, PSNR {v:.2f} dB")),
-        ("mae_autoencoding_hu", _("mean error {v:.0f} HU")),
-    ):
-        if box.get(key) is not None:
-            parts.append(form.format(v=box[key]))
-    return f"{text}: {', '.join(parts)}" if parts else text
+    # a scene of version 0.1.0 has the ratio under another key
+    hidden = _("{ratio:.1%} hidden").format(ratio=box["mask_ratio"]) if "mask_ratio" in box else ""
+    return f"{text}: {', '.join(filter(None, (hidden, caption(box, ', '))))}"

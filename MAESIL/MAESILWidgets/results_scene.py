@@ -1,4 +1,4 @@
-"""A reconstruction as nodes of the scene: volumes, figures and the folder that holds them.
+"""A reconstruction as nodes of the scene: volumes, metrics and the folder that holds them.
 
 The text node with metrics.json stands for the result: it refers to every other node, is saved with the scene and is
 found again when the scene is loaded.
@@ -18,26 +18,6 @@ from MAESILWidgets import display
 MARK = "MAESIL.Result"
 VOLUMES = ("masked", "reconstruction", "composite", "error", "mask")
 REFERENCES = (*VOLUMES, "table", "input", "outlines", "selected")
-
-
-def figure_names() -> dict[str, tuple[str, str]]:
-    """Return the keys of metrics.json a user is shown, in order, with what they are called and how they are written."""
-    return {
-        "psnr_masked_db": (_("PSNR, hidden patches"), "{:.2f} dB"),
-        "baseline_harmonic_psnr_masked_db": (_("   harmonic fill, same mask"), "{:.2f} dB"),
-        "baseline_biharmonic_psnr_masked_db": (_("   biharmonic fill, same mask"), "{:.2f} dB"),
-        "mae_masked_hu": (_("Mean error, hidden patches"), "{:.1f} HU"),
-        "psnr_composite_db": (_("PSNR, visible pasted in"), "{:.2f} dB"),
-        "ssim_composite": (_("SSIM, visible pasted in"), "{:.3f}"),
-        "psnr_complete_db": (_("PSNR, every patch unseen"), "{:.2f} dB"),
-        "baseline_harmonic_psnr_complete_db": (_("   harmonic fill, same cover"), "{:.2f} dB"),
-        "ssim_complete": (_("SSIM, every patch unseen"), "{:.3f}"),
-        "psnr_autoencoding_db": (_("PSNR, auto-encoding"), "{:.2f} dB"),
-        "ssim_autoencoding": (_("SSIM, auto-encoding"), "{:.3f}"),
-        "border_index": (_("Border index (1 = no grid)"), "{:.2f}"),
-        "seconds": (_("Time"), "{:.1f} s"),
-        "peak_memory_mib": (_("Peak memory"), "{:.0f} MiB"),
-    }
 
 
 class Result:
@@ -76,16 +56,15 @@ class Result:
         """Say whether the three volumes that the views show are still there."""
         return all(self.node(kind) is not None for kind in ("masked", "reconstruction", "error"))
 
-    def figures(self) -> list[tuple[str, str]]:
-        """Return (name, value) of every figure there is."""
+    def rows(self) -> list[tuple[str, str]]:
+        """Return title and text of the metrics there are."""
+        from MAESILLib.catalogue import described
+
         metrics = self.metrics
         # a scene of version 0.1.0 has it under another key
         ratio = metrics.get("mask", {}).get("mask_ratio")
         rows = [] if ratio is None else [(_("Hidden patches"), f"{ratio:.1%}")]
-        for key, (name, form) in figure_names().items():
-            if isinstance(metrics.get(key), int | float):
-                rows.append((name, form.format(metrics[key])))
-        return rows
+        return rows + [(title[:1].upper() + title[1:], text) for title, text in described(metrics)]
 
     def delete(self) -> None:
         """Remove the result's own nodes and its folder; the input stays."""
@@ -129,7 +108,7 @@ class ResultBuilder:
         display.set_up(self.nodes[kind], kind)
 
     def finish(self, metrics: dict[str, Any]) -> Any:
-        """Add figures and folder; return the text node that stands for the result."""
+        """Add metrics and folder; return the text node that stands for the result."""
         text = self.scene.AddNewNodeByClass("vtkMRMLTextNode", f"{self.name} metrics")
         result = Result(text)
         for kind, node in self.nodes.items():
@@ -138,7 +117,7 @@ class ResultBuilder:
         text.SetText(json.dumps(metrics, indent=1))
         text.SetAttribute("MAESIL.Title", self.name)
         result.set_node("input", self.input_node)
-        table = _add_table(result, f"{self.name} figures")
+        table = _add_table(result, f"{self.name} table")
         self.nodes["table"] = table
         result.set_node("table", table)
         _file_in_folder(self.input_node, self.name, list(self.nodes.values()))
@@ -193,12 +172,12 @@ _DESCRIPTIONS = {
 
 def _add_table(result: Result, name: str) -> Any:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
-    rows = result.figures()
-    for number, title in enumerate((_("Figure"), _("Value"))):
+    rows = result.rows()
+    for number, title in enumerate((_("Metric"), _("Value"))):
         column = vtk.vtkStringArray()
         column.SetName(title)
         for row in rows:
-            column.InsertNextValue(row[number].strip())
+            column.InsertNextValue(row[number])
         node.AddColumn(column)
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)

@@ -1,4 +1,4 @@
-"""``maesil reconstruct``: a CT in; what was hidden, what the model makes of it, and how far it is off, out."""
+"""``maesil reconstruct``: mask and reconstruct a CT; write volumes, metrics and a figure."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """Return the figures of a reconstruction as text for people."""
-    from MAESILLib.results import shown_share
+    """Return the metrics of a reconstruction as text for people."""
+    from MAESILLib.catalogue import described
+    from MAESILLib.results import displayed_mask_ratio
 
     mask, checkpoint = metrics["mask"], metrics["checkpoint"]
     rows = [
@@ -77,27 +78,10 @@ def table(metrics: dict[str, Any]) -> str:
         ("checkpoint", f"{checkpoint['name']} ({checkpoint['sha256'][:12]})"),
         (
             "mask",
-            f"{mask['strategy']} {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, hides {shown_share(mask):.1%}"
+            f"{mask['strategy']} {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, hides {displayed_mask_ratio(mask):.1%}"
             f", coverage {mask['coverage']}, seed {mask['seed']}",
         ),
     ]
-    labels = {
-        "psnr_masked_db": ("PSNR of hidden patches", "{:.2f} dB"),
-        "baseline_harmonic_psnr_masked_db": ("  harmonic fill, same mask", "{:.2f} dB"),
-        "baseline_biharmonic_psnr_masked_db": ("  biharmonic fill, same mask", "{:.2f} dB"),
-        "mae_masked_hu": ("mean error of hidden patches", "{:.1f} HU"),
-        "psnr_composite_db": ("PSNR, visible pasted in", "{:.2f} dB"),
-        "ssim_composite": ("SSIM, visible pasted in", "{:.4f}"),
-        "psnr_complete_db": ("PSNR, every patch unseen", "{:.2f} dB"),
-        "ssim_complete": ("SSIM, every patch unseen", "{:.4f}"),
-        "psnr_autoencoding_db": ("PSNR, auto-encoding", "{:.2f} dB"),
-        "ssim_autoencoding": ("SSIM, auto-encoding", "{:.4f}"),
-        "border_index": ("border index (1 = no grid)", "{:.3f}"),
-        "seconds": ("time", "{:.1f} s"),
-        "peak_memory_mib": ("peak memory", "{:.0f} MiB"),
-    }
-    rows += [
-        (label, form.format(metrics[key])) for key, (label, form) in labels.items() if metrics.get(key) is not None
-    ]
+    rows += described(metrics)
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{label.ljust(width)}  {value}" for label, value in rows)

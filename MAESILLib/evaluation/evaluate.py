@@ -6,7 +6,6 @@ the same ones, next to the trivial fills of the same masks. It is done in fp32 o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,11 +32,11 @@ from MAESILLib.events import Reporter
 from MAESILLib.files import sha256_of
 from MAESILLib.fills import fill_mean, fill_nearest
 from MAESILLib.masking import MaskSpec
-from MAESILLib.metrics import psnr
+from MAESILLib.metrics import finite, psnr
 from MAESILLib.plan import Plan
 from MAESILLib.provenance import source_commit, trained_on
 from MAESILLib.reconstruction import Reconstruction, reconstruct
-from MAESILLib.scoring import in_window, measure
+from MAESILLib.scoring import in_window, measure, rounded
 from MAESILLib.stopping import NEVER, StopRequest
 from MAESILLib.volume import hu_to_unit
 
@@ -140,7 +139,7 @@ class Measuring:
                     found = measure(
                         unit, result, plan, model.config.patch_size, own, shown_hu=shown, body=body, stop=self.stop
                     )
-                metrics = found.figures | trivial.result()
+                metrics = found.metrics | trivial.result()
                 if self.lpips is not None:
                     metrics["lpips"] = _perceptual(self.lpips, unit, result, plan, own, shown)
                 if draw is not None:
@@ -312,8 +311,8 @@ def _trivial(
     hidden = result.hidden
     reference = in_window(unit, own, shown)
     metrics = {
-        "baseline_mean_psnr_masked_db": psnr(reference, in_window(fill_mean(unit, hidden), own, shown), hidden),
-        "baseline_nearest_psnr_masked_db": psnr(reference, in_window(fill_nearest(unit, hidden), own, shown), hidden),
+        f"baseline_{name}_psnr_masked_db": psnr(reference, in_window(fill(unit, hidden), own, shown), hidden)
+        for name, fill in (("mean", fill_mean), ("nearest", fill_nearest))
     }
     # undefined where nothing is hidden, infinite where the fill is exact
-    return {key: round(value, 5) if math.isfinite(value) else None for key, value in metrics.items()}
+    return rounded({key: finite(value) for key, value in metrics.items()})

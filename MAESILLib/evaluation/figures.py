@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from MAESILLib.catalogue import caption
 from MAESILLib.config import Window
 from MAESILLib.errors import InputError
 from MAESILLib.figure import reconstruction_figure
@@ -105,19 +106,5 @@ class Drawer:
             spacing_dhw=(spacing, spacing, spacing),
             window_hu=window_hu,
             title=f"{volume}: {setting}",
-            subtitle=_caption(checkpoint, metrics),
+            subtitle=f"{checkpoint} | {caption(metrics)}",
         )
-
-
-def _caption(checkpoint: str, metrics: dict[str, Any]) -> str:
-    parts = [checkpoint]
-    for key, form in (
-        ("psnr_masked_db", "PSNR of hidden patches {:.2f} dB"),
-        ("psnr_complete_db", "every patch predicted unseen: {:.2f} dB"),
-        ("psnr_autoencoding_db", "nothing hidden: {:.2f} dB"),
-        ("baseline_harmonic_psnr_masked_db", "harmonic fill {:.2f} dB"),
-        ("mae_masked_hu", "mean error {:.0f} HU"),
-    ):
-        if metrics.get(key) is not None:
-            parts.append(form.format(metrics[key]))
-    return " | ".join(parts)

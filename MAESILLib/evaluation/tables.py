@@ -8,42 +8,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from MAESILLib.catalogue import CATALOGUE, metric_key, mode_of
 from MAESILLib.evaluation.statistics import paired_difference, spread
 from MAESILLib.files import write_json, write_text
 
-HEADER = (
-    "checkpoint",
-    "setting",
-    "PSNR hidden (dB)",
-    "PSNR whole (dB)",
-    "harmonic fill (dB)",
-    "biharmonic (dB)",
-    "nearest (dB)",
-    "mean (dB)",
-    "MAE (HU)",
-    "SSIM",
-    "border index",
-    "of harmonic",
+COLUMNS = (
+    "harmonic",
+    "baseline_biharmonic_psnr_masked_db",
+    "baseline_nearest_psnr_masked_db",
+    "baseline_mean_psnr_masked_db",
+    "mae",
+    "ssim",
+    "border_index",
+    "baseline_harmonic_border_index",
 )
+"""Metrics of the Markdown table, after the PSNR."""
 
 WITHOUT_COMPLETION = "Hidden patches are the decoder's own (`--no-completion`)."
 WITHOUT_LPIPS = "LPIPS is left out: its weights are not at hand (`--lpips FOLDER`)."
 
 
-def mode_of(row: dict[str, Any]) -> str:
-    """Return what a row's metrics refer to: ``masked``, ``complete`` or ``autoencoding``."""
-    return next((kind for kind in ("complete", "autoencoding") if f"psnr_{kind}_db" in row), "masked")
-
-
 def psnr_key(row: dict[str, Any]) -> str:
     """Return the key of the PSNR that a row's mode is about."""
-    return f"psnr_{mode_of(row)}_db"
+    return metric_key("psnr", mode_of(row))
 
 
 def ssim_key(row: dict[str, Any]) -> str:
     """Return the key of a row's SSIM: of the composite where a share is hidden, else of the whole volume."""
-    mode = mode_of(row)
-    return "ssim_composite" if mode == "masked" else f"ssim_{mode}"
+    return metric_key("ssim", mode_of(row))
 
 
 def headline(row: dict[str, Any]) -> float | None:
@@ -58,16 +50,26 @@ def headline_ssim(row: dict[str, Any]) -> float | None:
 
 def harmonic(row: dict[str, Any]) -> float | None:
     """Return the PSNR of the harmonic fill beside :func:`headline`; None where nothing is hidden."""
-    value: float | None = row.get(f"baseline_harmonic_psnr_{'complete' if mode_of(row) == 'complete' else 'masked'}_db")
-    return value
+    return row.get(metric_key("harmonic", mode_of(row)))
 
 
 METRICS: dict[str, tuple[str, int, Callable[[dict[str, Any]], str]]] = {
-    "psnr_db": ("PSNR (dB)", 2, psnr_key),
-    "ssim": ("SSIM", 4, ssim_key),
-    "lpips": ("LPIPS, lower is better", 4, lambda row: "lpips"),
+    "psnr_db": (CATALOGUE["psnr_masked_db"].heading, CATALOGUE["psnr_masked_db"].digits, psnr_key),
+    "ssim": (CATALOGUE["ssim_composite"].heading, CATALOGUE["ssim_composite"].digits, ssim_key),
+    "lpips": (CATALOGUE["lpips"].title, CATALOGUE["lpips"].digits, lambda row: "lpips"),
 }
 """Metrics of which differences are taken: title, digits, and their key in a row."""
+
+
+def headings(metrics: Sequence[str]) -> list[str]:
+    """Return the headings of columns of metrics, each named as :func:`MAESILLib.catalogue.metric_key` takes it."""
+    return [CATALOGUE[metric_key(metric, "masked")].heading for metric in metrics]
+
+
+def cells(row: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    """Return the metrics of a row or a summary under :func:`headings`; nothing for one without a value."""
+    keys = [metric_key(metric, mode_of(row)) for metric in metrics]
+    return [CATALOGUE[key].number(row.get(key)) for key in keys]
 
 
 def summarise(rows: list[dict[str, Any]], by: Sequence[str] = ("checkpoint", "setting")) -> list[dict[str, Any]]:
@@ -160,27 +162,34 @@ def masks_of(result: dict[str, Any]) -> str:
     return f"masks of {masks['name']} ({masks['sha256'][:12]})"
 
 
+def protocol_text(result: dict[str, Any]) -> str:
+    """Return what an evaluation measured, and how."""
+    data, window = result["data"], result["window_hu"]
+    window_hu = window if isinstance(window, str) else f"{window[0]:g} to {window[1]:g} HU"
+    commit = f", commit {result['commit']}" if result["commit"] else ""
+    sentences = [
+        f"{len(data['volumes'])} volumes (split {data['split']}, data {data['fingerprint']}), "
+        f"{result['spacing_mm']:g} mm, window {window_hu}, {masks_of(result)}, "
+        f"{result['precision']} on {result['device']}, MAESIL {result['library_version']}{commit}."
+    ]
+    sentences += [] if result["completion"] else [WITHOUT_COMPLETION]
+    sentences += [] if result["lpips"] else [WITHOUT_LPIPS]
+    return " ".join(sentences)
+
+
 def markdown(result: dict[str, Any]) -> str:
     """Return the summaries of an evaluation as a Markdown table, and the differences between checkpoints."""
-    data, has_lpips = result["data"], result["lpips"]
-    lines = [
-        f"{len(data['volumes'])} volumes (split {data['split']}, data {data['fingerprint']}), "
-        f"{result['spacing_mm']:g} mm, window {result['window_hu']}, {masks_of(result)}; "
-        "mean over volumes. Hidden: every hidden voxel, from one pass; whole: every voxel. "
-        + ("" if result["completion"] else WITHOUT_COMPLETION + " ")
-        + f"Library {result['library_version']}"
-        + (f", commit {result['commit']}." if result["commit"] else "."),
-    ]
+    lines = [protocol_text(result), "Mean over volumes. Hidden: every hidden voxel, from one pass; whole: every voxel."]
     for checkpoint in result["checkpoints"]:
         if checkpoint["trained_on"]:
             lines.append(f"{checkpoint['name']} was TRAINED on {len(checkpoint['trained_on'])} of these volumes.")
-    rows = [
-        [row["checkpoint"], row["setting"], *_cells(row), *([number(row.get("lpips"), 4)] if has_lpips else [])]
-        for row in result["summary"]
-    ]
-    lines += ["", *markdown_table([*HEADER, *(["LPIPS"] if has_lpips else [])], rows)]
-    if not has_lpips:
-        lines += ["", WITHOUT_LPIPS]
+    columns = [*COLUMNS, *(["lpips"] if result["lpips"] else [])]
+    rows = []
+    for row in result["summary"]:
+        hidden_and_whole = ["", number(headline(row))] if mode_of(row) != "masked" else [number(headline(row)), ""]
+        rows.append([row["checkpoint"], row["setting"], *hidden_and_whole, *cells(row, columns)])
+    header = ["checkpoint", "setting", "PSNR hidden (dB)", "PSNR whole (dB)", *headings(columns)]
+    lines += ["", *markdown_table(header, rows)]
     if result["differences"]:
         lines += [
             "",
@@ -190,23 +199,6 @@ def markdown(result: dict[str, Any]) -> str:
             *differences_table(result["differences"], ("checkpoint", "setting")),
         ]
     return "\n".join(lines) + "\n"
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    is_masked = mode_of(row) == "masked"
-    kind = "masked" if is_masked else mode_of(row)
-    return [
-        number(headline(row) if is_masked else None),
-        number(None if is_masked else headline(row)),
-        number(harmonic(row)),
-        number(row.get("baseline_biharmonic_psnr_masked_db")),
-        number(row.get("baseline_nearest_psnr_masked_db")),
-        number(row.get("baseline_mean_psnr_masked_db")),
-        number(row.get(f"mae_{kind}_hu"), 1),
-        number(headline_ssim(row), 4),
-        number(row.get("border_index")),
-        number(row.get("baseline_harmonic_border_index")),
-    ]
 
 
 def differences_table(lines: list[dict[str, Any]], columns: Sequence[str]) -> list[str]:
