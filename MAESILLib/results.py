@@ -205,22 +205,15 @@ def _write_figure(
 ) -> None:
     from MAESILLib.figure import reconstruction_figure
 
-    reference = unit_to_hu(unit, window)
-    prediction = unit_to_hu(result.prediction, window)
     mask, checkpoint = metrics["mask"], metrics["checkpoint"]
-    title = (
-        f"{metrics['input']['name']}: {mask['strategy']} mask {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, "
-        f"{displayed_mask_ratio(mask):.0%} hidden, {mask['coverage']} coverage"
-    )
     reconstruction_figure(
         path,
-        reference_hu=reference,
-        masked_hu=np.where(result.hidden, window[0], reference),
-        reconstruction_hu=prediction,
-        error_hu=prediction - reference,
+        reference_hu=unit_to_hu(unit, window),
+        reconstruction_hu=unit_to_hu(result.prediction, window),
         hidden=result.hidden,
         spacing_dhw=grid.geometry.spacing_dhw,
         window_hu=window,
-        title=title,
+        title=f"{metrics['input']['name']}: {mask['strategy']} mask {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, "
+        f"{displayed_mask_ratio(mask):.0%} hidden, {mask['coverage']} coverage",
         subtitle=f"checkpoint {checkpoint['name']} ({checkpoint['sha256'][:8]}) | {caption(metrics)}",
     )

@@ -11,10 +11,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from MAESILLib.errors import InputError
-from MAESILLib.figure import HIDDEN_COLOUR, PLANES, body_centre, plane_slice, reconstruction_figure, wrap_text
+from MAESILLib.figure import HIDDEN_COLOUR, PLANES, body_centre, plane_slice, reconstruction_figure
 
 SHAPES = {
     "chest": (40, 60, 80),
@@ -31,9 +34,7 @@ def volumes(shape: tuple[int, int, int]) -> dict[str, Any]:
     hidden = rng.random(shape) < 0.5
     return {
         "reference_hu": hu,
-        "masked_hu": np.where(hidden, -1000, hu),
         "reconstruction_hu": hu + 50,
-        "error_hu": np.full(shape, 50.0),
         "hidden": hidden,
         "spacing_dhw": (2.0, 1.5, 1.0),
         "title": "case_$1_$2 · dual mask .5/.5 · maesil-base " * 2,
@@ -55,9 +56,15 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
     return figures
 
 
+def panel_box(figure: matplotlib.figure.Figure, row: int, column: int) -> Bbox:
+    """Where a picture is, as fractions of the page."""
+    box = figure.axes[row * 3 + column].images[0].get_window_extent()
+    return box.transformed(figure.transFigure.inverted())
+
+
 def panel(page: np.ndarray, figure: matplotlib.figure.Figure, row: int, column: int) -> np.ndarray:
-    """Cut a panel without its frame out of the page's pixels."""
-    box = figure.axes[column * 4 + row].get_position()
+    """Cut a picture without its frame out of the page's pixels."""
+    box = panel_box(figure, row, column)
     height, width = page.shape[:2]
     top, bottom = round((1 - box.y1) * height) + 2, round((1 - box.y0) * height) - 2
     return page[top:bottom, round(box.x0 * width) + 2 : round(box.x1 * width) - 2, :3]
@@ -68,15 +75,15 @@ def test_planes_are_shown_as_radiologists_see_them(tmp_path: Path, drawn: list) 
     hu = np.full(shape, -1000.0)
     # superior (D high), anterior (H low), patient's right (W low): a block that all centre planes cut
     hu[18:36, 5:27, 8:32] = 1000
-    zero = np.zeros(shape)
     reconstruction_figure(
-        tmp_path / "f.png", reference_hu=zero, masked_hu=zero, reconstruction_hu=hu, error_hu=hu,
-        spacing_dhw=(1, 1, 1), centre_dhw=(20, 25, 30), error_range_hu=1000,
+        tmp_path / "f.png", reference_hu=hu, reconstruction_hu=2 * hu, hidden=np.zeros(shape, bool),
+        spacing_dhw=(1, 1, 1), error_range_hu=1000,
     )  # fmt: skip
     page = imread(tmp_path / "f.png")
     spans = {0: (slice(5, 27), slice(8, 32)), 1: (slice(4, 22), slice(8, 32)), 2: (slice(4, 22), slice(5, 27))}
     for column, (vertical, horizontal) in spans.items():
-        picture = panel(page, drawn[0], 2, column)
+        # the axial reconstruction has the scale bar
+        picture = panel(page, drawn[0], 2 if column else 1, column)
         rows, columns = np.nonzero(picture[..., 0] > 0.5)
         plane = PLANES[column]
         scale = picture.shape[0] / shape[plane.vertical]
@@ -111,9 +118,9 @@ def test_layout(name: str, tmp_path: Path, drawn: list) -> None:
     # millimetres: one scale in all panels
     page = figure.get_size_inches()
     scales = []
-    for number, axes in enumerate(figure.axes[:12]):
-        box = axes.get_position()
-        vertical, horizontal = [(1, 2), (0, 2), (0, 1)][number // 4]
+    for number in range(12):
+        box = panel_box(figure, number // 3, number % 3)
+        vertical, horizontal = [(1, 2), (0, 2), (0, 1)][number % 3]
         scales += [box.width * page[0] / (shape[horizontal] * spacing[horizontal])]
         scales += [box.height * page[1] / (shape[vertical] * spacing[vertical])]
     np.testing.assert_allclose(scales, scales[0], rtol=1e-6)
@@ -138,11 +145,15 @@ def test_layout(name: str, tmp_path: Path, drawn: list) -> None:
 
 def test_scale_bar_is_as_long_as_it_says(tmp_path: Path, drawn: list) -> None:
     reconstruction_figure(tmp_path / "f.png", **volumes((40, 100, 200)))
-    axes = drawn[0].axes[0]
-    (line,) = axes.lines
-    labels = [text.get_text() for text in axes.texts]
-    assert "50 mm" in labels
-    assert np.ptp(line.get_xdata()) * 200 * 1.0 == pytest.approx(50)
+    (bar,) = drawn[0].findobj(AnchoredSizeBar)
+    assert bar.txt_label.get_text() == "50 mm"
+    (line,) = bar.size_bar.findobj(Rectangle)
+    # the axial picture is 200 mm wide, and the bar is inside it
+    picture = bar.axes.images[0].get_window_extent()
+    length = line.get_window_extent().width
+    assert length / picture.width * 200 * 1.0 == pytest.approx(50, rel=0.01)
+    assert picture.x0 <= line.get_window_extent().x0
+    assert picture.y0 <= line.get_window_extent().y0 <= picture.y0 + picture.height / 3
 
 
 def test_hidden_voxels_have_their_own_colour(tmp_path: Path, drawn: list) -> None:
@@ -163,16 +174,17 @@ def test_pdf_and_what_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(InputError, match="cannot write a figure"):
         reconstruction_figure(tmp_path / "f.jpg", **arguments)
-    with pytest.raises(InputError, match="off the volume"):
-        reconstruction_figure(tmp_path / "f.png", **arguments, centre_dhw=(12, 0, 0))
     with pytest.raises(InputError, match="one grid"):
-        reconstruction_figure(tmp_path / "f.png", **(arguments | {"error_hu": np.zeros((12, 14, 15))}))
+        reconstruction_figure(tmp_path / "f.png", **(arguments | {"reconstruction_hu": np.zeros((12, 14, 15))}))
     assert [path.name for path in tmp_path.iterdir()] == ["f.pdf"]
 
 
-def test_nothing_hidden_needs_no_mask(tmp_path: Path) -> None:
-    reconstruction_figure(tmp_path / "f.png", **(volumes((12, 14, 16)) | {"hidden": None, "title": ""}))
-    assert (tmp_path / "f.png").exists()
+def test_the_colour_of_hidden_voxels_is_named_if_there_are_any(tmp_path: Path, drawn: list) -> None:
+    arguments = volumes((12, 14, 16)) | {"title": ""}
+    for hidden in (arguments["hidden"], np.zeros((12, 14, 16), bool)):
+        reconstruction_figure(tmp_path / "f.png", **(arguments | {"hidden": hidden}))
+    named = ["hidden" in [text.get_text() for text in figure.findobj(Text)] for figure in drawn]
+    assert named == [True, False]
 
 
 def test_centre_is_in_the_body() -> None:
@@ -183,8 +195,8 @@ def test_centre_is_in_the_body() -> None:
     assert body_centre(np.full((4, 6, 8), -1000)) == (2, 3, 4)
 
 
-def test_long_titles_are_wrapped() -> None:
-    lines = wrap_text("one two " + "x" * 200, 10, False, 300)
-    assert len(lines) > 3
-    assert "".join(lines).replace(" ", "") == "onetwo" + "x" * 200
-    assert wrap_text("", 10, False, 300) == []
+def test_long_titles_are_wrapped(tmp_path: Path, drawn: list) -> None:
+    reconstruction_figure(tmp_path / "f.png", **(volumes((12, 14, 16)) | {"title": "one two " + "x" * 200}))
+    title = drawn[0].get_suptitle()
+    assert title.count("\n") >= 2
+    assert title.replace("\n", "").replace(" ", "") == "onetwo" + "x" * 200

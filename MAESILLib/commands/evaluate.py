@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     stop.check()
 
     from MAESILLib.evaluation.evaluate import Measuring, evaluate, held_out_share, protocol
-    from MAESILLib.evaluation.figures import Drawer, remove_former
+    from MAESILLib.evaluation.figures import remove_former
     from MAESILLib.evaluation.lpips import PerceptualDistance
     from MAESILLib.evaluation.page import write_page
     from MAESILLib.evaluation.tables import markdown, write
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             settings,
             split=args.split,
             masks=Path(args.masks) if args.masks else None,
-            drawer=None if args.no_figures else Drawer(staging, cache.spacing_mm),
+            figures=None if args.no_figures else staging,
             reporter=reporter,
         )
         stop.check()

@@ -27,7 +27,7 @@ from MAESILLib.data.cache import Cache
 from MAESILLib.device import device_name, full_precision, memory_guard
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.evaluation.evaluate import AUTOENCODING, OUT_OF_MEMORY_HINT, Measuring, protocol
-from MAESILLib.evaluation.figures import Drawer, remove_former
+from MAESILLib.evaluation.figures import draw, remove_former
 from MAESILLib.evaluation.tables import write
 from MAESILLib.events import Reporter
 from MAESILLib.files import staged
@@ -80,13 +80,13 @@ def compare(
     rows: list[dict[str, Any]] = []
     described = []
     with staged(folder, last=f"{NAME}.json") as staging:
-        drawer = Drawer(staging, cache.spacing_mm, suffix="")
         with full_precision(), memory_guard(device, OUT_OF_MEMORY_HINT):
             for name in methods:
                 model = _load(name, configs[name], runs[name], device)
                 described.append(_describe(name, config, model) | training.get(name, UNTRAINED))
-                draw = partial(drawer.draw, TITLES[name], AUTOENCODING) if with_figures else None
-                for row in measuring.rows(model, autoencoding, draw):
+                place = (staging, cache.spacing_mm, TITLES[name], AUTOENCODING)
+                drawn = partial(draw, *place, suffix="") if with_figures else None
+                for row in measuring.rows(model, autoencoding, drawn):
                     rows.append({"method": TITLES[name]} | row)
                     done = len(rows) / (len(methods) * len(measuring.entries))
                     reporter.progress("measure", done, f"{TITLES[name]} {row['volume']}")

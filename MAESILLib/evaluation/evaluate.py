@@ -24,7 +24,7 @@ from MAESILLib.config import Window
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.device import device_name, full_precision, memory_guard
 from MAESILLib.errors import InputError
-from MAESILLib.evaluation.figures import Drawer, drawn_setting
+from MAESILLib.evaluation.figures import draw, drawn_setting
 from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.evaluation.masks import with_masks
 from MAESILLib.evaluation.tables import differences, summarise
@@ -155,7 +155,7 @@ def evaluate(
     *,
     split: str,
     masks: Path | None = None,
-    drawer: Drawer | None = None,
+    figures: Path | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Measure checkpoints.
@@ -163,7 +163,7 @@ def evaluate(
     Args:
         split: what the volumes are of the cache; only named in the result.
         masks: a file of masks to measure on; it is written if it is not there.
-        drawer: draws every volume with one of the settings.
+        figures: folder in which every volume is drawn with one of the settings.
 
     Returns:
         what evaluation.json holds: settings, one row for each checkpoint, volume and setting, summaries, and what
@@ -199,8 +199,8 @@ def evaluate(
                     f"{label} was trained on {len(seen)} of these volumes or their patients, first {seen[0]}"
                 )
             described.append({**checkpoint_identity(path), "name": label, "trained_on": seen})
-            draw = None if drawer is None else partial(drawer.draw, label, drawn_setting(names))
-            for row in measuring.rows(model, wanted[path], draw):
+            drawn = partial(draw, figures, cache.spacing_mm, label, drawn_setting(names)) if figures else None
+            for row in measuring.rows(model, wanted[path], drawn):
                 rows.append({"checkpoint": label} | row)
                 reporter.progress("evaluate", len(rows) / total, f"{row['volume']} {row['setting']}")
     window = measuring.window_hu

@@ -63,47 +63,35 @@ def remove_former(folder: Path, name: str = "evaluation", by: str = "checkpoint"
         path.unlink(missing_ok=True)
 
 
-class Drawer:
-    """Draws the volumes of an evaluation.
+def draw(
+    folder: Path,
+    spacing_mm: float,
+    checkpoint: str,
+    drawn: str,
+    volume: str,
+    setting: str,
+    unit: np.ndarray,
+    result: Reconstruction,
+    window_hu: Window,
+    metrics: dict[str, Any],
+    suffix: str = SUFFIX,
+) -> None:
+    """Draw a reconstruction, if it is of the setting ``drawn``.
 
     Args:
         folder: where the evaluation is written.
         spacing_mm: of the model's grid.
+        unit: (D, H, W) the input, intensities of ``window_hu``.
+        metrics: for the caption.
         suffix: as for :func:`figure_path`.
     """
-
-    def __init__(self, folder: Path, spacing_mm: float, suffix: str = SUFFIX) -> None:
-        self.folder, self.spacing_mm, self.suffix = folder, spacing_mm, suffix
-
-    def draw(
-        self,
-        checkpoint: str,
-        drawn: str,
-        volume: str,
-        setting: str,
-        unit: np.ndarray,
-        result: Reconstruction,
-        window_hu: Window,
-        metrics: dict[str, Any],
-    ) -> None:
-        """Draw one reconstruction, if it is of the setting ``drawn``.
-
-        Args:
-            unit: (D, H, W) the input, intensities of ``window_hu``.
-            metrics: for the caption.
-        """
-        if setting != drawn:
-            return
-        reference, prediction = unit_to_hu(unit, window_hu), unit_to_hu(result.prediction, window_hu)
-        spacing = self.spacing_mm
+    if setting == drawn:
         reconstruction_figure(
-            self.folder / figure_path(checkpoint, volume, self.suffix),
-            reference_hu=reference,
-            masked_hu=np.where(result.hidden, window_hu[0], reference),
-            reconstruction_hu=prediction,
-            error_hu=prediction - reference,
+            folder / figure_path(checkpoint, volume, suffix),
+            reference_hu=unit_to_hu(unit, window_hu),
+            reconstruction_hu=unit_to_hu(result.prediction, window_hu),
             hidden=result.hidden,
-            spacing_dhw=(spacing, spacing, spacing),
+            spacing_dhw=(spacing_mm, spacing_mm, spacing_mm),
             window_hu=window_hu,
             title=f"{volume}: {setting}",
             subtitle=f"{checkpoint} | {caption(metrics)}",
