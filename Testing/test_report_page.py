@@ -9,14 +9,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser_factory import browser  # noqa: F401 (a fixture)
 from cli_factory import maesil, write_checkpoint
 from training_factory import make_cache
 
-from MAESILLib.evaluation.distribution import distribution_svg
 from MAESILLib.evaluation.figures import figure_path
-from MAESILLib.evaluation.page import page
+from MAESILLib.evaluation.page import FILL, distribution, page
+from MAESILLib.evaluation.tables import harmonic, headline
 
 SHAPES = [(24, 32, 40), (40, 33, 28), (16, 40, 40), (24, 24, 24), (32, 24, 24), (16, 24, 40), (24, 40, 16)]
 VOID = {"meta", "img"}
@@ -68,10 +69,10 @@ def test_the_page_is_whole_and_needs_nothing_else(output: Path) -> None:
     reader = Reader()
     reader.feed(text)
     assert reader.open == []
-    # three worst and three best of each checkpoint
-    assert reader.seen.count("img") == 12
-    assert reader.addresses
-    assert all(address.startswith("data:image/jpeg;base64,") for address in reader.addresses)
+    # the distribution, then three worst and three best of each checkpoint
+    assert reader.seen.count("img") == len(reader.addresses) == 13
+    assert reader.addresses[0].startswith("data:image/svg+xml;base64,")
+    assert all(address.startswith("data:image/jpeg;base64,") for address in reader.addresses[1:])
     assert not re.search(r"https?://|url\(|@import", text)
     assert "default-src 'none'" in text
 
@@ -89,7 +90,7 @@ def test_names_are_text(result: dict[str, Any], tmp_path: Path) -> None:
     nasty = '<script>alert("x")</script>&'
     renamed = json.loads(json.dumps(result).replace('"v0"', json.dumps(nasty)))
     assert nasty not in page(renamed, tmp_path)
-    assert "&lt;script&gt;alert(&quot;x&quot;)" in page(renamed, tmp_path)
+    assert "&lt;script&gt;alert(&#34;x&#34;)" in page(renamed, tmp_path)
 
 
 def test_pictures_of_another_evaluation_are_not_taken(output: Path, tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_pictures_of_another_evaluation_are_not_taken(output: Path, tmp_path: Pa
     )
     assert done.status == 0, done.err
     assert list((tmp_path / "out").rglob("*.png"))
-    assert "<img" not in (tmp_path / "out" / "report.html").read_text()
+    assert "image/jpeg" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_each_checkpoint_has_pictures_of_its_own() -> None:
@@ -114,21 +115,40 @@ def test_each_checkpoint_has_pictures_of_its_own() -> None:
 
 
 def test_distribution(result: dict[str, Any]) -> None:
-    svg = distribution_svg(result["rows"])
-    # each row of each checkpoint, and the fill of the first one's where something is hidden
-    assert svg.count("<circle") == 2 * 3 * 7 + 2 * 7
-    places = {
-        float(value): float(x) for x, value in re.findall(r'<circle cx="([\d.]+)"[^>]*><title>\w+: (-?[\d.]+) dB', svg)
-    }
-    ticks = {float(value): float(x) for x, value in re.findall(r'<text x="([\d.]+)"[^>]*fill="#5b6570">(-?\d+)<', svg)}
-    (a, at_a), (b, at_b) = sorted(ticks.items())[0], sorted(ticks.items())[-1]
-    for value, x in places.items():
-        assert x == pytest.approx(at_a + (value - a) / (b - a) * (at_b - at_a), abs=0.7)
+    figure = distribution(result["rows"])
+    assert figure is not None
+    (axes,) = figure.axes
+    settings = ["dual 0.75", "complete dual 0.75", "auto-encoding"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == settings
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one.safetensors", "two.safetensors", FILL]
+    # for each lane, dots and means
+    for number, name in enumerate(("one.safetensors", "two.safetensors", FILL)):
+        dots, means = axes.lines[2 * number : 2 * number + 2]
+        value_of = harmonic if name == FILL else headline
+        checkpoint = "one.safetensors" if name == FILL else name
+        for place, setting in enumerate(settings):
+            rows = [r for r in result["rows"] if (r["checkpoint"], r["setting"]) == (checkpoint, setting)]
+            expected = [value_of(row) for row in rows if value_of(row) is not None]
+            assert len(expected) == (0 if (name, setting) == (FILL, "auto-encoding") else 7)
+            # the group of the setting, between the ticks' halves
+            here = [line.get_xdata()[abs(line.get_ydata() - place) < 0.5] for line in (dots, means)]
+            np.testing.assert_array_equal(here[0], expected)
+            np.testing.assert_allclose(here[1], [np.mean(expected)] if expected else [])
 
 
-def test_nothing_finite_has_no_picture() -> None:
-    row = {"checkpoint": "a", "setting": "dual 0.75", "volume": "v", "psnr_masked_db": None}
-    assert "No figure is finite" in distribution_svg([row])
+def test_no_two_lanes_of_a_distribution_are_at_one_height(result: dict[str, Any]) -> None:
+    figure = distribution(result["rows"])
+    assert figure is not None
+    heights = [set(line.get_ydata()) for line in figure.axes[0].lines[::2]]
+    assert len(set().union(*heights)) == sum(len(one) for one in heights) == 3 + 3 + 2
+
+
+def test_nothing_finite_has_no_picture(result: dict[str, Any], tmp_path: Path) -> None:
+    row = {"checkpoint": "a", "setting": "dual 0.75", "volume": "v", "psnr_masked_db": None, "dataset": ""}
+    assert distribution([row]) is None
+    text = page(result | {"rows": [row], "summary": [], "differences": []}, tmp_path)
+    assert "No PSNR is finite" in text
+    assert "<img" not in text
 
 
 def column(driver: Any, table: str, number: int) -> list[str]:
@@ -158,7 +178,7 @@ class TestBrowser:
         assert browser.title == "Evaluation of one.safetensors, two.safetensors"
         assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
         widths = browser.execute_script("return Array.from(document.images, i => i.complete && i.naturalWidth)")
-        assert len(widths) == 12
+        assert len(widths) == 13
         assert all(width >= 300 for width in widths)
 
     def test_a_click_sorts_by_value_and_back(self, browser: Any) -> None:  # noqa: F811

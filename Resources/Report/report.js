@@ -1,9 +1,8 @@
 "use strict";
-// Sorting by a click on a column's head: numbers by value, text by the alphabet, empty cells last.
+// A cell as what it is sorted by: a number, text in lower case, or null where it is empty.
 function cellKey(row, column) {
   const text = row.cells[column].textContent.trim();
-  const value = Number(text.replace("\u2212", "-"));
-  return text === "" ? null : Number.isNaN(value) ? text.toLowerCase() : value;
+  return text === "" ? null : Number.isNaN(Number(text)) ? text.toLowerCase() : Number(text);
 }
 
 function compareKeys(a, b) {
@@ -11,23 +10,23 @@ function compareKeys(a, b) {
   return typeof a === "number" ? -1 : 1;
 }
 
+// Sort a table by a column, upwards first, empty cells last either way.
 function sortBy(head) {
   const table = head.closest("table");
-  const column = head.cellIndex;
   const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", direction);
   const sign = direction === "ascending" ? 1 : -1;
-  const rows = Array.from(table.tBodies[0].rows, (row) => [cellKey(row, column), row]);
+  const rows = Array.from(table.tBodies[0].rows, (row) => [cellKey(row, head.cellIndex), row]);
   rows.sort(([a], [b]) => (a === null) - (b === null) || (a === null ? 0 : sign * compareKeys(a, b)));
   table.tBodies[0].append(...rows.map(([, row]) => row));
 }
 
-// Rows of the table of volumes are shown where every chosen value is theirs.
+// Show the rows that have every chosen value.
 function filter(table) {
-  const chosen = Array.from(document.querySelectorAll(`select[data-table="${table.id}"]`));
+  const chosen = Array.from(document.querySelectorAll(`select[data-table="${table.id}"]`)).filter((one) => one.value);
   for (const row of table.tBodies[0].rows) {
-    row.hidden = chosen.some((one) => one.value && row.cells[Number(one.dataset.column)].textContent !== one.value);
+    row.hidden = chosen.some((one) => row.cells[Number(one.dataset.column)].textContent !== one.value);
   }
 }
 
