@@ -63,10 +63,3 @@ class DiskFullError(MAESILError):
 
     exit_status = EXIT_RESOURCES
     kind = "disk_full"
-
-
-class PeerLostError(MAESILError):
-    """Another process of a distributed training has ended."""
-
-    exit_status = EXIT_RESOURCES
-    kind = "peer_lost"

@@ -1,6 +1,6 @@
 """The processes of a training: alone, or as ranks that torchrun started on one machine or many.
 
-What one rank knows and the others must follow (a stop, a mean, a figure) goes through here; the exchange of
+What one rank knows and the others must follow (a stop, a mean, a choice) goes through here; the exchange of
 gradients is torch's own.
 """
 
@@ -17,19 +17,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from MAESILLib.errors import EXIT_DONE, CancelledError, InputError, MAESILError, PeerLostError
-from MAESILLib.training.meeting import meet
+from MAESILLib.errors import EXIT_DONE, CancelledError, InputError, MAESILError
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells its processes."""
-PEER_WORDS = (
-    "ncclRemoteError",
-    "remote process exited",
-    "Connection reset by peer",
-    "Connection closed by peer",
-    "Broken pipe",
-)
-"""What torch says when another rank has gone."""
 
 
 @dataclass(frozen=True)
@@ -112,26 +103,24 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
     Raises:
         InputError: the launcher's variables are not numbers, or no other rank could be reached.
-        PeerLostError: another rank has ended; names this one.
+        MAESILError: what the block raised, with the name of this rank.
     """
     if not is_launched():
         yield ALONE
         return
-    rank, size, local_rank = (_number(name) for name in LAUNCHER[:3])
-    ranks = Ranks(rank, size, local_rank)
+    ranks = Ranks(*(_number(name) for name in LAUNCHER[:3]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
+        store, rank, size = next(dist.rendezvous("env://"))
+        # the launcher keeps its store through restarts on one machine, with addresses of processes that have ended
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         # values for the host travel by gloo even where gradients travel by NCCL: they wait for no card
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        store = meet(rank, size)
-        if store is None:
-            dist.init_process_group(backend)
-        else:
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"{ranks.name} cannot reach the others: {_first_line(error)}",
+            f"{ranks.name} cannot reach the others: {str(error).partition(chr(10))[0]}",
             "check the network; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the device to use",
         ) from None
     try:
@@ -144,29 +133,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             raise SystemExit(EXIT_DONE) from None
         raise
     except Exception as error:
-        explained = _explained(error, ranks)
+        if isinstance(error, MAESILError):
+            error.message = f"{ranks.name}: {error.message}"
         # the launcher's report names the rank that failed first, and why
-        get_error_handler().record_exception(explained)
-        if explained is error:
-            raise
-        raise explained from None
+        get_error_handler().record_exception(error)
+        raise
     dist.destroy_process_group()
-
-
-def _explained(error: Exception, ranks: Ranks) -> Exception:
-    """Name the rank, and say so where the error only means that another one ended."""
-    if isinstance(error, MAESILError):
-        error.message = f"{ranks.name}: {error.message}"
-    elif isinstance(error, dist.DistError) or any(word in str(error) for word in PEER_WORDS):
-        return PeerLostError(
-            f"{ranks.name}: another rank ended ({_first_line(error)})",
-            "see which rank ended first; start again with --resume, or let torchrun --max-restarts do it",
-        )
-    return error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _number(name: str) -> int:
