@@ -62,8 +62,7 @@ def look_at(folder: Path) -> dict[str, Any]:
     """Load everything that the killed process left; damage raises."""
     left: dict[str, Any] = {"state": None, "checkpoints": []}
     if holds_state(folder):
-        saved = read_state(folder)
-        left["state"], left["problem"] = saved.values["progress"]["step"], saved.problem
+        left["state"] = read_state(folder).values["progress"]["step"]
     for name in (MODEL, BEST):
         if (folder / name).exists():
             left["checkpoints"].append(load_checkpoint(folder / name)[1].training["steps"])

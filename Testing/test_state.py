@@ -1,10 +1,9 @@
-"""The training state: which file a run goes on from, whatever moment it was ended at, and what is said of it."""
+"""The training state: whole at every moment; one that cannot be read is refused."""
 
 from __future__ import annotations
 
 import io
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from training_factory import tiny_config, write_of_first_release
 
 from MAESILLib.data.cache import Cache
 from MAESILLib.errors import InputError
-from MAESILLib.events import Reporter, parse_event
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
@@ -25,17 +23,9 @@ CONFIG = tiny_config(steps=4, checkpoint_every=2)
 
 @pytest.fixture
 def run(tmp_path: Path, cache: Cache) -> Path:
-    """A run of four steps: state.pt after the fourth, state.previous.pt after the second."""
+    """A run of four steps."""
     Trainer(CONFIG, cache, tmp_path / "run").run()
     return tmp_path / "run"
-
-
-def resumed(cache: Cache, run: Path) -> tuple[Trainer, list[str]]:
-    """Resume without training; return the trainer and the warnings."""
-    out = io.StringIO()
-    trainer = Trainer(CONFIG, cache, run, resume=True, reporter=Reporter("json", out, io.StringIO()))
-    events = [parse_event(line) for line in out.getvalue().splitlines()]
-    return trainer, [event["message"] for event in events if event and event["event"] == "warning"]
 
 
 def cut(data: bytes) -> bytes:
@@ -61,99 +51,37 @@ DAMAGES = {
 }
 
 
-def test_a_whole_state_is_read_without_a_word(cache: Cache, run: Path) -> None:
-    trainer, warnings = resumed(cache, run)
-    assert trainer.progress.step == 4
-    assert warnings == []
-    saved = read_state(run)
-    assert (saved.path, saved.problem) == (run / "state.pt", "")
-
-
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
-def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
-    cache: Cache, run: Path, damage: Callable[[bytes], bytes]
-) -> None:
+def test_a_damaged_state_is_refused(cache: Cache, run: Path, damage: Callable[[bytes], bytes]) -> None:
     state = run / "state.pt"
     state.write_bytes(damage(state.read_bytes()))
-    trainer, warnings = resumed(cache, run)
-    assert trainer.progress.step == 2
-    (warning,) = warnings
-    assert "state.pt: " in warning
-    assert str(run / "state.previous.pt") in warning
-    assert "step 2" in warning
-    (run / "state.previous.pt").unlink()
-    with pytest.raises(InputError, match=r"no training state in .* can be read \(state.pt: "):
-        read_state(run)
+    with pytest.raises(InputError, match=r"state\.pt cannot be read \(.*with --init from a checkpoint of this one"):
+        Trainer(CONFIG, cache, run, resume=True)
 
 
-def test_the_one_before_alone_is_no_usual_end(cache: Cache, run: Path) -> None:
-    (run / "state.pt").unlink()
-    trainer, (warning,) = resumed(cache, run)
-    assert trainer.progress.step == 2
-    assert "state.pt: it is not there" in warning
-
-
-def at_first_save(run: Path) -> None:
-    (run / "state.pt").rename(run / "state.new.pt")
-    (run / "state.previous.pt").unlink()
-
-
-def before_the_renames(run: Path) -> None:
-    (run / "state.pt").rename(run / "state.new.pt")
-    shutil.copy(run / "state.previous.pt", run / "state.pt")
-
-
-def between_the_renames(run: Path) -> None:
-    (run / "state.pt").rename(run / "state.new.pt")
-
-
-@pytest.mark.parametrize("moment", [at_first_save, before_the_renames, between_the_renames])
-def test_a_run_killed_while_it_saved_is_resumed_from_its_newest_state(
-    cache: Cache, run: Path, moment: Callable[[Path], None]
-) -> None:
-    moment(run)
-    with pytest.raises(InputError, match="already holds a run"):
-        Trainer(CONFIG, cache, run)
-    trainer, warnings = resumed(cache, run)
-    assert trainer.progress.step == 4
-    assert warnings == []
-    trainer._save()
-    assert not (run / "state.new.pt").exists()
-    assert resumed(cache, run)[0].progress.step == 4
-
-
-@pytest.mark.parametrize("name", ["state.pt", "state.new.pt", "state.previous.pt"])
-def test_a_folder_that_holds_any_state_is_in_use(tmp_path: Path, cache: Cache, name: str) -> None:
+def test_a_folder_that_holds_a_state_is_in_use(tmp_path: Path, cache: Cache) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / name).write_bytes(b"x")
+    (tmp_path / "run" / "state.pt").write_bytes(b"x")
     with pytest.raises(InputError, match="already holds a run"):
         Trainer(CONFIG, cache, tmp_path / "run")
 
 
 def test_saving_is_at_no_moment_without_a_state(cache: Cache, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ended before any of its renames, a save leaves a state of the step before or of this one."""
-    trainer, _ = resumed(cache, run)
-    replace = Path.replace
+    """Ended before its rename, a save leaves the state of the step before."""
+    trainer = Trainer(CONFIG, cache, run, resume=True)
+    before = (run / "state.pt").read_bytes()
 
     class KilledError(Exception):
         pass
 
-    for survived in range(2):
-        calls = []
+    def killed(*_: object) -> None:
+        raise KilledError
 
-        def until(self: Path, target: Path) -> Path:
-            if len(calls) == survived:  # noqa: B023 (called within the turn)
-                raise KilledError
-            calls.append(target)  # noqa: B023
-            return replace(self, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", until)
-            with pytest.raises(KilledError):
-                trainer._save()
-        again, warnings = resumed(cache, run)
-        assert again.progress.step == 4
-        assert warnings == []
+    monkeypatch.setattr("MAESILLib.files.os.replace", killed)
+    with pytest.raises(KilledError):
+        trainer._save()
+    assert (run / "state.pt").read_bytes() == before
+    assert [path.name for path in run.glob("state*")] == ["state.pt"]
 
 
 def test_a_state_cannot_run_code(tmp_path: Path) -> None:
@@ -162,7 +90,7 @@ def test_a_state_cannot_run_code(tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path}/owned",)
 
     torch.save({"format": "maesil-training-state/1", "model": Evil()}, tmp_path / "state.pt")
-    with pytest.raises(InputError, match="can be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_state(tmp_path)
     assert not (tmp_path / "owned").exists()
 
@@ -175,16 +103,15 @@ class TestFirstRelease:
         """A run of the first release."""
         run = tmp_path / "run"
         run.mkdir()
-        for name in ("state.pt", "state.previous.pt"):
-            torch.save({"format": "maesil-training-state/2", "task": "maesil", "config": {}}, run / name)
+        torch.save({"format": "maesil-training-state/2", "task": "maesil", "config": {}}, run / "state.pt")
         (run / "log.csv").write_text("step\n1\n")
         return run
 
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            (("--resume",), ("state.pt: a run of the first release", "start a new run in another folder")),
-            (("--resume", "auto"), ("state.pt: a run of the first release",)),
+            (("--resume",), ("state.pt cannot be read (its format is not", "start a new run in another folder")),
+            (("--resume", "auto"), ("state.pt cannot be read (its format is not",)),
             ((), ("already holds a run",)),
             (("--preset", "tiny", "--steps", 3), ("already holds a run",)),
         ],
@@ -198,7 +125,7 @@ class TestFirstRelease:
     def test_branches_from_its_runs(self, tmp_path: Path, cache: Cache, run: Path) -> None:
         arguments = ("--data", cache.folder, "--output", tmp_path / "new", "--threads", 1)
         result = maesil("pretrain", *arguments, "--from", run, "--cooldown", 5, *QUIET)
-        assert_refused(result, "state.pt: a run of the first release")
+        assert_refused(result, "state.pt cannot be read (its format is not")
         assert not (tmp_path / "new").exists()
 
     def test_its_checkpoints(self, tmp_path: Path, cache: Cache) -> None:

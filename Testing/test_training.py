@@ -41,7 +41,7 @@ def test_a_run_writes_everything_it_promises(tmp_path: Path, cache: Cache) -> No
     trainer = Trainer(tiny_config(), cache, tmp_path / "run")
     trainer.run()
     names = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert {"model.safetensors", "best.safetensors", "state.pt", "state.previous.pt", "log.csv", "config.json"} <= names
+    assert {"model.safetensors", "best.safetensors", "state.pt", "log.csv", "config.json"} <= names
     assert {"previews/step_0000002.png", "previews/step_0000004.png", "previews/step_0000008.png"} <= names
     assert any(n.startswith("tensorboard/") for n in names)
     rows = read_log(tmp_path / "run" / "log.csv")

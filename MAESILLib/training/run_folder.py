@@ -6,16 +6,12 @@ from pathlib import Path
 
 MODEL, BEST = "model.safetensors", "best.safetensors"
 STATE = "state.pt"
-NEW = "state.new.pt"
-PREVIOUS = "state.previous.pt"
-STATES = (NEW, STATE, PREVIOUS)
-"""Every name under which a state may lie, the newest first: ``NEW`` is there only where saving was cut short."""
 PREVIEW_VOLUME = "previews/latest.npz"
 
 
 def holds_state(folder: Path) -> bool:
-    """Say whether a run's folder holds a state to go on from, under any of its names."""
-    return any((folder / name).is_file() for name in STATES)
+    """Say whether a run's folder holds a state to resume from."""
+    return (folder / STATE).is_file()
 
 
 def best_checkpoint(folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""The training state: everything an interrupted run needs to go on as if it had not stopped.
+"""The training state: everything that an interrupted run needs to resume as if it had not stopped.
 
 Samples, masks and noise are functions of the seed and the sample number, so the step is the sampler's
 whole state, and that of every rank. The file is a pickle read with ``weights_only=True``, which builds
@@ -18,10 +18,9 @@ import torch
 from MAESILLib.config import Config, from_dict, merged, to_dict
 from MAESILLib.errors import InputError
 from MAESILLib.files import atomic_path
-from MAESILLib.training.run_folder import NEW, PREVIOUS, STATE, STATES
+from MAESILLib.training.run_folder import STATE
 
 FORMAT = "maesil-training-state/3"
-FIRST_FORMAT = "maesil-training-state/2"
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError)
 """What torch.load raises for files that are cut, overwritten or none of its own."""
 
@@ -45,88 +44,50 @@ class SavedState:
     """A state that was read.
 
     Attributes:
-        values: what :func:`save_state` packed.
+        values: what :func:`save_state` wrote.
         path: the file it came from.
-        problem: which newer file could not be read, and why; empty where this is the newest.
     """
 
     values: dict[str, Any]
     path: Path
-    problem: str = ""
 
 
-def save_state(
-    folder: Path,
-    *,
-    task: str,
-    config: Config,
-    data: str,
-    volumes: list[str],
-    initial: dict[str, Any],
-    device: str,
-    bf16: bool,
-    progress: Progress,
-    learnt: dict[str, Any],
-) -> None:
-    """Write the state to ``folder``, keeping the one before it.
+def save_state(folder: Path, values: dict[str, Any]) -> None:
+    """Write a state to ``folder``, in the place of the one before.
 
-    Args:
-        task: name of what is trained.
-        data: fingerprint of the cache.
-        volumes: those that are trained on.
-        device: its type.
-        bf16: the precision that was chosen there.
-        learnt: weights, moments and averages as :meth:`MAESILLib.training.update.Update.state` gives them.
+    Raises:
+        DiskFullError: the disk or the quota is full; the one before stays.
     """
-    state = {
-        "format": FORMAT,
-        "task": task,
-        "config": to_dict(config),
-        "data": data,
-        "volumes": volumes,
-        "initial": initial,
-        "device": device,
-        "bf16": bf16,
-        "progress": vars(progress),
-        **learnt,
-    }
-    path = folder / STATE
     # torch.save to a file hides a full disk behind an error of its own
     packed = io.BytesIO()
-    torch.save(state, packed)
-    with atomic_path(folder / NEW) as temporary:
+    torch.save({"format": FORMAT, **values}, packed)
+    with atomic_path(folder / STATE) as temporary:
         temporary.write_bytes(packed.getbuffer())
-    # at every moment one of the names holds a complete state
-    if path.exists():
-        path.replace(folder / PREVIOUS)
-    (folder / NEW).replace(path)
 
 
 def read_state(folder: Path) -> SavedState:
-    """Read the newest complete state of a run; say so where a newer file is damaged.
+    """Read the state of a run.
 
     Raises:
-        InputError: there is none, or none can be read.
+        InputError: there is none, or it cannot be read.
     """
-    found = [folder / name for name in STATES if (folder / name).is_file()]
-    if not found:
+    path = folder / STATE
+    if not path.is_file():
         raise InputError(
             f"{folder} holds no training state", "give the folder of a run that saved one, or begin a new run"
         )
-    # saving never leaves the one before alone
-    problem = f"{STATE}: it is not there" if found[0].name == PREVIOUS else ""
-    for path in found:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except UNREADABLE as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-        else:
-            found_format = state.get("format") if isinstance(state, dict) else None
-            if found_format == FORMAT:
-                return SavedState(state, path, problem)
-            reason = "a run of the first release" if found_format == FIRST_FORMAT else f"not a {FORMAT}"
-        problem = problem or f"{path.name}: {reason}"
-    raise InputError(f"no training state in {folder} can be read ({problem})", "start a new run in another folder")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        values, reason = None, (str(error) or type(error).__name__).splitlines()[0]
+    else:
+        reason = f"its format is not {FORMAT}"
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise InputError(
+            f"{path} cannot be read ({reason})",
+            "start a new run in another folder, with --init from a checkpoint of this one",
+        )
+    return SavedState(values, path)
 
 
 def cooled_down(saved: SavedState, updates: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A run is a folder:
     config.json             what was asked for
     model.safetensors       the averaged weights, latest
     best.safetensors        the averaged weights that validated best
-    state.pt                everything needed to go on
+    state.pt                everything needed to resume
     log.csv, tensorboard/   figures
     previews/               pictures, and the latest as a volume
 """
@@ -41,13 +41,7 @@ from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.precision import choose_bf16
 from MAESILLib.training.ranks import ALONE, Ranks
 from MAESILLib.training.run_folder import BEST, MODEL, PREVIEW_VOLUME, holds_state
-from MAESILLib.training.state import (
-    Progress,
-    SavedState,
-    check_same_run,
-    read_state,
-    save_state,
-)
+from MAESILLib.training.state import Progress, SavedState, check_same_run, read_state, save_state
 from MAESILLib.training.task import MASKED_AUTOENCODING, Task
 from MAESILLib.training.update import Update
 from MAESILLib.training.validation import (
@@ -362,20 +356,18 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        learnt = self.update.state()
         if self.ranks.is_main:
-            save_state(
-                self.folder,
-                task=self.task.name,
-                config=self.config,
-                data=self.fingerprint,
-                volumes=self.data["volumes"],
-                initial=self.initial,
-                device=self.device.type,
-                bf16=self.bf16,
-                progress=self.progress,
-                learnt=learnt,
-            )
+            state = {
+                "task": self.task.name,
+                "config": to_dict(self.config),
+                "data": self.fingerprint,
+                "volumes": self.data["volumes"],
+                "initial": self.initial,
+                "device": self.device.type,
+                "bf16": self.bf16,
+                "progress": vars(self.progress),
+            }
+            save_state(self.folder, state | self.update.state())
         self._save_weights(MODEL)
 
     def write_weights(self) -> None:
@@ -479,10 +471,6 @@ class Trainer:
             self.reporter.warning(
                 f"the run was trained on {len(state['volumes'])} volumes so far and goes on with "
                 f"{len(self.entries)}: its samples are others than those of an unbroken run"
-            )
-        if saved.problem:
-            self.reporter.warning(
-                f"a newer state cannot be read ({saved.problem}); going on from {saved.path}, step {self.progress.step}"
             )
 
     def _check_same_on_all_ranks(self) -> None:
