@@ -104,7 +104,7 @@ def test_every_second_update_of_a_branch_has_the_larger_crops(folder: Path) -> N
     trainer = Watching(config, read_cache(folder / "cache"), folder / "watched", start=saved)
     for name, weight in trainer.model.named_parameters():
         assert torch.equal(weight, saved.values["model"][name])
-        assert torch.equal(trainer.update.average.weights[name], saved.values["average"][name])
+        assert torch.equal(trainer.update.average.get_parameter(name), saved.values["average"][name])
     trainer.run()
     assert shapes == [(8, 1, 16, 16, 16), (1, 1, 32, 32, 32)] * 2
     assert_same_weights(folder / "watched", folder / "branch")

@@ -25,7 +25,7 @@ def trainer(tmp_path: Path, cache: Cache) -> Trainer:
     trainer = Trainer(tiny_config(), cache, tmp_path / "run")
     torch.manual_seed(1)
     awakened(trainer.model)
-    for weight in trainer.update.average.weights.values():
+    for weight in trainer.update.average.parameters():
         weight += 0.02 * torch.randn(weight.shape)
     return trainer
 
@@ -83,10 +83,10 @@ def test_the_teacher_is_the_averaged_encoder_and_gets_no_gradient(trainer: Train
     assert not any(block.requires_grad for block in teacher)
     own = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     (gradient,) = torch.autograd.grad(loss.core, trainer.model.core.encoder.embed.weight, retain_graph=True)
-    with trainer.update.averaged() as model, torch.no_grad():
+    with torch.no_grad():
         windows = trainer.config.preprocessing.windows_hu
         image = torch.cat([((batch.hu.float() - low) / (high - low)).clamp(0, 1) for low, high in windows], 1)
-        expected = model.core.encoder(image, torch.arange(64).expand(2, -1))
+        expected = trainer.update.average.core.encoder(image, torch.arange(64).expand(2, -1))
     for one, other in zip(teacher, expected[-4:], strict=True):
         torch.testing.assert_close(one, other)
     assert gradient.any()

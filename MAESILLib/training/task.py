@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.checkpoint_info import PARTS
 from MAESILLib.config import Config
 from MAESILLib.device import precision_context
 from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
-from MAESILLib.mae.blocks import Block
 from MAESILLib.mae.model import Prediction, spread
 from MAESILLib.mae.network import Network
 from MAESILLib.masking import generator_for, hidden_tokens
@@ -89,14 +87,6 @@ class Pretraining(Network):
             # torch's own generator has moved on by what the other parts drew
             nn.init.xavier_uniform_(self.latent_head.weight, generator=generator_for(config.train.seed, LATENT_HEAD))
             nn.init.zeros_(self.latent_head.bias)
-        if config.train.compile:
-            # a block is compiled for each width, with and without memory and gradients: past the limit it is not
-            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-            # blocks are compiled one by one already; DDP's own cutting of graphs would only come in between
-            torch._dynamo.config.optimize_ddp = False
-            for module in self.modules():
-                if isinstance(module, Block):
-                    module.compile()
 
 
 def idle(module: nn.Module) -> torch.Tensor:
@@ -170,11 +160,10 @@ class MaskedAutoencoding(Task):
         if not batch.taught:
             return idle(model.latent_head)
         crops = batch.taught.crops
-        average = update.average.under("core.encoder.")
+        average: Pretraining = update.average  # type: ignore[assignment]
         with precision_context(update.device, update.bf16):
             with torch.no_grad():
-                whole = (image[crops], None, batch.offset)
-                teacher = functional_call(model.core.encoder, average, whole)[-TEACHER_BLOCKS:]
+                teacher = average.core.encoder(image[crops], None, batch.offset)[-TEACHER_BLOCKS:]
             predicted = model.latent_head(prediction.tokens[crops])
         return batch.taught.weight * latent_loss(predicted, teacher, prediction.decoded[crops])
 

@@ -280,8 +280,8 @@ class Trainer:
     def _validate(self) -> dict[str, float] | None:
         if not self.validation_superpatches:
             return None
-        with self.update.averaged() as model:
-            found = self.task.validate(model, self.validation_superpatches, self.device, self.bf16, self.ranks)
+        average = self.update.average
+        found = self.task.validate(average, self.validation_superpatches, self.device, self.bf16, self.ranks)
         psnr = found["psnr_masked_db"]
         if not math.isfinite(psnr):
             self.reporter.warning(f"validation at step {self.progress.step} gave no finite figure")
@@ -308,12 +308,9 @@ class Trainer:
         return max(self.validation_superpatches, key=lambda superpatch: float(superpatch.image.std()))
 
     def _preview(self) -> None:
-        if not self.validation_superpatches:
+        if not self.validation_superpatches or not self.ranks.is_main:
             return
-        with self.update.averaged() as model:
-            shown = self.task.preview(model, self.previewed, self.device, self.bf16)
-        if not self.ranks.is_main:
-            return
+        shown = self.task.preview(self.update.average, self.previewed, self.device, self.bf16)
         picture = self.folder / "previews" / f"step_{self.progress.step:07d}.png"
         write_preview_picture(picture, shown)
         self.reporter.artifact("preview", picture)
@@ -375,9 +372,8 @@ class Trainer:
         self._save_weights(MODEL)
 
     def _save_weights(self, name: str) -> None:
-        weights = self.update.averaged_state()
         if self.ranks.is_main:
-            self.task.save(self.folder / name, weights, self.info())
+            self.task.save(self.folder / name, self.update.average.state_dict(), self.info())
 
     def info(self) -> CheckpointInfo:
         """Return what the checkpoint says of this run."""

@@ -1,4 +1,4 @@
-"""One update of the weights: forward and backward passes, clipping, AdamW, the running mean.
+"""One update of the weights: forward and backward passes, clipping, AdamW, the average.
 
 Nothing in it waits for the device: metrics stay there until somebody asks, and an update whose gradient is not
 finite is skipped by the device itself.
@@ -6,8 +6,9 @@ finite is skipped by the device itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from MAESILLib.config import Config
+from MAESILLib.mae.blocks import Block
 from MAESILLib.training.batch import Batch
-from MAESILLib.training.optimizer import READERS, WeightAverage, learning_rate, make_optimizers
+from MAESILLib.training.optimizer import READERS, learning_rate, make_optimizers, update_average
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.task import Task
 
@@ -29,6 +31,7 @@ class Update:
         model: on its device.
 
     Attributes:
+        average: the model with the moving average of its weights, in evaluation mode.
         metrics: names of what an update returns, means over its passes; ``skipped`` is 1 where nothing was changed.
     """
 
@@ -37,6 +40,10 @@ class Update:
     ) -> None:
         self.config, self.model, self.ranks, self.device, self.bf16 = config, model, ranks, device, bf16
         self.task = task
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        if config.train.compile:
+            _compile_blocks(model)
+            _compile_blocks(self.average)
         self.network = model
         if ranks.size > 1:
             self.network = DistributedDataParallel(
@@ -48,14 +55,13 @@ class Update:
             )
         self.optimizers = make_optimizers(model, config.train)
         self.rates = dict.fromkeys(READERS, config.train.reader_learning_rate) | {"core": config.train.learning_rate}
-        self.average = WeightAverage(model, config.train.ema_decay)
         self.metrics = ("loss", *task.metrics, "gradient_norm", "skipped")
         self.passes: list[torch.Tensor] = []
         self.step = 0
         self.before: dict[str, torch.Tensor] = {}
 
     def begin(self, step: int) -> None:
-        """Begin update ``step`` (from 0)."""
+        """Set the learning rates of update ``step`` (from 0), forget the gradients of the one before."""
         for part, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.config.train, step, self.rates[part])
@@ -90,7 +96,7 @@ class Update:
             self._step(part, skipped)
         for name, value in self._moved_by_passes().items():
             value.copy_(torch.where(skipped > 0, self.before[name], value))
-        self.average.update(self.model, step)
+        update_average(self.average, self.model, self.config.train.ema_decay, step)
         return torch.cat([torch.stack(self.passes).mean(0), norm[None], skipped[None]])
 
     def _step(self, part: str, skipped: torch.Tensor) -> torch.Tensor:
@@ -118,47 +124,44 @@ class Update:
         fixed = {name: p.detach() for name, p in self.model.named_parameters() if not p.requires_grad}
         return fixed | self._buffers()
 
-    @contextmanager
-    def averaged(self) -> Iterator[nn.Module]:
-        """Context manager that swaps in the averaged weights."""
-        own = self.average.swapped_into(self.model)
-        try:
-            yield self.model.eval()
-        finally:
-            self.model.train()
-            self.average.put_back(self.model, own)
-
-    def averaged_state(self) -> dict[str, torch.Tensor]:
-        """Return the averaged weights and the network's buffers, on the CPU."""
-        return {name: value.cpu() for name, value in (self.average.weights | self._buffers()).items()}
-
     def state(self) -> dict[str, Any]:
-        """Return what :meth:`load` needs to resume, on the CPU."""
-        saved = {p: values for optimizer in self.optimizers.values() for p, values in optimizer.state.items()}
+        """Return what :meth:`load` needs to resume, on the CPU and under the model's own names."""
+        parameters = dict(self.model.named_parameters())
+        moments = {p: values for optimizer in self.optimizers.values() for p, values in optimizer.state.items()}
         return {
-            "model": {name: p.detach().cpu() for name, p in self.model.named_parameters()},
-            "optimizer": {
-                name: {key: value.cpu() for key, value in saved.get(p, {}).items()}
-                for name, p in self.model.named_parameters()
-            },
-            "average": {name: w.cpu() for name, w in self.average.weights.items()},
-            "buffers": {name: buffer.cpu() for name, buffer in self._buffers().items()},
+            "model": _on_cpu(parameters),
+            "optimizer": {name: _on_cpu(moments.get(p, {})) for name, p in parameters.items()},
+            "average": _on_cpu(dict(self.average.named_parameters())),
+            "buffers": _on_cpu(self._buffers()),
         }
 
-    @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
         """Resume from :meth:`state`, whatever number of ranks gave it."""
+        self.model.load_state_dict(state["model"] | state["buffers"])
+        self.average.load_state_dict(state["average"] | state["buffers"])
         optimizer_of = {p: o for o in self.optimizers.values() for group in o.param_groups for p in group["params"]}
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(state["model"][name])
-            self.average.weights[name].copy_(state["average"][name])
-            if saved := state["optimizer"][name]:
-                moments = {key: value.to(parameter.device, copy=True) for key, value in saved.items()}
-                optimizer_of[parameter].state[parameter] = moments
-        for name, buffer in self._buffers().items():
-            buffer.copy_(state["buffers"][name])
+        for name, p in self.model.named_parameters():
+            if moments := state["optimizer"][name]:
+                optimizer_of[p].state[p] = {key: value.to(p.device, copy=True) for key, value in moments.items()}
 
     def _buffers(self) -> dict[str, torch.Tensor]:
         """Return what the network keeps beside its parameters, the same on every rank, by name."""
         parameters = {name for name, _ in self.model.named_parameters()}
         return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
+
+
+def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
+
+def _compile_blocks(model: nn.Module) -> None:
+    """Compile transformer blocks one by one.
+
+    A block is compiled for each width, with and without memory and gradients; past torch's limit it would not be. DDP's
+    own cutting of graphs would only come in between.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.optimize_ddp = False
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile()
