@@ -161,10 +161,8 @@ class TrainConfig:
     """auto (bf16 where a short calibration finds it faster, else fp32), fp32 or bf16."""
     compile: bool = False
     """torch.compile the blocks of the network."""
-    device_volumes: Share = 0.25
-    """Largest share of a card's free memory that the volumes may take; larger sets are read from disk."""
     loader_threads: Count = 4
-    """Threads that read crops where the volumes do not lie on the device."""
+    """Threads that make batches ahead of time, from crops that they read."""
     validation_share: Share = 0.1
     """Share of the patients held out, where the cache names no validation split."""
     validate_every: Count = 1000
@@ -197,7 +195,6 @@ FREE_KEYS = {
     ("train", "steps"),
     ("train", "accumulation"),
     ("train", "compile"),
-    ("train", "device_volumes"),
     ("train", "loader_threads"),
     ("train", "validate_every"),
     ("train", "preview_at"),

@@ -54,10 +54,6 @@ class OutOfMemoryError(MAESILError):
     kind = "out_of_memory"
 
 
-class DivergedError(InputError):
-    """A training found no finite gradient for many updates in a row."""
-
-
 class DiskFullError(MAESILError):
     """A result could not be written because the disk is full or a quota is reached."""
 

@@ -96,7 +96,7 @@ def test_every_second_update_of_a_branch_has_the_larger_crops(folder: Path) -> N
     class Watching(Trainer):
         def _update(self, loader, step):  # type: ignore[no-untyped-def]
             done = super()._update(loader, step)
-            shapes.append(tuple(loader.last.hu.shape))
+            shapes.append(tuple(self.batch.hu.shape))
             return done
 
     saved = read_state(folder / "run")

@@ -25,14 +25,13 @@ from MAESILLib.comparison.compare import config_of, train
 from MAESILLib.comparison.table import ALL, summaries, verdict
 from MAESILLib.config import PRESETS, Config, from_dict, load
 from MAESILLib.data.cache import Cache, read_cache
-from MAESILLib.data.crops import HostCrops
 from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.evaluation.evaluate import Measuring, protocol
 from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.events import Reporter
 from MAESILLib.reconstruction import reconstruct
 from MAESILLib.stopping import StopRequest
-from MAESILLib.training.loader import BatchLoader
+from MAESILLib.training.loader import batches
 from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.ranks import ALONE
 from MAESILLib.training.state import read_state
@@ -174,7 +173,7 @@ def test_entries_of_the_table_that_nobody_chooses_become_codes_of_the_batch() ->
 def test_padding_does_not_count_and_samples_weigh_alike(cache: Cache, tmp_path: Path) -> None:
     config = config_of("ae", small_crops(), {})
     trainer = Trainer(config, cache, tmp_path / "run", task=BaselineTraining("ae"))
-    batch = BatchLoader(config, HostCrops(trainer.sampler)).batch(0, 0)
+    batch = next(batches(config, trainer.sampler))
     batch = dataclasses.replace(
         batch,
         hu=torch.zeros_like(batch.hu),
@@ -211,10 +210,8 @@ def test_every_method_sees_the_same_crops_at_the_same_rate(cache: Cache, tmp_pat
         Trainer(config, cache, tmp_path / "maesil"),
         Trainer(config_of("ae", config, {}), cache, tmp_path / "ae", task=BaselineTraining("ae")),
     ]
-    loaders = [BatchLoader(t.config, HostCrops(t.sampler)) for t in trainers]
     sizes = []
-    for step in range(8):
-        first, second = (loader.batch(step, 0) for loader in loaders)
+    for first, second in zip(*(batches(t.config, t.sampler) for t in trainers), strict=True):
         assert torch.equal(first.hu, second.hu)
         assert torch.equal(first.valid_size, second.valid_size)
         assert torch.equal(first.jitter, second.jitter)
@@ -267,7 +264,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
 def test_an_update_that_is_left_out_leaves_the_table_as_it_was(cache: Cache, tmp_path: Path) -> None:
     config = config_of("vqvae", small_crops(), {})
     trainer = Trainer(config, cache, tmp_path / "run", task=BaselineTraining("vqvae"))
-    batch = BatchLoader(config, HostCrops(trainer.sampler)).batch(0, 0)
+    batch = next(batches(config, trainer.sampler))
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     for jitter, moves in ((batch.jitter * torch.nan, False), (batch.jitter, True)):
         trainer.update.begin(0)

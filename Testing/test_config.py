@@ -25,7 +25,6 @@ from MAESILLib.config import (
     to_dict,
 )
 from MAESILLib.data.cache import Cache
-from MAESILLib.data.crops import HostCrops
 from MAESILLib.errors import InputError
 from MAESILLib.harmonic import harmonic_fill
 from MAESILLib.mae.model import MaskedAutoencoder, spread
@@ -208,8 +207,8 @@ def test_reconstruction_shows_the_network_the_window_and_the_spacing(
 @pytest.mark.parametrize("key", MASK_CHANGES)
 def test_every_mask_key_changes_the_masks_of_training(cache: Cache, key: str) -> None:
     def masks(config: Config) -> list[object]:
-        crops = HostCrops(Trainer(config, cache, cache.folder.parent / "run").sampler)
-        return [make_batch(config, crops, step, range(2 * step, 2 * step + 2)).visible.tolist() for step in range(4)]
+        sampler = Trainer(config, cache, cache.folder.parent / "run").sampler
+        return [make_batch(config, sampler, step, range(2 * step, 2 * step + 2)).visible.tolist() for step in range(4)]
 
     before = tiny_config()
     changed = dataclasses.replace(before, mask=dataclasses.replace(before.mask, **{key: MASK_CHANGES[key]}))

@@ -1,4 +1,4 @@
-"""On a CUDA card: the same numbers as on the CPU, and training without waiting for it. Skipped where there is none.
+"""On a CUDA card: the same numbers as on the CPU, and passes that do not wait for it. Skipped where there is none.
 
 Bare machines run it with ``pytest --noconftest``: it needs no screen and no reader of images.
 """
@@ -17,11 +17,10 @@ from MAESILLib.checkpoint import save_checkpoint
 from MAESILLib.checkpoint_info import PARTS, CheckpointInfo
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import Cache
-from MAESILLib.data.crops import DeviceCrops, HostCrops
 from MAESILLib.evaluation.evaluate import Measuring, evaluate, protocol
 from MAESILLib.mae.network import Network
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for
-from MAESILLib.training.loader import BatchLoader
+from MAESILLib.training.loader import batches
 from MAESILLib.training.log import read_log
 from MAESILLib.training.trainer import Trainer
 
@@ -59,19 +58,6 @@ def test_training_follows_the_cpu(tmp_path: Path, cache: Cache, compiled: bool) 
     np.testing.assert_allclose(*losses, rtol=1e-2)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.9])
-def test_volumes_lie_on_the_card_where_they_may(tmp_path: Path, cache: Cache, share: float) -> None:
-    used = []
-
-    class Watching(Trainer):
-        def _loop(self, loader: BatchLoader, log: object) -> None:
-            used.append(type(loader.crops))
-            super()._loop(loader, log)  # type: ignore[arg-type]
-
-    Watching(tiny_config(device_volumes=share), cache, tmp_path / "run", device=CUDA).run()
-    assert used == [DeviceCrops if share else HostCrops]
-
-
 def test_an_evaluation_is_that_of_the_cpu(tmp_path: Path, cache: Cache) -> None:
     torch.manual_seed(0)
     config = tiny_config()
@@ -92,21 +78,17 @@ def test_an_evaluation_is_that_of_the_cpu(tmp_path: Path, cache: Cache) -> None:
                     assert other[key] == pytest.approx(value, abs=1e-2), (here["volume"], here["setting"], key)
 
 
-def test_a_step_waits_for_nothing(tmp_path: Path, cache: Cache) -> None:
+def test_the_passes_of_a_step_wait_for_nothing(tmp_path: Path, cache: Cache) -> None:
     # the fill that the completion reads is iterated until it has converged
     config = tiny_config(steps=8, completion=False)
     trainer = Trainer(config, cache, tmp_path / "run", device=CUDA)
-    loader = BatchLoader(trainer.config, DeviceCrops(trainer.sampler, cache, CUDA), pin=True)
-    for step in range(4):
-        trainer._update(loader, step)
-    batches = [loader.batch(step, 0) for step in range(4, 8)]
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for step, batch in enumerate(batches, start=4):
+    for step, batch in enumerate(list(batches(config, trainer.sampler, pin=True))):
+        torch.cuda.synchronize()
+        # the first steps set things up
+        torch.cuda.set_sync_debug_mode("error" if step >= 4 else "default")
+        try:
             trainer.update.begin(step)
             trainer.update.add(batch)
-            trainer.update.finish(step)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-        loader.close()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        trainer.update.finish(step)

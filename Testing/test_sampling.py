@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from training_factory import make_cache, tiny_config
 
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
-from MAESILLib.data.crops import DeviceCrops, HostCrops, fits_on
 from MAESILLib.data.foreground import foreground_share, foreground_table
 from MAESILLib.data.sampling import CropSampler, readable
 from MAESILLib.errors import InputError
@@ -26,7 +26,8 @@ from MAESILLib.training.batch import (
     mask_of_step,
     samples_of_update,
 )
-from MAESILLib.training.loader import BatchLoader
+from MAESILLib.training.loader import batches, samples_of_pass
+from MAESILLib.training.ranks import ALONE
 
 SIZE = (32, 32, 32)
 WINDOWS = ((-1000.0, 1000.0), (-160.0, 240.0))
@@ -46,7 +47,7 @@ def sampler_for(config: Config, cache: Cache) -> CropSampler:
 
 
 def batch_of(config: Config, cache: Cache, first: int) -> Batch:
-    return make_batch(config, HostCrops(sampler_for(config, cache)), 0, range(first, first + 2))
+    return make_batch(config, sampler_for(config, cache), 0, range(first, first + 2))
 
 
 def test_a_sample_depends_on_its_number_alone(cache: Cache) -> None:
@@ -55,8 +56,8 @@ def test_a_sample_depends_on_its_number_alone(cache: Cache) -> None:
     for number in (5, 0, 17):
         assert np.array_equal(first.crop(number, SIZE).hu, again.crop(number, SIZE).hu)
     assert not np.array_equal(first.crop(0, SIZE).hu, first.crop(1, SIZE).hu)
-    four = make_batch(config, HostCrops(first, 3), 3, range(8, 12))
-    two = [make_batch(config, HostCrops(again), 3, range(8 + 2 * i, 10 + 2 * i)) for i in range(2)]
+    four = make_batch(config, first, 3, range(8, 12))
+    two = [make_batch(config, again, 3, range(8 + 2 * i, 10 + 2 * i)) for i in range(2)]
     assert torch.equal(four.hu, torch.cat([b.hu for b in two]))
     assert torch.equal(four.visible, torch.cat([b.visible for b in two]))
     assert torch.equal(four.jitter, torch.cat([b.jitter for b in two]))
@@ -131,12 +132,7 @@ def test_every_second_update_of_the_cooldown_has_larger_crops_and_fewer(cache: C
     samples = [samples_of_update(config, step) for step in range(20)]
     assert [len(one) for one in samples] == [2 if step in large else 16 for step in range(20)]
     assert [one.start for one in samples] == [16 * step for step in range(20)]
-    loader = BatchLoader(config, HostCrops(sampler_for(config, cache)))
-    try:
-        shapes = [tuple(loader.batch(step, 0).hu.shape) for step in range(13, 20)]
-        assert not loader.pending, "batches beyond the last update are made"
-    finally:
-        loader.close()
+    shapes = [tuple(batch.hu.shape) for batch in batches(config, sampler_for(config, cache), first=13)]
     assert shapes == [(16, 1, 16, 16, 16), *((16, 1, 16, 16, 16), (2, 1, 32, 32, 32)) * 3]
 
 
@@ -163,17 +159,31 @@ def test_readers_and_teacher_take_crops_of_the_update_however_it_is_shared_out(p
         assert np.mean(losses) == pytest.approx(values[np.array(part) - 40].mean())
 
 
-def test_the_loader_gives_the_batches_in_order_and_from_anywhere(cache: Cache) -> None:
-    config = tiny_config(batch_size=4, accumulation=2)
-    loader = BatchLoader(config, HostCrops(sampler_for(config, cache)))
-    other = BatchLoader(config, HostCrops(sampler_for(config, cache)))
-    try:
-        batches = [loader.batch(step, micro) for step in range(3) for micro in range(2)]
-        assert torch.equal(other.batch(2, 1).hu, batches[5].hu)
-        assert batches[2].mask == batches[3].mask, "one update has one mask"
-    finally:
-        loader.close()
-        other.close()
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches_come_in_order_and_from_any_update(cache: Cache, threads: int) -> None:
+    config = tiny_config(batch_size=4, accumulation=2, loader_threads=threads)
+    sampler = sampler_for(config, cache)
+    made = list(batches(config, sampler))
+    passes = [(step, number) for step in range(config.train.steps) for number in range(2)]
+    for batch, key in zip(made, passes, strict=True):
+        expected = make_batch(config, sampler, key[0], samples_of_pass(config, ALONE, *key))
+        assert torch.equal(batch.hu, expected.hu)
+        assert torch.equal(batch.visible, expected.visible)
+    assert made[2].mask == made[3].mask, "one update has one mask"
+    for batch, expected in zip(batches(config, sampler, first=6), made[12:], strict=True):
+        assert torch.equal(batch.hu, expected.hu)
+
+
+def test_closing_the_loader_ends_its_threads(cache: Cache) -> None:
+    loader = batches(tiny_config(loader_threads=3), sampler_for(tiny_config(), cache))
+    next(loader)
+
+    def names() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+    assert names()
+    loader.close()
+    assert not names()
 
 
 def test_held_out_patients(tmp_path: Path) -> None:
@@ -247,17 +257,6 @@ class TestChoice:
         usable, (problem,) = readable(cache, cache.select("train"))
         assert [entry.name for entry in usable] == ["v0", "v2"]
         assert name in problem
-
-    def test_crops_cut_on_the_device_are_those_read_from_files(self, cache: Cache) -> None:
-        """Flipped, at the ends, and of a volume that is shorter than a crop and ends within a patch."""
-        sampler = sampler_for(tiny_config(), cache)
-        host, device = HostCrops(sampler, 2), DeviceCrops(sampler, cache, torch.device("cpu"))
-        found, expected = device.stack(range(60), SIZE), host.stack(range(60), SIZE)
-        host.close()
-        for one, other in zip(found, expected, strict=True):
-            assert torch.equal(one, other)
-        assert (found[1] < 32).any()
-        assert not fits_on(torch.device("cpu"), cache.entries, 1.0)
 
     def test_more_volumes_than_files_may_be_open(self, tmp_path: Path) -> None:
         cache = make_cache(tmp_path / "cache", [(16, 16, 16)] * 60)

@@ -30,11 +30,11 @@ def trainer(tmp_path: Path, cache: Cache) -> Trainer:
     return trainer
 
 
-def loss_of(trainer: Trainer, step: int = 0, **changes: object) -> Loss:
+def loss_of(trainer: Trainer, **changes: object) -> Loss:
     """The loss of one batch; ``changes`` are of the batch."""
     loader = trainer._loader()
     try:
-        batch = dataclasses.replace(loader.batch(step, 0), **changes)  # type: ignore[arg-type]
+        batch = dataclasses.replace(next(loader), **changes)  # type: ignore[arg-type]
         return trainer.task.loss(trainer.update, batch)
     finally:
         loader.close()
@@ -75,7 +75,7 @@ def test_the_teacher_is_the_averaged_encoder_and_gets_no_gradient(trainer: Train
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("MAESILLib.training.task.latent_loss", watched)
         noiseless = torch.zeros(2, 3) + torch.tensor([1.0, 0.0, 0.0])
-        batch = dataclasses.replace(loader.batch(0, 0), jitter=noiseless)
+        batch = dataclasses.replace(next(loader), jitter=noiseless)
         loss = trainer.task.loss(trainer.update, batch)
     loader.close()
     ((_, teacher, index),) = seen

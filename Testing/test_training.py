@@ -263,8 +263,8 @@ CHANGES: dict[str, Any] = {
     "log_every": 3,
     "seed": 1,
 }
-NEEDS_MORE = {"core", "validation_share", "device_volumes", "accumulation", "compile", "loader_threads"}
-"""Tested by themselves: above, in test_sampling, test_update, test_ranks and test_cuda."""
+NEEDS_MORE = {"core", "validation_share", "accumulation", "compile", "loader_threads"}
+"""Tested by themselves: above, in test_sampling, test_update and test_ranks."""
 
 
 def keys_config(**train: object) -> Config:
@@ -406,7 +406,7 @@ def test_where_a_run_came_from_survives_resuming(tmp_path: Path, cache: Cache) -
     Trainer(tiny_config(steps=2), cache, tmp_path / "two", initial=start).run()
     resumed = Trainer(tiny_config(steps=3), cache, tmp_path / "two", resume=True)
     assert resumed.info().training["initialised_from"]["training"]["steps"] == 2
-    with pytest.raises(InputError, match="leave out either"):
+    with pytest.raises(InputError, match="--init cannot be combined with --resume"):
         Trainer(tiny_config(steps=3), cache, tmp_path / "two", resume=True, initial=start)
 
 

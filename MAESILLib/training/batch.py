@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from MAESILLib.config import Config, Triple, Window
-from MAESILLib.data.crops import Crops
-from MAESILLib.data.sampling import random_for
+from MAESILLib.data.sampling import CropSampler, random_for
 from MAESILLib.mae.model import valid_voxels, windowed
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
 
@@ -35,7 +35,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one forward pass, on the CPU; ``hu`` may lie on the device already.
+    """Inputs of one forward pass, on the CPU.
 
     Attributes:
         hu: (B, 1, D, H, W) int16.
@@ -71,7 +71,7 @@ class Batch:
 
     def pinned(self) -> Batch:
         """Return the batch in page-locked memory, from which a card copies without waiting."""
-        names = ("valid_size", "visible", "decoded", "jitter")
+        names = ("hu", "valid_size", "visible", "decoded", "jitter")
         return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
 
@@ -125,12 +125,12 @@ def offset_of_step(config: Config, step: int) -> Triple:
     return d, h, w
 
 
-def make_batch(config: Config, crops: Crops, step: int, samples: range) -> Batch:
+def make_batch(config: Config, sampler: CropSampler, step: int, samples: range) -> Batch:
     """Assemble samples of update ``step``, which decides the mask's strategy and ratio."""
     model, train = config.model, config.train
-    crop = crop_size_of_step(config, step)
-    hu, valid_size = crops.stack(samples, crop)
-    d, h, w = (c // p for c, p in zip(crop, model.patch_size, strict=True))
+    size = crop_size_of_step(config, step)
+    crops = [sampler.crop(sample, size) for sample in samples]
+    d, h, w = (s // p for s, p in zip(size, model.patch_size, strict=True))
     mask = mask_of_step(config, step)
     generators = [generator_for(train.seed, "mask", sample) for sample in samples]
     visible = torch.cat([draw_visible((d, h, w), mask, 1, generator) for generator in generators])
@@ -145,8 +145,8 @@ def make_batch(config: Config, crops: Crops, step: int, samples: range) -> Batch
         seeds.append(int(rng.integers(2**62)))
     update = samples_of_update(config, step)
     return Batch(
-        hu,
-        valid_size,
+        torch.from_numpy(np.stack([crop.hu for crop in crops]))[:, None],
+        torch.tensor([crop.valid_size for crop in crops]),
         visible,
         hidden.gather(1, decoded),
         torch.tensor(jitter, dtype=torch.float32),

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from MAESILLib.config import Config
-from MAESILLib.data.crops import Crops
+from MAESILLib.data.sampling import CropSampler
 from MAESILLib.errors import InputError
 from MAESILLib.training.batch import Batch, make_batch, samples_of_update
 from MAESILLib.training.ranks import ALONE, Ranks
-
-AHEAD = 2
-"""Batches made in advance."""
 
 
 def samples_of_pass(config: Config, ranks: Ranks, step: int, number: int) -> range:
@@ -42,56 +39,29 @@ def check_shares(config: Config, ranks: Ranks) -> None:
             )
 
 
-class BatchLoader:
-    """Makes the coming batches while the current one is trained on.
+def batches(
+    config: Config, sampler: CropSampler, ranks: Ranks = ALONE, *, first: int = 0, pin: bool = False
+) -> Generator[Batch, None, None]:
+    """Yield the batches of a rank's passes in order, made in threads ahead of time; closing it ends them.
 
-    Attributes:
-        last: the batch given out last.
-        waited: seconds the training has waited for batches.
+    Args:
+        first: the update (from 0) to begin with.
+        pin: make them in page-locked memory, from which a card copies without waiting.
     """
+    train = config.train
 
-    def __init__(self, config: Config, crops: Crops, ranks: Ranks = ALONE, pin: bool = False) -> None:
-        self.config, self.crops, self.ranks, self.pin = config, crops, ranks, pin
-        self.pool = ThreadPoolExecutor(1, "batches")
-        self.pending: deque[tuple[tuple[int, int], Future[Batch]]] = deque()
-        self.last: Batch | None = None
-        self.waited = 0.0
+    def made(step: int, number: int) -> Batch:
+        batch = make_batch(config, sampler, step, samples_of_pass(config, ranks, step, number))
+        return batch.pinned() if pin else batch
 
-    def batch(self, step: int, number: int) -> Batch:
-        """Return the batch of pass ``number`` of update ``step``."""
-        key = (step, number)
-        if not self.pending or self.pending[0][0] != key:
-            self._drop()
-            self._submit(key)
-        while len(self.pending) <= AHEAD and (after := self._after(self.pending[-1][0])):
-            self._submit(after)
-        _, future = self.pending.popleft()
-        began = time.monotonic()
-        self.last = future.result()
-        self.waited += time.monotonic() - began
-        return self.last
-
-    def close(self) -> None:
-        """End the thread."""
-        self._drop()
-        self.pool.shutdown(wait=True, cancel_futures=True)
-        self.crops.close()
-
-    def _after(self, key: tuple[int, int]) -> tuple[int, int] | None:
-        step, number = key
-        if number + 1 < self.config.train.accumulation:
-            return step, number + 1
-        return (step + 1, 0) if step + 1 < self.config.train.steps else None
-
-    def _submit(self, key: tuple[int, int]) -> None:
-        samples = samples_of_pass(self.config, self.ranks, *key)
-        self.pending.append((key, self.pool.submit(self._make, key[0], samples)))
-
-    def _make(self, step: int, samples: range) -> Batch:
-        batch = make_batch(self.config, self.crops, step, samples)
-        return batch.pinned() if self.pin else batch
-
-    def _drop(self) -> None:
-        for _, future in self.pending:
-            future.cancel()
-        self.pending.clear()
+    pending: deque[Future[Batch]] = deque()
+    pool = ThreadPoolExecutor(train.loader_threads, "batches")
+    try:
+        for step, number in ((s, n) for s in range(first, train.steps) for n in range(train.accumulation)):
+            pending.append(pool.submit(made, step, number))
+            if len(pending) > train.loader_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

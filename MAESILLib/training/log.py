@@ -33,6 +33,9 @@ class TrainingLog:
         folder: of the run.
         from_step: on resuming, rows of later steps are dropped: they will be written again.
         metrics: columns of what is trained, besides those of every run.
+
+    Attributes:
+        board: TensorBoard's writer; None where it is not installed or does not start.
     """
 
     def __init__(self, folder: Path, from_step: int, metrics: tuple[str, ...]) -> None:
@@ -51,11 +54,6 @@ class TrainingLog:
         self.file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
         self.writer = csv.DictWriter(self.file, columns, restval="")
         self.board = _board(folder / "tensorboard", from_step)
-
-    @property
-    def has_board(self) -> bool:
-        """Whether TensorBoard is installed."""
-        return self.board is not None
 
     def write(self, step: int, **values: Any) -> None:
         """Append a row; columns that are not given stay empty.

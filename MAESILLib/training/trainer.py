@@ -6,7 +6,7 @@ A run is a folder:
     model.safetensors       the averaged weights, latest
     best.safetensors        the averaged weights that validated best
     state.pt                everything needed to resume
-    log.csv, tensorboard/   figures
+    log.csv, tensorboard/   metrics
     previews/               pictures, and the latest as a volume
 """
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,17 +26,15 @@ import torch
 from MAESILLib.checkpoint import CheckpointInfo, load_weights, read_info, read_weights
 from MAESILLib.config import FREE_KEYS, SCHEDULE, Config, to_dict
 from MAESILLib.data.cache import Cache
-from MAESILLib.data.crops import Crops, DeviceCrops, HostCrops, fits_on
 from MAESILLib.data.sampling import CropSampler, readable
 from MAESILLib.device import memory_guard, set_up_convolutions
-from MAESILLib.errors import CancelledError, DivergedError, InputError
+from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.events import Reporter
 from MAESILLib.files import remove_partial, write_json
 from MAESILLib.provenance import describe_data, trained_on
 from MAESILLib.stopping import StopRequest
-from MAESILLib.training.batch import crop_size_of_step, samples_of_update
-from MAESILLib.training.figures import Clock, Figures, Lap
-from MAESILLib.training.loader import BatchLoader, check_shares
+from MAESILLib.training.batch import Batch, crop_size_of_step, samples_of_update
+from MAESILLib.training.loader import batches, check_shares
 from MAESILLib.training.log import TrainingLog
 from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.precision import choose_bf16
@@ -51,15 +50,15 @@ from MAESILLib.training.validation import (
     write_preview_volume,
 )
 
-HOPELESS = 100
-"""Updates in a row that were left out, after which a run gives up."""
+MAX_SKIPPED_STEPS = 100
+"""In a row, after which a run ends."""
 
 
 class Trainer:
     """Trains one model on one cache into one folder.
 
     Args:
-        resume: go on from the folder's state; without it the folder must hold none.
+        resume: resume from the folder's state; without it the folder must hold none.
         start: a state that was read already: the folder's, to resume, or that of a run from which this one branches.
         initial: a checkpoint whose weights to start from.
         ranks: this process among those that train together; the first one writes the folder.
@@ -88,10 +87,12 @@ class Trainer:
         self.config, self.cache, self.folder, self.ranks, self.task = config, cache, Path(folder), ranks, task
         self.device = torch.device(device)
         self.reporter, self.stop = reporter or Reporter(), stop or StopRequest()
+        self.waited = 0.0
         check_shares(config, ranks)
-        self._check_folder(resume)
+        if holds_state(self.folder) and not resume:
+            raise InputError(f"{self.folder} already holds a run", "add --resume, or choose another folder")
         if (resume or start) and initial is not None:
-            raise InputError("a resumed run goes on from its own weights", "leave out either --resume or --init")
+            raise InputError("--init cannot be combined with --resume", "leave out one of them")
         # with a validation set of its own nothing of the training data needs to be held out
         share = 0.0 if validation else config.train.validation_share
         self.entries = cache.select("train", share)
@@ -104,7 +105,7 @@ class Trainer:
             raise InputError(f"no training volume of {cache.folder} can be read: {self.damaged[0]}", "")
         self.data = describe_data(cache, self.entries)
         self.validation_entries = validation.entries if validation else cache.select("val", share)
-        self._check_validation(self.data, "the training data")
+        self._check_validation()
         self.fingerprint = f"{cache.fingerprint()}/{validation.fingerprint()}" if validation else cache.fingerprint()
 
         saved = read_state(self.folder) if resume and start is None else start
@@ -172,11 +173,12 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_partial(self.folder)
             write_json(self.folder / "config.json", to_dict(self.config))
-            log = TrainingLog(self.folder, self.progress.step, self._columns())
+            validated = (f"val_{name}" for name in self.task.validation_metrics(self.config))
+            log = TrainingLog(self.folder, self.progress.step, (*self.task.metrics, *validated))
             if self.config.train.precision == "auto":
                 self.reporter.text(f"precision: {self.precision} ({self.why_bf16})")
-            if not log.has_board:
-                self.reporter.text("tensorboard is not installed or does not start: figures go to log.csv alone")
+            if log.board is None:
+                self.reporter.text("tensorboard is not installed or does not start: metrics go to log.csv alone")
         try:
             with self._memory_guard(), self._compile_guard(), closing(self._loader()) as loader:
                 self._loop(loader, log)
@@ -190,92 +192,69 @@ class Trainer:
         if (self.folder / BEST).exists():
             self.reporter.artifact("best_checkpoint", self.folder / BEST)
 
-    def _columns(self) -> tuple[str, ...]:
-        return (*self.task.metrics, *(f"val_{name}" for name in self.task.validation_metrics(self.config)))
+    def _loader(self) -> Generator[Batch, None, None]:
+        pin = self.device.type == "cuda"
+        return batches(self.config, self.sampler, self.ranks, first=self.progress.step, pin=pin)
 
-    def _loader(self) -> BatchLoader:
-        train, pin = self.config.train, self.device.type == "cuda"
-        crops: Crops
-        if fits_on(self.device, self.entries, train.device_volumes):
-            crops = DeviceCrops(self.sampler, self.cache, self.device)
-        else:
-            crops = HostCrops(self.sampler, train.loader_threads, pin)
-        return BatchLoader(self.config, crops, self.ranks, pin)
-
-    def _loop(self, loader: BatchLoader, log: TrainingLog | None) -> None:
+    def _loop(self, loader: Iterator[Batch], log: TrainingLog | None) -> None:
         train, progress = self.config.train, self.progress
-        figures = Figures(self.ranks, progress.step, self.update.metrics)
-        clock = Clock(progress.samples)
+        self.lap_began, self.lap_step = time.monotonic(), progress.step
+        skipped = 0
         while progress.step < train.steps:
-            if self.ranks.any(self.stop.requested()):
-                self._count(figures)
+            metrics = None if self._stops() else self._update(loader, progress.step)
+            if metrics is None:
                 self._save()
-                self.ranks.wait()
-                raise CancelledError(f"stopped at step {progress.step} ({self._reason()}); --resume goes on from there")
-            step = progress.step
-            result = self._update(loader, step)
-            if result is None:
-                continue
-            figures.add(result)
+                reason = next(filter(None, self.ranks.gather(self.stop.reason)))
+                raise CancelledError(f"stopped at step {progress.step} ({reason}); resume with --resume")
             progress.step += 1
             progress.samples += train.batch_size
             done = progress.step
             is_last = done == train.steps
+            if metrics["skipped"]:
+                self._warn_of_skipped(done - 1)
+            skipped = skipped + 1 if metrics["skipped"] else 0
+            if skipped == MAX_SKIPPED_STEPS:
+                self._save()
+                raise InputError(
+                    f"{skipped} steps up to step {done} skipped: non-finite gradients",
+                    "start again from an earlier checkpoint with --init and a lower train.learning_rate, or "
+                    "train.precision fp32",
+                )
             validated = self._validate() if done % train.validate_every == 0 or is_last else None
             if done == train.preview_at or validated is not None:
                 self._preview()
-            is_saved = done % train.checkpoint_every == 0 or is_last
-            if done % train.log_every == 0 or validated is not None or done == 1 or is_saved:
-                self._count(figures)
-                if figures.left_out_in_a_row >= HOPELESS:
-                    self._give_up(figures.left_out_in_a_row)
-            if done % train.log_every == 0 or validated is not None or done == 1:
-                lap = clock.lap(progress.samples, loader.waited)
-                progress.seconds += lap.seconds
-                if log is not None:
-                    self._log(log, loader, figures.last, lap, validated)
-            note = f"step {done} psnr {_db(figures.last.get(self.task.metrics[0], 0.0)):.2f} dB"
+            if log is not None and (done % train.log_every == 0 or validated is not None or done == 1):
+                self._log(log, metrics, validated)
+            note = f"step {done} psnr {_db(metrics[self.task.metrics[0]]):.2f} dB"
             self.reporter.progress("pretrain", done / train.steps, note)
-            if is_saved:
+            if done % train.checkpoint_every == 0 or is_last:
                 self._save()
 
-    def _update(self, loader: BatchLoader, step: int) -> torch.Tensor | None:
-        """Do one update; None, and nothing done, if a stop was asked for between its passes."""
+    def _stops(self) -> bool:
+        return self.ranks.any(self.stop.requested())
+
+    def _update(self, loader: Iterator[Batch], step: int) -> dict[str, float] | None:
+        """Do one update and return its metrics; None, and nothing done, if a stop was asked for between its passes."""
         self.update.begin(step)
         for number in range(self.config.train.accumulation):
-            if number > 0 and self.ranks.any(self.stop.requested()):
+            if number > 0 and self._stops():
                 self.update.abandon()
                 return None
-            self.update.add(loader.batch(step, number))
+            began = time.monotonic()
+            self.batch = next(loader)
+            self.waited += time.monotonic() - began
+            self.update.add(self.batch)
         return self.update.finish(step)
 
-    def _count(self, figures: Figures) -> None:
-        """Read the figures since the last time; say which updates were left out."""
-        for step in figures.read():
-            self.progress.skipped += 1
-            samples = samples_of_update(self.config, step)
-            volumes = sorted(
-                {
-                    self.entries[self.sampler.choose(sample, crop_size_of_step(self.config, step)).volume].name
-                    for sample in samples
-                }
-            )
-            self.reporter.warning(
-                f"update {step + 1} was left out: its gradient is not finite; it was made of samples {samples.start} "
-                f"to {samples.stop - 1} of {', '.join(volumes[:4])}{' and others' if len(volumes) > 4 else ''}"
-            )
-
-    def _give_up(self, count: int) -> None:
-        self._save()
-        self.ranks.wait()
-        raise DivergedError(
-            f"the last {count} updates up to step {self.progress.step} were left out: none had a finite gradient",
-            "start again from an earlier checkpoint with --init and a lower train.learning_rate, or "
-            "train.precision fp32",
+    def _warn_of_skipped(self, step: int) -> None:
+        """Count a skipped update (from 0) and name its samples."""
+        self.progress.skipped += 1
+        samples, crop = samples_of_update(self.config, step), crop_size_of_step(self.config, step)
+        volumes = sorted({self.entries[self.sampler.choose(sample, crop).volume].name for sample in samples})
+        self.reporter.warning(
+            f"step {step + 1} skipped: non-finite gradient; samples {samples.start} to {samples.stop - 1} of "
+            f"{', '.join(volumes[:4])}{' and others' if len(volumes) > 4 else ''}"
         )
-
-    def _reason(self) -> str:
-        return next(reason for reason in self.ranks.gather(self.stop.reason) if reason)
 
     def _validate(self) -> dict[str, float] | None:
         if not self.validation_superpatches:
@@ -284,7 +263,7 @@ class Trainer:
         found = self.task.validate(average, self.validation_superpatches, self.device, self.bf16, self.ranks)
         psnr = found["psnr_masked_db"]
         if not math.isfinite(psnr):
-            self.reporter.warning(f"validation at step {self.progress.step} gave no finite figure")
+            self.reporter.warning(f"validation at step {self.progress.step}: PSNR is not finite")
             return None
         rounded = {name: round(value, 4) for name, value in found.items()}
         self.progress.validation.append({"step": self.progress.step, **rounded})
@@ -318,39 +297,34 @@ class Trainer:
         write_preview_volume(self.folder / PREVIEW_VOLUME, shown, self.config.preprocessing)
         self.reporter.artifact("preview_volume", self.folder / PREVIEW_VOLUME)
 
-    def _log(
-        self,
-        log: TrainingLog,
-        loader: BatchLoader,
-        figures: dict[str, float],
-        lap: Lap,
-        validated: dict[str, float] | None,
-    ) -> None:
-        assert loader.last is not None
-        batch, step = loader.last, self.progress.step
-        tokens = batch.tokens(self.config.model.patch_size)
+    def _log(self, log: TrainingLog, metrics: dict[str, float], validated: dict[str, float] | None) -> None:
+        batch, step, train = self.batch, self.progress.step, self.config.train
+        # a clock that nobody can set back
+        now = time.monotonic()
+        seconds = max(now - self.lap_began, 1e-9)
+        self.progress.seconds += seconds
         values: dict[str, Any] = {
-            "loss": figures["loss"],
-            "psnr_masked_db": _db(figures[self.task.metrics[0]]),
-            "lr": learning_rate(self.config.train, step - 1, self.config.train.learning_rate),
-            "samples_per_s": round(lap.samples_per_s, 3),
+            "loss": metrics["loss"],
+            "psnr_masked_db": _db(metrics[self.task.metrics[0]]),
+            "lr": learning_rate(train, step - 1, train.learning_rate),
+            "samples_per_s": round((step - self.lap_step) * train.batch_size / seconds, 3),
         }
-        event = {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
         found = {f"val_{name}": value for name, value in (validated or {}).items()}
-        self.reporter.metric(step, **event, **found)
+        self.reporter.metric(step, **{k: v if math.isfinite(v) else None for k, v in values.items()}, **found)
         log.write(
             step,
             samples=self.progress.samples,
-            **{name: figures[name] for name in self.task.metrics},
-            gradient_norm=figures["gradient_norm"],
+            **{name: metrics[name] for name in self.task.metrics},
+            gradient_norm=metrics["gradient_norm"],
             mask=batch.mask.strategy,
-            mask_ratio=round(1 - batch.visible.shape[1] / tokens, 4),
-            loader_wait=round(lap.waited_share, 4),
+            mask_ratio=round(1 - batch.visible.shape[1] / batch.tokens(self.config.model.patch_size), 4),
+            loader_wait=round(self.waited / seconds, 4),
             **found,
             skipped=self.progress.skipped,
             seconds=round(self.progress.seconds, 1),
-            **{k: "" if v is None or not math.isfinite(v) else v for k, v in values.items()},
+            **{k: v if math.isfinite(v) else "" for k, v in values.items()},
         )
+        self.lap_began, self.lap_step, self.waited = now, step, 0.0
 
     def _save(self) -> None:
         if self.ranks.is_main:
@@ -366,6 +340,8 @@ class Trainer:
             }
             save_state(self.folder, state | self.update.state())
         self._save_weights(MODEL)
+        # a rank that ends before the first has written makes a launcher end that
+        self.ranks.wait()
 
     def write_weights(self) -> None:
         """Write the run's latest checkpoint anew, from its state: a crash may have come between the two."""
@@ -429,17 +405,13 @@ class Trainer:
             self.reporter.warning("no volume is held out for validation, so no best checkpoint is kept")
         return superpatches
 
-    def _check_validation(self, data: dict[str, Any], where: str) -> None:
-        seen = trained_on({"data": data}, self.validation_entries)
+    def _check_validation(self) -> None:
+        seen = trained_on({"data": self.data}, self.validation_entries)
         if seen:
             raise InputError(
-                f"{len(seen)} validation volumes, first '{seen[0]}', or their patients are in {where}",
+                f"{len(seen)} validation volumes, first '{seen[0]}', or their patients are in the training data",
                 "validate on patients that nothing was trained on",
             )
-
-    def _check_folder(self, resume: bool) -> None:
-        if holds_state(self.folder) and not resume:
-            raise InputError(f"{self.folder} already holds a run", "add --resume to go on, or choose another folder")
 
     @property
     def precision(self) -> str:
@@ -465,8 +437,8 @@ class Trainer:
             self.progress.best_psnr_masked_db, self.progress.validation = None, []
         if state["volumes"] != self.data["volumes"]:
             self.reporter.warning(
-                f"the run was trained on {len(state['volumes'])} volumes so far and goes on with "
-                f"{len(self.entries)}: its samples are others than those of an unbroken run"
+                f"the run was trained on {len(state['volumes'])} volumes so far, now on {len(self.entries)}: sample "
+                "order differs from an uninterrupted run"
             )
 
     def _check_same_on_all_ranks(self) -> None:

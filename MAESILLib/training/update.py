@@ -1,12 +1,9 @@
-"""One update of the weights: forward and backward passes, clipping, AdamW, the average.
-
-Nothing in it waits for the device: metrics stay there until somebody asks, and an update whose gradient is not
-finite is skipped by the device itself.
-"""
+"""One update of the weights: forward and backward passes, clipping, AdamW, the average."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -32,7 +29,6 @@ class Update:
 
     Attributes:
         average: the model with the moving average of its weights, in evaluation mode.
-        metrics: names of what an update returns, means over its passes; ``skipped`` is 1 where nothing was changed.
     """
 
     def __init__(
@@ -55,7 +51,6 @@ class Update:
             )
         self.optimizers = make_optimizers(model, config.train)
         self.rates = dict.fromkeys(READERS, config.train.reader_learning_rate) | {"core": config.train.learning_rate}
-        self.metrics = ("loss", *task.metrics, "gradient_norm", "skipped")
         self.passes: list[torch.Tensor] = []
         self.step = 0
         self.before: dict[str, torch.Tensor] = {}
@@ -67,7 +62,9 @@ class Update:
                 group["lr"] = learning_rate(self.config.train, step, self.rates[part])
             optimizer.zero_grad(set_to_none=True)
         self.passes, self.step = [], step
-        self.before = {name: value.clone() for name, value in self._moved_by_passes().items()}
+        # forward passes themselves change the table of a VQ-VAE
+        state = self.model.state_dict(keep_vars=True)
+        self.before = {name: value.detach().clone() for name, value in state.items() if not value.requires_grad}
 
     def add(self, batch: Batch) -> None:
         """Do one forward and backward pass; gradients are exchanged in the last one of the update."""
@@ -86,43 +83,31 @@ class Update:
         self.passes.append(torch.stack([loss.core.detach(), *metrics]))
 
     @torch.no_grad()
-    def finish(self, step: int) -> torch.Tensor:
-        """Clip gradients, step the optimizers, update the average; return this rank's metrics on the device."""
-        # the core, or, where that is not trained, what reads it
-        first, *others = self.optimizers
-        norm = self._step(first, torch.zeros((), device=self.device))
-        skipped = (~norm.isfinite()).float()
-        for part in others:
-            self._step(part, skipped)
-        for name, value in self._moved_by_passes().items():
-            value.copy_(torch.where(skipped > 0, self.before[name], value))
-        update_average(self.average, self.model, self.config.train.ema_decay, step)
-        return torch.cat([torch.stack(self.passes).mean(0), norm[None], skipped[None]])
+    def finish(self, step: int) -> dict[str, float]:
+        """Clip gradients, step the optimizers, update the average; return metrics, means over passes and ranks.
 
-    def _step(self, part: str, skipped: torch.Tensor) -> torch.Tensor:
-        """Clip a part's gradients and step its optimizer, unless they are not finite or it is skipped; return the norm.
-
-        Args:
-            skipped: 1 or 0.
+        ``gradient_norm`` is that of the core, or of what reads it where the core is not trained. If it is not finite,
+        nothing is stepped and ``skipped`` is 1; a reader whose own norm is not finite is not stepped alone.
         """
-        optimizer = self.optimizers[part]
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.train.gradient_clip).detach()
-        # the fused optimizer then changes neither weights nor moments nor its count of steps
-        optimizer.found_inf = (~norm.isfinite()).float().maximum(skipped)  # type: ignore[attr-defined]
-        optimizer.step()
-        return norm
+        clip = self.config.train.gradient_clip
+        groups = [[p for g in optimizer.param_groups for p in g["params"]] for optimizer in self.optimizers.values()]
+        norms = torch.stack([nn.utils.clip_grad_norm_(parameters, clip) for parameters in groups])
+        # read all at once, because reading waits for the device
+        row = (self.ranks.sum(torch.cat([torch.stack(self.passes).mean(0), norms])) / self.ranks.size).tolist()
+        gradient_norms = row[-len(norms) :]
+        skipped = not math.isfinite(gradient_norms[0])
+        if skipped:
+            self.abandon()
+        for optimizer, norm in zip(self.optimizers.values(), gradient_norms, strict=True):
+            if not skipped and math.isfinite(norm):
+                optimizer.step()
+        update_average(self.average, self.model, self.config.train.ema_decay, step)
+        names = ("loss", *self.task.metrics, "gradient_norm")
+        return dict(zip(names, row, strict=False)) | {"skipped": float(skipped)}
 
-    @torch.no_grad()
     def abandon(self) -> None:
         """Undo what the passes of an update that is not finished have changed."""
-        for name, value in self._moved_by_passes().items():
-            value.copy_(self.before[name])
-
-    def _moved_by_passes(self) -> dict[str, torch.Tensor]:
-        """Return what forward passes change themselves, as the table of a VQ-VAE; of MAESIL nothing."""
-        fixed = {name: p.detach() for name, p in self.model.named_parameters() if not p.requires_grad}
-        return fixed | self._buffers()
+        self.model.load_state_dict(self.before, strict=False)
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`load` needs to resume, on the CPU and under the model's own names."""
@@ -132,7 +117,7 @@ class Update:
             "model": _on_cpu(parameters),
             "optimizer": {name: _on_cpu(moments.get(p, {})) for name, p in parameters.items()},
             "average": _on_cpu(dict(self.average.named_parameters())),
-            "buffers": _on_cpu(self._buffers()),
+            "buffers": _on_cpu({n: v for n, v in self.model.state_dict().items() if n not in parameters}),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -143,11 +128,6 @@ class Update:
         for name, p in self.model.named_parameters():
             if moments := state["optimizer"][name]:
                 optimizer_of[p].state[p] = {key: value.to(p.device, copy=True) for key, value in moments.items()}
-
-    def _buffers(self) -> dict[str, torch.Tensor]:
-        """Return what the network keeps beside its parameters, the same on every rank, by name."""
-        parameters = {name for name, _ in self.model.named_parameters()}
-        return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
 
 
 def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -19,6 +19,8 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
-from MAESILLib.data.crops import DeviceCrops, HostCrops
 from MAESILLib.device import choose_device, device_name, peak_memory_mib
 from MAESILLib.mae.model import MaskedAutoencoder
 from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
-from MAESILLib.training.loader import BatchLoader
+from MAESILLib.training.batch import Batch
 from MAESILLib.training.trainer import Trainer
 
 BATCHES = {"tiny": 64, "small": 64, "base": 32}
@@ -90,13 +91,12 @@ def random_cache(folder: Path, side: int) -> Cache:
 class Variant:
     """How a step is run."""
 
-    on_device: bool = True
     compiled: bool = True
     mixture: bool = False
 
     def label(self, preset: str) -> str:
         """Return the name of its row."""
-        parts = [preset, "on device" if self.on_device else "from files", "compiled" if self.compiled else "eager"]
+        parts = [preset, "compiled" if self.compiled else "eager"]
         return ", ".join([*parts, *(["mixture"] if self.mixture else [])])
 
 
@@ -118,13 +118,7 @@ def measure(
         trainer = Trainer(config, cache, folder, device=device)
     steps = 3 * args.steps if variant.mixture else args.steps
     warm_up = 3 * args.warm_up if variant.mixture else args.warm_up
-    crops = (
-        DeviceCrops(trainer.sampler, cache, device)
-        if variant.on_device
-        else HostCrops(trainer.sampler, args.threads, device.type == "cuda")
-    )
-    loader = BatchLoader(config, crops, pin=device.type == "cuda")
-    try:
+    with closing(trainer._loader()) as loader:
         began = time.perf_counter()
         for step in range(warm_up):
             trainer._update(loader, step)
@@ -132,17 +126,15 @@ def measure(
         warmed_up = time.perf_counter() - began
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        loader.waited = 0.0
+        trainer.waited = 0.0
         began = time.perf_counter()
         for step in range(warm_up, warm_up + steps):
             trainer._update(loader, step)
         wait(device)
         seconds = (time.perf_counter() - began) / steps
-        waited = loader.waited / steps
+        waited = trainer.waited / steps
         if args.profile and not variant.mixture:
             profile(trainer, loader, warm_up + steps, args.profile / f"profile_{name}.txt")
-    finally:
-        loader.close()
     size = config.train.batch_size
     return {
         "parameters_m": sum(p.numel() for p in trainer.model.parameters()) / 1e6,
@@ -156,7 +148,7 @@ def measure(
     }
 
 
-def profile(trainer: Trainer, loader: BatchLoader, first: int, path: Path) -> None:
+def profile(trainer: Trainer, loader: Iterator[Batch], first: int, path: Path) -> None:
     """Write which kernels three steps spend their time in."""
     from torch.profiler import ProfilerActivity
 
@@ -254,7 +246,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="superpatches; 0: by preset")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm-up", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=12, help="that read crops from files")
+    parser.add_argument("--threads", type=int, default=12, help="that make batches")
     parser.add_argument("--eager", action="store_true", help="measure without torch.compile alone")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write which kernels take the time")
     parser.add_argument("--no-monai", action="store_true", help="leave out the peer")
@@ -307,7 +299,7 @@ def variants(eager: bool) -> list[Variant]:
     """Return how each preset is run, what matters most first."""
     if eager:
         return [Variant(compiled=False), Variant(compiled=False, mixture=True)]
-    return [Variant(), Variant(mixture=True), Variant(compiled=False), Variant(on_device=False)]
+    return [Variant(), Variant(mixture=True), Variant(compiled=False)]
 
 
 def save(results: dict[str, Any], output: Path | None) -> None:

@@ -105,7 +105,7 @@ def steps_in(bench: Path, minutes: float, name: str) -> int:
     """Return how many updates of a preset fit into a time, at the rate that was measured."""
     rows = {row["name"]: row for row in json.loads(bench.read_text())["rows"]}
     # the row with the shares of hidden tokens that training draws: fewer hidden, longer steps
-    found = [rows[n] for n in (f"{name}, on device, {how}, mixture" for how in ("compiled", "eager")) if n in rows]
+    found = [rows[n] for n in (f"{name}, {how}, mixture" for how in ("compiled", "eager")) if n in rows]
     if not found:
         raise SystemExit(f"{bench} has no mixture of {name}")
     return int(SHARE_OF_TIME * 60 * minutes * found[0]["samples_per_s"] / found[0]["batch"])
