@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="always",
         choices=("always", "auto"),
-        help="go on from the run's last state and with its configuration; auto: if there is one, else begin",
+        help="resume from the last saved state, with its configuration; auto: start a new run if there is none",
     )
     branch = parser.add_argument_group(
         "cool-down: branch from a run, which is only read, and let the learning rate fall"

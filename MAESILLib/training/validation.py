@@ -15,6 +15,7 @@ import torch
 
 from MAESILLib.config import Config, Preprocessing
 from MAESILLib.data.cache import Cache, CacheEntry
+from MAESILLib.data.foreground import FOREGROUND_HU
 from MAESILLib.device import precision_context
 from MAESILLib.files import atomic_path
 from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
@@ -58,10 +59,10 @@ def validation_set(cache: Cache, entries: tuple[CacheEntry, ...], config: Config
 
 
 def _by_foreground(volume: np.ndarray, config: Config) -> list[Superpatch]:
-    """Return the superpatches of a volume in which the mask hides something, by their share above -500 HU."""
+    """Return the superpatches of a volume in which the mask hides something, by their share of foreground."""
     shape = (volume.shape[0], volume.shape[1], volume.shape[2])
     boxes = partition(shape, config.model.superpatch_size, config.model.patch_size)
-    shares = {box.index: float((volume[box.in_volume(shape)] > -500).mean()) for box in boxes}
+    shares = {box.index: float((volume[box.in_volume(shape)] > FOREGROUND_HU).mean()) for box in boxes}
     usable = [box for box in boxes if _hides_something(token_grid(box.size, config.model.patch_size))]
     return sorted(usable, key=lambda box: -shares[box.index])
 
