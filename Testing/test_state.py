@@ -13,7 +13,6 @@ import torch
 from cli_factory import QUIET, assert_refused, maesil
 from training_factory import tiny_config, write_of_first_release
 
-from MAESILLib.config import to_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.errors import InputError
 from MAESILLib.training.state import read_state
@@ -83,16 +82,6 @@ def test_saving_is_at_no_moment_without_a_state(cache: Cache, run: Path, monkeyp
         trainer._save()
     assert (run / "state.pt").read_bytes() == before
     assert [path.name for path in run.glob("state*")] == ["state.pt"]
-
-
-def test_a_state_that_names_a_setting_that_is_gone_is_resumed(cache: Cache, run: Path) -> None:
-    state = torch.load(run / "state.pt", weights_only=True)
-    state["config"]["train"]["device_volumes"] = 0.25
-    torch.save(state, run / "state.pt")
-    assert read_state(run).values["config"] == to_dict(CONFIG)
-    arguments = ("--data", cache.folder, "--output", run, "--threads", 1, "--device", "cpu", "--resume", "--steps", 5)
-    assert maesil("pretrain", *arguments, *QUIET).status == 0
-    assert read_state(run).values["progress"]["step"] == 5
 
 
 def test_a_state_cannot_run_code(tmp_path: Path) -> None:

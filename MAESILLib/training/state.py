@@ -87,8 +87,6 @@ def read_state(folder: Path) -> SavedState:
             f"{path} cannot be read ({reason})",
             "start a new run in another folder, with --init from a checkpoint of this one",
         )
-    # a setting that runs had before crops were read from files alone
-    values["config"]["train"].pop("device_volumes", None)
     return SavedState(values, path)
 
 
