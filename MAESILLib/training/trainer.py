@@ -97,7 +97,7 @@ class Trainer:
         share = 0.0 if validation else config.train.validation_share
         self.entries = cache.select("train", share)
         if not self.entries:
-            raise InputError(f"{cache.folder} holds no training volume", "see its index.json: all are validation")
+            raise InputError(f"{cache.folder} holds no training volume", "maesil info lists it: all are validation")
         self.entries, self.damaged = readable(cache, self.entries)
         for problem in self.damaged:
             self.reporter.warning(f"left out of {len(self.entries) + len(self.damaged)} training volumes: {problem}")
