@@ -202,7 +202,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :param mask: mix, dual, uniform, product, tube, group or block.
         :param resume: go on with the training in ``runFolder``; data need not be given then.
         :param waitForCompletion: return when it is done; Slicer goes on responding meanwhile.
-        :param onEvent: called with every event of the worker (a dictionary; see MAESILLib/events.py).
+        :param onEvent: called with every event of the worker (a dictionary; see MAESILLib/runtime/events.py).
         :param onEnd: called with the state, the checkpoint's path, and the Failure or None.
 
         :return: with ``waitForCompletion`` the path of the checkpoint; without, the running task.

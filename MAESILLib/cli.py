@@ -16,10 +16,17 @@ from functools import partial
 from typing import Any, NoReturn
 
 from MAESILLib import __version__
-from MAESILLib.errors import EXIT_CANCELLED, EXIT_DONE, CancelledError, InputError, MAESILError, OutOfMemoryError
-from MAESILLib.events import MODES, Reporter
-from MAESILLib.files import check_name, explain_os_error
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import (
+    EXIT_CANCELLED,
+    EXIT_DONE,
+    CancelledError,
+    InputError,
+    MAESILError,
+    OutOfMemoryError,
+)
+from MAESILLib.runtime.events import MODES, Reporter
+from MAESILLib.runtime.files import check_name, explain_os_error
+from MAESILLib.runtime.stopping import StopRequest
 
 COMMANDS = {
     "demo": "reconstruct the sample CT with the embedded checkpoint",

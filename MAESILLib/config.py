@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from MAESILLib.errors import InputError
-from MAESILLib.resources import resource_path
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.resources import resource_path
 
 Triple = tuple[int, int, int]
 Section = TypeVar("Section")
@@ -22,7 +22,7 @@ Window = tuple[float, float]
 PRESETS = ("tiny", "small", "base", "paper")
 """Files in Resources/Presets, each over the defaults below."""
 STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "group", "block", "none")
-"""The masks of :mod:`MAESILLib.masking`, named here because that module needs torch."""
+"""The masks of :mod:`MAESILLib.mae.masking`, named here because that module needs torch."""
 COVERAGE_NAMES = ("single", "complete")
 WIDE = (-1000.0, 1000.0)
 SOFT_TISSUE = (-160.0, 240.0)

@@ -21,12 +21,12 @@ from training_factory import awakened, tiny_config
 from volume_factory import geometry, image_of, trunk
 
 from MAESILLib import cli
-from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
-from MAESILLib.checkpoint_info import PARTS
 from MAESILLib.config import Preprocessing
-from MAESILLib.events import parse_event
-from MAESILLib.geometry import Geometry
+from MAESILLib.ct.geometry import Geometry
+from MAESILLib.mae.checkpoint import CheckpointInfo, save_checkpoint
+from MAESILLib.mae.checkpoint_info import PARTS
 from MAESILLib.mae.network import Network
+from MAESILLib.runtime.events import parse_event
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUIET = ("--progress", "off")

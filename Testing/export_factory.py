@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.config import ModelConfig, Preprocessing
+from MAESILLib.mae.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.mae.network import Network
 
 SIZE = (16, 32, 24)

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 import torch._dynamo  # by the first optimizer, for seconds
 
-from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import read_cache
-from MAESILLib.events import Reporter
+from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.runtime.events import Reporter
 from MAESILLib.training.run_folder import BEST, MODEL, holds_state
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer

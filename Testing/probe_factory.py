@@ -12,10 +12,10 @@ import SimpleITK as sitk
 import torch
 from volume_factory import geometry, image_of
 
-from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.config import ModelConfig, Preprocessing
+from MAESILLib.ct.geometry import Geometry
 from MAESILLib.data.records import hash_of_patient
-from MAESILLib.geometry import Geometry
+from MAESILLib.mae.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.mae.network import Network
 
 SHAPE = (32, 44, 48)

@@ -12,9 +12,9 @@ import torch
 
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import read_cache
-from MAESILLib.errors import CancelledError
-from MAESILLib.events import Reporter
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import CancelledError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.ranks import joined
 from MAESILLib.training.trainer import Trainer
 

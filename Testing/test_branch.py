@@ -12,12 +12,12 @@ import torch
 from cli_factory import QUIET, assert_refused, maesil
 from training_factory import four_volumes, tiny_config
 
-from MAESILLib.checkpoint import read_info
 from MAESILLib.config import from_dict, to_dict
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.data.records import hash_of_patient
-from MAESILLib.errors import CancelledError, InputError
-from MAESILLib.stopping import StopRequest
+from MAESILLib.mae.checkpoint import read_info
+from MAESILLib.runtime.errors import CancelledError, InputError
+from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.log import read_log
 from MAESILLib.training.state import cooled_down, read_state
 from MAESILLib.training.trainer import Trainer

@@ -19,7 +19,7 @@ from cli_factory import (
 from training_factory import make_cache
 
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 
 def cache_of_patients(patients: list[str]) -> Cache:

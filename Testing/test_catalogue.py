@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import REPOSITORY
 
-from MAESILLib.catalogue import CATALOGUE, caption, described, metric_key, mode_of
+from MAESILLib.metrics.catalogue import CATALOGUE, caption, described, metric_key, mode_of
 
 
 def test_every_metric_of_a_published_evaluation_is_described() -> None:

@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from training_factory import awakened, tiny_config, write_of_first_release
 from volume_factory import trunk
 
-from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
-from MAESILLib.checkpoint_info import PARTS, parameter_count, parameter_counts
 from MAESILLib.config import PRESETS, Preprocessing, from_dict
-from MAESILLib.errors import InputError
-from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.mae.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
+from MAESILLib.mae.checkpoint_info import PARTS, parameter_count, parameter_counts
+from MAESILLib.mae.harmonic import harmonic_fill
+from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for, hidden_tokens
 from MAESILLib.mae.model import patchify, spread, take_tokens, windowed
 from MAESILLib.mae.network import Network, Reconstructed
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_tokens
+from MAESILLib.runtime.errors import InputError
 
 CONFIG = tiny_config().model
 WINDOWS = ((-500.0, 500.0), (-160.0, 240.0))

@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from volume_factory import geometry, trunk
 
 from MAESILLib import __version__, cli
-from MAESILLib.checkpoint import CheckpointInfo
+from MAESILLib.mae.checkpoint import CheckpointInfo
 
 COMMANDS = (
     *("demo", "reconstruct", "prepare", "pretrain"),
@@ -42,7 +42,7 @@ class TestImports:
     def test_nothing_heavy_is_imported_before_it_is_needed(self) -> None:
         """The Slicer panel reads events in Slicer's own process, where torch is never imported."""
         code = (
-            "import sys, MAESILLib, MAESILLib.cli, MAESILLib.events, MAESILLib.errors, MAESILLib.config\n"
+            "import sys, MAESILLib.cli, MAESILLib.runtime.events, MAESILLib.runtime.errors, MAESILLib.config\n"
             "try:\n    MAESILLib.cli.main(['reconstruct', '--help'])\n"
             "except SystemExit as end:\n    assert end.code == 0\n"
             "assert MAESILLib.cli.main(['reconstruct', '--progress', 'off']) == 2\n"
@@ -236,7 +236,7 @@ class TestReconstructInput:
     def test_checkpoint_with_broken_weights(self, tmp_path: Path, scan: Path) -> None:
         from training_factory import tiny_config
 
-        from MAESILLib.checkpoint import save_checkpoint
+        from MAESILLib.mae.checkpoint import save_checkpoint
         from MAESILLib.mae.network import Network
 
         config = tiny_config()
@@ -302,7 +302,7 @@ class TestPretrainOptions:
 
         class Trainer:
             def __init__(self, config: object, *_: object, **__: object) -> None:
-                from MAESILLib.errors import CancelledError
+                from MAESILLib.runtime.errors import CancelledError
 
                 configurations.append(config)
                 raise CancelledError("not run here")

@@ -60,12 +60,12 @@ class TestResources:
 
         for name in ("load_checkpoint", "ModelGrid.to_model", "reconstruct", "measure"):
             with monkeypatch.context() as patch:
-                patch.setattr(f"MAESILLib.results.{name}", too_large)
+                patch.setattr(f"MAESILLib.reconstruct.results.{name}", too_large)
                 assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
                 result = maesil("reconstruct", scan, "--output", tmp_path / "out", "--checkpoint", checkpoint, *JSON)
                 assert_refused_event(result, "out_of_memory", 4)
         with monkeypatch.context() as patch:
-            patch.setattr("MAESILLib.reading.read_volume", too_large)
+            patch.setattr("MAESILLib.ct.reading.read_volume", too_large)
             assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
         assert list(tmp_path.iterdir()) == []
 
@@ -77,7 +77,7 @@ class TestResources:
 
         for name in ("load_checkpoint", "reconstruct"):
             with monkeypatch.context() as patch:
-                patch.setattr(f"MAESILLib.results.{name}", too_large)
+                patch.setattr(f"MAESILLib.reconstruct.results.{name}", too_large)
                 assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
         assert list(tmp_path.iterdir()) == []
 
@@ -87,7 +87,7 @@ class TestResources:
         def broken(*_: object, **__: object) -> None:
             raise ZeroDivisionError("a bug")
 
-        monkeypatch.setattr("MAESILLib.results.measure", broken)
+        monkeypatch.setattr("MAESILLib.reconstruct.results.measure", broken)
         with pytest.raises(ZeroDivisionError, match="a bug"):
             reconstruct(scan, tmp_path / "out", checkpoint)
         assert list(tmp_path.iterdir()) == []

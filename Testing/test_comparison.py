@@ -19,18 +19,18 @@ from lpips_factory import write_lpips_weights
 from safetensors.torch import load_file
 from training_factory import make_cache, tiny_config
 
-from MAESILLib.checkpoint_info import read_header
 from MAESILLib.comparison.baselines import Baseline, BaselineTraining, LowestCosines, code_of, make_baseline
 from MAESILLib.comparison.compare import config_of, train
 from MAESILLib.comparison.table import ALL, summaries, verdict
 from MAESILLib.config import PRESETS, Config, from_dict, load
 from MAESILLib.data.cache import Cache, read_cache
-from MAESILLib.errors import CancelledError, InputError
 from MAESILLib.evaluation.evaluate import Measuring, protocol
 from MAESILLib.evaluation.lpips import PerceptualDistance
-from MAESILLib.events import Reporter
-from MAESILLib.reconstruction import reconstruct
-from MAESILLib.stopping import StopRequest
+from MAESILLib.mae.checkpoint_info import read_header
+from MAESILLib.reconstruct.reconstruction import reconstruct
+from MAESILLib.runtime.errors import CancelledError, InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.loader import batches
 from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.ranks import ALONE

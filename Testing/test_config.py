@@ -25,12 +25,12 @@ from MAESILLib.config import (
     to_dict,
 )
 from MAESILLib.data.cache import Cache
-from MAESILLib.errors import InputError
-from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.mae.harmonic import harmonic_fill
+from MAESILLib.mae.masking import hidden_tokens
 from MAESILLib.mae.model import MaskedAutoencoder, spread
 from MAESILLib.mae.network import Network
-from MAESILLib.masking import hidden_tokens
-from MAESILLib.superpatch import extract, partition
+from MAESILLib.mae.superpatch import extract, partition
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.training.batch import make_batch
 from MAESILLib.training.trainer import Trainer
 

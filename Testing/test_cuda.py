@@ -13,13 +13,13 @@ import pytest
 import torch
 from training_factory import awakened, four_volumes, tiny_config
 
-from MAESILLib.checkpoint import save_checkpoint
-from MAESILLib.checkpoint_info import PARTS, CheckpointInfo
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import Cache
 from MAESILLib.evaluation.evaluate import Measuring, evaluate, protocol
+from MAESILLib.mae.checkpoint import save_checkpoint
+from MAESILLib.mae.checkpoint_info import PARTS, CheckpointInfo
+from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.mae.network import Network
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.training.loader import batches
 from MAESILLib.training.log import read_log
 from MAESILLib.training.trainer import Trainer

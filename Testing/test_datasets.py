@@ -12,7 +12,7 @@ from dataset_factory import MAKERS, SMALL, UID, amos, btcv, idc, lidc, msd, tota
 
 from MAESILLib.data.layouts import LAYOUTS, OTHER, OVERLAPS, UNLISTED, find_cases, find_layout, overlaps
 from MAESILLib.data.sources import Source, find_sources
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 OPEN = "without a split"
 Row = tuple[str, str, str, str]

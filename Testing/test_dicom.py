@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 from volume_factory import SHARED_CT, needs_real_ct, rotation, trunk, write_dicom
 
-from MAESILLib.errors import InputError
-from MAESILLib.reading import read_volume
+from MAESILLib.ct.reading import read_volume
+from MAESILLib.runtime.errors import InputError
 
 HU = trunk()
 STORED = (HU + 1024).astype(np.int16)

@@ -15,10 +15,10 @@ import torch
 from conftest import REPOSITORY
 from training_factory import make_cache, tiny_config
 
-from MAESILLib.checkpoint import load_checkpoint, read_info, read_weights, save_checkpoint
 from MAESILLib.data.cache import Cache
-from MAESILLib.files import sha256_of
-from MAESILLib.provenance import describe_data
+from MAESILLib.data.provenance import describe_data
+from MAESILLib.mae.checkpoint import load_checkpoint, read_info, read_weights, save_checkpoint
+from MAESILLib.runtime.files import sha256_of
 from MAESILLib.training.trainer import Trainer
 
 METRICS = {"psnr_masked_db": 25.5, "ssim_composite": 0.8, "border_index": 1.1, "nothing": 3.0}

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-from MAESILLib.estimate import reconstruction_memory_mib
+from MAESILLib.reconstruct.estimate import reconstruction_memory_mib
 
 CHEST = (512 * 512 * 150, (200, 230, 230))
 
@@ -22,5 +22,5 @@ def test_memory_grows_with_both_grids_and_with_complete_coverage() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys, MAESILLib.estimate; assert not {'torch', 'safetensors'} & set(sys.modules)"
+    code = "import sys, MAESILLib.reconstruct.estimate; assert not {'torch', 'safetensors'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

@@ -26,17 +26,17 @@ from lpips_factory import write_lpips_weights
 from scipy.spatial import cKDTree
 from training_factory import awakened, make_cache, smooth_hu
 
-from MAESILLib.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from MAESILLib.config import PRESETS, Preprocessing, load
 from MAESILLib.data.cache import read_cache
-from MAESILLib.errors import InputError
 from MAESILLib.evaluation.evaluate import label_checkpoints, protocol
 from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.evaluation.masks import with_masks
-from MAESILLib.masking import MaskSpec
-from MAESILLib.plan import Plan, superpatch_masks
-from MAESILLib.reconstruction import reconstruct
-from MAESILLib.superpatch import partition, token_grid
+from MAESILLib.mae.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from MAESILLib.mae.masking import MaskSpec
+from MAESILLib.mae.superpatch import partition, token_grid
+from MAESILLib.reconstruct.plan import Plan, superpatch_masks
+from MAESILLib.reconstruct.reconstruction import reconstruct
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.training.task import MASKED_AUTOENCODING, Pretraining
 
 LOW, HIGH = -1000, 1000
@@ -570,7 +570,7 @@ class TestEnds:
         assert (tmp_path / "file").read_text() == "mine"
 
     def test_stopped(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from MAESILLib.events import Reporter
+        from MAESILLib.runtime.events import Reporter
 
         monkeypatch.setattr(Reporter, "progress", lambda *_: (tmp_path / "stop").touch())
         assert_refused(evaluate(data, tmp_path / "out", "--stop-file", tmp_path / "stop"), "stop file", status=3)
@@ -622,8 +622,8 @@ class TestHonesty:
     def test_training_volumes_are_named(self, data: Path, tmp_path: Path) -> None:
         import dataclasses
 
-        from MAESILLib.checkpoint import load_checkpoint, save_checkpoint
         from MAESILLib.data.cache import read_cache
+        from MAESILLib.mae.checkpoint import load_checkpoint, save_checkpoint
 
         cache = read_cache(data / "cache")
         model, info = load_checkpoint(write_checkpoint(tmp_path / "tiny.safetensors"))

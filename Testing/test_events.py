@@ -20,8 +20,8 @@ from cli_factory import (
 )
 
 from MAESILLib import __version__
-from MAESILLib.events import EVENTS, Reporter, parse_event
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.events import EVENTS, Reporter, parse_event
+from MAESILLib.runtime.stopping import StopRequest
 
 
 class TestEvents:
@@ -122,7 +122,7 @@ class TestEvents:
 
     def test_progress_is_not_reported_too_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter(np.arange(0, 100, 0.01))
-        monkeypatch.setattr("MAESILLib.events.time.monotonic", lambda: float(next(clock)))
+        monkeypatch.setattr("MAESILLib.runtime.events.time.monotonic", lambda: float(next(clock)))
         out = io.StringIO()
         reporter = Reporter("json", out, io.StringIO())
         for number in range(101):

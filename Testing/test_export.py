@@ -21,12 +21,12 @@ from export_factory import (
 from primus_factory import primus_module
 from safetensors.torch import load_file
 
-from MAESILLib.checkpoint import load_checkpoint
-from MAESILLib.errors import InputError
+from MAESILLib.ct.volume import hu_to_unit
 from MAESILLib.export.encoder import export_torch, load_encoder
 from MAESILLib.export.nnunet import TRAINER, WEIGHTS, export_nnunet
-from MAESILLib.files import sha256_of
-from MAESILLib.volume import hu_to_unit
+from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import sha256_of
 
 TOKENS = math.prod(n // 8 for n in SIZE)
 

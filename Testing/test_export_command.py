@@ -25,10 +25,10 @@ from export_factory import SIZE, TRAINING, raw_hu, rewrite
 from safetensors.torch import save_file
 from training_factory import write_of_first_release
 
-from MAESILLib.errors import InputError
 from MAESILLib.export.encoder import load_encoder
 from MAESILLib.export.nnunet import TRAINER, WEIGHTS
-from MAESILLib.files import sha256_of
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import sha256_of
 
 
 def export(checkpoint: Path, output: Path, kind: str = "torch") -> Path:

@@ -167,7 +167,7 @@ class TestPackage:
     def test_its_resources_are_found(self, package: Path, tmp_path: Path) -> None:
         names = [name.removeprefix("Resources/") for name in needed()["CMakeLists.txt", "RESOURCES"]]
         code = (
-            "import sys\nfrom MAESILLib.resources import embedded_checkpoint, resource_path\n"
+            "import sys\nfrom MAESILLib.runtime.resources import embedded_checkpoint, resource_path\n"
             "print(embedded_checkpoint(), *map(resource_path, sys.argv[1:]), sep='\\n')"
         )
         done = run_packaged(package, tmp_path, "-c", code, *names)

@@ -16,8 +16,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from MAESILLib.errors import InputError
-from MAESILLib.figure import HIDDEN_COLOUR, PLANES, body_centre, plane_slice, reconstruction_figure
+from MAESILLib.reconstruct.figure import HIDDEN_COLOUR, PLANES, body_centre, plane_slice, reconstruction_figure
+from MAESILLib.runtime.errors import InputError
 
 SHAPES = {
     "chest": (40, 60, 80),

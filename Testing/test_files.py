@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from cli_factory import REPOSITORY, file_size_limit
 
-from MAESILLib.errors import (
+from MAESILLib.runtime.errors import (
     CancelledError,
     DiskFullError,
     InputError,
     MAESILError,
     OutOfMemoryError,
 )
-from MAESILLib.files import (
+from MAESILLib.runtime.files import (
     atomic_path,
     check_folder,
     check_name,
@@ -60,7 +60,7 @@ class TestAtomicPath:
 
     def test_a_killed_writer_leaves_no_half_file(self, tmp_path: Path) -> None:
         code = (
-            "import sys, time\nfrom MAESILLib.files import atomic_path\n"
+            "import sys, time\nfrom MAESILLib.runtime.files import atomic_path\n"
             "with atomic_path(sys.argv[1]) as path:\n    path.write_text('half')\n"
             "    print('written', flush=True)\n    time.sleep(60)\n"
         )

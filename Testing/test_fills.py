@@ -9,9 +9,9 @@ import pytest
 import torch
 from volume_factory import patch_mask, smooth_volume
 
-from MAESILLib.errors import InputError
-from MAESILLib.fills import fill_mean, fill_nearest
-from MAESILLib.harmonic import harmonic_fill
+from MAESILLib.mae.harmonic import harmonic_fill
+from MAESILLib.metrics.fills import fill_mean, fill_nearest
+from MAESILLib.runtime.errors import InputError
 
 CHEST = Path(__file__).resolve().parents[2] / "shared" / "ct" / "val" / "lidc__lidc_0314.nii.gz"
 FILLS = (fill_mean, fill_nearest)

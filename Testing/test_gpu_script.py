@@ -13,8 +13,8 @@ import pytest
 import torch
 from training_factory import make_cache
 
-from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.data.cache import read_cache
+from MAESILLib.mae.checkpoint import load_checkpoint
 from MAESILLib.training.log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,9 +9,9 @@ from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from volume_factory import patch_mask, smooth_volume
 
-from MAESILLib import harmonic
-from MAESILLib.harmonic import TENSION, biharmonic_fill, harmonic_fill
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_tokens
+from MAESILLib.mae import harmonic
+from MAESILLib.mae.harmonic import TENSION, biharmonic_fill, harmonic_fill
+from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for, hidden_tokens
 
 Shape = tuple[int, int, int]
 

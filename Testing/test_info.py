@@ -18,10 +18,10 @@ from training_factory import tiny_config
 
 from MAESILLib import __version__
 from MAESILLib.config import to_dict
-from MAESILLib.device import choose_device
-from MAESILLib.events import parse_event
-from MAESILLib.resources import CHECKPOINT
-from MAESILLib.system import describe_system
+from MAESILLib.runtime.device import choose_device
+from MAESILLib.runtime.events import parse_event
+from MAESILLib.runtime.resources import CHECKPOINT
+from MAESILLib.runtime.system import describe_system
 
 
 def described(*arguments: object) -> dict[str, Any]:

@@ -14,11 +14,11 @@ import torch
 from cli_factory import file_size_limit
 from training_factory import tiny_config
 
-from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import to_dict
 from MAESILLib.data.cache import Cache
-from MAESILLib.errors import DiskFullError
-from MAESILLib.events import Reporter
+from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.runtime.errors import DiskFullError
+from MAESILLib.runtime.events import Reporter
 from MAESILLib.training.log import read_log
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.fft import dctn
 
+from MAESILLib.mae.loss import completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
+from MAESILLib.mae.mask_spec import MaskSpec
+from MAESILLib.mae.masking import draw_visible, generator_for, hidden_from_visible, hidden_tokens
 from MAESILLib.mae.model import Prediction, composite, patchify, spread, take_tokens, valid_voxels
-from MAESILLib.mask_spec import MaskSpec
-from MAESILLib.masking import draw_visible, generator_for, hidden_from_visible, hidden_tokens
-from MAESILLib.training.loss import completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
 
 PATCH = (8, 8, 8)
 SHAPE = (16, 24, 32)

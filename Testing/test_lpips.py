@@ -10,8 +10,8 @@ import torch
 from lpips_factory import write_lpips_weights
 from torch import nn
 
-from MAESILLib.errors import InputError
 from MAESILLib.evaluation.lpips import PerceptualDistance
+from MAESILLib.runtime.errors import InputError
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from MAESILLib.config import STRATEGY_NAMES
-from MAESILLib.errors import InputError
-from MAESILLib.masking import (
+from MAESILLib.mae.masking import (
     STRATEGIES,
     MaskSpec,
     complete_cover,
@@ -21,6 +20,7 @@ from MAESILLib.masking import (
     hidden_tokens,
     visible_count,
 )
+from MAESILLib.runtime.errors import InputError
 
 Grid = tuple[int, int, int]
 

@@ -12,9 +12,9 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from MAESILLib.body import body_mask
-from MAESILLib.errors import InputError
-from MAESILLib.metrics import border_index, mae_hu, psnr, score, ssim, ssim_map
+from MAESILLib.ct.body import body_mask
+from MAESILLib.metrics.image import border_index, mae_hu, psnr, score, ssim, ssim_map
+from MAESILLib.runtime.errors import InputError
 
 CHEST = Path(__file__).resolve().parents[2] / "shared" / "ct" / "val" / "lidc__lidc_0314.nii.gz"
 WINDOW = (-1000.0, 1000.0)

@@ -14,9 +14,11 @@ from torch import nn
 from training_factory import awakened
 
 from MAESILLib.config import SOFT_TISSUE, WIDE, ModelConfig, Window
-from MAESILLib.harmonic import harmonic_fill
 from MAESILLib.mae.blocks import Attention, attend, rotary_table
 from MAESILLib.mae.completion import Conv3x3x3, doubled, halved
+from MAESILLib.mae.harmonic import harmonic_fill
+from MAESILLib.mae.loss import completion_loss, core_loss, mean_of_samples, patch_error
+from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible, hidden_tokens
 from MAESILLib.mae.model import (
     MaskedAutoencoder,
     patchify,
@@ -28,8 +30,6 @@ from MAESILLib.mae.model import (
     windowed,
 )
 from MAESILLib.mae.network import Network
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible, hidden_tokens
-from MAESILLib.training.loss import completion_loss, core_loss, mean_of_samples, patch_error
 
 WINDOWS: tuple[Window, ...] = (WIDE, SOFT_TISSUE)
 CONFIG = ModelConfig(

@@ -16,14 +16,14 @@ from cli_factory import (
 from reconstruct_checks import HIGH, KINDS, LOW, STRATEGIES, check_meaning, check_patches, psnr, run, volumes
 from volume_factory import geometry, trunk
 
-from MAESILLib import reconstruction
-from MAESILLib.checkpoint import load_checkpoint
-from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
+from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.mae.harmonic import biharmonic_fill, harmonic_fill
+from MAESILLib.mae.masking import MaskSpec, hidden_tokens
 from MAESILLib.mae.model import spread, windowed
 from MAESILLib.mae.network import Network, Reconstructed
-from MAESILLib.masking import MaskSpec, hidden_tokens
-from MAESILLib.plan import Plan, masks_of_volume, superpatch_masks
-from MAESILLib.superpatch import extract, partition, token_grid
+from MAESILLib.mae.superpatch import extract, partition, token_grid
+from MAESILLib.reconstruct import reconstruction
+from MAESILLib.reconstruct.plan import Plan, masks_of_volume, superpatch_masks
 
 
 class TestMasks:

@@ -18,8 +18,8 @@ import pytest
 from cli_factory import REPOSITORY
 
 import MAESILLib
-from MAESILLib.errors import InputError
-from MAESILLib.resources import resource_path
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.resources import resource_path
 
 PACKAGE = REPOSITORY / "MAESILLib"
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -140,7 +140,7 @@ class TestResources:
         inside = tmp_path / "site-packages" / "MAESILLib" / "Resources" / "a.txt"
         inside.parent.mkdir(parents=True)
         inside.touch()
-        monkeypatch.setattr("MAESILLib.resources.__file__", str(inside.parent.parent / "resources.py"))
+        monkeypatch.setattr("MAESILLib.runtime.resources.__file__", str(inside.parents[1] / "runtime" / "resources.py"))
         assert resource_path("a.txt") == inside
 
 
@@ -189,7 +189,7 @@ class TestWheel:
         code = (
             "import sys; sys.path.insert(0, 'site')\nimport MAESILLib\n"
             "assert MAESILLib.__file__.startswith(sys.argv[1])\n"
-            "from MAESILLib.resources import resource_path\n"
+            "from MAESILLib.runtime.resources import resource_path\n"
             "assert resource_path('Test/resource.txt').read_text() == 'here'\n"
             "from MAESILLib.cli import main\nsys.exit(main(['info', 'nowhere', '--progress', 'off']))"
         )

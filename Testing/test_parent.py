@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from cli_factory import REPOSITORY, assert_refused, maesil
 
-from MAESILLib import cli, parent
-from MAESILLib.parent import ParentWatch, WindowsProcess, is_above
-from MAESILLib.stopping import StopRequest
+from MAESILLib import cli
+from MAESILLib.runtime import parent
+from MAESILLib.runtime.parent import ParentWatch, WindowsProcess, is_above
+from MAESILLib.runtime.stopping import StopRequest
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
 
@@ -47,7 +48,7 @@ class TestAbove:
 
     @needs_proc
     def test_further_up(self) -> None:
-        code = "import sys; from MAESILLib.parent import is_above; sys.exit(not is_above(int(sys.argv[1])))"
+        code = "import sys; from MAESILLib.runtime.parent import is_above; sys.exit(not is_above(int(sys.argv[1])))"
         between = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', *sys.argv[1:]]).returncode)"
         command = [sys.executable, "-c", between, code, str(os.getpid())]
         assert subprocess.run(command, cwd=REPOSITORY).returncode == 0
@@ -100,7 +101,7 @@ class TestAbove:
 
 WORKER = """
 import sys, time
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.stopping import StopRequest
 request = StopRequest(None, int(sys.argv[-1]))
 print("here", flush=True)
 end = time.monotonic() + 20

@@ -20,13 +20,13 @@ from cli_factory import QUIET, maesil, reconstruct
 from training_factory import make_cache, tiny_config
 from volume_factory import trunk
 
-from MAESILLib import reconstruction
-from MAESILLib.checkpoint import load_checkpoint, read_info
 from MAESILLib.data.cache import Cache
-from MAESILLib.device import use_bf16
-from MAESILLib.events import Reporter
-from MAESILLib.masking import MaskSpec
-from MAESILLib.plan import Plan
+from MAESILLib.mae.checkpoint import load_checkpoint, read_info
+from MAESILLib.mae.masking import MaskSpec
+from MAESILLib.reconstruct import reconstruction
+from MAESILLib.reconstruct.plan import Plan
+from MAESILLib.runtime.device import use_bf16
+from MAESILLib.runtime.events import Reporter
 from MAESILLib.training.precision import bf16_speedup, choose_bf16
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.state import read_state
@@ -78,7 +78,7 @@ def test_reconstruct_takes_what_the_device_has_and_evaluate_fp32(
     tmp_path: Path, scan: Path, checkpoint: Path, asked: list[bool], has_bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if has_bf16:
-        monkeypatch.setattr("MAESILLib.results.use_bf16", lambda precision, _: precision == "auto")
+        monkeypatch.setattr("MAESILLib.reconstruct.results.use_bf16", lambda precision, _: precision == "auto")
     precision = "bf16" if has_bf16 else "fp32"
     assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["precision"] == precision

@@ -34,7 +34,7 @@ from MAESILLib.data.names import plan_names
 from MAESILLib.data.one_source import Setup, Task, prepare_source
 from MAESILLib.data.records import hash_of_patient
 from MAESILLib.data.sources import find_sources
-from MAESILLib.events import Reporter
+from MAESILLib.runtime.events import Reporter
 
 SMALL = (16, 24, 20)
 

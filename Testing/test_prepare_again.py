@@ -20,7 +20,7 @@ from MAESILLib.data.index import WHOLE, Run, Shard, append, begin_run
 from MAESILLib.data.names import plan_names
 from MAESILLib.data.records import CacheEntry, Record
 from MAESILLib.data.report import kind_of
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 
 def prepare_here(output: Path, *inputs: object) -> dict[str, Any]:
@@ -262,7 +262,7 @@ class TestReport:
         assert kind_of(Refusal("/a/b.nii", reason)) == kind
 
     def test_of_a_run_that_was_stopped(self, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from MAESILLib.events import Reporter
+        from MAESILLib.runtime.events import Reporter
 
         def progress(self: Reporter, stage: str, fraction: float, note: str = "") -> None:
             if fraction > 0:

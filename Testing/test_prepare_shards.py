@@ -16,7 +16,7 @@ from volume_factory import trunk
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.data.index import Run, Shard, index_paths, parse_shard, unfinished
 from MAESILLib.data.records import hash_of_patient
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 
 def prepare_shard(output: Path, shard: str, *inputs: object) -> Result:

@@ -19,9 +19,9 @@ from MAESILLib.data.cache import read_cache
 from MAESILLib.data.one_source import Setup, Task
 from MAESILLib.data.sources import Source
 from MAESILLib.data.workers import prepare_in_workers
-from MAESILLib.errors import DiskFullError
-from MAESILLib.parent import state_and_parent
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import DiskFullError
+from MAESILLib.runtime.parent import state_and_parent
+from MAESILLib.runtime.stopping import StopRequest
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 

@@ -14,14 +14,14 @@ import torch
 from cli_factory import JSON, QUIET, Result, assert_refused, file_size_limit, leftovers, maesil
 from probe_factory import write_encoder, write_labelled, write_points, write_rows
 
-from MAESILLib.errors import CancelledError
-from MAESILLib.events import Reporter
 from MAESILLib.probe.features import RAW, Feature, Tools, hand_made, raw_patch
 from MAESILLib.probe.fit import SOFT_TISSUE, across_patients, aurocs, labels_of, macro
 from MAESILLib.probe.points import read_points, without_side
 from MAESILLib.probe.probe import Settings, describe_points, probe
 from MAESILLib.probe.reduced import reduce_points, reduced_probe
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import CancelledError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 FILES = {"probe.json", "probe.csv", "probe.md"}
 FEATURES = ["encoder", "random weights", "hand-made", "raw patch", "position"]

@@ -13,10 +13,10 @@ import SimpleITK as sitk
 from probe_factory import BRIGHT, DARK, SHAPE, phantom, write_image, write_labelled, write_rows
 from volume_factory import geometry, rotation, trunk
 
-from MAESILLib.body import body_mask
-from MAESILLib.errors import InputError
-from MAESILLib.geometry import Geometry
+from MAESILLib.ct.body import body_mask
+from MAESILLib.ct.geometry import Geometry
 from MAESILLib.probe.labels import LabelledVolume, find_labelled, points_of
+from MAESILLib.runtime.errors import InputError
 
 TURNED = rotation(4, -7, 11) @ np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]])
 

@@ -12,7 +12,7 @@ import torch
 from probe_factory import write_encoder, write_points
 from scipy import fft, ndimage
 
-from MAESILLib.checkpoint import load_checkpoint
+from MAESILLib.mae.checkpoint import load_checkpoint
 from MAESILLib.probe import fit
 from MAESILLib.probe.encoders import load_frozen, with_random_weights
 from MAESILLib.probe.features import BANDS_HU, encoder_blocks, hand_made, position, raw_patch, tokens_of

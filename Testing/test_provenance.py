@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from training_factory import make_cache, tiny_config
 
-from MAESILLib.checkpoint_info import read_header, read_info
 from MAESILLib.data.cache import Cache, CacheEntry
+from MAESILLib.data.provenance import describe_data, patients_trained_on, trained_on
 from MAESILLib.data.records import hash_of_patient
-from MAESILLib.provenance import describe_data, patients_trained_on, trained_on
+from MAESILLib.mae.checkpoint_info import read_header, read_info
 from MAESILLib.training.trainer import Trainer
 
 

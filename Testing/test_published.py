@@ -12,12 +12,12 @@ import pytest
 from cli_factory import maesil
 from conftest import REPOSITORY
 
-from MAESILLib.checkpoint import checkpoint_identity, read_info
 from MAESILLib.comparison import compare as comparison
 from MAESILLib.data.cache import read_cache
 from MAESILLib.evaluation import evaluate
 from MAESILLib.evaluation.tables import harmonic, headline, headline_ssim, mode_of
-from MAESILLib.resources import embedded_checkpoint
+from MAESILLib.mae.checkpoint import checkpoint_identity, read_info
+from MAESILLib.runtime.resources import embedded_checkpoint
 
 DOCS = REPOSITORY / "docs"
 NAMES = ("comparison", "evaluation")

@@ -17,10 +17,10 @@ import pytest
 import torch
 from training_factory import make_cache, tiny_config
 
-from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache
-from MAESILLib.errors import InputError
+from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.training.loader import check_shares, samples_of_pass
 from MAESILLib.training.log import read_log
 from MAESILLib.training.ranks import Ranks, own_device

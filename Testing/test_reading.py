@@ -11,9 +11,9 @@ import pytest
 import SimpleITK as sitk
 from volume_factory import IDENTITY, SHARED_CT, geometry, image_of, needs_real_ct, rotation, trunk, write_dicom
 
-from MAESILLib.errors import InputError
-from MAESILLib.reading import check_ct, read_geometry, read_volume, volume_stem
-from MAESILLib.volume import CTVolume
+from MAESILLib.ct.reading import check_ct, read_geometry, read_volume, volume_stem
+from MAESILLib.ct.volume import CTVolume
+from MAESILLib.runtime.errors import InputError
 
 GRID = geometry((12, 40, 48), (3.0, 0.8, 0.7), rotation(10, 20, 30) * [1, -1, 1])
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".nhdr")
@@ -123,7 +123,7 @@ class TestFileRefusals:
         def refuse(*_: object) -> None:
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr("MAESILLib.reading.nifti_length", refuse)
+        monkeypatch.setattr("MAESILLib.ct.reading.nifti_length", refuse)
         assert "no permission to read" in refusal(path)
 
     def test_unknown_suffix(self, tmp_path: Path) -> None:

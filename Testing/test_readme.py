@@ -11,8 +11,8 @@ from conftest import REPOSITORY
 from volume_factory import geometry, trunk
 
 from MAESILLib.cli import main
-from MAESILLib.resources import CHECKPOINT
-from MAESILLib.writing import write_volume
+from MAESILLib.ct.writing import write_volume
+from MAESILLib.runtime.resources import CHECKPOINT
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^ {4}maesil ([a-z]+ .+)$", README, re.MULTILINE)

@@ -23,9 +23,9 @@ from scipy.sparse import linalg
 from training_factory import smooth_hu
 from volume_factory import geometry, rotation, trunk, write_dicom
 
-from MAESILLib.errors import InputError
-from MAESILLib.reading import read_volume
-from MAESILLib.resources import CHECKPOINT, embedded_checkpoint, sample_ct
+from MAESILLib.ct.reading import read_volume
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.resources import CHECKPOINT, embedded_checkpoint, sample_ct
 
 GRIDS: dict[str, dict[str, Any]] = {
     "isotropic": {},
@@ -232,7 +232,7 @@ class TestFigures:
     def test_ssim(self, results: tuple[Any, Any, Any]) -> None:
         skimage = pytest.importorskip("skimage.metrics")
         metrics, arrays, hu = results
-        from MAESILLib.body import body_mask
+        from MAESILLib.ct.body import body_mask
 
         units = [(a.astype(np.float64) - LOW) / (HIGH - LOW) for a in (hu, arrays["composite"])]
         options = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -242,7 +242,7 @@ class TestFigures:
         assert metrics["ssim_composite"] == pytest.approx(expected, abs=2e-3)
 
     def test_border_index(self, results: tuple[Any, Any, Any]) -> None:
-        from MAESILLib.body import body_mask
+        from MAESILLib.ct.body import body_mask
 
         metrics, arrays, hu = results
         body = body_mask(hu.astype(np.float32))
@@ -345,7 +345,7 @@ class TestFigurePicture:
             path.touch()
             drawn.update(options)
 
-        monkeypatch.setattr("MAESILLib.figure.reconstruction_figure", draw)
+        monkeypatch.setattr("MAESILLib.reconstruct.figure.reconstruction_figure", draw)
         path = write_ct(tmp_path / "scan.nrrd", (32, 40, 48))
         arguments = ("reconstruct", path, "--output", tmp_path / "out", "--checkpoint", checkpoint)
         result = maesil(*arguments, "--overlap", overlap, "--progress", "off")
@@ -396,8 +396,8 @@ class TestEmbeddedCheckpoint:
 
 def test_demo_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it reads anything."""
-    monkeypatch.setattr("MAESILLib.resources.CHECKPOINT", "Checkpoints/none.safetensors")
-    monkeypatch.setattr("MAESILLib.reading.read_volume", lambda *_, **__: pytest.fail("read in vain"))
+    monkeypatch.setattr("MAESILLib.runtime.resources.CHECKPOINT", "Checkpoints/none.safetensors")
+    monkeypatch.setattr("MAESILLib.ct.reading.read_volume", lambda *_, **__: pytest.fail("read in vain"))
     result = maesil("demo", "--output", tmp_path / "out", "--progress", "off")
     assert result.status == 2
     assert "none.safetensors is missing" in result.err

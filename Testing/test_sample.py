@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from MAESILLib.reading import read_volume
-from MAESILLib.resources import sample_ct
+from MAESILLib.ct.reading import read_volume
+from MAESILLib.runtime.resources import sample_ct
 
 
 def test_it_is_small_and_its_licence_lies_beside_it() -> None:

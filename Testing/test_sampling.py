@@ -16,7 +16,7 @@ from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
 from MAESILLib.data.foreground import foreground_share, foreground_table
 from MAESILLib.data.sampling import CropSampler, readable
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.training.batch import (
     Batch,
     chosen,

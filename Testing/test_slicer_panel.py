@@ -39,7 +39,7 @@ class TestInput:
         self, panel: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         free = {"bytes": 2**40}
-        monkeypatch.setattr("MAESILLib.system.machine_memory", lambda: (2**40, free["bytes"]))
+        monkeypatch.setattr("MAESILLib.runtime.system.machine_memory", lambda: (2**40, free["bytes"]))
         use_checkpoint(panel, checkpoint)
         panel.parameters.inputVolume = ct_node((40, 48, 44))
         assert panel.ui.hintLabel.text == ""

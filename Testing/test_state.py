@@ -14,7 +14,7 @@ from cli_factory import QUIET, assert_refused, maesil
 from training_factory import tiny_config, write_of_first_release
 
 from MAESILLib.data.cache import Cache
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
@@ -77,7 +77,7 @@ def test_saving_is_at_no_moment_without_a_state(cache: Cache, run: Path, monkeyp
     def killed(*_: object) -> None:
         raise KilledError
 
-    monkeypatch.setattr("MAESILLib.files.os.replace", killed)
+    monkeypatch.setattr("MAESILLib.runtime.files.os.replace", killed)
     with pytest.raises(KilledError):
         trainer._save()
     assert (run / "state.pt").read_bytes() == before

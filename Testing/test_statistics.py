@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from MAESILLib.evaluation.statistics import paired_difference, spread
+from MAESILLib.metrics.statistics import paired_difference, spread
 
 
 def test_spread() -> None:

@@ -30,18 +30,18 @@ from cli_factory import (
 )
 from volume_factory import trunk
 
-from MAESILLib.checkpoint import load_checkpoint
-from MAESILLib.errors import CancelledError
-from MAESILLib.events import Reporter, parse_event
-from MAESILLib.harmonic import harmonic_fill
-from MAESILLib.masking import MaskSpec
-from MAESILLib.metrics import ssim_map
-from MAESILLib.parent import state_and_parent
-from MAESILLib.plan import Plan
-from MAESILLib.reading import read_volume
-from MAESILLib.reconstruction import reconstruct as reconstruct_array
-from MAESILLib.results import Outputs, reconstruct_volume
-from MAESILLib.stopping import StopRequest
+from MAESILLib.ct.reading import read_volume
+from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.mae.harmonic import harmonic_fill
+from MAESILLib.mae.masking import MaskSpec
+from MAESILLib.metrics.image import ssim_map
+from MAESILLib.reconstruct.plan import Plan
+from MAESILLib.reconstruct.reconstruction import reconstruct as reconstruct_array
+from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
+from MAESILLib.runtime.errors import CancelledError
+from MAESILLib.runtime.events import Reporter, parse_event
+from MAESILLib.runtime.parent import state_and_parent
+from MAESILLib.runtime.stopping import StopRequest
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ class TestStopping:
             (tmp_path / "stop").touch()
             return image
 
-        monkeypatch.setattr("MAESILLib.reconstruction.harmonic_fill", fill)
+        monkeypatch.setattr("MAESILLib.reconstruct.reconstruction.harmonic_fill", fill)
         options = ("--coverage", "complete", "--plane-ratio", "0.2", "--axis-ratio", "0")
         result = reconstruct(scan, tmp_path / "out", checkpoint, *options, "--stop-file", tmp_path / "stop")
         assert_refused(result, "stop file", status=3)

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from MAESILLib.errors import InputError
-from MAESILLib.superpatch import Blend, Superpatch, blending_weights, extract, partition
+from MAESILLib.mae.superpatch import Blend, Superpatch, blending_weights, extract, partition
+from MAESILLib.runtime.errors import InputError
 
 SHAPES = [(51, 181, 220), (128, 128, 128), (9, 8, 130), (300, 70, 129)]
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from training_factory import awakened, tiny_config
 
-from MAESILLib.checkpoint import load_checkpoint, read_weights
-from MAESILLib.checkpoint_info import PARTS, read_info
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
+from MAESILLib.mae.checkpoint import load_checkpoint, read_weights
+from MAESILLib.mae.checkpoint_info import PARTS, read_info
+from MAESILLib.mae.loss import Loss, latent_loss
 from MAESILLib.training.batch import Chosen
-from MAESILLib.training.loss import Loss, latent_loss
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 

@@ -15,16 +15,16 @@ import pytest
 import torch
 from training_factory import make_cache, smooth_hu, tiny_config
 
-from MAESILLib.checkpoint import load_checkpoint, read_info, read_weights, save_checkpoint
 from MAESILLib.config import Config, from_dict, load, to_dict
 from MAESILLib.data.cache import Cache
-from MAESILLib.errors import CancelledError, InputError
-from MAESILLib.events import Reporter
+from MAESILLib.mae.checkpoint import load_checkpoint, read_info, read_weights, save_checkpoint
+from MAESILLib.mae.loss import core_loss
+from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.mae.model import MaskedAutoencoder, windowed
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import CancelledError, InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.log import read_log
-from MAESILLib.training.loss import core_loss
 from MAESILLib.training.optimizer import learning_rate, make_optimizers
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
@@ -358,7 +358,7 @@ def test_validation_has_masks_on(tmp_path: Path, cache: Cache) -> None:
 
 
 def test_events_of_a_run(tmp_path: Path, cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
-    from MAESILLib.events import parse_event
+    from MAESILLib.runtime.events import parse_event
 
     Trainer(tiny_config(), cache, tmp_path / "run", reporter=Reporter("json")).run()
     events = [parse_event(line) for line in capsys.readouterr().out.splitlines()]

@@ -12,12 +12,12 @@ import pytest
 import torch
 from training_factory import tiny_config
 
-from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.config import MaskTraining
 from MAESILLib.data.cache import Cache
-from MAESILLib.errors import CancelledError, InputError
-from MAESILLib.events import Reporter, parse_event
-from MAESILLib.stopping import StopRequest
+from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.runtime.errors import CancelledError, InputError
+from MAESILLib.runtime.events import Reporter, parse_event
+from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.batch import make_batch
 from MAESILLib.training.log import read_log
 from MAESILLib.training.state import read_state

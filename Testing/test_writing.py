@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 from volume_factory import geometry, rotation, trunk
 
-from MAESILLib.errors import DiskFullError, InputError, MAESILError
-from MAESILLib.writing import write_volume
+from MAESILLib.ct.writing import write_volume
+from MAESILLib.runtime.errors import DiskFullError, InputError, MAESILError
 
 GRID = geometry((12, 40, 48), (3.0, 0.8, 0.7), rotation(10, 20, 30) * [1, -1, 1])
 SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")

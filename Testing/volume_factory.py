@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from MAESILLib.geometry import Geometry
+from MAESILLib.ct.geometry import Geometry
 
 SHARED_CT = Path(__file__).resolve().parents[2] / "shared" / "ct"
 needs_real_ct = pytest.mark.skipif(not SHARED_CT.is_dir(), reason="the real CT volumes are not here")

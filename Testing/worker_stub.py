@@ -9,8 +9,8 @@ import time
 
 from MAESILLib.data.one_source import Outcome, Setup, Task
 from MAESILLib.data.records import Record
-from MAESILLib.errors import DiskFullError
-from MAESILLib.system import machine_memory
+from MAESILLib.runtime.errors import DiskFullError
+from MAESILLib.runtime.system import machine_memory
 
 
 def pretend(setup: Setup, task: Task) -> Outcome:

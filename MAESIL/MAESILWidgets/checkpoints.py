@@ -47,9 +47,9 @@ def label(path: str) -> str:
 
 def describe(path: str) -> Checkpoint:
     """Read what a checkpoint says of itself; the embedded one if ``path`` is empty."""
-    from MAESILLib.checkpoint_info import parameter_count, read_info, samples_seen
-    from MAESILLib.errors import InputError
-    from MAESILLib.resources import embedded_checkpoint
+    from MAESILLib.mae.checkpoint_info import parameter_count, read_info, samples_seen
+    from MAESILLib.runtime.errors import InputError
+    from MAESILLib.runtime.resources import embedded_checkpoint
 
     try:
         file = Path(path) if path else embedded_checkpoint()

@@ -46,7 +46,7 @@ class BackgroundJob:
     Args:
         arguments: command and its options, without ``--progress``, ``--stop-file`` and ``--watch-parent``.
         stop_file: its appearance asks the worker to stop; removed at the end.
-        on_event: called with every event (a dictionary, see MAESILLib/events.py).
+        on_event: called with every event (a dictionary, see MAESILLib/runtime/events.py).
         on_log: called with every line of text.
         on_end: called once with ``finished``, ``failed`` or ``cancelled``, and a :class:`Failure` or None.
         grace_ms: how long a worker has to end by itself after :meth:`cancel`.
@@ -186,7 +186,7 @@ class BackgroundJob:
         return rest
 
     def _on_out_line(self, line: str) -> None:
-        from MAESILLib.events import parse_event
+        from MAESILLib.runtime.events import parse_event
 
         event = parse_event(line)
         if event is None:

@@ -197,7 +197,7 @@ class ResultPanel:
 
 def superpatch_text(metrics: dict[str, Any], number: int) -> str:
     """Return the metrics of one superpatch."""
-    from MAESILLib.catalogue import caption
+    from MAESILLib.metrics.catalogue import caption
 
     box = metrics["superpatches"][number]
     size = " x ".join(str(n) for n in box["size_dhw"][::-1])

@@ -58,7 +58,7 @@ class Result:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return title and text of the metrics there are."""
-        from MAESILLib.catalogue import described
+        from MAESILLib.metrics.catalogue import described
 
         metrics = self.metrics
         # a scene of version 0.1.0 has it under another key

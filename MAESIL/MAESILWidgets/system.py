@@ -122,8 +122,8 @@ def memory_warning(volume: Any, coverage: str) -> str:
     """
     if volume.model_shape is None or volume.refusal:
         return ""
-    from MAESILLib.estimate import reconstruction_memory_mib
-    from MAESILLib.system import machine_memory
+    from MAESILLib.reconstruct.estimate import reconstruction_memory_mib
+    from MAESILLib.runtime.system import machine_memory
 
     needed = reconstruction_memory_mib(volume.source_voxels, volume.model_shape, is_complete=coverage == "complete")
     _total, free = machine_memory()

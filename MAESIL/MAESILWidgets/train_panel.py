@@ -245,7 +245,7 @@ class TrainPanel:
         self._last_figures = ", ".join(parts)
         if self._first_step < step < self._steps:
             left = (now - self._began) * (self._steps - step) / (step - self._first_step)
-            from MAESILLib.events import clock
+            from MAESILLib.runtime.events import clock
 
             parts.append(_("{t} left").format(t=clock(left)))
         return ", ".join(parts)

@@ -154,7 +154,7 @@ class TrainingTask:
                 write_settings(self.run, self.options)
             self.job.start()
         except OSError as error:
-            from MAESILLib.files import explain_os_error
+            from MAESILLib.runtime.files import explain_os_error
 
             explained = explain_os_error(error, self.run)
             self._end(FAILED, Failure(getattr(explained, "message", str(error)), getattr(explained, "hint", "")))

@@ -39,11 +39,11 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
     Args:
         checkpoint: the CheckpointInfo that is to reconstruct it, or None if that cannot be read.
     """
-    from MAESILLib.ct_check import check_grid
-    from MAESILLib.errors import InputError
-    from MAESILLib.geometry import Geometry
-    from MAESILLib.superpatch import partition, token_grid
-    from MAESILLib.volume import model_grid
+    from MAESILLib.ct.check import check_grid
+    from MAESILLib.ct.geometry import Geometry
+    from MAESILLib.ct.volume import model_grid
+    from MAESILLib.mae.superpatch import partition, token_grid
+    from MAESILLib.runtime.errors import InputError
 
     name = node.GetName()
     if node.GetImageData() is None or node.GetImageData().GetNumberOfPoints() == 0:
@@ -88,7 +88,7 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
 
 def mask_ratio(grids: tuple[tuple[int, int, int], ...], mask: str, plane: float, axis: float) -> float:
     """Return the share of patches that a mask hides in superpatches with these token grids."""
-    from MAESILLib.mask_spec import MaskSpec, visible_count
+    from MAESILLib.mae.mask_spec import MaskSpec, visible_count
 
     spec = MaskSpec(mask, plane, axis)
     # while no volume is chosen: of a whole superpatch
@@ -109,8 +109,8 @@ def _extremes(node: Any, array: np.ndarray) -> tuple[float, float]:
 
 def _checked(node: Any, array: np.ndarray, name: str) -> tuple[str, ...]:
     """Return the warnings of check_values, or raise what it raises."""
-    from MAESILLib.ct_check import check_values
-    from MAESILLib.errors import InputError
+    from MAESILLib.ct.check import check_values
+    from MAESILLib.runtime.errors import InputError
 
     stamp = (node.GetID(), node.GetImageData().GetMTime(), name)
     if _cache.get("checked", (None,))[0] != stamp:

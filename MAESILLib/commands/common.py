@@ -6,14 +6,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from MAESILLib.config import COVERAGE_NAMES, STRATEGY_NAMES
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
     from MAESILLib.data.cache import Cache
-    from MAESILLib.events import Reporter
-    from MAESILLib.plan import Plan
+    from MAESILLib.reconstruct.plan import Plan
+    from MAESILLib.runtime.events import Reporter
 
 
 def set_up_device(args: argparse.Namespace) -> torch.device:
@@ -23,7 +23,7 @@ def set_up_device(args: argparse.Namespace) -> torch.device:
         InputError: a device that is not there, or a negative number of threads.
     """
     set_up_threads(args)
-    from MAESILLib.device import choose_device
+    from MAESILLib.runtime.device import choose_device
 
     return choose_device(args.device)
 
@@ -83,7 +83,7 @@ def plan_from(args: argparse.Namespace) -> Plan:
     Raises:
         InputError: a ratio, overlap or combination that is not possible.
     """
-    from MAESILLib.masking import MaskSpec
-    from MAESILLib.plan import Plan
+    from MAESILLib.mae.masking import MaskSpec
+    from MAESILLib.reconstruct.plan import Plan
 
     return Plan(MaskSpec(args.mask, args.plane_ratio, args.axis_ratio), args.coverage, args.overlap, args.seed)

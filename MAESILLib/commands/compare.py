@@ -7,9 +7,9 @@ from pathlib import Path
 
 from MAESILLib.commands.common import set_up_device, warn_unfinished
 from MAESILLib.commands.configured import add_configuration_arguments, check_spacing, configuration_from
-from MAESILLib.errors import InputError
-from MAESILLib.events import Reporter
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 METHODS = ("ae", "vae", "vqvae", "cosines", "maesil")
 LEARNING = tuple(name for name in METHODS if name != "cosines")
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.comparison.table import markdown
     from MAESILLib.evaluation.evaluate import Measuring
     from MAESILLib.evaluation.lpips import PerceptualDistance
-    from MAESILLib.files import check_folder
+    from MAESILLib.runtime.files import check_folder
 
     folder = Path(args.output)
     check_folder(folder)

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from MAESILLib.config import Config

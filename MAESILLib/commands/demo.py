@@ -6,8 +6,8 @@ import argparse
 
 from MAESILLib.commands import reconstruct
 from MAESILLib.commands.common import add_completion_argument, add_mask_arguments
-from MAESILLib.events import Reporter
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
-    from MAESILLib.resources import sample_ct
+    from MAESILLib.runtime.resources import sample_ct
 
     args.input = str(sample_ct())
     args.checkpoint = args.series = args.name = None

@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 
 from MAESILLib.commands.common import add_completion_argument, set_up_device, warn_unfinished
-from MAESILLib.errors import InputError
-from MAESILLib.events import Reporter
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
     from MAESILLib.data.cache import read_cache
-    from MAESILLib.resources import embedded_checkpoint
+    from MAESILLib.runtime.resources import embedded_checkpoint
 
     cache = read_cache(args.data)
     warn_unfinished(cache, reporter)
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.evaluation.lpips import PerceptualDistance
     from MAESILLib.evaluation.page import write_page
     from MAESILLib.evaluation.tables import markdown, write
-    from MAESILLib.files import check_folder, staged
+    from MAESILLib.runtime.files import check_folder, staged
 
     entries = cache.entries if args.split == "all" else cache.select(args.split, held_out_share(checkpoints))
     settings = protocol(args.seed)

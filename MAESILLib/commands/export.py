@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from MAESILLib.commands.common import set_up_threads
-from MAESILLib.events import Reporter
 from MAESILLib.export.description import KINDS, load_line
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
-    from MAESILLib.resources import embedded_checkpoint
+    from MAESILLib.runtime.resources import embedded_checkpoint
 
     set_up_threads(args)
     checkpoint, output = Path(args.checkpoint or embedded_checkpoint()), Path(args.output)
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     from MAESILLib.export.encoder import export_torch
     from MAESILLib.export.nnunet import export_nnunet
-    from MAESILLib.files import check_folder
+    from MAESILLib.runtime.files import check_folder
 
     check_folder(output.parent if args.format == "torch" else output)
     reporter.progress("export", 0.0)

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.errors import InputError
-from MAESILLib.events import Reporter
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +76,9 @@ def _verify(path: Path, reporter: Reporter, stop: StopRequest) -> None:
 
 
 def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
-    from MAESILLib.checkpoint import checkpoint_identity, read_info
-    from MAESILLib.checkpoint_info import parameter_counts, samples_seen
     from MAESILLib.config import to_dict
+    from MAESILLib.mae.checkpoint import checkpoint_identity, read_info
+    from MAESILLib.mae.checkpoint_info import parameter_counts, samples_seen
 
     info, parts = read_info(path), parameter_counts(path)
     details = {
@@ -155,8 +155,8 @@ def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
 
 def _volume(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.config import Preprocessing
-    from MAESILLib.reading import read_volume
-    from MAESILLib.volume import model_grid
+    from MAESILLib.ct.reading import read_volume
+    from MAESILLib.ct.volume import model_grid
 
     volume = read_volume(path)
     spacing_mm = Preprocessing().spacing_mm
@@ -184,7 +184,7 @@ def _volume(path: Path) -> tuple[str, dict[str, Any], str]:
 
 
 def _system() -> tuple[str, dict[str, Any], str]:
-    from MAESILLib.system import describe_system
+    from MAESILLib.runtime.system import describe_system
 
     details = describe_system()
     lines = [f"maesil {details['maesil']}, Python {details['python']}, {details['platform']}"]

@@ -7,9 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 from MAESILLib.data.layouts import LAYOUTS, find_cases, find_layout, overlaps
-from MAESILLib.errors import InputError
-from MAESILLib.events import Reporter
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 if TYPE_CHECKING:
     from MAESILLib.data.sources import Source
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.data.index import parse_shard
     from MAESILLib.data.prepare import prepare
     from MAESILLib.data.report import cache_text, report_text
-    from MAESILLib.system import available_cores
+    from MAESILLib.runtime.system import available_cores
 
     preprocessing = from_dict({"preprocessing": {"spacing_mm": args.spacing}}, "--spacing").preprocessing
     shard = parse_shard(args.shard)

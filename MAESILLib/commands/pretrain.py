@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from MAESILLib.commands.common import set_up_threads, warn_unfinished
 from MAESILLib.commands.configured import add_configuration_arguments, check_spacing, configuration_from, overrides
-from MAESILLib.errors import InputError
-from MAESILLib.events import Reporter
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 if TYPE_CHECKING:
     from MAESILLib.training.trainer import Trainer
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         if one is not None:
             check_spacing(one, config)
     set_up_threads(args)
-    from MAESILLib.device import choose_device
+    from MAESILLib.runtime.device import choose_device
     from MAESILLib.training.ranks import joined, own_device
 
     device = choose_device(own_device(args.device))

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from MAESILLib.commands.common import set_up_device
-from MAESILLib.errors import InputError
-from MAESILLib.events import Reporter
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
-    from MAESILLib.files import check_folder
-    from MAESILLib.resources import embedded_checkpoint
+    from MAESILLib.runtime.files import check_folder
+    from MAESILLib.runtime.resources import embedded_checkpoint
 
     windows = tuple(dict.fromkeys(args.window or (64, 128)))
     _check(args, windows)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from MAESILLib.commands.common import add_completion_argument, add_mask_arguments, plan_from, set_up_device
-from MAESILLib.events import Reporter
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 FORMATS = ("nrrd", "nii.gz")
 
@@ -41,9 +41,9 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
-    from MAESILLib.reading import read_volume
-    from MAESILLib.resources import embedded_checkpoint
-    from MAESILLib.results import Outputs, reconstruct_volume
+    from MAESILLib.ct.reading import read_volume
+    from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
+    from MAESILLib.runtime.resources import embedded_checkpoint
 
     plan = plan_from(args)
     device = set_up_device(args)
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
 def table(metrics: dict[str, Any]) -> str:
     """Return the metrics of a reconstruction as text for people."""
-    from MAESILLib.catalogue import described
-    from MAESILLib.results import displayed_mask_ratio
+    from MAESILLib.metrics.catalogue import described
+    from MAESILLib.reconstruct.results import displayed_mask_ratio
 
     mask, checkpoint = metrics["mask"], metrics["checkpoint"]
     rows = [

@@ -19,17 +19,17 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from MAESILLib.checkpoint_info import CheckpointInfo
 from MAESILLib.config import Config, ModelConfig, Window, to_dict
-from MAESILLib.device import precision_context
-from MAESILLib.errors import InputError
-from MAESILLib.files import atomic_path
+from MAESILLib.mae.checkpoint_info import CheckpointInfo
 from MAESILLib.mae.dct import dct_matrix
+from MAESILLib.mae.loss import Loss, mean_of_samples
+from MAESILLib.mae.masking import hidden_from_visible
 from MAESILLib.mae.model import patchify, take_tokens, token_grid, unpatchify
 from MAESILLib.mae.network import Reconstructed
-from MAESILLib.masking import hidden_from_visible
+from MAESILLib.runtime.device import precision_context
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import atomic_path
 from MAESILLib.training.batch import Batch, intensities
-from MAESILLib.training.loss import Loss, mean_of_samples
 from MAESILLib.training.task import Task
 
 if TYPE_CHECKING:

@@ -19,19 +19,19 @@ import torch
 from safetensors.torch import load_file
 
 from MAESILLib import __version__
-from MAESILLib.checkpoint import load_checkpoint
 from MAESILLib.comparison.baselines import COSINES, MAESIL, TITLES, BaselineTraining, code_of, make_baseline
 from MAESILLib.comparison.table import markdown, summaries
 from MAESILLib.config import FREE_KEYS, Config, MaskTraining, to_dict
 from MAESILLib.data.cache import Cache
-from MAESILLib.device import device_name, full_precision, memory_guard
-from MAESILLib.errors import CancelledError, InputError
+from MAESILLib.data.provenance import source_commit
 from MAESILLib.evaluation.evaluate import AUTOENCODING, OUT_OF_MEMORY_HINT, Measuring, protocol
 from MAESILLib.evaluation.figures import draw, remove_former
 from MAESILLib.evaluation.tables import write
-from MAESILLib.events import Reporter
-from MAESILLib.files import staged
-from MAESILLib.provenance import source_commit
+from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.runtime.device import device_name, full_precision, memory_guard
+from MAESILLib.runtime.errors import CancelledError, InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.files import staged
 from MAESILLib.training.run_folder import MODEL, holds_state
 from MAESILLib.training.state import check_same_run, read_state
 from MAESILLib.training.task import MASKED_AUTOENCODING, Task

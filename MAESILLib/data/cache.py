@@ -22,8 +22,8 @@ import numpy as np
 from MAESILLib.data.foreground import foreground_table, table_shape
 from MAESILLib.data.index import INDEX, index_paths, read_index, unfinished, write_new_index
 from MAESILLib.data.records import CacheEntry, Record, Refusal, decide
-from MAESILLib.errors import InputError
-from MAESILLib.files import atomic_path
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import atomic_path
 
 __all__ = ["INDEX", "Cache", "CacheEntry", "Refusal", "is_cache", "read_cache", "store_volume", "write_index"]
 

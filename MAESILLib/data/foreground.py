@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from MAESILLib.superpatch import Shape
+from MAESILLib.mae.superpatch import Shape
 
 FOREGROUND_HU = -500
 BLOCK = 8

@@ -19,8 +19,8 @@ from typing import Any
 
 from MAESILLib import __version__
 from MAESILLib.data.records import Record, record_of
-from MAESILLib.errors import InputError
-from MAESILLib.files import explain_os_error, write_text
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import explain_os_error, write_text
 
 SCHEMA = "maesil-cache/4"
 INDEX = "index.jsonl"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from MAESILLib.data.sources import Source, find_sources
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 UNLISTED, OTHER = "not in the table of splits", "not of this layout"
 

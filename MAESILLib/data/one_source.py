@@ -17,8 +17,8 @@ from MAESILLib.data.foreground import FOREGROUND_HU
 from MAESILLib.data.names import absolute
 from MAESILLib.data.records import CacheEntry, Record, hash_of_patient, same_data
 from MAESILLib.data.sources import Source, is_dicom
-from MAESILLib.errors import CancelledError, DiskFullError, InputError
-from MAESILLib.files import check_name, sha256_of
+from MAESILLib.runtime.errors import CancelledError, DiskFullError, InputError
+from MAESILLib.runtime.files import check_name, sha256_of
 
 LOW_HU, HIGH_HU = -1024, 3071
 
@@ -165,8 +165,8 @@ def _prepared(
     setup: Setup, task: Task, sha256: str, check_stop: Callable[[], None]
 ) -> tuple[CacheEntry, tuple[str, ...]]:
     """Store the volume of a source; return its entry, and warnings about the source."""
-    from MAESILLib.reading import read_volume
-    from MAESILLib.volume import model_grid
+    from MAESILLib.ct.reading import read_volume
+    from MAESILLib.ct.volume import model_grid
 
     check_stop()
     volume = read_volume(task.source.path)

@@ -24,10 +24,10 @@ from MAESILLib.data.records import CacheEntry, Record, hash_of_patient
 from MAESILLib.data.report import report_of
 from MAESILLib.data.sources import Source
 from MAESILLib.data.workers import prepare_in_workers
-from MAESILLib.errors import InputError, MAESILError
-from MAESILLib.events import Reporter
-from MAESILLib.files import check_folder, write_json
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.errors import InputError, MAESILError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.files import check_folder, write_json
+from MAESILLib.runtime.stopping import StopRequest
 
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial\.(.+?)(?:\.foreground)?\.npy")
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.data.foreground import FOREGROUND_HU, foreground_share
-from MAESILLib.errors import InputError
-from MAESILLib.superpatch import Shape, Superpatch, extract
+from MAESILLib.mae.superpatch import Shape, Superpatch, extract
+from MAESILLib.runtime.errors import InputError
 
 __all__ = ["FOREGROUND_HU", "Choice", "Crop", "CropSampler", "random_for"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from MAESILLib.errors import InputError
-from MAESILLib.files import read_json
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import read_json
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 MANIFEST_SUFFIXES = (".csv", ".json")
@@ -104,7 +104,7 @@ def is_volume(path: Path) -> bool:
 
 def is_dicom(path: Path) -> bool:
     """Tell whether a file is, or may be, a DICOM object; a disc's table of contents is none."""
-    from MAESILLib.dicom import DICOM_SUFFIXES, has_dicom_magic
+    from MAESILLib.ct.dicom import DICOM_SUFFIXES, has_dicom_magic
 
     try:
         return path.name != "DICOMDIR" and (path.suffix.lower() in DICOM_SUFFIXES or has_dicom_magic(path))
@@ -115,8 +115,8 @@ def is_dicom(path: Path) -> bool:
 
 def _one_of_each_series(files: list[Path], unusable: bool = False) -> Iterator[Path]:
     """Yield one file for each CT series among files of one folder; others too where ``unusable``."""
-    from MAESILLib.dicom import find_series
-    from MAESILLib.itk_quiet import quiet_itk
+    from MAESILLib.ct.dicom import find_series
+    from MAESILLib.ct.itk import quiet_itk
 
     seen: set[Path] = set()
     for file in sorted(files):

@@ -19,9 +19,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
 from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source, refused
-from MAESILLib.errors import DiskFullError
-from MAESILLib.stopping import StopRequest
-from MAESILLib.system import machine_memory
+from MAESILLib.runtime.errors import DiskFullError
+from MAESILLib.runtime.stopping import StopRequest
+from MAESILLib.runtime.system import machine_memory
 
 POLL_S = 0.1
 """A stop is noticed within this time."""

@@ -17,28 +17,28 @@ import numpy as np
 import torch
 
 from MAESILLib import __version__
-from MAESILLib.body import body_mask
-from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint, read_info
-from MAESILLib.checkpoint_info import CheckpointInfo
 from MAESILLib.config import Window
+from MAESILLib.ct.body import body_mask
+from MAESILLib.ct.volume import hu_to_unit
 from MAESILLib.data.cache import Cache, CacheEntry
-from MAESILLib.device import device_name, full_precision, memory_guard
-from MAESILLib.errors import InputError
+from MAESILLib.data.provenance import source_commit, trained_on
 from MAESILLib.evaluation.figures import draw, drawn_setting
 from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.evaluation.masks import with_masks
 from MAESILLib.evaluation.tables import differences, summarise
-from MAESILLib.events import Reporter
-from MAESILLib.files import sha256_of
-from MAESILLib.fills import fill_mean, fill_nearest
-from MAESILLib.masking import MaskSpec
-from MAESILLib.metrics import finite, psnr
-from MAESILLib.plan import Plan
-from MAESILLib.provenance import source_commit, trained_on
-from MAESILLib.reconstruction import Reconstruction, reconstruct
-from MAESILLib.scoring import in_window, measure, rounded
-from MAESILLib.stopping import NEVER, StopRequest
-from MAESILLib.volume import hu_to_unit
+from MAESILLib.mae.checkpoint import checkpoint_identity, load_checkpoint, read_info
+from MAESILLib.mae.checkpoint_info import CheckpointInfo
+from MAESILLib.mae.masking import MaskSpec
+from MAESILLib.metrics.fills import fill_mean, fill_nearest
+from MAESILLib.metrics.image import finite, psnr
+from MAESILLib.reconstruct.plan import Plan
+from MAESILLib.reconstruct.reconstruction import Reconstruction, reconstruct
+from MAESILLib.reconstruct.scoring import in_window, measure, rounded
+from MAESILLib.runtime.device import device_name, full_precision, memory_guard
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.files import sha256_of
+from MAESILLib.runtime.stopping import NEVER, StopRequest
 
 SCHEMA = "maesil-evaluation/2"
 AUTOENCODING = "auto-encoding"
@@ -109,7 +109,7 @@ class Measuring:
         """Yield the metrics of each volume and setting.
 
         Args:
-            model: as :func:`MAESILLib.reconstruction.reconstruct` takes it.
+            model: as :func:`MAESILLib.reconstruct.reconstruction.reconstruct` takes it.
             draw: is given every reconstruction.
 
         Raises:

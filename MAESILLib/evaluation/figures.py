@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from MAESILLib.catalogue import caption
 from MAESILLib.config import Window
-from MAESILLib.errors import InputError
-from MAESILLib.figure import reconstruction_figure
-from MAESILLib.files import read_json
-from MAESILLib.reconstruction import Reconstruction
-from MAESILLib.volume import unit_to_hu
+from MAESILLib.ct.volume import unit_to_hu
+from MAESILLib.metrics.catalogue import caption
+from MAESILLib.reconstruct.figure import reconstruction_figure
+from MAESILLib.reconstruct.reconstruction import Reconstruction
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import read_json
 
 FOLDER = "figures"
 SUFFIX = ".safetensors"

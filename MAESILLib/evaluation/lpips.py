@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 TRUNK, LINEAR = "alexnet-owt-7be5be79.pth", "alex.pth"
 LAYERS = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))

@@ -6,7 +6,7 @@ An .npz archive, written where there is none and read otherwise:
     SETTING/VOLUME/shape           of the volume, voxels (D, H, W) of the model's grid
     SETTING/VOLUME/N               of superpatch N: visible tokens (passes, n_visible), sorted
 
-Superpatches are those of :func:`MAESILLib.superpatch.partition`, tokens in row-major order.
+Superpatches are those of :func:`MAESILLib.mae.superpatch.partition`, tokens in row-major order.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from MAESILLib.errors import InputError
-from MAESILLib.files import atomic_path
-from MAESILLib.plan import Plan, superpatch_masks
-from MAESILLib.superpatch import Shape, partition, token_grid
+from MAESILLib.mae.superpatch import Shape, partition, token_grid
+from MAESILLib.reconstruct.plan import Plan, superpatch_masks
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import atomic_path
 
 REMEDY = "give the file that was written for these volumes and sizes, or a new name"
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from MAESILLib.catalogue import described, metric_key, mode_of
 from MAESILLib.evaluation.figures import figure_path
 from MAESILLib.evaluation.tables import (
     METRICS,
@@ -25,8 +24,9 @@ from MAESILLib.evaluation.tables import (
     protocol_text,
     psnr_key,
 )
-from MAESILLib.files import write_text
-from MAESILLib.resources import resource_path
+from MAESILLib.metrics.catalogue import described, metric_key, mode_of
+from MAESILLib.runtime.files import write_text
+from MAESILLib.runtime.resources import resource_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

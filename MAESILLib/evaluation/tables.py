@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.catalogue import CATALOGUE, metric_key, mode_of
-from MAESILLib.evaluation.statistics import paired_difference, spread
-from MAESILLib.files import write_json, write_text
+from MAESILLib.metrics.catalogue import CATALOGUE, metric_key, mode_of
+from MAESILLib.metrics.statistics import paired_difference, spread
+from MAESILLib.runtime.files import write_json, write_text
 
 COLUMNS = (
     "harmonic",
@@ -62,7 +62,7 @@ METRICS: dict[str, tuple[str, int, Callable[[dict[str, Any]], str]]] = {
 
 
 def headings(metrics: Sequence[str]) -> list[str]:
-    """Return the headings of columns of metrics, each named as :func:`MAESILLib.catalogue.metric_key` takes it."""
+    """Return the headings of columns of metrics, named as :func:`MAESILLib.metrics.catalogue.metric_key` takes them."""
     return [CATALOGUE[metric_key(metric, "masked")].heading for metric in metrics]
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from MAESILLib import __version__
-from MAESILLib.checkpoint_info import KEY, read_header, read_info
 from MAESILLib.config import ModelConfig, Preprocessing, to_dict
-from MAESILLib.errors import InputError
-from MAESILLib.files import sha256_of
+from MAESILLib.mae.checkpoint_info import KEY, read_header, read_info
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import sha256_of
 
 FORMAT = "maesil-export/2"
 CHECKPOINT = "checkpoint"

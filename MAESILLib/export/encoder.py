@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
-from MAESILLib.checkpoint import load_checkpoint, load_weights, read_weights
-from MAESILLib.errors import InputError
 from MAESILLib.export.description import CHECKPOINT, EncoderInfo, load_line, metadata_of, read_encoder_info
-from MAESILLib.files import atomic_path
+from MAESILLib.mae.checkpoint import load_checkpoint, load_weights, read_weights
 from MAESILLib.mae.model import Encoder, token_grid, windowed
 from MAESILLib.mae.network import Network
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import atomic_path
 
 SUFFIX = ".safetensors"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from MAESILLib.errors import InputError
 from MAESILLib.export.description import EncoderInfo
 from MAESILLib.export.encoder import check_output, load_source, write_export
-from MAESILLib.files import atomic_path
 from MAESILLib.mae.model import Encoder
-from MAESILLib.resources import resource_path
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import atomic_path
+from MAESILLib.runtime.resources import resource_path
 
 WEIGHTS = "maesil_encoder.safetensors"
 TRAINER = "nnUNetTrainerMAESIL.py"

@@ -24,7 +24,7 @@ from torch import nn
 
 from MAESILLib.config import ModelConfig, Triple, Window
 from MAESILLib.mae.blocks import EPS, Block, rotary_table
-from MAESILLib.masking import hidden_from_visible
+from MAESILLib.mae.masking import hidden_from_visible
 
 
 def patchify(image: torch.Tensor, patch_size: Triple) -> torch.Tensor:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from MAESILLib.checkpoint_info import PARTS
 from MAESILLib.config import ModelConfig, Triple, Window
+from MAESILLib.mae.checkpoint_info import PARTS
 from MAESILLib.mae.completion import Completion, ReadOut
+from MAESILLib.mae.masking import hidden_tokens
 from MAESILLib.mae.model import MaskedAutoencoder, Prediction, composite, patchify, take_tokens, token_grid
-from MAESILLib.masking import hidden_tokens
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Network(nn.Module):
 
     Args:
         windows_hu: HU windows of the image.
-        parts: which of :data:`MAESILLib.checkpoint_info.PARTS` there are.
+        parts: which of :data:`MAESILLib.mae.checkpoint_info.PARTS` there are.
     """
 
     def __init__(self, config: ModelConfig, windows_hu: tuple[Window, ...], parts: tuple[str, ...] = PARTS) -> None:

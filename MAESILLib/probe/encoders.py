@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.config import Window
-from MAESILLib.errors import InputError
+from MAESILLib.mae.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.mae.model import Encoder, windowed
 from MAESILLib.probe.features import ENCODER, RANDOM, Feature, encoder_blocks
 from MAESILLib.probe.points import SPACING_MM
 from MAESILLib.probe.windows import PATCH
+from MAESILLib.runtime.errors import InputError
 
 
 class HUEncoder(nn.Module):

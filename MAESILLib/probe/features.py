@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from MAESILLib.events import Reporter
 from MAESILLib.mae.dct import dct_matrix
+from MAESILLib.mae.superpatch import Shape
 from MAESILLib.probe.windows import PATCH, cut
-from MAESILLib.stopping import NEVER, StopRequest
-from MAESILLib.superpatch import Shape
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import NEVER, StopRequest
 
 Encode = Callable[[torch.Tensor], list[torch.Tensor]]
 """HU (B, D, H, W) float -> after each block the tokens (B, tokens, width), in row-major order."""

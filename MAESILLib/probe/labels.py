@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from MAESILLib.body import body_mask
+from MAESILLib.ct.body import body_mask
+from MAESILLib.ct.geometry import Geometry
+from MAESILLib.ct.reading import VOLUME_SUFFIXES, read_geometry, read_volume, volume_stem
+from MAESILLib.ct.volume import model_grid
 from MAESILLib.data.sources import LABEL_SUFFIXES, Source, find_sources, is_volume
-from MAESILLib.errors import InputError
-from MAESILLib.files import read_json
-from MAESILLib.geometry import Geometry
 from MAESILLib.probe.points import SPACING_MM, Points, read_hu
 from MAESILLib.probe.windows import PATCH
-from MAESILLib.reading import VOLUME_SUFFIXES, read_geometry, read_volume, volume_stem
-from MAESILLib.volume import model_grid
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import read_json
 
 NAMED = re.compile(r"\s*(\d+)\s*=\s*([^;]+?)\s*")
 """One value in a manifest whose column ``labels`` names values (``1=tumour; 2=oedema``) in place of a file."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from MAESILLib.errors import InputError
-from MAESILLib.reading import read_geometry, read_volume
-from MAESILLib.superpatch import Shape
-from MAESILLib.volume import model_grid
+from MAESILLib.ct.reading import read_geometry, read_volume
+from MAESILLib.ct.volume import model_grid
+from MAESILLib.mae.superpatch import Shape
+from MAESILLib.runtime.errors import InputError
 
 SPACING_MM = 1.5
 """Points are voxels of this grid, and so are the tokens they are measured with."""

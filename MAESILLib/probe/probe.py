@@ -13,9 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from MAESILLib import __version__
-from MAESILLib.device import device_name, full_precision, memory_guard
-from MAESILLib.errors import InputError
-from MAESILLib.events import Reporter
+from MAESILLib.data.provenance import patients_trained_on, source_commit
 from MAESILLib.probe import features as kinds
 from MAESILLib.probe.encoders import load_frozen
 from MAESILLib.probe.features import Array, Key, Tools, baselines, describe
@@ -34,8 +32,10 @@ from MAESILLib.probe.fit import (
 from MAESILLib.probe.labels import LabelledVolume, points_of
 from MAESILLib.probe.points import SIDES, Points, read_hu, without_side
 from MAESILLib.probe.windows import batch_size, window_of_point
-from MAESILLib.provenance import patients_trained_on, source_commit
-from MAESILLib.stopping import StopRequest
+from MAESILLib.runtime.device import device_name, full_precision, memory_guard
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 SCHEMA = "maesil-probe/2"
 DRAWS = 3

@@ -9,9 +9,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.files import staged, write_json, write_text
 from MAESILLib.probe.features import ENCODER
 from MAESILLib.probe.probe import ALL, AUROC
+from MAESILLib.runtime.files import staged, write_json, write_text
 
 FILES = ("probe.json", "probe.csv", "probe.md")
 Line = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MAESILLib.superpatch import Shape
+from MAESILLib.mae.superpatch import Shape
 
 PATCH = 8
 """Voxels on a side of a token."""

@@ -13,8 +13,8 @@ import torch
 
 from MAESILLib.config import Config, Triple, Window
 from MAESILLib.data.sampling import CropSampler, random_for
+from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
 from MAESILLib.mae.model import valid_voxels, windowed
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
 
 
 @dataclass(frozen=True)

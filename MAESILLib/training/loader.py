@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from MAESILLib.config import Config
 from MAESILLib.data.sampling import CropSampler
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.training.batch import Batch, make_batch, samples_of_update
 from MAESILLib.training.ranks import ALONE, Ranks
 

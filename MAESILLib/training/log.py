@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.files import explain_os_error, write_text
+from MAESILLib.runtime.files import explain_os_error, write_text
 
 COLUMNS = (
     "step",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from MAESILLib.files import atomic_path
+from MAESILLib.runtime.files import atomic_path
 
 
 def write_grey_png(path: Path | str, picture: np.ndarray) -> None:

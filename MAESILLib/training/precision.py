@@ -11,8 +11,8 @@ import time
 
 import torch
 
-from MAESILLib.device import precision_context, use_bf16
 from MAESILLib.mae.blocks import Block
+from MAESILLib.runtime.device import precision_context, use_bf16
 
 WORTH_IT = 1.2
 """How many times as fast as fp32 bf16 has to be."""

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from MAESILLib.errors import EXIT_DONE, CancelledError, InputError, MAESILError
+from MAESILLib.runtime.errors import EXIT_DONE, CancelledError, InputError, MAESILError
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells its processes."""

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from MAESILLib.config import Config, from_dict, merged, to_dict
-from MAESILLib.errors import InputError
-from MAESILLib.files import atomic_path
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import atomic_path
 from MAESILLib.training.run_folder import STATE
 
 FORMAT = "maesil-training-state/3"

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
-from MAESILLib.checkpoint_info import PARTS
 from MAESILLib.config import Config
-from MAESILLib.device import precision_context
-from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
+from MAESILLib.mae.checkpoint import CheckpointInfo, save_checkpoint
+from MAESILLib.mae.checkpoint_info import PARTS
+from MAESILLib.mae.harmonic import biharmonic_fill, harmonic_fill
+from MAESILLib.mae.loss import Loss, completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
+from MAESILLib.mae.masking import generator_for, hidden_tokens
 from MAESILLib.mae.model import Prediction, spread
 from MAESILLib.mae.network import Network
-from MAESILLib.masking import generator_for, hidden_tokens
+from MAESILLib.runtime.device import precision_context
 from MAESILLib.training.batch import Batch, intensities
 from MAESILLib.training.diagnostics import attention_shares, patch_r2
-from MAESILLib.training.loss import Loss, completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.validation import Preview, ValidationSuperpatch, preview, validate
 

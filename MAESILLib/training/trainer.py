@@ -23,16 +23,16 @@ from typing import Any
 
 import torch
 
-from MAESILLib.checkpoint import CheckpointInfo, load_weights, read_info, read_weights
 from MAESILLib.config import FREE_KEYS, SCHEDULE, Config, to_dict
 from MAESILLib.data.cache import Cache
+from MAESILLib.data.provenance import describe_data, trained_on
 from MAESILLib.data.sampling import CropSampler, readable
-from MAESILLib.device import memory_guard, set_up_convolutions
-from MAESILLib.errors import CancelledError, InputError
-from MAESILLib.events import Reporter
-from MAESILLib.files import remove_partial, write_json
-from MAESILLib.provenance import describe_data, trained_on
-from MAESILLib.stopping import StopRequest
+from MAESILLib.mae.checkpoint import CheckpointInfo, load_weights, read_info, read_weights
+from MAESILLib.runtime.device import memory_guard, set_up_convolutions
+from MAESILLib.runtime.errors import CancelledError, InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.files import remove_partial, write_json
+from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.batch import Batch, crop_size_of_step, samples_of_update
 from MAESILLib.training.loader import batches, check_shares
 from MAESILLib.training.log import TrainingLog

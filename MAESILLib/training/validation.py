@@ -16,13 +16,13 @@ import torch
 from MAESILLib.config import Config, Preprocessing
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.data.foreground import FOREGROUND_HU
-from MAESILLib.device import precision_context
-from MAESILLib.files import atomic_path
-from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
+from MAESILLib.mae.harmonic import biharmonic_fill, harmonic_fill
+from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for, hidden_tokens, visible_count
 from MAESILLib.mae.model import composite, patchify, spread, take_tokens, valid_voxels, windowed
 from MAESILLib.mae.network import Network, Reconstructed
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_tokens, visible_count
-from MAESILLib.superpatch import Superpatch, extract, partition, token_grid
+from MAESILLib.mae.superpatch import Superpatch, extract, partition, token_grid
+from MAESILLib.runtime.device import precision_context
+from MAESILLib.runtime.files import atomic_path
 from MAESILLib.training.png import write_grey_png
 from MAESILLib.training.ranks import ALONE, Ranks
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from MAESILLib.ct.geometry import Geometry
+from MAESILLib.ct.reading import read_volume
+from MAESILLib.ct.writing import write_volume
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
 from MAESILLib.data.sampling import CropSampler
-from MAESILLib.geometry import Geometry
-from MAESILLib.reading import read_volume
-from MAESILLib.writing import write_volume
 
 
 def milliseconds(read: Callable[[int], object], repeats: int) -> float:

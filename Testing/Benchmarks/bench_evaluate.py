@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from MAESILLib.data.cache import read_cache
 from MAESILLib.evaluation.evaluate import protocol
-from MAESILLib.harmonic import harmonic_fill
-from MAESILLib.plan import masks_of_volume, superpatch_masks
-from MAESILLib.superpatch import partition, token_grid
-from MAESILLib.volume import hu_to_unit
+from MAESILLib.mae.harmonic import harmonic_fill
+from MAESILLib.reconstruct.plan import masks_of_volume, superpatch_masks
+from MAESILLib.mae.superpatch import partition, token_grid
+from MAESILLib.ct.volume import hu_to_unit
 cache = read_cache(sys.argv[1])
 (entry,) = cache.entries
 unit = hu_to_unit(np.asarray(cache.open(entry)), (-1000.0, 1000.0))
@@ -46,10 +46,10 @@ def write_ct(folder: Path, slice_mm: float) -> Path:
     """Write the lower end of the sample, enlarged to 512x512x100 voxels."""
     from scipy.ndimage import zoom
 
-    from MAESILLib.geometry import Geometry
-    from MAESILLib.reading import read_volume
-    from MAESILLib.resources import sample_ct
-    from MAESILLib.writing import write_volume
+    from MAESILLib.ct.geometry import Geometry
+    from MAESILLib.ct.reading import read_volume
+    from MAESILLib.ct.writing import write_volume
+    from MAESILLib.runtime.resources import sample_ct
 
     shape = (100, 512, 512)
     volume = read_volume(sample_ct())

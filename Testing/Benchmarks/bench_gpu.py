@@ -31,9 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
-from MAESILLib.device import choose_device, device_name, peak_memory_mib
+from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
 from MAESILLib.mae.model import MaskedAutoencoder
-from MAESILLib.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
+from MAESILLib.runtime.device import choose_device, device_name, peak_memory_mib
 from MAESILLib.training.batch import Batch
 from MAESILLib.training.trainer import Trainer
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from MAESILLib.masking import STRATEGIES, MaskSpec, draw_visible, generator_for
+from MAESILLib.mae.masking import STRATEGIES, MaskSpec, draw_visible, generator_for
 
 BATCH, GRID, REPEATS = 64, (16, 16, 16), 51
 

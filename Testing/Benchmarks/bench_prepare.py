@@ -57,10 +57,10 @@ def enlarged(folder: Path) -> Path:
     import numpy as np
     from scipy.ndimage import zoom
 
-    from MAESILLib.geometry import Geometry
-    from MAESILLib.reading import read_volume
-    from MAESILLib.resources import sample_ct
-    from MAESILLib.writing import write_volume
+    from MAESILLib.ct.geometry import Geometry
+    from MAESILLib.ct.reading import read_volume
+    from MAESILLib.ct.writing import write_volume
+    from MAESILLib.runtime.resources import sample_ct
 
     shape = (60, 512, 512)
     geometry = Geometry(shape, (3.0, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))

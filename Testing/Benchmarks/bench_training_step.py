@@ -30,7 +30,7 @@ def measure(which: str, args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from MAESILLib.config import from_dict
-    from MAESILLib.device import choose_device, peak_memory_mib
+    from MAESILLib.runtime.device import choose_device, peak_memory_mib
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from MAESILLib.checkpoint import read_info, read_weights, save_checkpoint
 from MAESILLib.data.cache import Cache, read_cache
-from MAESILLib.files import read_json, sha256_of
+from MAESILLib.data.provenance import describe_data
+from MAESILLib.mae.checkpoint import read_info, read_weights, save_checkpoint
 from MAESILLib.probe import features
 from MAESILLib.probe.probe import ALL, AUROC, POINTS, SOFT
-from MAESILLib.provenance import describe_data
+from MAESILLib.runtime.files import read_json, sha256_of
 
 KEPT = (
     "psnr_masked_db",

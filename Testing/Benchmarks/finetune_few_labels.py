@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from MAESILLib.checkpoint import checkpoint_identity
-from MAESILLib.files import write_json
+from MAESILLib.mae.checkpoint import checkpoint_identity
 from MAESILLib.mae.model import Mix, unpatchify
 from MAESILLib.probe.encoders import load_frozen, with_random_weights
 from MAESILLib.probe.fit import interval
 from MAESILLib.probe.labels import find_labelled
 from MAESILLib.probe.windows import PATCH, cut, tiles
+from MAESILLib.runtime.files import write_json
 
 ARMS = ("pretrained", "from scratch")
 SIDE = 64

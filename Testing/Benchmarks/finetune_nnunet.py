@@ -26,10 +26,10 @@ from typing import Any
 import SimpleITK as sitk
 import torch
 
-from MAESILLib.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.config import ModelConfig, Preprocessing
 from MAESILLib.export.encoder import load_encoder
 from MAESILLib.export.nnunet import export_nnunet
+from MAESILLib.mae.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.mae.network import Network
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

@@ -87,7 +87,7 @@ def unpack(folder: Path, parts: list[Path]) -> Cache:
 
 def split(checkpoint: Path, folder: Path, megabytes: int) -> list[Path]:
     """Write a checkpoint in fp16, in pieces."""
-    from MAESILLib.checkpoint import load_checkpoint, save_checkpoint
+    from MAESILLib.mae.checkpoint import load_checkpoint, save_checkpoint
 
     model, info = load_checkpoint(checkpoint)
     half = folder / "half.safetensors"

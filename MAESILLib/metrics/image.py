@@ -11,9 +11,9 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from MAESILLib.catalogue import metric_key
-from MAESILLib.errors import InputError
-from MAESILLib.stopping import NEVER, StopRequest
+from MAESILLib.metrics.catalogue import metric_key
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.stopping import NEVER, StopRequest
 
 SSIM_RADIUS = 5
 SSIM_SIGMA = 1.5
@@ -42,7 +42,7 @@ def score(
         reference: (D, H, W) intensities in [0, 1].
         prediction: (D, H, W) intensities, clipped to [0, 1] here; in the mode ``masked`` read only where hidden.
         hidden: (D, H, W) bool, True where the model did not see the voxel; counts in the mode ``masked`` alone.
-        body: (D, H, W) bool, True in the patient (see :func:`MAESILLib.body.body_mask`).
+        body: (D, H, W) bool, True in the patient (see :func:`MAESILLib.ct.body.body_mask`).
         window_hu: lowest and highest HU of the window that maps to [0, 1].
         patch_size: voxels of a patch, one number or (D, H, W).
         mode: masked, complete or autoencoding.

@@ -16,10 +16,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from MAESILLib.errors import DiskFullError, InputError, MAESILError
-from MAESILLib.files import atomic_path
-from MAESILLib.geometry import Geometry, set_geometry
-from MAESILLib.itk_quiet import one_line_reason, quiet_itk, silent_stderr
+from MAESILLib.ct.geometry import Geometry, set_geometry
+from MAESILLib.ct.itk import one_line_reason, quiet_itk, silent_stderr
+from MAESILLib.runtime.errors import DiskFullError, InputError, MAESILError
+from MAESILLib.runtime.files import atomic_path
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 COMPRESSION_LEVEL = 1

@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from MAESILLib.errors import InputError
-from MAESILLib.volume import CTVolume
+from MAESILLib.ct.volume import CTVolume
+from MAESILLib.runtime.errors import InputError
 
 MIN_VOXELS = 8
 """Fewest voxels on an axis: one patch."""

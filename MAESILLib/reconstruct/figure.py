@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from MAESILLib.errors import InputError
-from MAESILLib.files import atomic_path
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from MAESILLib.errors import InputError, OutOfMemoryError
+from MAESILLib.runtime.errors import InputError, OutOfMemoryError
 
 OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "Cannot allocate memory")
 """What torch and the systems under it say when memory ends."""

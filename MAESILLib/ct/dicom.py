@@ -17,8 +17,8 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from MAESILLib.errors import InputError
-from MAESILLib.files import check_name
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import check_name
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"

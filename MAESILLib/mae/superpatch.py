@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from MAESILLib.config import check_sizes
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 Shape = tuple[int, int, int]
 Slices = tuple[slice, slice, slice]

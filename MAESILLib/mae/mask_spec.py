@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from MAESILLib.config import STRATEGY_NAMES
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 Grid = tuple[int, int, int]
 

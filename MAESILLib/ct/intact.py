@@ -12,7 +12,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 CHUNK = 1 << 18
 HEADER_LIMIT = 1 << 20

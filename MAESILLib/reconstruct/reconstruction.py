@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from MAESILLib.device import precision_context
-from MAESILLib.harmonic import biharmonic_fill, harmonic_fill
+from MAESILLib.mae.harmonic import biharmonic_fill, harmonic_fill
+from MAESILLib.mae.masking import hidden_tokens
 from MAESILLib.mae.model import composite, spread, valid_voxels, windowed
 from MAESILLib.mae.network import Network
-from MAESILLib.masking import hidden_tokens
-from MAESILLib.plan import Plan, masks_of_volume, superpatch_masks
-from MAESILLib.stopping import NEVER, StopRequest
-from MAESILLib.superpatch import Blend, Shape, Superpatch, blending_weights, extract, partition, token_grid
+from MAESILLib.mae.superpatch import Blend, Shape, Superpatch, blending_weights, extract, partition, token_grid
+from MAESILLib.reconstruct.plan import Plan, masks_of_volume, superpatch_masks
+from MAESILLib.runtime.device import precision_context
+from MAESILLib.runtime.stopping import NEVER, StopRequest
 
 
 @dataclass(frozen=True)

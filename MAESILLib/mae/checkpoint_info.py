@@ -15,7 +15,7 @@ from typing import Any
 
 from MAESILLib import __version__
 from MAESILLib.config import ModelConfig, Preprocessing, check_model, check_preprocessing, complete_from_dict
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 FORMAT = "maesil-checkpoint/2"
 KEY = "maesil"

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from MAESILLib.errors import CancelledError
-from MAESILLib.parent import INTERVAL_S, ParentWatch
+from MAESILLib.runtime.errors import CancelledError
+from MAESILLib.runtime.parent import INTERVAL_S, ParentWatch
 
 
 class StopRequest:

@@ -30,8 +30,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from MAESILLib.errors import InputError
-from MAESILLib.mask_spec import MAX_RATIO, Grid, MaskSpec, kept_count, visible_count
+from MAESILLib.mae.mask_spec import MAX_RATIO, Grid, MaskSpec, kept_count, visible_count
+from MAESILLib.runtime.errors import InputError
 
 __all__ = [
     "MAX_RATIO",

@@ -15,10 +15,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from MAESILLib.dicom import Series, SliceHeader
-from MAESILLib.errors import InputError
-from MAESILLib.geometry import Geometry
-from MAESILLib.itk_quiet import one_line_reason
+from MAESILLib.ct.dicom import Series, SliceHeader
+from MAESILLib.ct.geometry import Geometry
+from MAESILLib.ct.itk import one_line_reason
+from MAESILLib.runtime.errors import InputError
 
 SAME_POSITION_MM = 0.01
 STEP_TOLERANCE = 0.1

@@ -14,8 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MAESILLib.geometry import Geometry, closest_lps_axes
-from MAESILLib.resampling import gaussian_matrix, grow_along_axes, linear_matrix, shrink_along_axes, smoothing_sigma_mm
+from MAESILLib.ct.geometry import Geometry, closest_lps_axes
+from MAESILLib.ct.resampling import (
+    gaussian_matrix,
+    grow_along_axes,
+    linear_matrix,
+    shrink_along_axes,
+    smoothing_sigma_mm,
+)
 
 __all__ = ["WINDOW_HU", "CTVolume", "Geometry", "ModelGrid", "hu_to_unit", "model_grid", "unit_to_hu"]
 
@@ -84,7 +90,7 @@ class ModelGrid:
     def to_model(self, hu: NDArray[Any]) -> NDArray[np.float32]:
         """Bring an array from the source grid to the model's grid.
 
-        Axes that become coarser are smoothed first (:func:`MAESILLib.resampling.smoothing_sigma_mm`), then linearly
+        Axes that become coarser are smoothed first (:func:`MAESILLib.ct.resampling.smoothing_sigma_mm`), then linearly
         interpolated; beyond the outermost voxel centres the edge value continues.
 
         Args:

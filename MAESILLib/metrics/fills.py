@@ -1,7 +1,7 @@
 """Trivial fills: predictions of hidden voxels from visible ones that need no network.
 
 They stand next to every metric of the model, because part of any reconstruction score is owed to the protocol alone.
-The strongest of them is :func:`MAESILLib.harmonic.harmonic_fill`.
+The strongest of them is :func:`MAESILLib.mae.harmonic.harmonic_fill`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 
 def fill_mean(image: np.ndarray, hidden: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 CHECKPOINT = "Checkpoints/maesil-small.safetensors"
 SAMPLE_CT = "Sample/MAESILSampleCT.nrrd"
@@ -20,7 +20,7 @@ def resource_path(relative: str) -> Path:
     Raises:
         InputError: it is not there; the installation is incomplete.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     candidates = [package / "Resources" / relative, package.parent / "Resources" / relative]
     for candidate in candidates:
         if candidate.exists():

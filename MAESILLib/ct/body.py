@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from MAESILLib.errors import InputError
+from MAESILLib.runtime.errors import InputError
 
 TISSUE_HU = -500
 # Most of a lung lies above this, most of the air outside the patient below.

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from MAESILLib.stopping import NEVER, StopRequest
+from MAESILLib.runtime.stopping import NEVER, StopRequest
 
 MAX_CYCLES = 400
 """The harmonic fill takes fewer than ten, the biharmonic one about 16 with patches of 8 voxels, and 105 with cubes of

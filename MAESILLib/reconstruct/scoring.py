@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from MAESILLib.body import body_mask
 from MAESILLib.config import Window
-from MAESILLib.errors import InputError
-from MAESILLib.metrics import border_index, finite, mae_hu, psnr, score
-from MAESILLib.plan import Plan
-from MAESILLib.reconstruction import Reconstruction
-from MAESILLib.stopping import NEVER, StopRequest
-from MAESILLib.volume import hu_to_unit, unit_to_hu
+from MAESILLib.ct.body import body_mask
+from MAESILLib.ct.volume import hu_to_unit, unit_to_hu
+from MAESILLib.metrics.image import border_index, finite, mae_hu, psnr, score
+from MAESILLib.reconstruct.plan import Plan
+from MAESILLib.reconstruct.reconstruction import Reconstruction
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.stopping import NEVER, StopRequest
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.errors import DiskFullError, InputError, MAESILError
+from MAESILLib.runtime.errors import DiskFullError, InputError, MAESILError
 
 BAD_PATH = (
     errno.ENOENT,

@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from MAESILLib.checkpoint_info import FORMAT, KEY, PARTS, SCALE, CheckpointInfo, read_info
 from MAESILLib.config import to_dict
-from MAESILLib.errors import InputError
-from MAESILLib.files import atomic_path, sha256_of
+from MAESILLib.mae.checkpoint_info import FORMAT, KEY, PARTS, SCALE, CheckpointInfo, read_info
 from MAESILLib.mae.network import Network
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.files import atomic_path, sha256_of
 
 __all__ = [
     "DTYPES",

@@ -50,7 +50,7 @@ def _told(training: dict[str, Any], key: str) -> set[str]:
 
 def source_commit() -> str | None:
     """Return the commit this library is run from, ``+`` where files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from MAESILLib.catalogue import caption
-from MAESILLib.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.config import Window
-from MAESILLib.device import device_name, memory_guard, peak_memory_mib, use_bf16
-from MAESILLib.errors import InputError
-from MAESILLib.events import Reporter
-from MAESILLib.files import staged, write_json
-from MAESILLib.plan import Plan
-from MAESILLib.reconstruction import Reconstruction, reconstruct
-from MAESILLib.scoring import measure, superpatch_metrics
-from MAESILLib.stopping import StopRequest
-from MAESILLib.volume import CTVolume, ModelGrid, hu_to_unit, model_grid, unit_to_hu
-from MAESILLib.writing import write_volume
+from MAESILLib.ct.volume import CTVolume, ModelGrid, hu_to_unit, model_grid, unit_to_hu
+from MAESILLib.ct.writing import write_volume
+from MAESILLib.mae.checkpoint import checkpoint_identity, load_checkpoint
+from MAESILLib.metrics.catalogue import caption
+from MAESILLib.reconstruct.plan import Plan
+from MAESILLib.reconstruct.reconstruction import Reconstruction, reconstruct
+from MAESILLib.reconstruct.scoring import measure, superpatch_metrics
+from MAESILLib.runtime.device import device_name, memory_guard, peak_memory_mib, use_bf16
+from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.files import staged, write_json
+from MAESILLib.runtime.stopping import StopRequest
 
 SCHEMA = "maesil-reconstruction/2"
 KINDS = ("masked", "reconstruction", "composite", "error", "mask")
@@ -203,7 +203,7 @@ def _write_volumes(
 def _write_figure(
     path: Path, grid: ModelGrid, unit: np.ndarray, result: Reconstruction, window: Window, metrics: dict[str, Any]
 ) -> None:
-    from MAESILLib.figure import reconstruction_figure
+    from MAESILLib.reconstruct.figure import reconstruction_figure
 
     mask, checkpoint = metrics["mask"], metrics["checkpoint"]
     reconstruction_figure(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from MAESILLib.config import COVERAGE_NAMES
-from MAESILLib.errors import InputError
-from MAESILLib.masking import MaskSpec, complete_cover, draw_visible, generator_for, hidden_tokens
-from MAESILLib.superpatch import Shape, Superpatch, token_grid
+from MAESILLib.mae.masking import MaskSpec, complete_cover, draw_visible, generator_for, hidden_tokens
+from MAESILLib.mae.superpatch import Shape, Superpatch, token_grid
+from MAESILLib.runtime.errors import InputError
 
 
 @dataclass(frozen=True)
