@@ -1,6 +1,6 @@
 """What the packaged Slicer extension holds: CMakeLists.txt configured, built and installed with a stand-in for Slicer.
 
-The stand-in, Testing/cmake_stub, copies and installs what Slicer's own macro would.
+The stand-in, Testing/packaging/cmake_stub, copies and installs what Slicer's own macro would.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 from cli_factory import REPOSITORY
 from matplotlib.image import imread
 
-STUB = REPOSITORY / "Testing" / "cmake_stub"
+STUB = REPOSITORY / "Testing" / "packaging" / "cmake_stub"
 ICONS = REPOSITORY / "Resources" / "Icons"
 NOT_PACKAGED = "Screenshots"
 MODULES = Path("lib", "Slicer-5.12", "qt-scripted-modules")

@@ -16,7 +16,7 @@ from MAESILLib.ct.body import body_mask
 from MAESILLib.metrics.image import border_index, mae_hu, psnr, score, ssim, ssim_map
 from MAESILLib.runtime.errors import InputError
 
-CHEST = Path(__file__).resolve().parents[2] / "shared" / "ct" / "val" / "lidc__lidc_0314.nii.gz"
+CHEST = Path(__file__).resolve().parents[4] / "shared" / "ct" / "val" / "lidc__lidc_0314.nii.gz"
 WINDOW = (-1000.0, 1000.0)
 
 

@@ -13,7 +13,7 @@ from gui_factory import REPOSITORY, ct_node
 
 IMPORT_SCRIPT = """
 import sys, time
-sys.path.insert(0, {testing!r})
+sys.path[:0] = [{testing!r}, {testing!r} + "/support"]
 from pathlib import Path
 from slicer_host import boot
 host = boot(settings_dir=Path({folder!r}))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from volume_factory import trunk
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 RESULT_KINDS = ("masked", "reconstruction", "composite", "error", "mask")
 
 

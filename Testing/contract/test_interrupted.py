@@ -23,7 +23,7 @@ from MAESILLib.training.log import read_log
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -34,7 +34,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path, cache: Cache) -> None:
     result = subprocess.run(
         [
             sys.executable,
-            str(ROOT / "Testing" / "interrupted_run.py"),
+            str(ROOT / "Testing" / "support" / "interrupted_run.py"),
             *(str(cache.folder), str(tmp_path / "c.json"), str(tmp_path / "killed"), "20", "7"),
         ],
         capture_output=True,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from MAESILLib.ct.geometry import Geometry
 
-SHARED_CT = Path(__file__).resolve().parents[2] / "shared" / "ct"
+SHARED_CT = Path(__file__).resolve().parents[3] / "shared" / "ct"
 needs_real_ct = pytest.mark.skipif(not SHARED_CT.is_dir(), reason="the real CT volumes are not here")
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)

@@ -13,7 +13,7 @@ from MAESILLib.mae.harmonic import harmonic_fill
 from MAESILLib.metrics.fills import fill_mean, fill_nearest
 from MAESILLib.runtime.errors import InputError
 
-CHEST = Path(__file__).resolve().parents[2] / "shared" / "ct" / "val" / "lidc__lidc_0314.nii.gz"
+CHEST = Path(__file__).resolve().parents[4] / "shared" / "ct" / "val" / "lidc__lidc_0314.nii.gz"
 FILLS = (fill_mean, fill_nearest)
 
 

@@ -256,7 +256,7 @@ class TestFailures:
 
 QUIT_SCRIPT = """
 import sys, os, time
-sys.path.insert(0, {testing!r})
+sys.path[:0] = [{testing!r}, {testing!r} + "/support"]
 from pathlib import Path
 from slicer_host import boot
 host = boot(settings_dir=Path({folder!r}))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from slicer_host import Host
 from slicer_host.fixtures import host  # noqa: F401
 
@@ -86,7 +87,7 @@ def test_virtual_methods_reach_python(host: Host) -> None:  # noqa: F811
     class Filter(qt.QWidget):
         seen: list[int] = []  # noqa: RUF012
 
-        def eventFilter(self, thing: Any, event: Any) -> bool:  # noqa: N802
+        def eventFilter(self, thing: Any, event: Any) -> bool:
             self.seen.append(event.type())
             return False
 

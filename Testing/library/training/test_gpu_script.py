@@ -17,7 +17,7 @@ from MAESILLib.data.cache import read_cache
 from MAESILLib.mae.checkpoint import load_checkpoint
 from MAESILLib.training.log import read_log
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "Testing" / "gpu"))
 import carry  # noqa: E402
 

@@ -28,7 +28,7 @@ from MAESILLib.mae.checkpoint_info import PARTS
 from MAESILLib.mae.network import Network
 from MAESILLib.runtime.events import parse_event
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 QUIET = ("--progress", "off")
 JSON = ("--progress", "json")
 EVENT_NAMES = {"started", "progress", "metric", "artifact", "info", "warning", "error", "done"}

@@ -1,6 +1,6 @@
 """Trainings that several ranks do one after the other, in one start: joining takes longer than the work.
 
-torchrun --nproc-per-node N Testing/rank_jobs.py CACHE JOBS.json
+torchrun --nproc-per-node N Testing/support/rank_jobs.py CACHE JOBS.json
 """
 
 from __future__ import annotations

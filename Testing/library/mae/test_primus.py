@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import primus_factory
 import pytest
 import torch
 from export_factory import make_lively
@@ -152,7 +153,7 @@ def test_without_the_packages(tmp_path: Path, ci: str, outcome: str) -> None:
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text("raise ModuleNotFoundError('gone', name='timm')\n")
     (tmp_path / "test_it.py").write_text("from primus_factory import primus_module\ndef test_it(): primus_module()\n")
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(tmp_path), str(Path(primus_factory.__file__).parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "--noconftest", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path, "CI": ci}, capture_output=True, text=True)
     assert outcome in done.stdout

@@ -30,7 +30,7 @@ from MAESILLib.training.task import MASKED_AUTOENCODING
 from MAESILLib.training.trainer import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0"]
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 STEPS = 6
 
 
@@ -64,7 +64,7 @@ def torchrun(ranks: int, *arguments: object, options: tuple[str, ...] = ()) -> s
 def do_jobs(ranks: int, cache: Cache, folder: Path, jobs: list[dict[str, Any]]) -> str:
     described = [{**job, "config": to_dict(job["config"])} for job in jobs]
     (folder / f"{ranks}.json").write_text(json.dumps(described))
-    process = torchrun(ranks, ROOT / "Testing" / "rank_jobs.py", cache.folder, folder / f"{ranks}.json")
+    process = torchrun(ranks, ROOT / "Testing" / "support" / "rank_jobs.py", cache.folder, folder / f"{ranks}.json")
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error[-3000:]
     return out
