@@ -26,7 +26,7 @@ METRICS = {"psnr_masked_db": 25.5, "ssim_composite": 0.8, "border_index": 1.1, "
 
 @pytest.fixture
 def script() -> ModuleType:
-    path = REPOSITORY / "Testing" / "Benchmarks" / "embed_checkpoint.py"
+    path = REPOSITORY / "tools" / "embed_checkpoint.py"
     spec = importlib.util.spec_from_file_location("embed_checkpoint", path)
     assert spec is not None
     assert spec.loader is not None

@@ -253,13 +253,13 @@ class TestIcons:
         assert imread(ICONS / "MAESIL.png").shape == (128, 128, 4)
 
     def test_all_are_as_drawn(self) -> None:
-        drawings = runpy.run_path(str(REPOSITORY / "Testing" / "tools" / "draw_icons.py"))["DRAWINGS"]
+        drawings = runpy.run_path(str(REPOSITORY / "tools" / "draw_icons.py"))["DRAWINGS"]
         assert {path.name for path in ICONS.iterdir()} == {f"{name}.png" for name in drawings}
         for name, draw in drawings.items():
             stored = np.rint(imread(ICONS / f"{name}.png") * 255).astype(int)
             drawn = draw().pixels().astype(int)
             assert stored.shape == drawn.shape, name
-            assert np.abs(stored - drawn).max() <= 1, f"{name}: run Testing/tools/draw_icons.py"
+            assert np.abs(stored - drawn).max() <= 1, f"{name}: run tools/draw_icons.py"
 
     @pytest.mark.parametrize("ground", [255, 43], ids=["light", "dark"])
     def test_all_show_on_either_theme(self, ground: int) -> None:

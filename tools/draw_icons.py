@@ -1,4 +1,4 @@
-"""Draws the extension's icons into Resources/Icons: ``python Testing/tools/draw_icons.py [FOLDER]``.
+"""Draws the extension's icons into Resources/Icons: ``python tools/draw_icons.py [FOLDER]``.
 
 Every icon is a few flat shapes on a transparent ground, in colours that show on a light and on a dark theme. Shapes
 are sampled on a grid SUPERSAMPLING times finer than the picture and averaged, so that the result is the same on every
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-ICONS = Path(__file__).resolve().parents[2] / "Resources" / "Icons"
+ICONS = Path(__file__).resolve().parents[1] / "Resources" / "Icons"
 SUPERSAMPLING = 8
 
 Colour = tuple[int, int, int]

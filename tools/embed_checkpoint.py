@@ -1,9 +1,9 @@
 """Write the checkpoint that ships from that of a run: int8, with data, licence and metrics in its metadata.
 
-    python Testing/Benchmarks/embed_checkpoint.py RUN/best.safetensors TARGET --data CACHE
+    python tools/embed_checkpoint.py RUN/best.safetensors TARGET --data CACHE
     maesil evaluate --data CACHE --checkpoint RUN/best.safetensors TARGET --output EVALUATION
     maesil probe --checkpoint TARGET --points POINTS.csv --output PROBE
-    python Testing/Benchmarks/embed_checkpoint.py RUN/best.safetensors TARGET --data CACHE \
+    python tools/embed_checkpoint.py RUN/best.safetensors TARGET --data CACHE \
         --evaluation EVALUATION/evaluation.json --probe PROBE/probe.json --points POINTS.csv
 
 The first call writes what the second and third measure, so that the metrics are those of the weights that ship. The
