@@ -57,7 +57,8 @@ class MAESIL(ScriptedLoadableModule):
 def onStartupCompleted():
     """Register the layouts and the sample when Slicer is up."""
     if IS_SUPPORTED:
-        from MAESILWidgets import layout, running, sample
+        from MAESILWidgets.jobs import running
+        from MAESILWidgets.scene import layout, sample
 
         layout.register()
         slicer.app.connect("aboutToQuit()", running.abandon_all)
@@ -65,7 +66,7 @@ def onStartupCompleted():
 
 
 class MAESILWidget(ScriptedLoadableModuleWidget):
-    """The panel; what it does is in MAESILWidgets/module_panel.py."""
+    """The panel; what it does is in MAESILWidgets/panels/module_panel.py."""
 
     panel = None
 
@@ -75,7 +76,7 @@ class MAESILWidget(ScriptedLoadableModuleWidget):
         if not IS_SUPPORTED:
             self.explainPython()
             return
-        from MAESILWidgets.module_panel import ModulePanel
+        from MAESILWidgets.panels.module_panel import ModulePanel
 
         widget = slicer.util.loadUI(resource("UI/MAESIL.ui"))
         self.layout.addWidget(widget)
@@ -125,7 +126,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self):
         """Return the panel's choices, as saved with the scene."""
-        from MAESILWidgets.parameters import MAESILParameterNode
+        from MAESILWidgets.panels.parameters import MAESILParameterNode
 
         return MAESILParameterNode(super().getParameterNode())
 
@@ -165,9 +166,9 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: there is no such volume, or it is not a CT.
         :raises RuntimeError: with ``waitForCompletion``, if it failed; says why and what to do.
         """
-        from MAESILWidgets import running
-        from MAESILWidgets.commands import ReconstructOptions
-        from MAESILWidgets.results_scene import Result
+        from MAESILWidgets.jobs import running
+        from MAESILWidgets.jobs.commands import ReconstructOptions
+        from MAESILWidgets.scene.results_scene import Result
 
         ratios = (planeRatio, axisRatio)
         options = ReconstructOptions(str(checkpoint), mask, *ratios, coverage, overlap, seed, device, completion)
@@ -209,8 +210,8 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: there is nothing to train on.
         :raises RuntimeError: with ``waitForCompletion``, if it failed; says why and what to do.
         """
-        from MAESILWidgets import running
-        from MAESILWidgets.commands import TrainOptions
+        from MAESILWidgets.jobs import running
+        from MAESILWidgets.jobs.commands import TrainOptions
 
         if not resume and not folders and not volumeNodes:
             raise ValueError("there is nothing to train on: give folders or volumeNodes")
@@ -229,7 +230,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
 
     def loadSample(self):
         """Load the sample CT, an abdomen, and return its volume node; a RuntimeError if it cannot be loaded."""
-        from MAESILWidgets import sample
+        from MAESILWidgets.scene import sample
 
         return sample.load(resource)
 

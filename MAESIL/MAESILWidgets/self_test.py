@@ -9,8 +9,8 @@ import numpy as np
 import slicer
 import vtk
 
-from MAESILWidgets.packages import packages
-from MAESILWidgets.results_scene import VOLUMES
+from MAESILWidgets.jobs.packages import packages
+from MAESILWidgets.scene.results_scene import VOLUMES
 
 
 def run(test: Any, logic: Any) -> None:

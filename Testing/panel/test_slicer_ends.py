@@ -163,7 +163,7 @@ class TestFailures:
         self, host: Any, ready: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The real error of a full disk: what the export writes goes to /dev/full."""
-        from MAESILWidgets import export
+        from MAESILWidgets.scene import export
 
         before = scene_state()
         opened = open
@@ -355,7 +355,7 @@ class TestPlaces:
 
 def test_lines_arrive_in_pieces(host: Any, panel: Any, tmp_path: Path) -> None:
     """Events cut anywhere, also within a letter of two bytes, and lines that are none."""
-    from MAESILWidgets.job import FINISHED, BackgroundJob
+    from MAESILWidgets.jobs.job import FINISHED, BackgroundJob
 
     script = tmp_path / "worker.py"
     script.write_text(

@@ -126,7 +126,7 @@ def test_the_file_for_the_worker_has_the_node_s_geometry(host: Any, panel: Any, 
     """The exported NRRD, read by SimpleITK, has every voxel where the node has it."""
     import SimpleITK as sitk
     import slicer
-    from MAESILWidgets.export import VolumeExport
+    from MAESILWidgets.scene.export import VolumeExport
 
     for number, steps in enumerate(GRIDS.values()):
         node = ct_on(steps)
@@ -147,7 +147,7 @@ def test_the_file_for_the_worker_has_the_node_s_geometry(host: Any, panel: Any, 
 def test_every_voxel_type_is_exported(host: Any, panel: Any, tmp_path: Path, dtype: str) -> None:
     import SimpleITK as sitk
     import slicer
-    from MAESILWidgets.export import VolumeExport
+    from MAESILWidgets.scene.export import VolumeExport
 
     values = np.arange(8 * 9 * 10).reshape(8, 9, 10) % 100
     node = slicer.util.addVolumeFromArray(values.astype(dtype), name="v")
@@ -161,7 +161,7 @@ def test_every_voxel_type_is_exported(host: Any, panel: Any, tmp_path: Path, dty
 
 def test_a_preview_has_its_left_on_the_patient_s_left(host: Any, panel: Any, tmp_path: Path) -> None:
     """Previews are in LPS order: growing indices go to posterior and left, so RAS coordinates fall."""
-    from MAESILWidgets.training_preview import TrainingPreview
+    from MAESILWidgets.scene.training_preview import TrainingPreview
 
     arrays = {kind: np.zeros((4, 5, 6), np.int16) for kind in ("masked", "reconstruction", "error")}
     np.savez(tmp_path / "latest.npz", **arrays, spacing_mm=np.float64(1.5))

@@ -92,7 +92,7 @@ class FakeInstaller:
 
         self.asked: list[str] = []
         self.installed: set[str] = set()
-        from MAESILWidgets import packages
+        from MAESILWidgets.jobs import packages
 
         known = packages._version
         monkeypatch.setattr(packages, "_version", lambda name: "99" if name in self.installed else known(name))
@@ -121,7 +121,7 @@ class FakeInstaller:
 @pytest.fixture
 def without(panel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let packages seem to be missing."""
-    from MAESILWidgets import packages
+    from MAESILWidgets.jobs import packages
 
     real = packages._version
 
@@ -218,7 +218,7 @@ class TestInstall:
         """What is built with Slicer may have no description: it must not count as missing, nor be imported for it."""
         from importlib import metadata
 
-        from MAESILWidgets import packages
+        from MAESILWidgets.jobs import packages
 
         real = metadata.version
 
@@ -250,7 +250,7 @@ class TestInstall:
         module = types.ModuleType("slicer.packaging")
 
         def pip_ensure(requirements: list[Any], prompt_install: bool = True, requester: str | None = None) -> None:
-            from MAESILWidgets import packages
+            from MAESILWidgets.jobs import packages
 
             monkeypatch.setattr(packages, "_version", lambda name: "99")
             asked.append(([str(r) for r in requirements], prompt_install, requester))

@@ -310,7 +310,7 @@ class TestViews:
         assert (node.GetWindow(), node.GetLevel()) == (200, 0)
         assert list(node.GetColorNode().GetColorTransferFunction().GetRange()) == [-100, 100]
         # another volume of ours must not change the range under the legend
-        from MAESILWidgets import display
+        from MAESILWidgets.scene import display
 
         display.set_up(ct_node(name="another"), "error")
         assert list(node.GetColorNode().GetColorTransferFunction().GetRange()) == [-100, 100]

@@ -80,7 +80,7 @@ class TestChoices:
         import re
 
         import torch
-        from MAESILWidgets.choices import presets, train_masks
+        from MAESILWidgets.panels.choices import presets, train_masks
 
         from MAESILLib.config import PRESETS, from_dict
         from MAESILLib.mae.network import Network

@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 
-from MAESILWidgets import display
+from MAESILWidgets.scene import display
 
 LAYOUT_ID = 5820
 TRAINING_LAYOUT_ID = 5821

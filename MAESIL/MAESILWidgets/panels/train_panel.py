@@ -11,15 +11,15 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.choices import Choice, data_sources, presets, train_masks
-from MAESILWidgets.commands import TrainOptions
-from MAESILWidgets.job import CANCELLED, FINISHED
-from MAESILWidgets.layout import TRAINING_LAYOUT_ID, Views
+from MAESILWidgets.jobs.commands import TrainOptions
+from MAESILWidgets.jobs.job import CANCELLED, FINISHED
+from MAESILWidgets.jobs.system import System
+from MAESILWidgets.jobs.training_task import is_resumable, read_settings
 from MAESILWidgets.messages import Failure
-from MAESILWidgets.system import System
-from MAESILWidgets.training_plots import TrainingPlots
-from MAESILWidgets.training_preview import TrainingPreview
-from MAESILWidgets.training_task import is_resumable, read_settings
+from MAESILWidgets.panels.choices import Choice, data_sources, presets, train_masks
+from MAESILWidgets.scene.layout import TRAINING_LAYOUT_ID, Views
+from MAESILWidgets.scene.training_plots import TrainingPlots
+from MAESILWidgets.scene.training_preview import TrainingPreview
 
 
 def stage_names() -> dict[str, str]:

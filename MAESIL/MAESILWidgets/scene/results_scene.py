@@ -13,7 +13,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from MAESILWidgets import display
+from MAESILWidgets.scene import display
 
 MARK = "MAESIL.Result"
 VOLUMES = ("masked", "reconstruction", "composite", "error", "mask")

@@ -8,8 +8,8 @@ import numpy as np
 import slicer
 import vtk
 
-from MAESILWidgets.export import LPS_AND_RAS
-from MAESILWidgets.results_scene import move_into
+from MAESILWidgets.scene.export import LPS_AND_RAS
+from MAESILWidgets.scene.results_scene import move_into
 
 OUTLINE_COLOUR = (0.95, 0.85, 0.3)
 SELECTED_COLOUR = (0.3, 1.0, 0.5)

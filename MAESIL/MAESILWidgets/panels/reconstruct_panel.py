@@ -9,13 +9,13 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.choices import Choice, coverages, masks
-from MAESILWidgets.commands import ReconstructOptions
-from MAESILWidgets.input_panel import InputPanel
-from MAESILWidgets.job import CANCELLED, FINISHED
+from MAESILWidgets.jobs.commands import ReconstructOptions
+from MAESILWidgets.jobs.job import CANCELLED, FINISHED
+from MAESILWidgets.jobs.system import System, memory_warning
 from MAESILWidgets.messages import Failure
-from MAESILWidgets.system import System, memory_warning
-from MAESILWidgets.volume_info import mask_ratio
+from MAESILWidgets.panels.choices import Choice, coverages, masks
+from MAESILWidgets.panels.input_panel import InputPanel
+from MAESILWidgets.scene.volume_info import mask_ratio
 
 
 def stage_names() -> dict[str, str]:

@@ -10,13 +10,14 @@ import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
-from MAESILWidgets import layout, running
-from MAESILWidgets.advanced_panel import AdvancedPanel
-from MAESILWidgets.input_panel import InputPanel
-from MAESILWidgets.reconstruct_panel import ReconstructPanel
-from MAESILWidgets.result_panel import ResultPanel
-from MAESILWidgets.system import System
-from MAESILWidgets.train_panel import TrainPanel
+from MAESILWidgets.jobs import running
+from MAESILWidgets.jobs.system import System
+from MAESILWidgets.panels.advanced_panel import AdvancedPanel
+from MAESILWidgets.panels.input_panel import InputPanel
+from MAESILWidgets.panels.reconstruct_panel import ReconstructPanel
+from MAESILWidgets.panels.result_panel import ResultPanel
+from MAESILWidgets.panels.train_panel import TrainPanel
+from MAESILWidgets.scene import layout
 
 ICONS = {
     "applyButton": "Run",

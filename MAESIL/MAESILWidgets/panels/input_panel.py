@@ -10,9 +10,9 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets import checkpoints
-from MAESILWidgets.choices import Choice
-from MAESILWidgets.volume_info import VolumeInfo, describe
+from MAESILWidgets.jobs import checkpoints
+from MAESILWidgets.panels.choices import Choice
+from MAESILWidgets.scene.volume_info import VolumeInfo, describe
 
 
 class InputPanel:

@@ -13,8 +13,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from MAESILWidgets import packages
-from MAESILWidgets.job import BackgroundJob
+from MAESILWidgets.jobs import packages
+from MAESILWidgets.jobs.job import BackgroundJob
 from MAESILWidgets.messages import Failure
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import slicer
 
-from MAESILWidgets import checkpoints
-from MAESILWidgets.commands import ReconstructOptions, TrainOptions, for_terminal
-from MAESILWidgets.reconstruction_task import ReconstructionTask
-from MAESILWidgets.results_scene import Result
-from MAESILWidgets.training_task import TrainingTask
-from MAESILWidgets.volume_info import describe
+from MAESILWidgets.jobs import checkpoints
+from MAESILWidgets.jobs.commands import ReconstructOptions, TrainOptions, for_terminal
+from MAESILWidgets.jobs.reconstruction_task import ReconstructionTask
+from MAESILWidgets.jobs.training_task import TrainingTask
+from MAESILWidgets.scene.results_scene import Result
+from MAESILWidgets.scene.volume_info import describe
 
 _tasks: list[Any] = []
 last_arguments: list[str] = []

@@ -18,7 +18,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from MAESILWidgets.library import library_parent
+from MAESILWidgets.jobs.library import library_parent
 from MAESILWidgets.messages import Failure, failure_of
 
 FINISHED, FAILED, CANCELLED = "finished", "failed", "cancelled"

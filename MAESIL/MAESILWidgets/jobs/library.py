@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODULE_FOLDER = Path(__file__).resolve().parent.parent
+MODULE_FOLDER = Path(__file__).resolve().parents[2]
 """The folder of MAESIL.py."""
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.commands import TrainOptions, prepare_arguments, pretrain_arguments
-from MAESILWidgets.export import VolumeExport
-from MAESILWidgets.job import CANCELLED, FAILED, FINISHED, BackgroundJob
+from MAESILWidgets.jobs.commands import TrainOptions, prepare_arguments, pretrain_arguments
+from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
 from MAESILWidgets.messages import Failure
+from MAESILWidgets.scene.export import VolumeExport
 
 CACHE = "cache"
 SETTINGS = "slicer.json"

@@ -11,9 +11,9 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets import packages
-from MAESILWidgets.commands import for_terminal
-from MAESILWidgets.system import System
+from MAESILWidgets.jobs import packages
+from MAESILWidgets.jobs.commands import for_terminal
+from MAESILWidgets.jobs.system import System
 
 
 class AdvancedPanel:

@@ -8,7 +8,7 @@ from typing import Any
 import slicer
 import vtk
 
-from MAESILWidgets.layout import view_names
+from MAESILWidgets.scene.layout import view_names
 
 CLICK_PIXELS = 3
 """A press and a release further apart are a drag: window and level, or a pan."""

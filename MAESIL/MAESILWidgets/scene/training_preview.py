@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from MAESILWidgets import display
+from MAESILWidgets.scene import display
 
 KINDS = ("masked", "reconstruction", "error")
 

@@ -18,13 +18,13 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.commands import ReconstructOptions, reconstruct_arguments
-from MAESILWidgets.export import VolumeExport
-from MAESILWidgets.job import CANCELLED, FAILED, FINISHED, BackgroundJob
-from MAESILWidgets.loading import ImageFill
+from MAESILWidgets.jobs.commands import ReconstructOptions, reconstruct_arguments
+from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
 from MAESILWidgets.messages import Failure
-from MAESILWidgets.results_scene import VOLUMES, ResultBuilder
-from MAESILWidgets.scene_watch import NodeWatch
+from MAESILWidgets.scene.export import VolumeExport
+from MAESILWidgets.scene.loading import ImageFill
+from MAESILWidgets.scene.results_scene import VOLUMES, ResultBuilder
+from MAESILWidgets.scene.scene_watch import NodeWatch
 
 STAGES = {
     "export": 0.03,

@@ -8,11 +8,11 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets import display, outlines
-from MAESILWidgets.choices import Choice
-from MAESILWidgets.layout import Views, view_names
-from MAESILWidgets.picking import ViewClicks
-from MAESILWidgets.results_scene import Result, results
+from MAESILWidgets.panels.choices import Choice
+from MAESILWidgets.scene import display, outlines
+from MAESILWidgets.scene.layout import Views, view_names
+from MAESILWidgets.scene.picking import ViewClicks
+from MAESILWidgets.scene.results_scene import Result, results
 
 
 class ResultPanel:

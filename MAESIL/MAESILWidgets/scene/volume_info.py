@@ -9,7 +9,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.export import ijk_to_lps
+from MAESILWidgets.scene.export import ijk_to_lps
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Nodes, views, layouts."""
