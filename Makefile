@@ -1,6 +1,7 @@
 # make demo: reconstruct the sample CT with the embedded checkpoint
 # make test: lint, types and tests
-#
+# make test-fast: tests without trainings and the panel
+# make lint, make types: these alone
 # make bench: speed and memory beside peers
 #
 # All set up .venv by themselves. A torch that the Python already has, such as a CUDA build, is used as it is;
@@ -14,7 +15,7 @@ PRIMUS := dynamic-network-architectures timm torchvision
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types unit bench clean
+.PHONY: demo test test-fast lint types unit bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/maesil demo --output demo
@@ -24,12 +25,18 @@ test: lint types unit
 lint: $(VENV)/ready-to-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	PYTHONPATH=MAESIL $(BIN)/lint-imports --no-cache
 
 types: $(VENV)/ready-to-test
 	$(BIN)/mypy
 
 unit: $(VENV)/ready-to-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+FAST := $(addprefix Testing/library/,runtime ct metrics mae reconstruct export) Testing/contract/test_docs.py Testing/contract/test_cli.py
+
+test-fast: $(VENV)/ready-to-test
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(FAST)
 
 bench: $(VENV)/ready-to-test
 	for name in training_step convolution masks crops prepare evaluate panel; do $(BIN)/python Testing/Benchmarks/bench_$$name.py || exit 1; done
