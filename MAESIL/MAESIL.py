@@ -157,7 +157,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :param seed: the same seed gives the same masks.
         :param device: auto, cpu, cuda, cuda:n or mps.
         :param completion: let the completion predict hidden patches, if the checkpoint has one; else the decoder.
-        :param waitForCompletion: return when it is done; Slicer goes on responding meanwhile.
+        :param waitForCompletion: return when it is done; Slicer stays responsive.
         :param onProgress: called with the share done (0 to 1), the stage, and the seconds left or None.
         :param onEnd: called with the state (finished, failed, cancelled), the Result or None, the Failure or None.
 
@@ -201,8 +201,8 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :param preset: tiny, small, base or paper.
         :param steps: updates of the model.
         :param mask: mix, dual, uniform, product, tube, group or block.
-        :param resume: go on with the training in ``runFolder``; data need not be given then.
-        :param waitForCompletion: return when it is done; Slicer goes on responding meanwhile.
+        :param resume: resume the training in ``runFolder``; data need not be given then.
+        :param waitForCompletion: return when it is done; Slicer stays responsive.
         :param onEvent: called with every event of the worker (a dictionary; see MAESILLib/runtime/events.py).
         :param onEnd: called with the state, the checkpoint's path, and the Failure or None.
 

@@ -37,7 +37,7 @@ COMMANDS = {
     "compare": "train and evaluate MAESIL, an AE, a VAE and a VQ-VAE on the same data and budget",
     "probe": "evaluate the frozen encoder with linear probes on points and label maps",
     "export": "write the pretrained encoder for downstream work",
-    "info": "say what is in a checkpoint, a cache or a volume",
+    "info": "describe a checkpoint, cache or volume",
 }
 
 
@@ -95,7 +95,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _process_id(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"'{text}' is no process id; other arguments stand before a bare option")
+        raise argparse.ArgumentTypeError(f"invalid process id '{text}'")
     return int(text)
 
 
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv), owns_process=argv is None)
     except BrokenPipeError:
-        # whoever read the output has gone; what Python still wants to flush at its end goes nowhere
+        # the output pipe is closed; what Python still wants to flush at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_CANCELLED
 
@@ -118,7 +118,7 @@ def _run(arguments: list[str], owns_process: bool) -> int:
         args = build_parser().parse_args(arguments)
         stop = StopRequest(args.stop_file, args.watch_parent)
         stop.install()
-        reporter.on_reader_gone = lambda: stop.ask("whoever read the output has gone")
+        reporter.on_reader_gone = lambda: stop.ask("output pipe closed")
         reporter.started(args.command)
         stop.check()
         run = importlib.import_module(f"MAESILLib.commands.{args.command}").run
@@ -145,7 +145,7 @@ def _end_at_once(reporter: Reporter, reason: str) -> None:
     try:
         _failed(reporter, CancelledError(f"stopped: {reason}"))
     finally:
-        # whoever read the output may have gone
+        # the output pipe may be closed
         os._exit(EXIT_CANCELLED)
 
 

@@ -50,7 +50,7 @@ def failure_of(exit_code: int, crashed: bool, error: dict[str, Any] | None, last
             "missing_package",
         )
     if exit_code == 0:
-        return Failure(_("The background process ended without saying that it is done"), _("see the log"), "crashed")
+        return Failure(_("The background process exited without reporting success"), _("see the log"), "crashed")
     last = last_lines[-1].strip() if last_lines else ""
     return Failure(
         _("The background process failed with exit code {code}").format(code=exit_code) + (f": {last}" if last else ""),

@@ -107,7 +107,7 @@ def _refuse_doubles(series: Series, slices: list[SliceHeader], heights: NDArray[
     if len(doubles):
         at = doubles[0]
         raise InputError(
-            f"{series.label} has {len(doubles)} slices too many at positions already taken: {slices[at].path.name} and "
+            f"{series.label} has {len(doubles)} duplicate slice positions: {slices[at].path.name} and "
             f"{slices[at + 1].path.name} both lie at {heights[at]:.2f} mm{_and_more(len(doubles) - 1)}",
             "give one copy and one phase of the series",
         )
@@ -125,7 +125,7 @@ def _refuse_gaps(series: Series, slices: list[SliceHeader], heights: NDArray[np.
         )
         missing = int(sum(max(1, round(float(steps[g]) / usual) - 1) for g in gaps))
         raise InputError(
-            f"{series.label} lacks about {missing} slices (the others are {usual:.2f} mm apart) "
+            f"{series.label} is missing about {missing} slices (the others are {usual:.2f} mm apart) "
             f"{named}{_and_more(len(gaps) - NAMED)}",
             "restore the missing files, or export the series again",
         )

@@ -70,7 +70,7 @@ def read_volume(path: Path | str, *, series: str | None = None, check: bool = Tr
 
 
 def read_geometry(path: Path | str) -> Geometry:
-    """Return where the voxels of a volume lie; of a file its header alone is read, and damage further on is not seen.
+    """Read the geometry from the header; voxel data are not validated.
 
     Args:
         path: as for :func:`read_volume`.

@@ -47,7 +47,7 @@ def prepare(
 
     Args:
         sources: the whole list, the same for every shard.
-        workers: processes; 1 works in this one, which a crash of a reader ends.
+        workers: processes; 1 runs in this process.
         verify: read what is stored already to the end, and prepare again what is damaged.
 
     Returns:

@@ -68,7 +68,7 @@ def random_for(seed: int, *labels: object) -> np.random.Generator:
 
 
 def readable(cache: Cache, entries: tuple[CacheEntry, ...]) -> tuple[tuple[CacheEntry, ...], list[str]]:
-    """Part the volumes that can be opened from those that cannot; return the first, and what is wrong with the others.
+    """Return the volumes that open, and an error for each of the others.
 
     A training of days must not find this out at its end.
     """

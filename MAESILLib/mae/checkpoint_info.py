@@ -70,7 +70,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
 
 
 def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT,)) -> CheckpointInfo:
-    """Read what a checkpoint says of itself, without its weights.
+    """Read a checkpoint's metadata, without its weights.
 
     Args:
         formats: those that are read, the usual one first.

@@ -2,7 +2,7 @@
 
     image (B, windows, D, H, W) in [0, 1]
       -> embed: patches of 8x8x8 voxels become tokens
-      -> mask: only visible tokens go on
+      -> mask: visible tokens alone are kept
       -> encode: transformer blocks among visible tokens
       -> decode: mask tokens in the places of hidden tokens attend to the encoded ones
       -> patches of the hidden tokens (B, N, windows * P)

@@ -69,7 +69,7 @@ class Reporter:
         self.out = sys.stdout if out is None else out
         self.log = sys.stderr if log is None else log
         self.on_reader_gone: Callable[[], None] | None = None
-        """Called when whoever read the events has gone; BrokenPipeError is raised if not set."""
+        """Called when the output pipe is closed; BrokenPipeError is raised if not set."""
         self.begin = time.monotonic()
         self._stage, self._stage_begin, self._stage_from, self._last = "", self.begin, 0.0, 0.0
         self._bar_length = 0

@@ -28,7 +28,7 @@ BAD_PATH = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-"""What the system says of a path that cannot be used as it was."""
+"""System errors of a path that cannot be used."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Being asked to stop: by a signal, by a stop file, by the parent's death, or because the time is over."""
+"""Cancellation by signal, stop file, parent exit or time limit."""
 
 from __future__ import annotations
 
@@ -100,4 +100,4 @@ class StopRequest:
 
 
 NEVER = StopRequest()
-"""For work that nobody asks to stop."""
+"""Never cancelled."""

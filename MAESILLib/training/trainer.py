@@ -154,7 +154,7 @@ class Trainer:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"torch.compile does not work here: {reason}", "set train.compile=false") from error
+            raise InputError(f"torch.compile failed: {reason}", "set train.compile=false") from error
 
     def _memory_guard(self) -> AbstractContextManager[None]:
         hint = "choose a larger train.accumulation, or a smaller train.batch_size, crop_size or preset"
@@ -299,7 +299,7 @@ class Trainer:
 
     def _log(self, log: TrainingLog, metrics: dict[str, float], validated: dict[str, float] | None) -> None:
         batch, step, train = self.batch, self.progress.step, self.config.train
-        # a clock that nobody can set back
+        # monotonic
         now = time.monotonic()
         seconds = max(now - self.lap_began, 1e-9)
         self.progress.seconds += seconds

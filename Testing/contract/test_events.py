@@ -183,7 +183,7 @@ def test_a_reader_that_goes_away_ends_the_work_cleanly() -> None:
 
     stop = StopRequest()
     reporter = Reporter("json", out=Gone(), log=io.StringIO())
-    reporter.on_reader_gone = lambda: stop.ask("whoever read the output has gone")
+    reporter.on_reader_gone = lambda: stop.ask("output pipe closed")
     reporter.progress("pretrain", 0.5)
     reporter.artifact("checkpoint", "model.safetensors")
     assert stop.requested()

@@ -177,7 +177,7 @@ class TestInstall:
         monkeypatch.setattr(slicer.util, "pip_install", lambda requirement: None)
         host.answers += [True, True]
         panel.ui.installButton.click()
-        assert "still not there" in str(host.messages[-1])
+        assert "did not provide it" in str(host.messages[-1])
 
     @pytest.mark.parametrize("fail", ["torch", "safetensors"])
     def test_half_failed(self, host: Any, panel: Any, without: Any, monkeypatch: pytest.MonkeyPatch, fail: str) -> None:

@@ -118,7 +118,7 @@ def test_train(
     panel.ui.stopTrainButton.click()
     wait_for_end(host, panel.train, 20)
     assert time.monotonic() - begin < 5
-    assert "Resume goes on" in panel.ui.trainStatusLabel.text
+    assert "Click Resume" in panel.ui.trainStatusLabel.text
 
 
 class BusyMeter:

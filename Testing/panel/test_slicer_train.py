@@ -165,7 +165,7 @@ class TestTraining:
         wait_for_end(host, panel.train, 20)
         assert time.monotonic() - begin < 5
         assert not is_alive(pid)
-        assert "Resume goes on" in panel.ui.trainStatusLabel.text
+        assert "Click Resume" in panel.ui.trainStatusLabel.text
         stopped_at = steps_done(panel)
         assert stopped_at < 16
         assert not (broken / ".maesil-stop").exists()

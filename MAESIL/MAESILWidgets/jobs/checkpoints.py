@@ -46,7 +46,7 @@ def label(path: str) -> str:
 
 
 def describe(path: str) -> Checkpoint:
-    """Read what a checkpoint says of itself; the embedded one if ``path`` is empty."""
+    """Read a checkpoint's metadata; the embedded one's if ``path`` is empty."""
     from MAESILLib.mae.checkpoint_info import parameter_count, read_info, samples_seen
     from MAESILLib.runtime.errors import InputError
     from MAESILLib.runtime.resources import embedded_checkpoint

@@ -76,7 +76,7 @@ def install(wanted: list[Package]) -> list[str]:
             else:
                 _pip(requirement)
             if not Package(package.name, package.needed, _version(package.name)).is_fine:
-                raise RuntimeError(_("it is still not there"))
+                raise RuntimeError(_("the installation did not provide it"))
         except Exception as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             failed.append(f"{package.name}: {reason.rstrip('.')}. {_to_repeat(package.name, requirement)}")

@@ -100,7 +100,7 @@ class TrainingTask:
             self.export.cancel()
         if self.job is not None:
             self.job.abandon()
-            # Slicer's end may take that long; a worker that needs longer goes on saving and then ends by itself
+            # Slicer's end may take that long; a worker that needs longer saves and ends by itself
             self.job.wait(4000)
         self._clean_up()
 
@@ -174,7 +174,7 @@ class TrainingTask:
 
 
 def is_resumable(run: Path) -> bool:
-    """Say whether a run's folder holds a state to go on from, and the data it was trained on."""
+    """Say whether a run's folder holds a state to resume, and the data it was trained on."""
     from MAESILLib.data.cache import INDEX
     from MAESILLib.training.run_folder import holds_state
 

@@ -126,7 +126,7 @@ class TrainPanel:
         if self.system.missing():
             return _("Install the Python packages in the Advanced section")
         if not self._folders().is_resumable:
-            return _("The output folder holds no training to go on with")
+            return _("The output folder holds no training to resume")
         return ""
 
     def look_at_folders(self) -> None:
@@ -142,7 +142,7 @@ class TrainPanel:
         return self._looked
 
     def options(self, resume: bool) -> TrainOptions:
-        """Return what the panel asks for; a resumed run goes on with what it was begun with, but for the steps."""
+        """Return what the panel asks for; a resumed run keeps its own configuration, but for the steps."""
         p = self.parameters
         begun = read_settings(Path(p.runFolder)) if resume else {}
         return TrainOptions(
@@ -274,7 +274,7 @@ class TrainPanel:
         if state == FINISHED:
             self._show_status(_("Done. The checkpoint is selected above: {path}").format(path=checkpoint))
         elif state == CANCELLED and can_resume:
-            self._show_status(_("Stopped; Resume goes on from there."))
+            self._show_status(_("Stopped. Click Resume to continue."))
         elif state == CANCELLED:
             self._show_status(_("Stopped; there is nothing to resume."))
         elif failure is not None:

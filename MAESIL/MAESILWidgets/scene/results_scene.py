@@ -90,7 +90,7 @@ def results() -> list[Result]:
 class ResultBuilder:
     """Puts a result into the scene, volume by volume, on the input's grid and under its transform.
 
-    Slicer goes on responding between the steps. Until :meth:`finish`, :meth:`discard` leaves the scene as it was.
+    Slicer stays responsive between the steps. Until :meth:`finish`, :meth:`discard` leaves the scene as it was.
 
     Args:
         title: what was asked for, in a few words.

@@ -1,4 +1,4 @@
-"""What the selected volume is, and whether it can be reconstructed: told before the work, not after it."""
+"""What the selected volume is, and whether it can be reconstructed: checked before the work."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
     except InputError as error:
         return VolumeInfo(line, refusal=str(error))
     if node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview"):
-        warnings = (_("{name} was made by MAESIL: it is no scan").format(name=name), *warnings)
+        warnings = (_("{name} is a MAESIL result, not a CT").format(name=name), *warnings)
     if checkpoint is None:
         return VolumeInfo(line, warnings)
     depth, height, width = array.shape

@@ -145,7 +145,7 @@ class TestRefusals:
     def test_missing_slice(self, tmp_path: Path) -> None:
         write_dicom(tmp_path, STORED)[5].unlink()
         message = refusal(tmp_path)
-        assert "lacks about 1 slices (the others are 2.50 mm apart)" in message
+        assert "is missing about 1 slices (the others are 2.50 mm apart)" in message
         assert "between s005.dcm (110.00 mm) and s007.dcm (115.00 mm)" in message
 
     def test_two_gaps(self, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ class TestRefusals:
         for index in (2, 7, 8):
             paths[index].unlink()
         message = refusal(tmp_path)
-        assert "lacks about 3 slices" in message
+        assert "is missing about 3 slices" in message
         assert "s002.dcm" in message
         assert "s010.dcm (122.50 mm)" in message
 
@@ -171,7 +171,7 @@ class TestRefusals:
     def test_two_phases(self, tmp_path: Path) -> None:
         write_dicom(tmp_path, STORED)
         write_dicom(tmp_path, STORED, prefix="t")
-        assert "12 slices too many" in refusal(tmp_path)
+        assert "12 duplicate slice positions" in refusal(tmp_path)
 
     def test_mixed_sizes(self, tmp_path: Path) -> None:
         write_dicom(tmp_path, STORED[:10])
