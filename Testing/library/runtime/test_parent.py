@@ -223,7 +223,8 @@ class TestArgument:
 
     @pytest.mark.parametrize("given", ["0", "-3", "1.5", "99999999999999999999", "scan.nrrd", "\N{SUPERSCRIPT TWO}"])
     def test_what_is_none(self, given: str) -> None:
-        assert_refused(maesil("info", "file", f"--watch-parent={given}", "--progress", "off"), "invalid process id", given)
+        result = maesil("info", "file", f"--watch-parent={given}", "--progress", "off")
+        assert_refused(result, "invalid process id", given)
 
     def test_a_bare_option_before_the_input(self) -> None:
         result = maesil("info", "--watch-parent", "scan.nrrd", "--progress", "off")
