@@ -23,6 +23,8 @@ PRESETS = ("tiny", "small", "base", "paper")
 """Files in Resources/Presets, each over the defaults below."""
 STRATEGY_NAMES = ("dual", "uniform", "product", "tube", "group", "block", "none")
 """The masks of :mod:`MAESILLib.mae.masking`, named here because that module needs torch."""
+HIDING_NAMES = tuple(name for name in STRATEGY_NAMES if name != "none")
+"""Those that training can draw."""
 COVERAGE_NAMES = ("single", "complete")
 WIDE = (-1000.0, 1000.0)
 SOFT_TISSUE = (-160.0, 240.0)
@@ -96,7 +98,7 @@ class ModelConfig:
 class MaskTraining:
     """Which masks training draws; each batch has one strategy and one ratio, so its shapes are fixed."""
 
-    strategies: Annotated[tuple[str, ...], one_of(*STRATEGY_NAMES[:-1])] = ("dual", "dual", "uniform", "group")
+    strategies: Annotated[tuple[str, ...], one_of(*HIDING_NAMES)] = ("dual", "dual", "uniform", "group")
     """Sampled uniformly; repeat a name to give it more weight."""
     ratios: Annotated[tuple[float, ...], MASK_RATIO] = (0.65, 0.7, 0.75, 0.75, 0.8, 0.85)
     """Mask ratios, sampled uniformly; split evenly between the plane and the axis step."""

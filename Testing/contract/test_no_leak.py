@@ -13,9 +13,10 @@ from cli_factory import (
     write_ct,
     write_image,
 )
-from reconstruct_checks import HIGH, KINDS, LOW, STRATEGIES, check_meaning, check_patches, psnr, run, volumes
+from reconstruct_checks import HIGH, KINDS, LOW, check_meaning, check_patches, psnr, run, volumes
 from volume_factory import geometry, trunk
 
+from MAESILLib.config import HIDING_NAMES
 from MAESILLib.mae.checkpoint import load_checkpoint
 from MAESILLib.mae.harmonic import biharmonic_fill, harmonic_fill
 from MAESILLib.mae.masking import MaskSpec, hidden_tokens
@@ -27,7 +28,7 @@ from MAESILLib.reconstruct.plan import Plan, masks_of_volume, superpatch_masks
 
 
 class TestMasks:
-    @pytest.mark.parametrize("strategy", STRATEGIES)
+    @pytest.mark.parametrize("strategy", HIDING_NAMES)
     @pytest.mark.parametrize("coverage", ["single", "complete"])
     @pytest.mark.parametrize("overlap", ["0", "0.25"])
     def test_every_mask(self, tmp_path: Path, checkpoint: Path, strategy: str, coverage: str, overlap: str) -> None:
@@ -104,7 +105,7 @@ class TestMasks:
 class TestNoLeak:
     """What was hidden must not influence what is predicted there."""
 
-    @pytest.mark.parametrize("strategy", STRATEGIES)
+    @pytest.mark.parametrize("strategy", HIDING_NAMES)
     def test_hidden_voxels_through_files(self, tmp_path: Path, checkpoint: Path, strategy: str) -> None:
         hu = trunk((40, 41, 50), 1)
         path = tmp_path / "scan.nrrd"
@@ -157,7 +158,7 @@ class TestNoLeak:
             assert (after != before).any(), "visible elsewhere, it should matter there"
 
     def test_a_complete_cover_covers(self) -> None:
-        for strategy in STRATEGIES:
+        for strategy in HIDING_NAMES:
             plan = Plan(MaskSpec(strategy, 0.4, 0.4), "complete", seed=3)
             boxes = partition((40, 33, 50), (32, 32, 32), (8, 8, 8))
             drawn = [superpatch_masks(token_grid(box.size, (8, 8, 8)), plan, "scan", box.index) for box in boxes]

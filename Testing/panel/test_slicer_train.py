@@ -97,6 +97,14 @@ class TestChoices:
         for strategy in from_dict({}).mask.strategies:
             assert strategy in train_masks()["mix"]
 
+    def test_every_mask_is_offered(self, host: Any) -> None:
+        from MAESILWidgets.panels.choices import masks, train_masks
+
+        from MAESILLib.config import HIDING_NAMES, STRATEGY_NAMES
+
+        assert tuple(masks()) == STRATEGY_NAMES
+        assert tuple(train_masks()) == ("mix", *HIDING_NAMES)
+
 
 class TestTraining:
     def test_from_start_to_checkpoint(self, host: Any, panel: Any, cts: Path, tmp_path: Path) -> None:

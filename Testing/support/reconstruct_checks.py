@@ -16,7 +16,6 @@ from cli_factory import (
 )
 
 KINDS = ("masked", "reconstruction", "composite", "error", "mask")
-STRATEGIES = ("dual", "uniform", "product", "tube", "group", "block")
 LOW, HIGH = -1000, 1000
 FIGURES = (
     "psnr_masked_db",

@@ -8,17 +8,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-TRAIN_MASKS = {
-    "mix": (),
-    "dual": ("--set", 'mask.strategies=["dual"]'),
-    "uniform": ("--set", 'mask.strategies=["uniform"]'),
-    "product": ("--set", 'mask.strategies=["product"]'),
-    "tube": ("--set", 'mask.strategies=["tube"]'),
-    "group": ("--set", 'mask.strategies=["group"]'),
-    "block": ("--set", 'mask.strategies=["block"]'),
-}
-"""What training hides: the configuration's own mixture, or one strategy."""
-
 
 @dataclass(frozen=True)
 class ReconstructOptions:
@@ -82,7 +71,9 @@ def pretrain_arguments(cache: Path, options: TrainOptions) -> list[str]:
     """Return the arguments of ``maesil`` that train."""
     arguments = ["pretrain", "--data", str(cache), "--output", options.run_folder]
     arguments += ["--preset", options.preset, "--steps", str(int(options.steps)), "--seed", str(int(options.seed))]
-    arguments += ["--device", options.device, *TRAIN_MASKS[options.mask]]
+    # the mixture is the configuration's own
+    masks = [] if options.mask == "mix" else ["--set", f'mask.strategies=["{options.mask}"]']
+    arguments += ["--device", options.device, *masks]
     # a panel is looked at: figures and pictures come sooner than a cluster wants them
     arguments += ["--set", "train.log_every=5", "--set", f"train.validate_every={max(10, options.steps // 10)}"]
     arguments += ["--set", f"train.checkpoint_every={max(10, min(500, options.steps // 4))}"]

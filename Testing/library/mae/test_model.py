@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from training_factory import awakened
 
-from MAESILLib.config import SOFT_TISSUE, WIDE, ModelConfig, Window
+from MAESILLib.config import HIDING_NAMES, SOFT_TISSUE, WIDE, ModelConfig, Window
 from MAESILLib.mae.blocks import Attention, attend, rotary_table
 from MAESILLib.mae.completion import Conv3x3x3, doubled, halved
 from MAESILLib.mae.harmonic import harmonic_fill
@@ -44,7 +44,6 @@ CONFIG = ModelConfig(
 GRID = (4, 3, 2)
 SHAPE = (32, 24, 16)
 PATCH = CONFIG.patch_size
-MASKS = ("dual", "uniform", "product", "tube", "group", "block")
 
 
 def network(**changes: Any) -> Network:
@@ -118,7 +117,7 @@ class TestPatches:
 class TestNoLeak:
     """What is hidden reaches nothing, bit for bit."""
 
-    @pytest.mark.parametrize("strategy", MASKS)
+    @pytest.mark.parametrize("strategy", HIDING_NAMES)
     @pytest.mark.parametrize("changes", [{}, {"positions": "sincos", "decoder": "self", "block_mix": False}], ids=str)
     def test_hidden_voxels_reach_no_output(self, strategy: str, changes: dict[str, Any]) -> None:
         model = network(**changes)
@@ -176,7 +175,7 @@ class TestLosses:
     def target(self) -> torch.Tensor:
         return windowed(hu_of(1, 5), WINDOWS).requires_grad_()
 
-    @pytest.mark.parametrize("strategy", MASKS)
+    @pytest.mark.parametrize("strategy", HIDING_NAMES)
     def test_the_core_is_trained_on_what_is_hidden(self, strategy: str) -> None:
         model, visible, target = network(), masks(strategy), self.target()
         prediction = model.core(windowed(hu_of(1), WINDOWS), visible)
@@ -397,7 +396,7 @@ class TestStart:
         assert torch.equal(plain.hidden_patches, core)
         assert torch.equal(completed.hidden_patches, take_tokens(patchify(filled, PATCH), completed.hidden))
 
-    @pytest.mark.parametrize("strategy", MASKS)
+    @pytest.mark.parametrize("strategy", HIDING_NAMES)
     def test_every_parameter_has_a_gradient(self, strategy: str) -> None:
         """Replicas that exchange gradients wait for each other's."""
         model, visible = network().train(), masks(strategy)
