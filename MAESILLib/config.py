@@ -48,9 +48,8 @@ def within(low: float, high: float) -> Rule:
     return Rule(lambda value: low <= value <= high, f"from {low:g} to {high:g}")
 
 
-# infinity and NaN are of no use anywhere
 NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, "at least 0")
-POSITIVE = Rule(lambda value: 0 < value < math.inf, "above 0")
+POSITIVE = Rule(lambda value: value > 0, "above 0")
 MASK_RATIO = Rule(lambda ratio: 0 < ratio <= 0.95, "above 0 and at most 0.95")
 Amount = Annotated[float, NOT_NEGATIVE]
 Count = Annotated[int, Rule(lambda value: value >= 1, "at least 1")]
@@ -174,7 +173,7 @@ class TrainConfig:
     """Step of the first preview picture; later ones come with each validation."""
     checkpoint_every: Count = 500
     log_every: Count = 20
-    seed: int = 0
+    seed: Annotated[int, within(0, 2**63 - 1)] = 0
 
     @property
     def cooldown_from(self) -> int:

@@ -54,7 +54,6 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.evaluation.evaluate import Measuring, evaluate, held_out_share, protocol
     from MAESILLib.evaluation.figures import remove_former
     from MAESILLib.evaluation.lpips import PerceptualDistance
-    from MAESILLib.evaluation.page import write_page
     from MAESILLib.evaluation.tables import markdown, write
     from MAESILLib.runtime.files import check_folder, staged
 
@@ -95,6 +94,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         figures = sorted(staging.rglob("*.png"))
         tables = write(result, staging, "evaluation", markdown(result))
         if args.html:
+            from MAESILLib.evaluation.page import write_page
+
             tables.append(write_page(result, staging))
         remove_former(folder)
     made = [("figure", path) for path in figures] + [(path.suffix[1:], path) for path in tables]

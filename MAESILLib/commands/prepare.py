@@ -88,8 +88,8 @@ def _sources(args: argparse.Namespace, reporter: Reporter) -> list[Source]:
     # a manifest that names patients or splits is not to be corrected
     for name in sorted({find_layout(s.path) for s in sources if not s.patient and not s.split} - {""}):
         reporter.warning(
-            f"some inputs are laid out like {name}: --layout {name} keeps patients, splits, licence and labels, and "
-            "leaves out test cases and other modalities"
+            f"some inputs are laid out like {name}: if they are, --layout {name} keeps patients, splits, licence and "
+            "labels, and leaves out test cases and other modalities"
         )
     return sources
 

@@ -116,7 +116,7 @@ def _read_file(path: Path) -> tuple[Run | None, list[tuple[int, Record]]]:
                 run = _run_of(values, path)
             else:
                 records.append((run.number, record_of(values)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"{path}, line {number} is damaged: {error}", "delete the line, then run maesil prepare again"
             ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from MAESILLib.data.sources import Source, find_sources
 from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.resources import resource_path
 
 UNLISTED, OTHER = "not in the table of splits", "not of this layout"
 
@@ -22,7 +24,8 @@ class Layout:
 
     Attributes:
         images: regular expression of the end of a CT's path (file or folder of a DICOM series) with groups: ``case``,
-            ``part`` (the folder that makes the split), ``set`` (the data set, where one layout serves several).
+            ``gz`` (of a compressed file), ``part`` (the folder that makes the split), ``set`` (the data set, where one
+            layout serves several).
         example: such an end of a path.
         patient, labels: templates, of these groups, of the patient's name and of the path of the label map (or folder
             with a file for each structure) from where ``images`` begins to match.
@@ -36,7 +39,7 @@ class Layout:
     patient: str
     licence: str
     labels: str = ""
-    label_names: Mapping[int, str] = field(default_factory=dict)
+    label_names: Mapping[str, str] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=dict)
     split_table: str = ""
 
@@ -52,7 +55,7 @@ class Layout:
         """
         if (match := self.match(path)) is None:
             return Source(path, split=OTHER)
-        groups, root = match.groupdict(), match.string[: match.start()]
+        groups, root = match.groupdict(""), match.string[: match.start()]
         split = self.splits.get(groups.get("part", ""), "")
         if self.split_table:
             split = _read_splits(root + self.split_table).get(groups["case"], UNLISTED)
@@ -61,45 +64,12 @@ class Layout:
         return Source(path, self.patient.format(**groups), split, groups.get("set", name), self.licence, labels)
 
 
-# of two layouts that a path matches, the narrower comes first
-LAYOUTS = {
-    "totalsegmentator": Layout(
-        r"(?P<case>s\d{4})/ct\.nii\.gz", "s0000/ct.nii.gz", "totalsegmentator_{case}", "CC BY 4.0",
-        "{case}/segmentations", split_table="meta.csv"),
-    "lidc-idri": Layout(
-        r"(?P<case>LIDC-IDRI-\d{4})/[^/]+/[^/]+", "LIDC-IDRI-0001/STUDY/SERIES", "{case}", "CC BY 3.0"),
-    "luna16": Layout(
-        r"subset\d/(?P<case>[^/]+)\.mhd", "subset0/SERIES_UID.mhd", "luna16_{case}", "CC BY 4.0",
-        "seg-lungs-LUNA16/{case}.mhd", {3: "lung", 4: "lung", 5: "trachea"}),
-    "flare": Layout(
-        r"images(?P<part>Tr|Ts)/(?P<case>[^/]+)_0000\.nii\.gz", "imagesTr/NAME_0000.nii.gz", "flare_{case}",
-        "no single one: data of many sources under the challenge's rules", "labels{part}/{case}.nii.gz",
-        {1: "liver", 2: "right kidney", 3: "spleen", 4: "pancreas", 5: "aorta", 6: "inferior vena cava",
-         7: "right adrenal gland", 8: "left adrenal gland", 9: "gallbladder", 10: "esophagus", 11: "stomach",
-         12: "duodenum", 13: "left kidney"}, {"Ts": "test"}),
-    # ids from 500 on are MR (the set's own readme)
-    "amos": Layout(
-        r"images(?P<part>Tr|Va|Ts)/(?P<case>amos_0[0-4]\d\d)\.nii\.gz", "imagesTr/amos_0001.nii.gz", "{case}",
-        "unclear: CC BY 4.0 or CC BY-NC", "labels{part}/{case}.nii.gz",
-        {1: "spleen", 2: "right kidney", 3: "left kidney", 4: "gallbladder", 5: "esophagus", 6: "liver", 7: "stomach",
-         8: "aorta", 9: "inferior vena cava", 10: "pancreas", 11: "right adrenal gland", 12: "left adrenal gland",
-         13: "duodenum", 14: "bladder", 15: "prostate/uterus"}, {"Tr": "train", "Va": "val", "Ts": "test"}),
-    # the other tasks are MR
-    "msd": Layout(
-        r"(?P<task>Task(?:03|06|07|08|09|10)_\w+)/images(?P<part>Tr|Ts)/(?P<case>[^/]+)\.nii\.gz",
-        "Task03_Liver/imagesTr/liver_0.nii.gz", "msd_{case}", "CC BY-SA 4.0", "{task}/labels{part}/{case}.nii.gz",
-        splits={"Ts": "test"}),
-    "btcv": Layout(
-        r"(?P<part>Training|Testing)/img/img(?P<case>\d+)\.nii\.gz", "Training/img/img0001.nii.gz", "btcv_{case}",
-        "terms of use on Synapse, to be accepted before the download", "{part}/label/label{case}.nii.gz",
-        {1: "spleen", 2: "right kidney", 3: "left kidney", 4: "gallbladder", 5: "esophagus", 6: "liver", 7: "stomach",
-         8: "aorta", 9: "inferior vena cava", 10: "portal vein and splenic vein", 11: "pancreas",
-         12: "right adrenal gland", 13: "left adrenal gland"}, {"Testing": "test"}),
-    # as idc download writes it: PATIENT_ID is the DICOM PatientID
-    "idc": Layout(
-        r"(?P<set>[^/]+)/(?P<case>[^/]+)/\d+(?:\.\d+)+/CT_\d+(?:\.\d+)+",
-        "COLLECTION_ID/PATIENT_ID/1.2.3/CT_1.2.3.4", "{case}", ""),
-}  # fmt: skip
+def _read_layouts() -> dict[str, Layout]:
+    tables = tomllib.loads(resource_path("layouts.toml").read_text(encoding="utf-8"))
+    return {name: Layout(**table) for name, table in tables.items()}
+
+
+LAYOUTS = _read_layouts()
 OVERLAPS = {
     ("lidc-idri", "luna16"): "LUNA16 is a part of LIDC-IDRI under other patient names",
     ("flare", "msd"): "the 50 labelled CTs of FLARE22 are from MSD Task07_Pancreas",

@@ -32,7 +32,7 @@ from MAESILLib.export.nnunet import export_nnunet
 from MAESILLib.mae.checkpoint import CheckpointInfo, save_checkpoint
 from MAESILLib.mae.network import Network
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from torchvision_cpu import import_torchvision
 
 DATASET, PLANS, CONFIGURATION = "Dataset701_Sarcoma", "nnUNetPlansMAESIL", "3d_fullres"
@@ -64,7 +64,7 @@ def write_random_checkpoint(path: Path) -> Path:
     """Write a checkpoint of a small network with random weights."""
     config = ModelConfig(superpatch_size=(64, 64, 64), encoder_width=96, encoder_depth=3, decoder_width=48)
     info = CheckpointInfo(config, Preprocessing())
-    save_checkpoint(path, Network(config, 2, info.parts).state_dict(), info)
+    save_checkpoint(path, Network(config, info.preprocessing.windows_hu, info.parts).state_dict(), info)
     return path
 
 

@@ -36,7 +36,7 @@ check() {
   timeout 400 bash -c "$(declare -f bench); bench --profile '$OUT' --presets $PRESETS" || echo "THE BENCHMARK WAS CUT OFF"
   if [ -f "$OUT/bench.json" ]; then cp "$OUT/bench.json" "$WORK/bench.json"; fi
   if python3 -c 'import pytest' 2>/dev/null; then
-    timeout 120 python3 -m pytest --noconftest -q Testing/test_cuda.py 2>&1 | tee "$OUT/test_cuda.txt" ||
+    timeout 120 python3 -m pytest --noconftest -q Testing/library/training/test_cuda.py 2>&1 | tee "$OUT/test_cuda.txt" ||
       echo "THE CUDA TESTS FAILED OR WERE CUT OFF"
   fi
 }

@@ -3,67 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import slicer
 
-from MAESILWidgets.jobs import checkpoints
-from MAESILWidgets.jobs.commands import ReconstructOptions, TrainOptions, for_terminal
-from MAESILWidgets.jobs.reconstruction_task import ReconstructionTask
-from MAESILWidgets.jobs.training_task import TrainingTask
-from MAESILWidgets.scene.results_scene import Result
-from MAESILWidgets.scene.volume_info import describe
+from MAESILWidgets.jobs.commands import for_terminal
 
 _tasks: list[Any] = []
 last_arguments: list[str] = []
 """Those of the command that was started last, as they can be given to someone else."""
 
 
-def start_reconstruction(node: Any, options: ReconstructOptions, **callbacks: Any) -> ReconstructionTask:
-    """Start to reconstruct a volume node; return the running task."""
-    task = ReconstructionTask(node, options, **callbacks)
-    _start(task)
-    return task
-
-
-def start_training(options: TrainOptions, inputs: list[str], nodes: list[Any], **callbacks: Any) -> TrainingTask:
-    """Start a training on files, folders or volume nodes; return the running task."""
-    task = TrainingTask(options, inputs, nodes, **callbacks)
-    _start(task)
-    return task
-
-
-def _start(task: Any) -> None:
+def start(task: Any) -> Any:
+    """Start a task and return it."""
     _tasks[:] = [*(one for one in _tasks if one.is_running), task]
     last_arguments[:] = task.shareable_arguments
     task.on_log(f"$ {for_terminal(task.arguments)}")
     task.start()
-
-
-def reconstruct_checked(
-    node: Any,
-    options: ReconstructOptions,
-    on_progress: Callable[..., None] | None,
-    on_end: Callable[..., None] | None,
-) -> ReconstructionTask:
-    """Start to reconstruct a volume node that a script gives.
-
-    Raises:
-        ValueError: there is no such volume, it is not a CT, or the checkpoint cannot be used.
-    """
-    if node is None:
-        raise ValueError("there is no volume to reconstruct: give a scalar volume node")
-    model = checkpoints.describe(options.checkpoint)
-    problem = model.problem or describe(node, model.info).refusal
-    if problem:
-        raise ValueError(problem)
-
-    def ended(state: str, text: Any, failure: Any) -> None:
-        if on_end is not None:
-            on_end(state, Result(text) if text is not None else None, failure)
-
-    return start_reconstruction(node, options, on_progress=on_progress or (lambda *_: None), on_end=ended)
+    return task
 
 
 def wait(task: Any) -> None:

@@ -10,7 +10,7 @@ import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
-from MAESILWidgets.jobs import running
+from MAESILWidgets.jobs import running, starting
 from MAESILWidgets.jobs.system import System
 from MAESILWidgets.panels.advanced_panel import AdvancedPanel
 from MAESILWidgets.panels.input_panel import InputPanel
@@ -55,10 +55,10 @@ class ModulePanel(VTKObservationMixin):
         self.input = InputPanel(self.ui, self.update, logic.loadSample, self.views.is_shown)
         self.results = ResultPanel(self.ui, self.views)
         self.reconstruct = ReconstructPanel(
-            self.ui, self.input, self.system, running.start_reconstruction, self.advanced.log, self.show_result
+            self.ui, self.input, self.system, starting.start_reconstruction, self.advanced.log, self.show_result
         )
         self.train = TrainPanel(
-            self.ui, self.system, self.views, running.start_training, self.advanced.log, self.input.add_checkpoint
+            self.ui, self.system, self.views, starting.start_training, self.advanced.log, self.input.add_checkpoint
         )
         for name, icon in ICONS.items():
             getattr(self.ui, name).setIcon(qt.QIcon(resource(f"Icons/{icon}.png")))
