@@ -36,7 +36,8 @@ def test_module_life(host: Host, probe: Any) -> None:  # noqa: F811
     assert slicer.util.selectedModule() == "Probe"
     assert probe.calls == ["enter"]
     assert probe.parent.inherits("QWidget")
-    assert [entry["sampleName"] for entry in host.sample_data] == ["A"]
+    # other modules of this process may have registered theirs
+    assert [entry["sampleName"] for entry in host.sample_data].count("A") == 1
     assert slicer.util.mainWindow().objectName == "qSlicerMainWindow"
     assert slicer.util.showStatusMessage("hello") is True
     slicer.util.reloadScriptedModule("Probe")

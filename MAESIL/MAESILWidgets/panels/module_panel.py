@@ -49,6 +49,7 @@ class ModulePanel(VTKObservationMixin):
         layout.register()
         self.parameters: Any = None
         self._gui_tag: Any = None
+        running.last_arguments.clear()
         self.views = layout.Views()
         self.system = System(self.update)
         self.advanced = AdvancedPanel(self.ui, self.system, lambda: running.last_arguments)

@@ -68,7 +68,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         calls.append(bf16)
         return reconstruction.reconstruct(*rest, bf16=bf16, **options)
 
-    for module in ("results", "evaluation.evaluate"):
+    for module in ("reconstruct.results", "evaluation.evaluate"):
         monkeypatch.setattr(f"MAESILLib.{module}.reconstruct", watched)
     return calls
 
