@@ -82,8 +82,8 @@ def test_the_script_trains_in_calls_and_brings_the_weights_back(tmp_path: Path) 
     assert "4 volumes" in out
     assert "bf16 product" in out
     assert len(read_cache(tmp_path / "work" / "cache").entries) == 4
-    # collected, and skipped without a card
-    assert "skipped" in (tmp_path / "out" / "test_cuda.txt").read_text(encoding="utf-8")
+    # found and run, or skipped without a card
+    assert "[100%]" in (tmp_path / "out" / "test_cuda.txt").read_text(encoding="utf-8")
     (tmp_path / "work" / "steps").write_text("5")
     # a call whose time is over at once leaves a state, and the next one goes on
     call("train:0.0001")
