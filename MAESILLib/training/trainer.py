@@ -203,8 +203,9 @@ class Trainer:
         while progress.step < train.steps:
             metrics = None if self._stops() else self._update(loader, progress.step)
             if metrics is None:
-                self._save()
+                # before the state is saved, because that ends in a barrier
                 reason = next(filter(None, self.ranks.gather(self.stop.reason)))
+                self._save()
                 raise CancelledError(f"stopped at step {progress.step} ({reason}); resume with --resume")
             progress.step += 1
             progress.samples += train.batch_size
