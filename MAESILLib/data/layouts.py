@@ -29,7 +29,6 @@ class Layout:
         example: such an end of a path.
         patient, labels: templates, of these groups, of the patient's name and of the path of the label map (or folder
             with a file for each structure) from where ``images`` begins to match.
-        label_names: of the values of a label map; empty where file names or ``dataset.json`` state them.
         splits: split of each ``part``; the cache splits the others.
         split_table: CSV file with columns image_id and split, in place of ``splits``.
     """
@@ -39,7 +38,6 @@ class Layout:
     patient: str
     licence: str
     labels: str = ""
-    label_names: Mapping[str, str] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=dict)
     split_table: str = ""
 
@@ -64,12 +62,8 @@ class Layout:
         return Source(path, self.patient.format(**groups), split, groups.get("set", name), self.licence, labels)
 
 
-def _read_layouts() -> dict[str, Layout]:
-    tables = tomllib.loads(resource_path("layouts.toml").read_text(encoding="utf-8"))
-    return {name: Layout(**table) for name, table in tables.items()}
-
-
-LAYOUTS = _read_layouts()
+TABLES = tomllib.loads(resource_path("layouts.toml").read_text(encoding="utf-8"))
+LAYOUTS = {name: Layout(**table) for name, table in TABLES.items()}
 OVERLAPS = {
     ("lidc-idri", "luna16"): "LUNA16 is a part of LIDC-IDRI under other patient names",
     ("flare", "msd"): "the 50 labelled CTs of FLARE22 are from MSD Task07_Pancreas",
