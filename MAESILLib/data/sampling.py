@@ -13,11 +13,9 @@ from functools import lru_cache
 import numpy as np
 
 from MAESILLib.data.cache import Cache, CacheEntry
-from MAESILLib.data.foreground import FOREGROUND_HU, foreground_share
+from MAESILLib.data.foreground import foreground_share
 from MAESILLib.mae.superpatch import Shape, Superpatch, extract
 from MAESILLib.runtime.errors import InputError
-
-__all__ = ["FOREGROUND_HU", "Choice", "Crop", "CropSampler", "random_for"]
 
 AIR_HU = -1024
 TRIES = 8
@@ -25,25 +23,6 @@ OPEN_VOLUMES = 256
 """Each open volume takes a file descriptor, of which a process has 1024 on many systems."""
 OPEN_TABLES = 8192
 """Kept in memory, about 60 KB each."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Where a training superpatch lies; nothing of it was read.
-
-    Attributes:
-        volume: index into the sampler's entries.
-        start: first voxel (D, H, W).
-        size: voxels (D, H, W) of the volume, fewer than the crop's where the volume is shorter.
-        crop_size: voxels (D, H, W) of the crop.
-        is_flipped: left and right are mirrored.
-    """
-
-    volume: int
-    start: Shape
-    size: Shape
-    crop_size: Shape
-    is_flipped: bool
 
 
 @dataclass(frozen=True)
@@ -113,8 +92,8 @@ class CropSampler:
         self._volume = lru_cache(OPEN_VOLUMES)(lambda index: cache.open(entries[index]))
         self._table = lru_cache(OPEN_TABLES)(lambda index: np.array(cache.foreground(entries[index])))
 
-    def choose(self, sample: int, crop_size: Shape) -> Choice:
-        """Choose where sample number ``sample`` lies, without reading a voxel.
+    def crop(self, sample: int, crop_size: Shape) -> Crop:
+        """Return sample number ``sample``; where it lies is drawn before a voxel is read.
 
         Args:
             crop_size: voxels (D, H, W), a multiple of the patch.
@@ -131,34 +110,21 @@ class CropSampler:
                 break
         assert best is not None
         _, which, box = best
-        is_flipped = self.flip and bool(rng.random() < 0.5)
-        return Choice(which, box.start, _size_in(box, self.entries[which].shape_dhw), crop_size, is_flipped)
-
-    def read(self, choice: Choice) -> Crop:
-        """Read what was chosen."""
-        box = Superpatch(0, choice.start, choice.size)
-        hu = self._volume(choice.volume)[box.in_volume(self.entries[choice.volume].shape_dhw)]
-        hu = np.flip(hu, 2) if choice.is_flipped else hu
-        return Crop(_padded(hu, choice.crop_size, self.patch_size), choice.size, self.entries[choice.volume].name)
-
-    def crop(self, sample: int, crop_size: Shape) -> Crop:
-        """Return sample number ``sample``."""
-        return self.read(self.choose(sample, crop_size))
+        hu = self._volume(which)[box.in_volume(self.entries[which].shape_dhw)]
+        if self.flip and rng.random() < 0.5:
+            hu = np.flip(hu, 2)
+        d, h, w = hu.shape
+        return Crop(_padded(hu, crop_size, self.patch_size), (d, h, w), self.entries[which].name)
 
     def _foreground_share(self, which: int, box: Superpatch) -> float:
         shape = self.entries[which].shape_dhw
-        return foreground_share(self._table(which), shape, box.start, _size_in(box, shape))
+        d, h, w = (part.stop - part.start for part in box.in_volume(shape))
+        return foreground_share(self._table(which), shape, box.start, (d, h, w))
 
 
 def _random_box(shape: Shape, crop_size: Shape, rng: np.random.Generator) -> Superpatch:
     d, h, w = (_random_start(n, c, rng) for n, c in zip(shape, crop_size, strict=True))
     return Superpatch(0, (d, h, w), crop_size)
-
-
-def _size_in(box: Superpatch, shape: Shape) -> Shape:
-    """Return the voxels (D, H, W) of a volume that a box covers."""
-    d, h, w = (part.stop - part.start for part in box.in_volume(shape))
-    return d, h, w
 
 
 def _random_start(length: int, crop: int, rng: np.random.Generator) -> int:

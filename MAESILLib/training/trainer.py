@@ -251,7 +251,7 @@ class Trainer:
         """Count a skipped update (from 0) and name its samples."""
         self.progress.skipped += 1
         samples, crop = samples_of_update(self.config, step), crop_size_of_step(self.config, step)
-        volumes = sorted({self.entries[self.sampler.choose(sample, crop).volume].name for sample in samples})
+        volumes = sorted({self.sampler.crop(sample, crop).source for sample in samples})
         self.reporter.warning(
             f"step {step + 1} skipped: non-finite gradient; samples {samples.start} to {samples.stop - 1} of "
             f"{', '.join(volumes[:4])}{' and others' if len(volumes) > 4 else ''}"
