@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
@@ -29,17 +29,15 @@ END_S = 1.0
 """A process that was killed is waited for this long."""
 FILE_LIMIT_S = 1800.0
 
-Work = Callable[[Setup, Task], Outcome]
-
 
 class Worker:
     """A process that prepares one source after the other."""
 
-    def __init__(self, setup: Setup, work: Work, task: Task) -> None:
+    def __init__(self, setup: Setup, task: Task) -> None:
         # spawned on every system: a fork would copy locks that the parent's threads hold
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, setup, work), daemon=True)
+        self.process = context.Process(target=_serve, args=(other, setup, prepare_source), daemon=True)
         self.process.start()
         # so that the pipe ends when the process does
         other.close()
@@ -78,9 +76,9 @@ class Worker:
         hint = "try it alone with --workers 1" if how != "signal 9" else "if memory ran out, use fewer --workers"
         return f"the reader died ({how}) while it was on this file. {hint}"
 
-    def kill_if_late(self, limit_s: float) -> None:
-        """Kill it if it has been on its source for longer."""
-        if time.monotonic() - self.begin > limit_s:
+    def kill_if_late(self) -> None:
+        """Kill it if it has been on its source for too long."""
+        if time.monotonic() - self.begin > FILE_LIMIT_S:
             self.is_usable, self.is_late = False, True
             self.process.kill()
 
@@ -97,16 +95,10 @@ def prepare_in_workers(
     tasks: Iterable[Task],
     count: int,
     stop: StopRequest,
-    work: Work = prepare_source,
-    limit_s: float = FILE_LIMIT_S,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Prepare sources in ``count`` processes; yield their outcomes as they come.
 
     When the caller closes the iterator, or it raises, all workers have ended.
-
-    Args:
-        work: what is done with each source: a function of a module, because other processes have to find it.
-        limit_s: a worker that is busy with one source for longer is killed.
 
     Raises:
         CancelledError: a stop was asked for.
@@ -118,9 +110,9 @@ def prepare_in_workers(
         while left or workers:
             stop.check()
             while left and len(workers) < count:
-                workers.append(Worker(setup, work, left.popleft()))
+                workers.append(Worker(setup, left.popleft()))
             for worker in workers:
-                worker.kill_if_late(limit_s)
+                worker.kill_if_late()
             ready = wait([worker.pipe for worker in workers], POLL_S)
             for worker in [one for one in workers if one.pipe in ready]:
                 outcome = worker.receive()
@@ -138,7 +130,7 @@ def prepare_in_workers(
             worker.end()
 
 
-def _serve(pipe: Connection, setup: Setup, work: Work) -> None:
+def _serve(pipe: Connection, setup: Setup, work: Callable[[Setup, Task], Outcome]) -> None:
     """Prepare what comes through the pipe, until it ends."""
     # a terminal and a scheduler signal all processes of a job; the parent decides
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -146,16 +138,13 @@ def _serve(pipe: Connection, setup: Setup, work: Work) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _use_one_thread()
     _limit_memory()
-    while True:
-        try:
+    with suppress(EOFError):
+        while True:
             task = pipe.recv()
-        except EOFError:
-            return
-        try:
-            message: Outcome | DiskFullError = work(setup, task)
-        except DiskFullError as error:
-            message = error
-        pipe.send(message)
+            try:
+                pipe.send(work(setup, task))
+            except DiskFullError as error:
+                pipe.send(error)
 
 
 def _end_with_parent() -> None:

@@ -15,6 +15,7 @@ from cli_factory import QUIET, REPOSITORY, assert_refused, assert_refused_event,
 from test_prepare import SMALL, entries_of, reasons_of, write_manifest
 from worker_stub import pretend
 
+from MAESILLib.data import workers
 from MAESILLib.data.cache import read_cache
 from MAESILLib.data.one_source import Setup, Task
 from MAESILLib.data.sources import Source
@@ -50,9 +51,9 @@ def awkward_inputs(folder: Path) -> Path:
 
 def test_as_many_workers_as_you_like(tmp_path: Path) -> None:
     manifest = awkward_inputs(tmp_path / "in")
-    for workers in (1, 3):
-        output = tmp_path / f"cache{workers}"
-        assert maesil("prepare", manifest, "--output", output, "--workers", workers, *QUIET).status == 0
+    for count in (1, 3):
+        output = tmp_path / f"cache{count}"
+        assert maesil("prepare", manifest, "--output", output, "--workers", count, *QUIET).status == 0
     assert_same(tmp_path / "cache1", tmp_path / "cache3")
     # numbers 6 and 7 hold the same data as 0 and 1
     reasons = reasons_of(tmp_path / "cache1")
@@ -84,9 +85,13 @@ class TestPool:
 
     SETUP = Setup(Path("nowhere"), 1.5, False, {})
 
+    @pytest.fixture(autouse=True)
+    def _stub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(workers, "prepare_source", pretend)
+
     def test_a_worker_that_dies_costs_its_file_only(self) -> None:
         tasks = tasks_of("a", "kill", "b", "crash", "exit", "c", "kill2", "d")
-        outcomes = list(prepare_in_workers(self.SETUP, tasks, 2, StopRequest(), pretend))
+        outcomes = list(prepare_in_workers(self.SETUP, tasks, 2, StopRequest()))
         reasons = {Path(o.record.source).name: o.record.reason for o in outcomes}
         assert len(outcomes) == 8
         assert all(reasons[name] == "" for name in "abcd")
@@ -98,11 +103,11 @@ class TestPool:
 
     def test_a_full_disk_ends_it(self) -> None:
         with pytest.raises(DiskFullError, match="free space"):
-            list(prepare_in_workers(self.SETUP, tasks_of("full", "slow", "slow2"), 2, StopRequest(), pretend))
+            list(prepare_in_workers(self.SETUP, tasks_of("full", "slow", "slow2"), 2, StopRequest()))
 
     def test_a_stop_is_noticed_at_once(self) -> None:
         stop = StopRequest()
-        outcomes = prepare_in_workers(self.SETUP, tasks_of("a", "slow", "slow2"), 2, stop, pretend)
+        outcomes = prepare_in_workers(self.SETUP, tasks_of("a", "slow", "slow2"), 2, stop)
         assert next(outcomes).record.source == "/in/a"
         stop.ask("a test")
         begin = time.monotonic()
@@ -110,13 +115,14 @@ class TestPool:
             list(outcomes)
         assert time.monotonic() - begin < 1
 
-    def test_a_worker_that_takes_too_long_is_killed(self) -> None:
-        (outcome,) = prepare_in_workers(self.SETUP, tasks_of("slow"), 1, StopRequest(), pretend, limit_s=1)
+    def test_a_worker_that_takes_too_long_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(workers, "FILE_LIMIT_S", 1)
+        (outcome,) = prepare_in_workers(self.SETUP, tasks_of("slow"), 1, StopRequest())
         assert "took too long" in outcome.record.reason
 
     @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory")
     def test_a_worker_cannot_take_all_memory(self) -> None:
-        outcomes = list(prepare_in_workers(self.SETUP, tasks_of("hog", "a"), 1, StopRequest(), pretend))
+        outcomes = list(prepare_in_workers(self.SETUP, tasks_of("hog", "a"), 1, StopRequest()))
         assert [o.record.reason for o in outcomes] == ["no memory", ""]
 
 
