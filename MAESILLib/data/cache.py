@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,13 @@ from tokenize import TokenError
 import numpy as np
 
 from MAESILLib.data.foreground import foreground_table, table_shape
-from MAESILLib.data.index import INDEX, index_paths, read_index, unfinished, write_new_index
+from MAESILLib.data.index import INDEX, WHOLE, Run, append, index_paths, read_index, unfinished
 from MAESILLib.data.records import CacheEntry, Record, Refusal, decide
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path
 
-__all__ = ["INDEX", "Cache", "CacheEntry", "Refusal", "is_cache", "read_cache", "store_volume", "write_index"]
-
 VOLUMES = "volumes"
-TABLE_SUFFIX = ".foreground.npy"
+TABLE = ".foreground.npy"
 AGAIN = "run maesil prepare again"
 REPAIR = "run maesil prepare again with --verify"
 CHUNK = 1 << 22
@@ -55,7 +52,7 @@ class Cache:
         Raises:
             InputError: the file is missing or does not hold what the index says.
         """
-        return _mapped(volume_path(self.folder, entry.name), entry.shape_dhw, np.dtype(np.int16))
+        return _mapped(_path(self.folder, entry.name), entry.shape_dhw, np.dtype(np.int16))
 
     def foreground(self, entry: CacheEntry) -> np.ndarray:
         """Map a volume's foreground table: uint16 (ceil(D/8), ceil(H/8), ceil(W/8)), voxels above -500 HU a block.
@@ -63,7 +60,7 @@ class Cache:
         Raises:
             InputError: the file is missing or does not fit the volume.
         """
-        return _mapped(table_path(self.folder, entry.name), table_shape(entry.shape_dhw), np.dtype(np.uint16))
+        return _mapped(_path(self.folder, entry.name, TABLE), table_shape(entry.shape_dhw), np.dtype(np.uint16))
 
     def verify(self, entry: CacheEntry) -> None:
         """Read a volume and its foreground table to the end and compare them with what was stored.
@@ -72,11 +69,11 @@ class Cache:
             InputError: one of them is missing or damaged.
         """
         volume, table = self.open(entry), self.foreground(entry)
-        path = volume_path(self.folder, entry.name)
+        path = _path(self.folder, entry.name)
         if crc32_of(path) != entry.crc32:
             raise InputError(f"{path} is damaged: its check sum is another than when it was stored", REPAIR)
         if not np.array_equal(foreground_table(volume), table):
-            raise InputError(f"{table_path(self.folder, entry.name)} is damaged: it does not fit its volume", REPAIR)
+            raise InputError(f"{_path(self.folder, entry.name, TABLE)} is damaged: it does not fit its volume", REPAIR)
 
     def fingerprint(self) -> str:
         """Return a hash of what the cache holds; the same for the same data wherever and by whomever prepared."""
@@ -89,29 +86,21 @@ class Cache:
         Where no entry names its split, whole patients are held out by a hash of their name: the choice depends
         on the set of patients and on nothing else, and a larger share holds out the same ones and more.
         """
-        if any(e.split for e in self.entries):
-            # what nobody decided on is trained on, but never a patient who validates
-            validating = {e.patient for e in self.entries if e.split == "val"}
-            if split == "val":
-                return tuple(e for e in self.entries if e.split == "val")
-            return tuple(e for e in self.entries if e.split != "val" and e.patient not in validating)
-        held_out = self._held_out_patients(validation_share)
-        return tuple(e for e in self.entries if (e.patient in held_out) == (split == "val"))
-
-    def _held_out_patients(self, share: float) -> set[str]:
-        patients = sorted({e.patient for e in self.entries}, key=lambda p: hashlib.sha256(p.encode()).digest())
-        count = max(1, round(share * len(patients))) if share > 0 and len(patients) > 1 else 0
-        return set(patients[:count])
+        validating = tuple(e for e in self.entries if e.split == "val")
+        if not any(e.split for e in self.entries):
+            patients = sorted({e.patient for e in self.entries}, key=lambda p: hashlib.sha256(p.encode()).digest())
+            count = max(1, round(validation_share * len(patients))) if validation_share > 0 and len(patients) > 1 else 0
+            chosen = set(patients[:count])
+            validating = tuple(e for e in self.entries if e.patient in chosen)
+        if split == "val":
+            return validating
+        # what nobody decided on is trained on, but never a patient who validates
+        held_out = {e.patient for e in validating}
+        return tuple(e for e in self.entries if e.patient not in held_out)
 
 
-def volume_path(folder: Path, name: str) -> Path:
-    """Return where a volume lies."""
-    return folder / VOLUMES / f"{name}.npy"
-
-
-def table_path(folder: Path, name: str) -> Path:
-    """Return where a volume's foreground table lies."""
-    return folder / VOLUMES / f"{name}{TABLE_SUFFIX}"
+def _path(folder: Path, name: str, suffix: str = ".npy") -> Path:
+    return folder / VOLUMES / f"{name}{suffix}"
 
 
 def _mapped(path: Path, shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> np.ndarray:
@@ -125,21 +114,9 @@ def _mapped(path: Path, shape: tuple[int, int, int], dtype: np.dtype[np.generic]
         raise InputError(f"{path} is damaged: {error}", AGAIN) from None
     if array.shape != shape or array.dtype != dtype:
         raise InputError(f"{path} holds {array.dtype} {array.shape}, the index says {dtype} {shape}", AGAIN)
-    if size != stored_bytes(shape, dtype):
-        raise InputError(f"{path} is damaged: it has {size} bytes, not {stored_bytes(shape, dtype)}", AGAIN)
+    if size != array.offset + array.nbytes:
+        raise InputError(f"{path} is damaged: it has {size} bytes, not {array.offset + array.nbytes}", AGAIN)
     return array
-
-
-def _header(shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> bytes:
-    file = io.BytesIO()
-    description = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
-    np.lib.format.write_array_header_1_0(file, description)
-    return file.getvalue()
-
-
-def stored_bytes(shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> int:
-    """Return how long the .npy file of such an array is."""
-    return len(_header(shape, dtype)) + math.prod(shape) * dtype.itemsize
 
 
 def crc32_of(path: Path) -> int:
@@ -164,22 +141,23 @@ def store_volume(folder: Path, name: str, hu: np.ndarray) -> int:
         DiskFullError: the disk is full.
         InputError: the folder cannot be written to.
     """
-    _store(table_path(folder, name), foreground_table(hu))
-    return _store(volume_path(folder, name), np.ascontiguousarray(hu))
+    _store(_path(folder, name, TABLE), foreground_table(hu))
+    return _store(_path(folder, name), np.ascontiguousarray(hu))
 
 
 def _store(path: Path, array: np.ndarray) -> int:
-    header = _header((array.shape[0], array.shape[1], array.shape[2]), array.dtype)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     # np.save does not say that the disk is full
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(header)
+        file.write(header.getvalue())
         file.write(array.data)
-    return zlib.crc32(array.data, zlib.crc32(header))
+    return zlib.crc32(array.data, zlib.crc32(header.getvalue()))
 
 
 def is_cache(folder: Path) -> bool:
     """Say whether a folder holds an index."""
-    return folder.is_dir() and bool(index_paths(folder))
+    return bool(index_paths(folder))
 
 
 def read_cache(folder: Path | str, allow_empty: bool = False) -> Cache:
@@ -199,7 +177,8 @@ def read_cache(folder: Path | str, allow_empty: bool = False) -> Cache:
 
 
 def write_index(cache: Cache) -> None:
-    """Write the index of volumes that lie in a cache's folder already, whole or not at all."""
-    records = [Record(entry.source, order, entry=entry) for order, entry in enumerate(cache.entries)]
-    refused = [Record(r.source, len(records) + n, reason=r.reason) for n, r in enumerate(cache.refused)]
-    write_new_index(cache.folder, cache.spacing_mm, [*records, *refused])
+    """Write the index of volumes that lie in a cache's folder already, in place of an older one."""
+    (cache.folder / INDEX).unlink(missing_ok=True)
+    append(cache.folder, WHOLE, Run(1, WHOLE, "", cache.spacing_mm, is_complete=True))
+    for order, entry in enumerate(cache.entries):
+        append(cache.folder, WHOLE, Record(entry.source, order, entry=entry))

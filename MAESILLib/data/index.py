@@ -20,7 +20,7 @@ from typing import Any
 from MAESILLib import __version__
 from MAESILLib.data.records import Record, record_of
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import explain_os_error, write_text
+from MAESILLib.runtime.files import explain_os_error
 
 SCHEMA = "maesil-cache/4"
 INDEX = "index.jsonl"
@@ -132,20 +132,6 @@ def _run_of(values: dict[str, Any], path: Path) -> Run:
     return Run(number, shard, str(values["inputs"]), spacing_mm, bool(values["is_complete"]))
 
 
-def begin_run(folder: Path, run: Run) -> None:
-    """Append the line that describes a run.
-
-    Raises:
-        DiskFullError: the disk is full.
-        InputError: the folder cannot be written to.
-    """
-    path = folder / run.shard.file_name("index", ".jsonl")
-    if path.exists():
-        # what a crash tore must not become the start of the next line
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-    append(folder, run.shard, run)
-
-
 def append(folder: Path, shard: Shard, value: Run | Record) -> None:
     """Append a line to a shard's index; it survives the end of this process.
 
@@ -156,21 +142,14 @@ def append(folder: Path, shard: Shard, value: Run | Record) -> None:
     path = folder / shard.file_name("index", ".jsonl")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(value, Run) and path.exists():
+            # what a crash tore must not become the start of the next line
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        head = {"schema": SCHEMA, "library_version": __version__} if isinstance(value, Run) else {}
         with open(path, "a", encoding="utf-8") as file:
-            file.write(_line(value))
+            file.write(json.dumps(head | asdict(value), allow_nan=False) + "\n")
     except OSError as error:
         raise explain_os_error(error, path) from error
-
-
-def write_new_index(folder: Path, spacing_mm: float, records: Iterable[Record]) -> None:
-    """Write the index of a cache whose volumes are stored already, whole or not at all."""
-    run = Run(1, WHOLE, "", spacing_mm, is_complete=True)
-    write_text(folder / INDEX, _line(run) + "".join(map(_line, records)))
-
-
-def _line(value: Run | Record) -> str:
-    head = {"schema": SCHEMA, "library_version": __version__} if isinstance(value, Run) else {}
-    return json.dumps(head | asdict(value), allow_nan=False) + "\n"
 
 
 def unfinished(runs: Iterable[Run]) -> tuple[str, ...]:

@@ -9,16 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from MAESILLib.data.sources import VOLUME_SUFFIXES, is_volume
+from MAESILLib.data.sources import VOLUME_SUFFIXES
 
 LONGEST = 120
 """Characters of a name; file systems take 255 bytes, and a temporary name is longer."""
 DICOM_FILE = (".dcm", ".ima", ".dicom")
-
-
-def absolute(path: Path) -> str:
-    """Return the absolute path of a source, links as they are: it identifies the source in an index."""
-    return os.path.abspath(path)
 
 
 def plan_names(paths: Sequence[Path]) -> list[str]:
@@ -28,7 +23,7 @@ def plan_names(paths: Sequence[Path]) -> list[str]:
     come before it, as many as it takes: ``case_0001/ct.nii.gz`` beside ``case_0002/ct.nii.gz`` is ``case_0001_ct``.
     """
     parts = [_parts(path) for path in paths]
-    depths = [1 if is_volume(path) or path.suffix.lower() not in DICOM_FILE else 2 for path in paths]
+    depths = [2 if path.suffix.lower() in DICOM_FILE else 1 for path in paths]
     while True:
         names = [_label(p, d) for p, d in zip(parts, depths, strict=True)]
         counts = Counter(name.casefold() for name in names)
@@ -45,21 +40,18 @@ def plan_names(paths: Sequence[Path]) -> list[str]:
 
 def marked(name: str, path: Path) -> str:
     """Return a name that the path makes unlike any other."""
-    return f"{name[:LONGEST]}_{hashlib.sha256(os.fsencode(absolute(path))).hexdigest()[:8]}"
+    return f"{name[:LONGEST]}_{hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:8]}"
 
 
 def _parts(path: Path) -> tuple[str, ...]:
     """Return the file's name without its suffix and the folders above, the innermost first."""
-    parts = Path(absolute(path)).parts[::-1]
-    suffixes = (*VOLUME_SUFFIXES, *DICOM_FILE)
-    # the longest that fits, because .nii.gz ends with no other of them
-    suffix = next((s for s in sorted(suffixes, key=len, reverse=True) if parts[0].lower().endswith(s)), "")
+    parts = Path(os.path.abspath(path)).parts[::-1]
+    suffix = next((s for s in (*VOLUME_SUFFIXES, *DICOM_FILE) if parts[0].lower().endswith(s)), "")
     return (parts[0][: len(parts[0]) - len(suffix)], *parts[1:-1]) if len(parts) > 1 else parts
 
 
 def _label(parts: tuple[str, ...], depth: int) -> str:
-    text = "_".join(part for part in parts[:depth][::-1])
-    label = re.sub(r"[^\w.-]+", "_", text).strip("._") or "volume"
+    label = re.sub(r"[^\w.-]+", "_", "_".join(parts[:depth][::-1])).strip("._") or "volume"
     if len(label) > LONGEST:
         label = f"{label[:LONGEST]}_{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     # NAME.foreground.npy is the table of NAME

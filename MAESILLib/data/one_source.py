@@ -6,6 +6,7 @@ What is found depends on nothing but the source, so any process can do it in any
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 
 from MAESILLib.data.cache import Cache, store_volume
 from MAESILLib.data.foreground import FOREGROUND_HU
-from MAESILLib.data.names import absolute
 from MAESILLib.data.records import CacheEntry, Record, hash_of_patient, same_data
 from MAESILLib.data.sources import Source, is_dicom
 from MAESILLib.runtime.errors import CancelledError, DiskFullError, InputError
@@ -78,7 +78,7 @@ def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = la
     Raises:
         DiskFullError: the disk is full.
     """
-    path, source = task.source.path, absolute(task.source.path)
+    path, source = task.source.path, os.path.abspath(task.source.path)
     try:
         check_name(path)
         size, stamp = stamp_of(path)
@@ -114,7 +114,7 @@ def refused(task: Task, reason: str) -> Outcome:
 
     What was stored of an earlier state of it stays.
     """
-    return Outcome(Record(absolute(task.source.path), task.order, entry=task.stored, reason=reason))
+    return Outcome(Record(os.path.abspath(task.source.path), task.order, entry=task.stored, reason=reason))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -168,9 +168,9 @@ def _prepared(
     from MAESILLib.ct.reading import read_volume
     from MAESILLib.ct.volume import model_grid
 
+    source, entry = task.source, task.stored
     check_stop()
-    volume = read_volume(task.source.path)
-    entry = _described(task, sha256)
+    volume = read_volume(source.path)
     check_stop()
     hu = model_grid(volume.geometry, setup.spacing_mm).to_model(volume.hu)
     # whole numbers are rounded already, and rounding them takes a copy in floating point
@@ -180,28 +180,22 @@ def _prepared(
     crc32 = store_volume(setup.folder, task.name, stored)
     d, h, w = stored.shape
     share = round(np.count_nonzero(stored > FOREGROUND_HU) / stored.size, 4)
+    if entry is None or entry.source_sha256 != sha256:
+        entry = CacheEntry(
+            task.name,
+            shape_dhw=(d, h, w),
+            patient=hash_of_patient(source.patient or _dicom_patient(source.path) or task.name),
+            split=source.split,
+            source=os.path.abspath(source.path),
+            source_sha256=sha256,
+            foreground_share=share,
+            dataset=source.dataset,
+            licence=source.licence,
+            labels=source.labels,
+        )
+    # what a manifest said of the same data holds until another says something else
     entry = replace(entry, shape_dhw=(d, h, w), foreground_share=share, crc32=crc32)
-    return entry, tuple(f"{task.source.path}: {warning}" for warning in volume.warnings)
-
-
-def _described(task: Task, sha256: str) -> CacheEntry:
-    """Return the entry of a source that can be read, its voxels left out."""
-    if task.stored is not None and task.stored.source_sha256 == sha256:
-        # what a manifest said of these data holds until another says something else
-        return task.stored
-    source = task.source
-    return CacheEntry(
-        task.name,
-        shape_dhw=(0, 0, 0),
-        patient=hash_of_patient(source.patient or _dicom_patient(source.path) or task.name),
-        split=source.split,
-        source=absolute(source.path),
-        source_sha256=sha256,
-        foreground_share=0.0,
-        dataset=source.dataset,
-        licence=source.licence,
-        labels=source.labels,
-    )
+    return entry, tuple(f"{source.path}: {warning}" for warning in volume.warnings)
 
 
 def _dicom_patient(path: Path) -> str:

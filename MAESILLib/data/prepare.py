@@ -8,17 +8,17 @@ prepared them, nor from which was done first.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
-from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from MAESILLib.data.cache import VOLUMES, Cache, read_cache
-from MAESILLib.data.index import WHOLE, Run, Shard, append, begin_run, read_index
-from MAESILLib.data.names import absolute, marked, plan_names
+from MAESILLib.data.index import WHOLE, Run, Shard, append, read_index
+from MAESILLib.data.names import marked, plan_names
 from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source
 from MAESILLib.data.records import CacheEntry, Record, hash_of_patient
 from MAESILLib.data.report import report_of
@@ -68,37 +68,38 @@ def prepare(
             f"{folder} was prepared at {runs[0].spacing_mm} mm, not {spacing_mm} mm", "choose another output folder"
         )
     names = plan_names([source.path for source in sources])
-    tasks = plan_tasks(sources, names, records)[shard.number - 1 :: shard.of]
+    listed = {os.path.abspath(source.path) for source in sources}
+    others = [record for record in records.values() if record.source not in listed]
+    # what came from other sources was there first
+    first = 1 + max((record.order for record in others), default=-1)
+    tasks = plan_tasks(sources, names, records, first)[shard.number - 1 :: shard.of]
     stop.check()
-    listed = {absolute(source.path) for source in sources}
-    stored = [record.entry for record in records.values() if record.entry and record.source not in listed]
-    setup = Setup(folder, spacing_mm, verify, {entry.source_sha256: entry.source for entry in stored})
+    held = {record.entry.source_sha256: record.source for record in others if record.entry}
+    setup = Setup(folder, spacing_mm, verify, held)
     inputs = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     run = Run(1 + max((earlier.number for earlier in runs), default=0), shard, inputs, spacing_mm)
-    cache, report = _Preparation(setup, run, tasks, workers, records, reporter).work(stop)
+    cache, report = _work(setup, run, tasks, workers, records, reporter, stop)
     if not cache.entries and shard == WHOLE:
-        first = cache.refused[0]
+        refusal = cache.refused[0]
         raise InputError(
-            f"none of {len(sources)} inputs could be used; {first.source}: {first.reason}",
+            f"none of {len(sources)} inputs could be used; {refusal.source}: {refusal.reason}",
             f"see {folder / 'report.json'}",
         )
     return cache, report
 
 
-def plan_tasks(sources: list[Source], names: list[str], records: dict[str, Record]) -> list[Task]:
+def plan_tasks(sources: list[Source], names: list[str], records: dict[str, Record], first: int) -> list[Task]:
     """Return a task for each source, with what the index has of it.
 
     Args:
         names: of the volumes, as far as the index has no other source of that name.
         records: of the index, by source.
+        first: place of the first source.
     """
-    paths = [absolute(source.path) for source in sources]
-    listed = set(paths)
-    # what came from other sources was there first
-    base = 1 + max((record.order for record in records.values() if record.source not in listed), default=-1)
     holders = {r.entry.name.casefold(): r.source for r in records.values() if r.entry is not None}
     tasks = []
-    for order, (source, path, name) in enumerate(zip(sources, paths, names, strict=True), start=base):
+    for order, (source, name) in enumerate(zip(sources, names, strict=True), start=first):
+        path = os.path.abspath(source.path)
         record = records.get(path)
         if record is not None and record.entry is not None:
             entry = _updated(record.entry, source)
@@ -117,77 +118,66 @@ def _updated(entry: CacheEntry, source: Source) -> CacheEntry:
     return replace(entry, **{key: text for key, text in stated.items() if text})
 
 
-@dataclass(frozen=True)
-class _Preparation:
-    """One run over the sources of a shard; ``records`` is what the index had of them."""
+def _work(
+    setup: Setup,
+    run: Run,
+    tasks: list[Task],
+    workers: int,
+    records: dict[str, Record],
+    reporter: Reporter,
+    stop: StopRequest,
+) -> tuple[Cache, dict[str, Any]]:
+    """Prepare the sources of a shard; whatever ends it, what is prepared is in the index and reported."""
+    begin = time.monotonic()
+    outcomes: list[Outcome] = []
+    problem: MAESILError | None = None
+    append(setup.folder, run.shard, run)
+    reporter.progress("prepare", 0.0)
+    found = (
+        prepare_in_workers(setup, tasks, workers, stop)
+        if workers > 1
+        else (prepare_source(setup, task, stop.check) for task in tasks)
+    )
+    try:
+        with closing(found):
+            for outcome in found:
+                record = outcome.record
+                outcomes.append(outcome)
+                if records.get(record.source) != record:
+                    append(setup.folder, run.shard, record)
+                for warning in outcome.warnings:
+                    reporter.warning(warning)
+                if record.reason:
+                    reporter.warning(f"refused {record.source}: {record.reason}")
+                if len(outcomes) < len(tasks):
+                    reporter.progress("prepare", len(outcomes) / len(tasks), Path(record.source).name)
+                    stop.check()
+        run = replace(run, is_complete=True)
+        append(setup.folder, run.shard, run)
+        reporter.progress("prepare", 1.0)
+    except MAESILError as error:
+        problem = error
+    _remove_partial_files(setup.folder, {task.name for task in tasks})
+    cache = read_cache(setup.folder, allow_empty=True)
+    # other refusals were reported in their turn
+    usable = {outcome.record.source for outcome in outcomes if not outcome.record.reason}
+    for refusal in cache.refused:
+        if refusal.source in usable:
+            reporter.warning(f"refused {refusal.source}: {refusal.reason}")
+    seconds = time.monotonic() - begin
+    report = report_of(run, cache, outcomes, inputs=len(tasks), workers=workers, seconds=seconds)
+    path = setup.folder / run.shard.file_name("report", ".json")
+    write_json(path, report)
+    reporter.info("preparation", **report)
+    reporter.artifact("report", path)
+    if problem is not None:
+        raise problem
+    return cache, report
 
-    setup: Setup
-    run: Run
-    tasks: list[Task]
-    workers: int
-    records: dict[str, Record]
-    reporter: Reporter
-    begin: float = field(default_factory=time.monotonic)
-    outcomes: list[Outcome] = field(default_factory=list)
 
-    def work(self, stop: StopRequest) -> tuple[Cache, dict[str, Any]]:
-        """Prepare all sources; whatever ends it, what is prepared is in the index."""
-        self._remove_partial_files()
-        begin_run(self.setup.folder, self.run)
-        self.reporter.progress("prepare", 0.0)
-        try:
-            with closing(self._outcomes(stop)) as outcomes:
-                for outcome in outcomes:
-                    self._keep(outcome)
-        except MAESILError:
-            self._remove_partial_files()
-            self._finish(self.run)
-            raise
-        complete = replace(self.run, is_complete=True)
-        append(self.setup.folder, complete.shard, complete)
-        self.reporter.progress("prepare", 1.0)
-        return self._finish(complete)
-
-    def _outcomes(self, stop: StopRequest) -> Generator[Outcome, None, None]:
-        if self.workers > 1:
-            yield from prepare_in_workers(self.setup, self.tasks, self.workers, stop)
-            return
-        for task in self.tasks:
-            stop.check()
-            yield prepare_source(self.setup, task, stop.check)
-
-    def _keep(self, outcome: Outcome) -> None:
-        record = outcome.record
-        self.outcomes.append(outcome)
-        if self.records.get(record.source) != record:
-            append(self.setup.folder, self.run.shard, record)
-        for warning in outcome.warnings:
-            self.reporter.warning(warning)
-        if record.reason:
-            self.reporter.warning(f"refused {record.source}: {record.reason}")
-        if len(self.outcomes) < len(self.tasks):
-            self.reporter.progress("prepare", len(self.outcomes) / len(self.tasks), Path(record.source).name)
-
-    def _remove_partial_files(self) -> None:
-        """Remove what a process that was killed left half written; of this run's sources, because others may run."""
-        names = {task.name for task in self.tasks}
-        for path in (self.setup.folder / VOLUMES).glob(".*.partial.*"):
-            match = PARTIAL.fullmatch(path.name)
-            if match is not None and match[1] in names:
-                path.unlink(missing_ok=True)
-
-    def _finish(self, run: Run) -> tuple[Cache, dict[str, Any]]:
-        """Write and report what the run did."""
-        cache = read_cache(self.setup.folder, allow_empty=True)
-        # other refusals were reported in their turn
-        usable = {outcome.record.source for outcome in self.outcomes if not outcome.record.reason}
-        for refusal in cache.refused:
-            if refusal.source in usable:
-                self.reporter.warning(f"refused {refusal.source}: {refusal.reason}")
-        seconds = time.monotonic() - self.begin
-        report = report_of(run, cache, self.outcomes, inputs=len(self.tasks), workers=self.workers, seconds=seconds)
-        path = self.setup.folder / run.shard.file_name("report", ".json")
-        write_json(path, report)
-        self.reporter.info("preparation", **report)
-        self.reporter.artifact("report", path)
-        return cache, report
+def _remove_partial_files(folder: Path, names: set[str]) -> None:
+    """Remove what processes that were killed left half written; of these volumes alone, because others may run."""
+    for path in (folder / VOLUMES).glob(".*.partial.*"):
+        match = PARTIAL.fullmatch(path.name)
+        if match is not None and match[1] in names:
+            path.unlink(missing_ok=True)

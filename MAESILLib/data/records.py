@@ -55,7 +55,7 @@ class Record:
     """What became of one source.
 
     Attributes:
-        source: absolute path.
+        source: absolute path, links as they are.
         order: its place among all sources; of two with the same data, or of one patient, the first counts.
         stamp: size and time of the source when its volume was prepared; empty where it has to be read again.
         entry: the stored volume, if there is one.

@@ -13,7 +13,6 @@ from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import read_json
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-MANIFEST_SUFFIXES = (".csv", ".json")
 LABEL_SUFFIXES = ("_seg", "_label", "_labels", "-label", "_mask", "seg", "labels")
 
 
@@ -47,10 +46,16 @@ def find_sources(inputs: Iterable[Path | str]) -> list[Source]:
     for given in map(Path, inputs):
         if not given.exists():
             raise InputError(f"no such file or folder: {given}", "check the path")
-        if given.is_file() and not given.name.lower().endswith((*VOLUME_SUFFIXES, *MANIFEST_SUFFIXES)):
+        found: Iterable[Source] = []
+        if given.is_dir():
+            found = map(Source, _walk(given))
+        elif given.suffix.lower() in (".csv", ".json"):
+            found = _from_manifest(given)
+        elif is_volume(given):
+            found = [Source(given)]
+        else:
             slices.setdefault(given.parent.resolve(), []).append(given)
-            continue
-        for source in _sources_of(given):
+        for source in found:
             sources.setdefault(source.path.resolve(), source)
     for files in slices.values():
         for file in _one_of_each_series(files, unusable=True):
@@ -61,15 +66,6 @@ def find_sources(inputs: Iterable[Path | str]) -> list[Source]:
             "give NIfTI, NRRD or MHA files, DICOM folders, or a manifest",
         )
     return list(sources.values())
-
-
-def _sources_of(given: Path) -> Iterator[Source]:
-    if given.is_dir():
-        yield from map(Source, _walk(given))
-    elif given.suffix.lower() in MANIFEST_SUFFIXES:
-        yield from _from_manifest(given)
-    else:
-        yield Source(given)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

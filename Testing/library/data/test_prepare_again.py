@@ -16,7 +16,7 @@ from volume_factory import trunk
 
 from MAESILLib.data import one_source
 from MAESILLib.data.cache import INDEX, Refusal, read_cache
-from MAESILLib.data.index import WHOLE, Run, Shard, append, begin_run
+from MAESILLib.data.index import WHOLE, Run, Shard, append
 from MAESILLib.data.names import plan_names
 from MAESILLib.data.records import CacheEntry, Record
 from MAESILLib.data.report import kind_of
@@ -185,12 +185,12 @@ class TestIndex:
 
     @pytest.mark.parametrize("cut", [1, 20, 200])
     def test_a_torn_last_line(self, tmp_path: Path, cut: int) -> None:
-        begin_run(tmp_path, self.run(1))
+        append(tmp_path, WHOLE, self.run(1))
         for number in range(3):
             append(tmp_path, WHOLE, self.record(number))
         os.truncate(tmp_path / INDEX, (tmp_path / INDEX).stat().st_size - cut)
         assert [entry.name for entry in read_cache(tmp_path).entries] == ["v0", "v1"]
-        begin_run(tmp_path, self.run(2))
+        append(tmp_path, WHOLE, self.run(2))
         append(tmp_path, WHOLE, self.record(2))
         assert [entry.name for entry in read_cache(tmp_path).entries] == ["v0", "v1", "v2"]
         assert read_cache(tmp_path).unfinished
@@ -198,21 +198,21 @@ class TestIndex:
         assert read_cache(tmp_path).unfinished == ()
 
     def test_a_torn_first_line(self, tmp_path: Path) -> None:
-        begin_run(tmp_path, self.run(1))
+        append(tmp_path, WHOLE, self.run(1))
         os.truncate(tmp_path / INDEX, 30)
         with pytest.raises(InputError, match="is not a cache"):
             read_cache(tmp_path)
-        begin_run(tmp_path, self.run(1))
+        append(tmp_path, WHOLE, self.run(1))
         append(tmp_path, WHOLE, self.record(0))
         assert [entry.name for entry in read_cache(tmp_path).entries] == ["v0"]
 
     @pytest.mark.parametrize("shards", [(WHOLE, Shard(2, 3)), (Shard(2, 3), WHOLE)])
     def test_the_last_run_counts(self, tmp_path: Path, shards: tuple[Shard, Shard]) -> None:
         for number, shard in enumerate(shards, start=1):
-            begin_run(tmp_path, self.run(number, shard))
+            append(tmp_path, shard, self.run(number, shard))
             append(tmp_path, shard, self.record(5, f"of run {number}, "))
         # whatever was written to the other file since then
-        begin_run(tmp_path, self.run(3, shards[0]))
+        append(tmp_path, shards[0], self.run(3, shards[0]))
         append(tmp_path, shards[0], self.record(6))
         assert [entry.patient for entry in read_cache(tmp_path).entries] == ["of run 2, 5", "p6"]
 
