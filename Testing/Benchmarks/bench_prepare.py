@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from MAESILLib.data.one_source import stamp_of
@@ -35,21 +34,13 @@ for name in sys.stdin.read().splitlines():
 """
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a process and those it started took."""
-
-    wall_s: float
-    cpu_s: float
-
-
-def cost_of(command: list[str], text: str = "") -> Cost:
-    """Run a command to its end."""
+def cost_of(command: list[str], text: str = "") -> tuple[float, float]:
+    """Run a command to its end; return wall and CPU seconds of it and the processes that it started."""
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run(command, input=text, text=True, check=True, env=environment, stdout=subprocess.DEVNULL)
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def enlarged(folder: Path) -> Path:
@@ -93,9 +84,9 @@ def main() -> None:
             cache = ["--output", str(Path(name) / f"cache{workers}"), "--workers", str(workers), "--progress", "off"]
             command = [sys.executable, "-m", "MAESILLib", "prepare", str(folder), *cache]
             lines.append((f"prepare, {workers} worker{'s' if workers > 1 else ''}", cost_of(command)))
-        for what, cost in lines:
-            speed = f"{len(sources) / cost.wall_s * 3600:6.0f} {megabytes / cost.wall_s:6.1f}"
-            print(f"{what:20} {speed} {cost.wall_s:8.1f} {cost.cpu_s:7.1f} {cost.cpu_s / floor.cpu_s:13.2f}x")
+        for what, (wall, cpu) in lines:
+            speed = f"{len(sources) / wall * 3600:6.0f} {megabytes / wall:6.1f}"
+            print(f"{what:20} {speed} {wall:8.1f} {cpu:7.1f} {cpu / floor[1]:13.2f}x")
 
 
 if __name__ == "__main__":

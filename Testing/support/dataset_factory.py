@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cli_factory import write_ct, write_image
@@ -57,33 +58,36 @@ def msd(root: Path) -> Path:
     return root
 
 
-def amos(root: Path) -> Path:
-    for folder, numbers in (("Tr", (1, 4, 507)), ("Va", (8, 600)), ("Ts", (2, 499, 500))):
-        for number in numbers:
-            touch(root / f"images{folder}" / f"amos_{number:04d}.nii.gz")
-            if folder != "Ts":
-                touch(root / f"labels{folder}" / f"amos_{number:04d}.nii.gz")
-    touch(root / "imagesTr" / "notes.txt")
-    return root
+def tree(names: str) -> Callable[[Path], Path]:
+    """What makes a tree of empty files with these names, separated by spaces."""
+
+    def make(root: Path) -> Path:
+        touch(*(root / name for name in names.split()))
+        return root
+
+    return make
 
 
-def flare(root: Path) -> Path:
-    for number in (1, 2):
-        touch(root / "imagesTr" / f"FLARE22_Tr_{number:04d}_0000.nii.gz")
-    touch(root / "labelsTr" / "FLARE22_Tr_0001.nii.gz", root / "labelsTr" / "FLARE22_Tr_0009.nii.gz")
-    touch(root / "imagesTr" / "FLARE22_Tr_0001_0001.nii.gz", root / "imagesTs" / "FLARETs_0001_0000.nii.gz")
-    return root
-
-
-def btcv(root: Path) -> Path:
-    raw = root / "Abdomen" / "RawData"
-    for number in (1, 21):
-        touch(
-            raw / "Training" / "img" / f"img{number:04d}.nii.gz",
-            raw / "Training" / "label" / f"label{number:04d}.nii.gz",
-        )
-    touch(raw / "Testing" / "img" / "img0061.nii.gz", raw / "Training" / "img" / "readme.nii.gz")
-    return root
+amos = tree("""
+    imagesTr/amos_0001.nii.gz imagesTr/amos_0004.nii.gz imagesTr/amos_0507.nii.gz imagesTr/notes.txt
+    labelsTr/amos_0001.nii.gz labelsTr/amos_0004.nii.gz labelsTr/amos_0507.nii.gz
+    imagesVa/amos_0008.nii.gz imagesVa/amos_0600.nii.gz labelsVa/amos_0008.nii.gz labelsVa/amos_0600.nii.gz
+    imagesTs/amos_0002.nii.gz imagesTs/amos_0499.nii.gz imagesTs/amos_0500.nii.gz
+""")
+flare = tree("""
+    imagesTr/FLARE22_Tr_0001_0000.nii.gz imagesTr/FLARE22_Tr_0001_0001.nii.gz imagesTr/FLARE22_Tr_0002_0000.nii.gz
+    labelsTr/FLARE22_Tr_0001.nii.gz labelsTr/FLARE22_Tr_0009.nii.gz imagesTs/FLARETs_0001_0000.nii.gz
+""")
+btcv = tree("""
+    Abdomen/RawData/Training/img/img0001.nii.gz Abdomen/RawData/Training/label/label0001.nii.gz
+    Abdomen/RawData/Training/img/img0021.nii.gz Abdomen/RawData/Training/label/label0021.nii.gz
+    Abdomen/RawData/Training/img/readme.nii.gz Abdomen/RawData/Testing/img/img0061.nii.gz
+""")
+idc = tree("""
+    rider_pilot/P-1/1.2.1/CT_1.2.1.1/1.dcm rider_pilot/P-1/1.2.1/SEG_1.2.1.2/1.dcm
+    rider_pilot/P-1/1.2.2/CT_1.2.2.1/1.dcm
+    rider_pilot/P-2/1.2.3/MR_1.2.3.2/1.dcm rider_pilot/P-2/1.2.3/CT_1.2.3.3/1.dcm
+""")
 
 
 def luna16(root: Path) -> Path:
@@ -94,11 +98,11 @@ def luna16(root: Path) -> Path:
     return root
 
 
-def series(folder: Path, uid: str, count: int = 8, modality: str = "CT", patient: str = "P", seed: int = 0) -> Path:
-    stored = trunk((count, *SMALL[1:]), seed) + 1024
-    write_dicom(
-        folder, stored, spacing_dhw=(1.5, 1.5, 1.5), uid=uid, tags={"0008|0060": modality, "0010|0020": patient}
-    )
+def series(folder: Path, uid: str, count: int = 8, modality: str = "CT", patient: str = "P", **more: Any) -> Path:
+    """A DICOM series of ``count`` slices; ``more``: the trunk's seed, and the prefix of the files' names."""
+    stored = trunk((count, *SMALL[1:]), more.pop("seed", 0)) + 1024
+    tags = {"0008|0060": modality, "0010|0020": patient}
+    write_dicom(folder, stored, spacing_dhw=(1.5, 1.5, 1.5), uid=uid, tags=tags, **more)
     return folder
 
 
@@ -108,18 +112,6 @@ def lidc(root: Path) -> Path:
     series(one / "01-01-2000-NA-35511" / "3000923.000000-NA-62357", f"{UID}.12", count=2, modality="DX")
     series(two / "01-01-2000-NA-98329" / "3000522.000000-NA-04919", f"{UID}.21", seed=2)
     series(two / "01-01-2000-NA-98329" / "1.000000-NA-1", f"{UID}.22", count=2)
-    return root
-
-
-def idc(root: Path) -> Path:
-    for patient, study, name in (
-        ("P-1", "1.2.1", "CT_1.2.1.1"),
-        ("P-1", "1.2.1", "SEG_1.2.1.2"),
-        ("P-1", "1.2.2", "CT_1.2.2.1"),
-        ("P-2", "1.2.3", "MR_1.2.3.2"),
-        ("P-2", "1.2.3", "CT_1.2.3.3"),
-    ):
-        touch(root / "rider_pilot" / patient / study / name / "1.dcm")
     return root
 
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_factory import (
-    QUIET,
-    assert_refused,
-    maesil,
-    write_checkpoint,
-)
+from cli_factory import QUIET, assert_refused, maesil, write_checkpoint
 from training_factory import make_cache
 
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache
@@ -44,6 +40,8 @@ class TestSplit:
         small, large = ({e.patient for e in cache.select("val", share)} for share in (0.1, 0.3))
         assert small < large
         assert len(large) == 9
+        assert large.isdisjoint(e.patient for e in cache.select("train", 0.3))
+        assert cache.select("val", 0.0) == ()
 
     def test_one_patient_is_for_training(self) -> None:
         cache = cache_of_patients(["only"])
@@ -64,37 +62,37 @@ class TestFingerprint:
         assert Cache(Path("a"), 1.5, (replace(entry, source="moved"),)).fingerprint() in prints
 
 
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("v1.npy", "hello")
+
+
 class TestDamage:
     @pytest.fixture
     def damaged(self, tmp_path: Path) -> Path:
         make_cache(tmp_path / "cache", [(16, 16, 16), (16, 16, 24)], ["train", "val"])
         return tmp_path / "cache" / "volumes" / "v1.npy"
 
-    def check(self, path: Path, *words: str) -> None:
-        cache = read_cache(path.parent.parent)
+    @pytest.mark.parametrize(
+        ("damage", "words"),
+        [
+            (Path.unlink, ["missing"]),
+            *((lambda p, n=n: p.write_bytes(p.read_bytes()[:n]), ["damaged"]) for n in (0, 5, 60, 130, 6000)),
+            (lambda p: p.write_bytes(p.read_bytes() + b"\0"), ["damaged", "bytes"]),
+            (lambda p: np.save(p, np.zeros((16, 16, 23), np.int16)), ["(16, 16, 23)", "(16, 16, 24)"]),
+            (lambda p: np.save(p, np.zeros((16, 16, 24), np.float32)), ["float32"]),
+            # a pickle, which is not run, and an archive
+            (lambda p: np.save(p, np.array([{"a": 1}], dtype=object), allow_pickle=True), ["damaged"]),
+            (write_zip, ["damaged"]),
+        ],
+    )
+    def test_a_volume(self, damaged: Path, damage: Callable[[Path], object], words: list[str]) -> None:
+        damage(damaged)
+        cache = read_cache(damaged.parent.parent)
         with pytest.raises(InputError) as caught:
             cache.open(cache.entries[1])
-        for word in (str(path), "prepare again", *words):
+        for word in (str(damaged), "prepare again", *words):
             assert word in str(caught.value)
-
-    def test_missing(self, damaged: Path) -> None:
-        damaged.unlink()
-        self.check(damaged, "missing")
-
-    @pytest.mark.parametrize("kept", [0, 5, 60, 130, 6000])
-    def test_cut_short(self, damaged: Path, kept: int) -> None:
-        damaged.write_bytes(damaged.read_bytes()[:kept])
-        self.check(damaged, "damaged")
-
-    def test_another_shape_or_type(self, damaged: Path) -> None:
-        np.save(damaged, np.zeros((16, 16, 23), np.int16))
-        self.check(damaged, "(16, 16, 23)", "(16, 16, 24)")
-        np.save(damaged, np.zeros((16, 16, 24), np.float32))
-        self.check(damaged, "float32")
-
-    def test_longer_than_it_should_be(self, damaged: Path) -> None:
-        damaged.write_bytes(damaged.read_bytes() + b"\0")
-        self.check(damaged, "damaged", "bytes")
 
     @pytest.mark.parametrize("kept", [None, 0, 5, 130])
     def test_the_foreground_table(self, damaged: Path, kept: int | None) -> None:
@@ -127,15 +125,6 @@ class TestDamage:
         with pytest.raises(InputError, match=r"v1\.foreground\.npy is damaged"):
             cache.verify(cache.entries[1])
 
-    def test_a_pickle_is_not_run(self, damaged: Path) -> None:
-        np.save(damaged, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-        self.check(damaged, "damaged")
-
-    def test_another_kind_of_file(self, damaged: Path) -> None:
-        with zipfile.ZipFile(damaged, "w") as archive:
-            archive.writestr("v1.npy", "hello")
-        self.check(damaged, "damaged")
-
     def test_any_damage_of_the_header(self, damaged: Path) -> None:
         """Whatever bytes change, it is refused by name or reads as what the index says."""
         good, rng = damaged.read_bytes(), np.random.default_rng(0)
@@ -156,7 +145,6 @@ class TestDamage:
         assert refused > 200
 
     def test_the_command_line_names_it(self, damaged: Path, tmp_path: Path) -> None:
-
         damaged.write_bytes(b"")
         checkpoint = write_checkpoint(tmp_path / "tiny.safetensors")
         arguments = ("--data", tmp_path / "cache", "--checkpoint", checkpoint, "--output", tmp_path / "out", *QUIET)

@@ -1,16 +1,21 @@
-"""Public data sets: what is taken of miniature trees of each layout, and what is not."""
+"""Public data sets: what is taken of miniature trees, by a layout, by a manifest, and as plain folders."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cli_factory import QUIET, assert_refused, maesil, write_ct
+from cli_factory import JSON, assert_refused, write_ct
 from conftest import REPOSITORY
-from dataset_factory import MAKERS, SMALL, UID, amos, btcv, idc, lidc, msd, totalsegmentator
+from dataset_factory import MAKERS, SMALL, UID, amos, lidc, luna16, msd_task, totalsegmentator, touch
+from prepare_factory import entries_of, prepare, reasons_of, stored
+from volume_factory import trunk
 
+from MAESILLib.data.cache import read_cache
 from MAESILLib.data.layouts import LAYOUTS, OTHER, OVERLAPS, UNLISTED, find_cases, find_layout, overlaps
+from MAESILLib.data.records import hash_of_patient
 from MAESILLib.data.sources import Source, find_sources
 from MAESILLib.runtime.errors import InputError
 
@@ -117,9 +122,9 @@ class TestEveryLayout:
 
     def test_other_folders(self, tmp_path: Path, name: str) -> None:
         scan = write_ct(tmp_path / "in" / "scan.nrrd", SMALL)
-        arguments = ("prepare", "--output", tmp_path / "cache", *QUIET, "--layout", name)
-        assert_refused(maesil(*arguments, tmp_path / "in"), f"has no CT of {name}", OTHER, LAYOUTS[name].example)
-        assert_refused(maesil(*arguments, scan), "is not a folder", LAYOUTS[name].example)
+        for given, words in ((scan.parent, (f"has no CT of {name}", OTHER)), (scan, ("is not a folder",))):
+            result = prepare(tmp_path / "cache", given, "--layout", name, status=2)
+            assert_refused(result, *words, LAYOUTS[name].example)
         assert not (tmp_path / "cache").exists()
 
     def test_the_page_has_it(self, name: str) -> None:
@@ -136,22 +141,21 @@ class TestFolders:
     def test_other_names(self, tmp_path: Path, path: str) -> None:
         assert find_layout(tmp_path / path) == ""
 
-    @pytest.mark.parametrize("below", ["Task03_Liver", "Task03_Liver/imagesTr"])
-    def test_msd(self, tmp_path: Path, below: str) -> None:
-        assert rows(find_cases("msd", msd(tmp_path) / below)[0], tmp_path) == TAKEN["msd"]
-
-    @pytest.mark.parametrize("below", ["Abdomen", "Abdomen/RawData", "Abdomen/RawData/Training"])
-    def test_btcv(self, tmp_path: Path, below: str) -> None:
-        assert rows(find_cases("btcv", btcv(tmp_path) / below)[0], tmp_path) == TAKEN["btcv"]
-
-    def test_dicom(self, tmp_path: Path) -> None:
-        one = find_cases("lidc-idri", lidc(tmp_path) / "LIDC-IDRI" / "LIDC-IDRI-0002")[0]
-        assert rows(one, tmp_path) == TAKEN["lidc-idri"][2:]
-        assert rows(find_cases("idc", idc(tmp_path) / "rider_pilot" / "P-1")[0], tmp_path) == TAKEN["idc"][:2]
-
-    def test_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(amos(tmp_path) / "imagesTr")
-        assert rows(find_cases("amos", ".")[0], tmp_path) == TAKEN["amos"][:2]
+    @pytest.mark.parametrize(
+        ("name", "below", "taken"),
+        [
+            *(("msd", below, slice(2)) for below in ("Task03_Liver", "Task03_Liver/imagesTr")),
+            *(("btcv", f"Abdomen{below}", slice(2)) for below in ("", "/RawData", "/RawData/Training")),
+            ("lidc-idri", "LIDC-IDRI/LIDC-IDRI-0002", slice(2, 4)),
+            ("idc", "rider_pilot/P-1", slice(2)),
+            ("amos", "imagesTr", slice(2)),
+        ],
+    )
+    def test_parts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, below: str, taken: slice) -> None:
+        folder = MAKERS[name](tmp_path) / below
+        monkeypatch.chdir(folder)
+        for given in (folder, "."):
+            assert rows(find_cases(name, given)[0], tmp_path) == TAKEN[name][taken]
 
 
 class TestRefusals:
@@ -173,13 +177,104 @@ class TestRefusals:
             find_cases("totalsegmentator", tmp_path)
 
     def test_arguments(self, tmp_path: Path) -> None:
-        arguments = ("prepare", amos(tmp_path), "--output", tmp_path / "cache", *QUIET)
-        assert_refused(maesil(*arguments, "--split", "val"), "--split is of a --layout")
-        assert_refused(maesil(*arguments, "--layout", "liver"), "invalid choice: 'liver'", "totalsegmentator")
+        for arguments, words in (
+            (("--split", "val"), ("--split is of a --layout",)),
+            (("--layout", "liver"), ("invalid choice: 'liver'", "totalsegmentator")),
+        ):
+            assert_refused(prepare(tmp_path / "cache", amos(tmp_path), *arguments, status=2), *words)
 
 
-def test_overlaps() -> None:
+def test_two_layouts_in_one_cache(tmp_path: Path) -> None:
+    cache, total = tmp_path / "cache", totalsegmentator(tmp_path / "total", real=True)
+    for key, folder in (("totalsegmentator", total), ("msd", msd_task(tmp_path, "Task03_Liver", "liver", real=True))):
+        result = prepare(cache, "--layout", key, folder, *JSON)
+        (info,) = [event for event in result.named("info") if event["what"] == "listing"]
+        assert info["found"]["test"] == 1
+    keys = ("patient", "split", "dataset", "licence", "labels")
+    expected = {
+        f"{s}_ct": (f"totalsegmentator_{s}", split, "totalsegmentator", "CC BY 4.0", total / s / "segmentations")
+        for s, split in (("s0000", "train"), ("s0001", "val"), ("s0010", "train"))
+    } | {
+        name: (f"msd_{name}", "", "msd", "CC BY-SA 4.0", tmp_path / "Task03_Liver" / "labelsTr" / f"{name}.nii.gz")
+        for name in ("liver_0", "liver_1")
+    }
+    assert {name: tuple(entry[key] for key in keys) for name, entry in entries_of(cache).items()} == {
+        name: (hash_of_patient(patient), *others, str(labels)) for name, (patient, *others, labels) in expected.items()
+    }
+    np.testing.assert_array_equal(stored(cache, "s0010_ct"), trunk(SMALL, 10))
+
+    arguments = ("--layout", "totalsegmentator", total, "--split", "test", "--progress", "bar")
+    result = prepare(tmp_path / "test", *arguments)
+    assert "1 CT of totalsegmentator to prepare; found 2 train, 1 val, 1 test, 1 not of this layout, " in result.err
+    assert [(e.name, e.split) for e in read_cache(tmp_path / "test").entries] == [("ct", "val")]
+
+
+def test_dicom(tmp_path: Path) -> None:
+    prepare(tmp_path / "cache", "--layout", "lidc-idri", lidc(tmp_path / "in"))
+    # not the PatientID of the file, which is P
+    assert {entry["patient"] for entry in entries_of(tmp_path / "cache").values()} == {
+        hash_of_patient(name) for name in ("LIDC-IDRI-0001", "LIDC-IDRI-0002")
+    }
+    reasons = reasons_of(tmp_path / "cache").values()
+    assert (len(entries_of(tmp_path / "cache")), len(reasons)) == (2, 2)
+    assert any("DX" in reason for reason in reasons)
+
+
+def test_a_manifest_gives_the_same(tmp_path: Path) -> None:
+    folder = msd_task(tmp_path / "in", "Task03_Liver", "liver", real=True)
+    manifest = tmp_path / "liver.csv"
+    rows = [
+        f"in/Task03_Liver/imagesTr/liver_{n}.nii.gz,msd_liver_{n},,msd,CC BY-SA 4.0,"
+        f"in/Task03_Liver/labelsTr/liver_{n}.nii.gz"
+        for n in (0, 1)
+    ]
+    manifest.write_text("\n".join(["file,patient,split,dataset,licence,labels", *rows]), encoding="utf-8")
+    prepare(tmp_path / "a", manifest)
+    prepare(tmp_path / "b", "--layout", "msd", folder)
+    assert read_cache(tmp_path / "a").entries == read_cache(tmp_path / "b").entries
+    # edited, and prepared again: what the manifest says of a volume holds
+    manifest.write_text(manifest.read_text().replace("msd_liver_0,,", "msd_liver_0,val,"), encoding="utf-8")
+    result = prepare(tmp_path / "a", manifest, *JSON)
+    assert [entry.split for entry in read_cache(tmp_path / "a").entries] == ["val", ""]
+    assert result.named("warning") == [], "a manifest needs no layout"
+
+
+def test_without_a_layout_a_note_says_what_it_looks_like(tmp_path: Path) -> None:
+    folder, cache = msd_task(tmp_path, "Task03_Liver", "liver", real=True), tmp_path / "cache"
+    warnings = [event["message"] for event in prepare(cache, folder, *JSON).named("warning")]
+    assert any("laid out like msd" in warning and "--layout msd" in warning for warning in warnings)
+    assert set(entries_of(cache)) == {"liver_0", "liver_1", "liver_2"}
+    assert reasons_of(cache) == {}
+    # told of it later, the cache takes over what the layout says of the volumes that it has
+    prepare(cache, folder, "--layout", "msd")
+    entry = entries_of(cache)["liver_0"]
+    assert (entry["patient"], entry["dataset"]) == (hash_of_patient("msd_liver_0"), "msd")
+    assert entry["labels"] == str(folder / "labelsTr" / "liver_0.nii.gz")
+    plain = write_ct(tmp_path / "plain" / "a.nrrd", SMALL)
+    assert prepare(tmp_path / "p", plain.parent, *JSON).named("warning") == []
+    assert entries_of(tmp_path / "p")["a"]["labels"] == ""
+
+
+def test_sets_that_overlap_are_warned_of(tmp_path: Path) -> None:
+    first = prepare(tmp_path / "cache", "--layout", "luna16", luna16(tmp_path / "luna"), *JSON)
+    assert first.named("warning") == []
+    second = prepare(tmp_path / "cache", "--layout", "lidc-idri", lidc(tmp_path / "lidc"), *JSON)
+    assert any("LUNA16 is a part of LIDC-IDRI" in event["message"] for event in second.named("warning"))
     assert overlaps(["luna16", "amos", "msd"]) == []
-    (line,) = overlaps(["luna16", "lidc_idri"])
-    assert "LUNA16 is a part of LIDC-IDRI" in line
+    assert len(overlaps(["luna16", "lidc_idri"])) == 1
     assert {name for pair in OVERLAPS for name in pair} <= LAYOUTS.keys()
+
+
+@pytest.mark.parametrize("key", ["totalsegmentator", "msd", "amos", "flare", "btcv", "luna16"])
+def test_label_maps_are_no_sources_without_a_layout_either(tmp_path: Path, key: str) -> None:
+    folder = MAKERS[key](tmp_path)
+    labels = {Path(case.labels) for case in find_cases(key, folder)[0] if case.labels}
+    assert labels
+    found = {path for source in find_sources([folder]) for path in (source.path, *source.path.parents)}
+    assert not labels & found
+
+
+def test_folders_that_are_only_called_so_are_looked_into(tmp_path: Path) -> None:
+    for name in ("labelsTr", "label", "segmentations", "seg-lungs-LUNA16"):
+        touch(tmp_path / name / "a.nrrd")
+    assert len(find_sources([tmp_path])) == 4

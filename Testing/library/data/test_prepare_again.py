@@ -6,12 +6,12 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from cli_factory import QUIET, assert_refused, assert_refused_event, maesil, write_ct
-from test_prepare import SMALL, entries_of, prepare, reasons_of, stored
+from cli_factory import JSON, QUIET, assert_refused, assert_refused_event, maesil, write_ct
+from dataset_factory import SMALL
+from prepare_factory import entries_of, prepare, reasons_of, report_of, stored, write_cts, write_manifest
 from volume_factory import trunk
 
 from MAESILLib.data import one_source
@@ -23,18 +23,16 @@ from MAESILLib.data.report import kind_of
 from MAESILLib.runtime.errors import InputError
 
 
-def prepare_here(output: Path, *inputs: object) -> dict[str, Any]:
-    """Prepare in this process; return the report."""
-    result = maesil("prepare", *inputs, "--output", output, "--workers", 1, *QUIET)
-    assert result.status == 0, result
-    return json.loads((output / "report.json").read_text())
+def counts(output: Path, *inputs: object) -> tuple[int, int, int]:
+    """Prepare; return how many were prepared, already there, and refused."""
+    prepare(output, *inputs)
+    report = report_of(output)
+    return report["prepared"], report["already_there"], report["refused"]
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
-    for number in range(3):
-        write_ct(tmp_path / "in" / f"p{number}.nrrd", SMALL, number)
-    return tmp_path / "in"
+    return write_cts(tmp_path / "in")
 
 
 @pytest.fixture
@@ -52,65 +50,57 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class TestNotAgain:
-    def test_nothing_is_read_that_has_not_changed(self, tmp_path: Path, inputs: Path, hashed: list[str]) -> None:
+    def test_only_what_has_changed_is_read(self, tmp_path: Path, inputs: Path, hashed: list[str]) -> None:
+        cache = tmp_path / "cache"
         (inputs / "bad.nrrd").write_text("no volume")
         (inputs / "q.nrrd").write_bytes((inputs / "p0.nrrd").read_bytes())
-        first = prepare_here(tmp_path / "cache", inputs)
-        assert (first["prepared"], first["already_there"], first["refused"]) == (3, 0, 2)
-        index = (tmp_path / "cache" / "index.jsonl").read_text()
+        assert counts(cache, inputs) == (3, 0, 2)
+        index = (cache / INDEX).read_text()
         assert index.count('"source"') == 5 + 4, "a line for each source, and an entry in those of volumes"
         assert len(hashed) == 5
-        again = prepare_here(tmp_path / "cache", inputs)
-        assert (again["prepared"], again["already_there"], again["refused"]) == (0, 3, 2)
+        assert counts(cache, inputs) == (0, 3, 2)
         assert hashed[5:] == ["bad.nrrd"], "what was refused is read again"
-        added = (tmp_path / "cache" / "index.jsonl").read_text().removeprefix(index).splitlines()
+        added = (cache / INDEX).read_text().removeprefix(index).splitlines()
         assert [json.loads(line)["is_complete"] for line in added] == [False, True]
-
-    def test_a_touched_file_is_hashed_but_not_prepared(self, tmp_path: Path, inputs: Path, hashed: list[str]) -> None:
-        prepare_here(tmp_path / "cache", inputs)
-        hashed.clear()
+        # a touched file is hashed once, but not prepared
         os.utime(inputs / "p1.nrrd", (1, 1))
-        volume = tmp_path / "cache" / "volumes" / "p1.npy"
-        before = volume.stat().st_mtime_ns
-        assert prepare_here(tmp_path / "cache", inputs)["already_there"] == 3
-        assert (hashed, volume.stat().st_mtime_ns) == (["p1.nrrd"], before)
-        assert prepare_here(tmp_path / "cache", inputs)["already_there"] == 3
-        assert hashed == ["p1.nrrd"]
+        before = (cache / "volumes" / "p1.npy").stat().st_mtime_ns
+        assert [counts(cache, inputs) for _ in range(2)] == [(0, 3, 2)] * 2
+        assert hashed[6:] == ["bad.nrrd", "p1.nrrd", "bad.nrrd"]
+        assert (cache / "volumes" / "p1.npy").stat().st_mtime_ns == before
 
     def test_a_file_that_is_away_does_not_lose_its_volume(self, tmp_path: Path, inputs: Path) -> None:
-        prepare_here(tmp_path / "cache", inputs / "p0.nrrd", inputs / "p1.nrrd")
-        manifest = tmp_path / "m.json"
-        manifest.write_text(json.dumps([{"file": f"in/p{number}.nrrd"} for number in range(3)]))
+        prepare(tmp_path / "cache", inputs / "p0.nrrd", inputs / "p1.nrrd")
+        manifest = write_manifest(tmp_path / "m.json", [{"file": f"in/p{number}.nrrd"} for number in range(3)])
         away = (inputs / "p1.nrrd").rename(tmp_path / "away.nrrd")
-        prepare_here(tmp_path / "cache", manifest)
+        prepare(tmp_path / "cache", manifest)
         assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2"}
         assert "no such file" in reasons_of(tmp_path / "cache")["p1.nrrd"]
         away.rename(inputs / "p1.nrrd")
-        prepare_here(tmp_path / "cache", manifest)
+        prepare(tmp_path / "cache", manifest)
         assert reasons_of(tmp_path / "cache") == {}
 
     def test_a_copy_of_a_source_that_is_away(self, tmp_path: Path, inputs: Path) -> None:
-        prepare_here(tmp_path / "cache", inputs)
+        prepare(tmp_path / "cache", inputs)
         moved = (inputs / "p1.nrrd").rename(tmp_path / "moved.nrrd")
-        report = prepare_here(tmp_path / "cache", moved)
-        assert (report["prepared"], report["already_there"], report["refused"]) == (0, 0, 1)
+        assert counts(tmp_path / "cache", moved) == (0, 0, 1)
         assert f"the same data as {inputs / 'p1.nrrd'}" in reasons_of(tmp_path / "cache")["moved.nrrd"]
         assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2"}
         assert len(list((tmp_path / "cache" / "volumes").iterdir())) == 6
         (inputs / "p2.nrrd").write_bytes(moved.read_bytes())
-        prepare_here(tmp_path / "cache", inputs / "p2.nrrd")
+        prepare(tmp_path / "cache", inputs / "p2.nrrd")
         assert set(entries_of(tmp_path / "cache")) == {"p0", "p1"}
 
     def test_a_copy_takes_the_place_of_data_that_changed(self, tmp_path: Path, inputs: Path) -> None:
         (inputs / "q.nrrd").write_bytes((inputs / "p0.nrrd").read_bytes())
-        prepare_here(tmp_path / "cache", inputs)
+        prepare(tmp_path / "cache", inputs)
         assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2"}
-        write_ct(inputs / "p0.nrrd", SMALL, 7)
-        report = prepare_here(tmp_path / "cache", inputs)
-        assert (report["prepared"], report["already_there"], report["refused"]) == (1, 3, 0)
-        np.testing.assert_array_equal(stored(tmp_path / "cache", "p0"), trunk(SMALL, 7))
+        write_ct(inputs / "p0.nrrd", (24, 24, 24), 7)
+        assert counts(tmp_path / "cache", inputs) == (1, 3, 0)
+        cache = read_cache(tmp_path / "cache")
+        assert [entry.name for entry in cache.entries] == ["p0", "p1", "p2", "q"]
+        np.testing.assert_array_equal(cache.open(cache.entries[0]), trunk((24, 24, 24), 7))
         np.testing.assert_array_equal(stored(tmp_path / "cache", "q"), trunk(SMALL, 0))
-        assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2", "q"}
 
     def test_a_bug_in_one_file_does_not_stop_the_rest(
         self, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,7 +114,7 @@ class TestNotAgain:
 
         original = one_source.store_volume
         monkeypatch.setattr(one_source, "store_volume", store_volume)
-        prepare_here(tmp_path / "cache", inputs)
+        prepare(tmp_path / "cache", inputs)
         assert set(entries_of(tmp_path / "cache")) == {"p2"}
         reasons = reasons_of(tmp_path / "cache")
         assert "too little memory" in reasons["p0.nrrd"]
@@ -133,23 +123,19 @@ class TestNotAgain:
 
 class TestDamage:
     @pytest.mark.parametrize("name", ["p1.npy", "p1.foreground.npy"])
-    @pytest.mark.parametrize("kept", [None, 0, 100, -1])
-    def test_what_is_missing_or_cut_is_made_again(
-        self, tmp_path: Path, inputs: Path, name: str, kept: int | None
-    ) -> None:
-        prepare_here(tmp_path / "cache", inputs)
+    def test_what_is_missing_or_cut_is_made_again(self, tmp_path: Path, inputs: Path, name: str) -> None:
+        prepare(tmp_path / "cache", inputs)
         path = tmp_path / "cache" / "volumes" / name
         good = path.read_bytes()
-        if kept is None:
+        for kept in (None, 0, 100, -1):
             path.unlink()
-        else:
-            path.write_bytes(good[:kept])
-        report = prepare_here(tmp_path / "cache", inputs)
-        assert (report["prepared"], report["already_there"]) == (1, 2)
-        assert path.read_bytes() == good
+            if kept is not None:
+                path.write_bytes(good[:kept])
+            assert counts(tmp_path / "cache", inputs) == (1, 2, 0)
+            assert path.read_bytes() == good
 
     def test_a_flipped_bit(self, tmp_path: Path, inputs: Path) -> None:
-        prepare_here(tmp_path / "cache", inputs)
+        prepare(tmp_path / "cache", inputs)
         folder = tmp_path / "cache" / "volumes"
         good = {path: path.read_bytes() for path in folder.iterdir()}
         for name in ("p1.npy", "p2.foreground.npy"):
@@ -159,17 +145,16 @@ class TestDamage:
         assert maesil("info", tmp_path / "cache", *QUIET).status == 0
         result = maesil("info", tmp_path / "cache", "--verify", *QUIET)
         assert_refused(result, "2 of 3 volumes are damaged: p1, p2", "maesil prepare again with --verify")
-        result = maesil("info", tmp_path / "cache", "--verify", "--progress", "json")
+        result = maesil("info", tmp_path / "cache", "--verify", *JSON)
         assert_refused_event(result, "bad_input", 2)
         warnings = [event["message"] for event in result.named("warning")]
         assert ["p1.npy" in warnings[0], "p2.foreground.npy" in warnings[1]] == [True, True]
-        assert prepare_here(tmp_path / "cache", inputs)["prepared"] == 0, "it shows only when all is read"
-        again = maesil("prepare", inputs, "--output", tmp_path / "cache", "--workers", 1, "--verify", *QUIET)
-        assert "prepared 2, already there 1" in again.out
+        assert counts(tmp_path / "cache", inputs) == (0, 3, 0), "it shows only when all is read"
+        assert "prepared 2, already there 1" in prepare(tmp_path / "cache", inputs, "--verify").out
         assert {path: path.read_bytes() for path in folder.iterdir()} == good
         assert maesil("info", tmp_path / "cache", "--verify", *QUIET).status == 0
 
-    def test_what_is_no_cache_cannot_be_verified(self, tmp_path: Path, inputs: Path) -> None:
+    def test_what_is_no_cache_cannot_be_verified(self, inputs: Path) -> None:
         assert_refused(maesil("info", inputs / "p0.nrrd", "--verify", *QUIET), "folder of one")
         assert_refused(maesil("info", "--system", "--verify", *QUIET), "--verify")
 
@@ -185,9 +170,8 @@ class TestIndex:
 
     @pytest.mark.parametrize("cut", [1, 20, 200])
     def test_a_torn_last_line(self, tmp_path: Path, cut: int) -> None:
-        append(tmp_path, WHOLE, self.run(1))
-        for number in range(3):
-            append(tmp_path, WHOLE, self.record(number))
+        for value in (self.run(1), *map(self.record, range(3))):
+            append(tmp_path, WHOLE, value)
         os.truncate(tmp_path / INDEX, (tmp_path / INDEX).stat().st_size - cut)
         assert [entry.name for entry in read_cache(tmp_path).entries] == ["v0", "v1"]
         append(tmp_path, WHOLE, self.run(2))
@@ -196,9 +180,7 @@ class TestIndex:
         assert read_cache(tmp_path).unfinished
         append(tmp_path, WHOLE, replace(self.run(2), is_complete=True))
         assert read_cache(tmp_path).unfinished == ()
-
-    def test_a_torn_first_line(self, tmp_path: Path) -> None:
-        append(tmp_path, WHOLE, self.run(1))
+        # nor is the first line one
         os.truncate(tmp_path / INDEX, 30)
         with pytest.raises(InputError, match="is not a cache"):
             read_cache(tmp_path)
@@ -221,17 +203,15 @@ class TestReport:
     def test_reasons_are_grouped(self, tmp_path: Path, inputs: Path) -> None:
         for number in range(12):
             (inputs / f"bad{number}.nii.gz").write_text("no volume")
-        result = maesil("prepare", inputs, "--output", tmp_path / "cache", "--progress", "json", "--workers", 2)
-        assert result.status == 0
-        report = json.loads((tmp_path / "cache" / "report.json").read_text())
+        result = prepare(tmp_path / "cache", inputs, "--workers", 2, *JSON)
+        report = report_of(tmp_path / "cache")
         (group,) = report["refused_by_reason"]
         assert (group["count"], len(group["sources"])) == (12, 12)
         assert str(tmp_path) not in group["kind"]
         (event,) = (event for event in result.named("info") if event["what"] == "preparation")
         assert {key: event[key] for key in report} == report
-        assert {"kind": "report", "path": str(tmp_path / "cache" / "report.json")}.items() <= next(
-            event for event in result.named("artifact") if event["kind"] == "report"
-        ).items()
+        paths = {event["kind"]: event["path"] for event in result.named("artifact")}
+        assert paths["report"] == str(tmp_path / "cache" / "report.json")
         assert (report["volumes"], report["patients"], report["workers"]) == (3, 3, 2)
         assert report["cts_per_hour"] == pytest.approx(3 / report["seconds"] * 3600, rel=0.01)
         assert report["stored_megabytes"] == pytest.approx(3 * (np.prod(SMALL) * 2 + 128) / 1e6, abs=0.001)
@@ -246,44 +226,25 @@ class TestReport:
         [
             ("/a/b.nii is cut short: 100 of 200 bytes. copy it again", "it is cut short: N of N bytes"),
             ("the same data as /c/d.nii", "the same data as a file"),
-            (
-                "its patient is in 'val' here, but in 'train' with /c",
-                "its patient is in 'val' here, but in 'train' with a file",
-            ),
-            (
-                "the reader died (signal 9) while it was on this file. x",
-                "the reader died (signal N) while it was on this file",
-            ),
-            ("it lies beside /c/d.nii", "it lies beside a file"),
+            ("in 'val' here, but in 'train' with /c", "in 'val' here, but in 'train' with a file"),
+            ("the reader died (signal 9) while it read. x", "the reader died (signal N) while it read"),
             ("a spacing of -0.5 mm", "a spacing of N mm"),
         ],
     )
     def test_kinds(self, reason: str, kind: str) -> None:
         assert kind_of(Refusal("/a/b.nii", reason)) == kind
 
-    def test_of_a_run_that_was_stopped(self, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from MAESILLib.runtime.events import Reporter
-
-        def progress(self: Reporter, stage: str, fraction: float, note: str = "") -> None:
-            if fraction > 0:
-                (tmp_path / "stop").touch()
-
-        monkeypatch.setattr(Reporter, "progress", progress)
-        arguments = ("prepare", inputs, "--output", tmp_path / "cache", "--stop-file", tmp_path / "stop")
-        assert maesil(*arguments, "--workers", 1, *QUIET).status == 3
-        report = json.loads((tmp_path / "cache" / "report.json").read_text())
-        assert (report["finished"], report["prepared"], report["inputs"]) == (False, 1, 3)
-        assert "not finished" in " ".join(read_cache(tmp_path / "cache").unfinished)
-
 
 class TestNames:
-    def test_as_many_folders_as_it_takes(self) -> None:
-        paths = ["/d/a.nii.gz", "/d/x/ct.nrrd", "/d/y/ct.nrrd", "/d/y/z/ct.mha", "/d/s1/y/b.nii", "/d/s2/y/b.nii"]
-        assert plan_names([Path(p) for p in paths]) == ["a", "x_ct", "y_ct", "z_ct", "s1_y_b", "s2_y_b"]
-
-    def test_series(self) -> None:
-        names = plan_names([Path("/d/p1/CT"), Path("/d/p2/CT"), Path("/d/p3/1.2.840"), Path("/d/p4/CHEST/0001.dcm")])
-        assert names == ["p1_CT", "p2_CT", "1.2.840", "CHEST_0001"]
+    @pytest.mark.parametrize(
+        ("paths", "names"),
+        [
+            ("a.nii.gz x/ct.nrrd y/ct.nrrd y/z/ct.mha s1/y/b.nii s2/y/b.nii", "a x_ct y_ct z_ct s1_y_b s2_y_b"),
+            ("p1/CT p2/CT p3/1.2.840 p4/CHEST/0001.dcm", "p1_CT p2_CT 1.2.840 CHEST_0001"),
+        ],
+    )
+    def test_as_many_folders_as_it_takes(self, paths: str, names: str) -> None:
+        assert plan_names([Path("/d", path) for path in paths.split()]) == names.split()
 
     def test_they_never_collide(self) -> None:
         paths = [
@@ -298,10 +259,9 @@ class TestNames:
 
     def test_a_name_that_another_source_has_taken(self, tmp_path: Path) -> None:
         for number in range(2):
-            path = write_ct(tmp_path / f"in{number}" / "a.nrrd", SMALL, number)
-            prepare_here(tmp_path / "cache", path)
+            prepare(tmp_path / "cache", write_ct(tmp_path / f"in{number}" / "a.nrrd", SMALL, number))
         first, second = sorted(entries_of(tmp_path / "cache"))
         assert first == "a"
         assert second.startswith("a_")
-        np.testing.assert_array_equal(stored(tmp_path / "cache", first), trunk(SMALL, 0))
-        np.testing.assert_array_equal(stored(tmp_path / "cache", second), trunk(SMALL, 1))
+        for number, name in enumerate((first, second)):
+            np.testing.assert_array_equal(stored(tmp_path / "cache", name), trunk(SMALL, number))

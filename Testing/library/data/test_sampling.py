@@ -186,15 +186,6 @@ def test_closing_the_loader_ends_its_threads(cache: Cache) -> None:
     assert not names()
 
 
-def test_held_out_patients(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path / "cache", [(16, 16, 16)] * 20)
-    few, many = cache.select("val", 0.1), cache.select("val", 0.5)
-    assert (len(few), len(many)) == (2, 10)
-    assert {e.name for e in few} < {e.name for e in many}
-    assert not {e.name for e in few} & {e.name for e in cache.select("train", 0.1)}
-    assert cache.select("val", 0.0) == ()
-
-
 def test_the_ends_of_a_volume_are_seen(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", [(96, 32, 32)], ["train"])
     sampler = sampler_for(tiny_config(min_foreground=0.0, flip=False), cache)
@@ -203,87 +194,89 @@ def test_the_ends_of_a_volume_are_seen(tmp_path: Path) -> None:
     assert share > 0.1
 
 
-class TestChoice:
-    def test_half_of_the_crops_are_mirrored(self, cache: Cache) -> None:
-        """Left and right: other axes tell which way is up."""
-        sampler, never = sampler_for(tiny_config(), cache), sampler_for(tiny_config(flip=False), cache)
-        mirrored, volumes = [], set()
-        for number in range(300):
-            crop, plain = sampler.crop(number, SIZE), never.crop(number, SIZE)
-            assert (crop.valid_size, crop.source) == (plain.valid_size, plain.source)
-            d, h, w = crop.valid_size
-            inner, other = crop.hu[:d, :h, :w], plain.hu[:d, :h, :w]
-            mirrored.append(not np.array_equal(inner, other))
-            assert np.array_equal(inner, other[:, :, ::-1] if mirrored[-1] else other)
-            volumes.add(crop.source)
-        assert 0.4 < np.mean(mirrored) < 0.6
-        assert len(volumes) == 3
+def test_half_of_the_crops_are_mirrored(cache: Cache) -> None:
+    """Left and right: other axes tell which way is up."""
+    sampler, never = sampler_for(tiny_config(), cache), sampler_for(tiny_config(flip=False), cache)
+    mirrored, volumes = [], set()
+    for number in range(300):
+        crop, plain = sampler.crop(number, SIZE), never.crop(number, SIZE)
+        assert (crop.valid_size, crop.source) == (plain.valid_size, plain.source)
+        d, h, w = crop.valid_size
+        inner, other = crop.hu[:d, :h, :w], plain.hu[:d, :h, :w]
+        mirrored.append(not np.array_equal(inner, other))
+        assert np.array_equal(inner, other[:, :, ::-1] if mirrored[-1] else other)
+        volumes.add(crop.source)
+    assert 0.4 < np.mean(mirrored) < 0.6
+    assert len(volumes) == 3
 
-    def test_the_foreground_is_judged_from_the_table(self, tmp_path: Path) -> None:
-        """Body in one corner: nearly every crop holds some of it, and which ones hold enough is known beforehand."""
-        hu = np.full((64, 64, 64), -1000, np.int16)
-        hu[:32, :32, :32] = 40
-        entry = CacheEntry("v", (64, 64, 64), "p", "train", "v", "0", 0.125, crc32=store_volume(tmp_path, "v", hu))
-        write_index(Cache(tmp_path, 1.5, (entry,)))
-        sampler = sampler_for(tiny_config(min_foreground=0.5), read_cache(tmp_path))
-        shares = [float((sampler.crop(number, SIZE).hu > -500).mean()) for number in range(100)]
-        without = sampler_for(tiny_config(min_foreground=0.0), read_cache(tmp_path))
-        assert np.mean(np.array(shares) >= 0.45) > 0.5
-        assert np.mean([(without.crop(number, SIZE).hu > -500).mean() >= 0.45 for number in range(100)]) < 0.3
 
-    @pytest.mark.parametrize("name", ["v1.npy", "v1.foreground.npy"])
-    def test_damage_is_found_before_training(self, cache: Cache, name: str) -> None:
-        (cache.folder / "volumes" / name).write_bytes(b"")
-        usable, (problem,) = readable(cache, cache.select("train"))
-        assert [entry.name for entry in usable] == ["v0", "v2"]
-        assert name in problem
+def test_the_foreground_is_judged_from_the_table(tmp_path: Path) -> None:
+    """Body in one corner: nearly every crop holds some of it, and which ones hold enough is known beforehand."""
+    hu = np.full((64, 64, 64), -1000, np.int16)
+    hu[:32, :32, :32] = 40
+    entry = CacheEntry("v", (64, 64, 64), "p", "train", "v", "0", 0.125, crc32=store_volume(tmp_path, "v", hu))
+    write_index(Cache(tmp_path, 1.5, (entry,)))
+    sampler = sampler_for(tiny_config(min_foreground=0.5), read_cache(tmp_path))
+    shares = [float((sampler.crop(number, SIZE).hu > -500).mean()) for number in range(100)]
+    without = sampler_for(tiny_config(min_foreground=0.0), read_cache(tmp_path))
+    assert np.mean(np.array(shares) >= 0.45) > 0.5
+    assert np.mean([(without.crop(number, SIZE).hu > -500).mean() >= 0.45 for number in range(100)]) < 0.3
 
-    def test_more_volumes_than_files_may_be_open(self, tmp_path: Path) -> None:
-        cache = make_cache(tmp_path / "cache", [(16, 16, 16)] * 60)
-        before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        opened = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 100
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("MAESILLib.data.sampling.OPEN_VOLUMES", 5)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, before[1]))
-            try:
-                sampler = sampler_for(tiny_config(), cache)
-                names = {sampler.crop(number, SIZE).source for number in range(200)}
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        assert len(names) > 40
+
+@pytest.mark.parametrize("name", ["v1.npy", "v1.foreground.npy"])
+def test_damage_is_found_before_training(cache: Cache, name: str) -> None:
+    (cache.folder / "volumes" / name).write_bytes(b"")
+    usable, (problem,) = readable(cache, cache.select("train"))
+    assert [entry.name for entry in usable] == ["v0", "v2"]
+    assert name in problem
+
+
+def test_more_volumes_than_files_may_be_open(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", [(16, 16, 16)] * 60)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("MAESILLib.data.sampling.OPEN_VOLUMES", 5)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, before[1]))
+        try:
+            sampler = sampler_for(tiny_config(), cache)
+            names = {sampler.crop(number, SIZE).source for number in range(200)}
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(names) > 40
 
 
 class TestForegroundTable:
     SHAPE = (21, 16, 30)
+    HU = np.random.default_rng(0).integers(-1024, 200, SHAPE).astype(np.int16)
+    TABLE = foreground_table(HU)
 
     def test_counts(self) -> None:
-        hu = np.random.default_rng(0).integers(-1024, 200, self.SHAPE).astype(np.int16)
-        table = foreground_table(hu)
-        assert (table.shape, table.dtype) == ((3, 2, 4), np.uint16)
-        for d, h, w in np.ndindex(table.shape):
-            block = hu[8 * d : 8 * d + 8, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
-            assert table[d, h, w] == (block > -500).sum()
+        assert (self.TABLE.shape, self.TABLE.dtype) == ((3, 2, 4), np.uint16)
+        for d, h, w in np.ndindex(self.TABLE.shape):
+            block = self.HU[8 * d : 8 * d + 8, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
+            assert self.TABLE[d, h, w] == (block > -500).sum()
         assert foreground_table(np.full((8, 8, 8), -500, np.int16)).tolist() == [[[0]]]
         assert foreground_table(np.full((8, 8, 8), -499, np.int16)).tolist() == [[[512]]]
 
+    def share_and_mean(self, of: np.ndarray, start: tuple[int, ...], size: tuple[int, ...]) -> tuple[float, float]:
+        box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+        return foreground_share(self.TABLE, self.SHAPE, start, size), of[box].mean()
+
     def test_shares_of_whole_blocks_are_exact(self) -> None:
-        hu = np.random.default_rng(0).integers(-1024, 200, self.SHAPE).astype(np.int16)
-        table = foreground_table(hu)
         for start, size in (((0, 0, 0), self.SHAPE), ((8, 0, 16), (8, 16, 14)), ((16, 8, 24), (5, 8, 6))):
-            box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-            assert foreground_share(table, self.SHAPE, start, size) == pytest.approx((hu[box] > -500).mean(), abs=1e-12)
+            share, mean = self.share_and_mean(self.HU > -500, start, size)
+            assert share == pytest.approx(mean, abs=1e-12)
 
     def test_shares_of_parts_are_in_proportion(self) -> None:
         """Every voxel stands for the mean of its block."""
-        hu = np.random.default_rng(0).integers(-1024, 200, self.SHAPE).astype(np.int16)
-        table = foreground_table(hu)
         means = np.empty(self.SHAPE)
-        for d, h, w in np.ndindex(table.shape):
+        for d, h, w in np.ndindex(self.TABLE.shape):
             block = (slice(8 * d, 8 * d + 8), slice(8 * h, 8 * h + 8), slice(8 * w, 8 * w + 8))
-            means[block] = (hu[block] > -500).mean()
+            means[block] = (self.HU[block] > -500).mean()
         rng = np.random.default_rng(1)
         for _ in range(50):
             start = tuple(int(rng.integers(0, n)) for n in self.SHAPE)
             size = tuple(int(rng.integers(1, n - s + 1)) for n, s in zip(self.SHAPE, start, strict=True))
-            box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-            assert foreground_share(table, self.SHAPE, start, size) == pytest.approx(means[box].mean(), abs=1e-12)
+            share, mean = self.share_and_mean(means, start, size)
+            assert share == pytest.approx(mean, abs=1e-12)
