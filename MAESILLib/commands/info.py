@@ -136,7 +136,7 @@ def _export(path: Path) -> tuple[str, dict[str, Any], str]:
 
 def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.data.cache import read_cache
-    from MAESILLib.data.report import cache_text, refused_text
+    from MAESILLib.data.report import cache_text, grouped, refused_text
 
     cache = read_cache(path)
     rows = [
@@ -147,10 +147,10 @@ def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
         "fingerprint": cache.fingerprint(),
         "spacing_mm": cache.spacing_mm,
         "volumes": [asdict(entry) for entry in cache.entries],
-        "refused": [asdict(refusal) for refusal in cache.refused],
+        "refused": [{"source": source, "reason": reason} for source, reason in cache.refused.items()],
         "unfinished": list(cache.unfinished),
     }
-    return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(cache.refused), *rows]))
+    return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(grouped(cache.refused)), *rows]))
 
 
 def _volume(path: Path) -> tuple[str, dict[str, Any], str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from MAESILLib.data.foreground import foreground_table, table_shape
 from MAESILLib.data.index import INDEX, WHOLE, Run, append, index_paths, read_index, unfinished
-from MAESILLib.data.records import CacheEntry, Record, Refusal, decide
+from MAESILLib.data.records import CacheEntry, Record, decide
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path
 
@@ -37,13 +37,14 @@ class Cache:
 
     Attributes:
         entries: in the order of their names, whoever prepared them in whatever order.
+        refused: why a source was not taken into it.
         unfinished: what is missing of it, a line each: shards that were not run or did not end.
     """
 
     folder: Path
     spacing_mm: float
     entries: tuple[CacheEntry, ...]
-    refused: tuple[Refusal, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
 
     def open(self, entry: CacheEntry) -> np.ndarray:
@@ -62,17 +63,17 @@ class Cache:
         """
         return _mapped(_path(self.folder, entry.name, TABLE), table_shape(entry.shape_dhw), np.dtype(np.uint16))
 
-    def verify(self, entry: CacheEntry) -> None:
-        """Read a volume and its foreground table to the end and compare them with what was stored.
+    def verify(self, entry: CacheEntry, read: bool = True) -> None:
+        """Open a volume and its foreground table; with ``read``, compare them to the end with what was stored.
 
         Raises:
             InputError: one of them is missing or damaged.
         """
         volume, table = self.open(entry), self.foreground(entry)
         path = _path(self.folder, entry.name)
-        if crc32_of(path) != entry.crc32:
+        if read and crc32_of(path) != entry.crc32:
             raise InputError(f"{path} is damaged: its check sum is another than when it was stored", REPAIR)
-        if not np.array_equal(foreground_table(volume), table):
+        if read and not np.array_equal(foreground_table(volume), table):
             raise InputError(f"{_path(self.folder, entry.name, TABLE)} is damaged: it does not fit its volume", REPAIR)
 
     def fingerprint(self) -> str:

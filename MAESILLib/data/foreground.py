@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from MAESILLib.mae.superpatch import Shape
+from MAESILLib.mae.superpatch import Shape, Slices
 
 FOREGROUND_HU = -500
 BLOCK = 8
@@ -35,7 +37,7 @@ def foreground_table(volume: np.ndarray) -> np.ndarray:
     return table
 
 
-def foreground_share(table: np.ndarray, shape: Shape, start: Shape, size: Shape) -> float:
+def foreground_share(table: np.ndarray, shape: Shape, box: Slices) -> float:
     """Estimate the share of a box's voxels that lie above -500 HU.
 
     A block that the box covers in part counts with the part of its volume that is covered; a box that ends where
@@ -44,18 +46,17 @@ def foreground_share(table: np.ndarray, shape: Shape, start: Shape, size: Shape)
     Args:
         table: as :func:`foreground_table` returns it.
         shape: voxels (D, H, W) of the volume.
-        start: first voxel (D, H, W) of the box.
-        size: voxels (D, H, W) of the box.
+        box: voxels (D, H, W), as slices.
     """
-    d, h, w = (_overlap(n, s, length) for n, s, length in zip(shape, start, size, strict=True))
+    d, h, w = (_overlap(n, part) for n, part in zip(shape, box, strict=True))
     counts = table[d[0], h[0], w[0]].astype(np.float64)
-    return float(counts @ w[1] @ h[1] @ d[1]) / (size[0] * size[1] * size[2])
+    return float(counts @ w[1] @ h[1] @ d[1]) / math.prod(part.stop - part.start for part in box)
 
 
-def _overlap(length: int, start: int, size: int) -> tuple[slice, np.ndarray]:
-    """Return the blocks that ``size`` voxels from ``start`` touch along an axis, and the covered part of each."""
-    first, last = start // BLOCK, -(-(start + size) // BLOCK)
+def _overlap(length: int, part: slice) -> tuple[slice, np.ndarray]:
+    """Return the blocks that a part of an axis touches, and the covered share of each."""
+    first, last = part.start // BLOCK, -(-part.stop // BLOCK)
     begins = np.arange(first, last) * BLOCK
     ends = np.minimum(begins + BLOCK, length)
-    covered = np.minimum(ends, start + size) - np.maximum(begins, start)
+    covered = np.minimum(ends, part.stop) - np.maximum(begins, part.start)
     return slice(first, last), covered / (ends - begins)

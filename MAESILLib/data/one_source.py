@@ -149,13 +149,8 @@ def hash_of(path: Path) -> str:
 
 
 def _is_stored(setup: Setup, entry: CacheEntry) -> bool:
-    cache = Cache(setup.folder, setup.spacing_mm, ())
     try:
-        if setup.verify:
-            cache.verify(entry)
-        else:
-            cache.open(entry)
-            cache.foreground(entry)
+        Cache(setup.folder, setup.spacing_mm, ()).verify(entry, read=setup.verify)
     except InputError:
         return False
     return True

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.data.cache import VOLUMES, Cache, read_cache
+from MAESILLib.data.cache import TABLE, VOLUMES, Cache, read_cache
 from MAESILLib.data.index import WHOLE, Run, Shard, append, read_index
 from MAESILLib.data.names import marked, plan_names
 from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source
@@ -28,8 +27,6 @@ from MAESILLib.runtime.errors import InputError, MAESILError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.files import check_folder, write_json
 from MAESILLib.runtime.stopping import StopRequest
-
-PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial\.(.+?)(?:\.foreground)?\.npy")
 
 
 def prepare(
@@ -80,10 +77,9 @@ def prepare(
     run = Run(1 + max((earlier.number for earlier in runs), default=0), shard, inputs, spacing_mm)
     cache, report = _work(setup, run, tasks, workers, records, reporter, stop)
     if not cache.entries and shard == WHOLE:
-        refusal = cache.refused[0]
+        source, reason = next(iter(cache.refused.items()))
         raise InputError(
-            f"none of {len(sources)} inputs could be used; {refusal.source}: {refusal.reason}",
-            f"see {folder / 'report.json'}",
+            f"none of {len(sources)} inputs could be used; {source}: {reason}", f"see {folder / 'report.json'}"
         )
     return cache, report
 
@@ -157,27 +153,30 @@ def _work(
         reporter.progress("prepare", 1.0)
     except MAESILError as error:
         problem = error
-    _remove_partial_files(setup.folder, {task.name for task in tasks})
-    cache = read_cache(setup.folder, allow_empty=True)
-    # other refusals were reported in their turn
-    usable = {outcome.record.source for outcome in outcomes if not outcome.record.reason}
-    for refusal in cache.refused:
-        if refusal.source in usable:
-            reporter.warning(f"refused {refusal.source}: {refusal.reason}")
-    seconds = time.monotonic() - begin
-    report = report_of(run, cache, outcomes, inputs=len(tasks), workers=workers, seconds=seconds)
-    path = setup.folder / run.shard.file_name("report", ".json")
-    write_json(path, report)
-    reporter.info("preparation", **report)
-    reporter.artifact("report", path)
+    cache, report = _finish(setup.folder, run, tasks, outcomes, workers, time.monotonic() - begin, reporter)
     if problem is not None:
         raise problem
     return cache, report
 
 
-def _remove_partial_files(folder: Path, names: set[str]) -> None:
-    """Remove what processes that were killed left half written; of these volumes alone, because others may run."""
-    for path in (folder / VOLUMES).glob(".*.partial.*"):
-        match = PARTIAL.fullmatch(path.name)
-        if match is not None and match[1] in names:
-            path.unlink(missing_ok=True)
+def _finish(
+    folder: Path, run: Run, tasks: list[Task], outcomes: list[Outcome], workers: int, seconds: float, reporter: Reporter
+) -> tuple[Cache, dict[str, Any]]:
+    """Remove half-written files; return the cache, and report what the run did."""
+    # of processes that were killed; of these volumes alone, because others may run
+    files = {f"{task.name}{suffix}" for task in tasks for suffix in (".npy", TABLE)}
+    for left in (folder / VOLUMES).glob(".*.partial.*"):
+        if left.name.split(".partial.", 1)[1] in files:
+            left.unlink(missing_ok=True)
+    cache = read_cache(folder, allow_empty=True)
+    # other refusals were reported in their turn
+    usable = {outcome.record.source for outcome in outcomes if not outcome.record.reason}
+    for source, reason in cache.refused.items():
+        if source in usable:
+            reporter.warning(f"refused {source}: {reason}")
+    report = report_of(run, cache, outcomes, inputs=len(tasks), workers=workers, seconds=seconds)
+    path = folder / run.shard.file_name("report", ".json")
+    write_json(path, report)
+    reporter.info("preparation", **report)
+    reporter.artifact("report", path)
+    return cache, report

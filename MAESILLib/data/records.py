@@ -43,14 +43,6 @@ class CacheEntry:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """An input that was not taken into the cache, and why."""
-
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Record:
     """What became of one source.
 
@@ -69,19 +61,19 @@ class Record:
     reason: str = ""
 
 
-def decide(records: Iterable[Record]) -> tuple[tuple[CacheEntry, ...], tuple[Refusal, ...]]:
-    """Return the volumes that make up the cache, in the order of their names, and refusals in that of the sources."""
+def decide(records: Iterable[Record]) -> tuple[tuple[CacheEntry, ...], dict[str, str]]:
+    """Return the volumes that make up the cache, by name, and why other sources were refused, in their order."""
     taken: list[CacheEntry] = []
-    refused: list[Refusal] = []
+    refused: dict[str, str] = {}
     sources: dict[str, str] = {}
     patients: dict[str, CacheEntry] = {}
     for record in sorted(records, key=lambda r: (r.order, r.source)):
         conflict = _conflict(record.entry, sources, patients) if record.entry is not None else ""
         if record.reason or conflict:
-            refused.append(Refusal(record.source, record.reason or conflict))
+            refused[record.source] = record.reason or conflict
         if record.entry is not None and not conflict:
             taken.append(record.entry)
-    return tuple(sorted(taken, key=lambda entry: entry.name)), tuple(refused)
+    return tuple(sorted(taken, key=lambda entry: entry.name)), refused
 
 
 def same_data(source: str) -> str:

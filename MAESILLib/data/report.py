@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from MAESILLib.data.cache import Cache, CacheEntry, Refusal
+from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.data.index import Run
 from MAESILLib.data.one_source import Outcome
 
@@ -29,8 +28,8 @@ def report_of(
         seconds: wall time.
     """
     by_source = {outcome.record.source: outcome for outcome in outcomes}
-    refused = [refusal for refusal in cache.refused if refusal.source in by_source]
-    used = by_source.keys() - {refusal.source for refusal in refused}
+    refused = {source: reason for source, reason in cache.refused.items() if source in by_source}
+    used = by_source.keys() - refused.keys()
     prepared = [by_source[source] for source in used if by_source[source].source_bytes]
     source_megabytes = sum(outcome.source_bytes for outcome in prepared) / 1e6
     per_second = 1 / seconds if seconds else 0.0
@@ -52,10 +51,7 @@ def report_of(
         "unfinished": list(cache.unfinished),
         "cts_per_hour": round(3600 * len(prepared) * per_second, 1),
         "megabytes_per_second": round(source_megabytes * per_second, 2),
-        "refused_by_reason": [
-            {"kind": kind, "count": len(rows), "sources": [asdict(row) for row in rows]}
-            for kind, rows in grouped(refused)
-        ],
+        "refused_by_reason": grouped(refused),
     }
 
 
@@ -64,19 +60,20 @@ def _megabytes(entries: Iterable[CacheEntry]) -> float:
     return sum(2 * math.prod(entry.shape_dhw) for entry in entries) / 1e6
 
 
-def kind_of(refusal: Refusal) -> str:
+def kind_of(source: str, reason: str) -> str:
     """Return a reason without what is particular to one source: paths, numbers, and what to do about it."""
-    text = refusal.reason.replace(refusal.source, "it").split(". ")[0]
+    text = reason.replace(source, "it").split(". ")[0]
     text = re.sub(r"\S*[/\\]\S*", "a file", text)
     return re.sub(r"-?\d+(\.\d+)?", "N", text)
 
 
-def grouped(refused: Iterable[Refusal]) -> list[tuple[str, list[Refusal]]]:
-    """Return refusals by kind of reason, the most frequent kind first."""
-    groups: dict[str, list[Refusal]] = {}
-    for one in refused:
-        groups.setdefault(kind_of(one), []).append(one)
-    return sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+def grouped(refused: dict[str, str]) -> list[dict[str, Any]]:
+    """Return refusals by kind of reason, the most frequent kind first: ``kind``, ``count`` and ``sources`` of each."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for source, reason in refused.items():
+        groups.setdefault(kind_of(source, reason), []).append({"source": source, "reason": reason})
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    return [{"kind": kind, "count": len(rows), "sources": rows} for kind, rows in ordered]
 
 
 def cache_text(cache: Cache) -> str:
@@ -89,15 +86,14 @@ def cache_text(cache: Cache) -> str:
     return "\n".join([f"{counts}, {size}", *(f"unfinished: {line}" for line in cache.unfinished)])
 
 
-def refused_text(refused: Iterable[Refusal]) -> str:
-    """Return refusals as lines, by kind of reason; nothing if there are none."""
-    groups = grouped(refused)
-    lines = [f"refused {sum(len(rows) for _, rows in groups)}:"] if groups else []
-    for kind, rows in groups:
-        lines.append(f"  {len(rows)} x {kind}")
-        lines += [f"    {row.source}: {row.reason}" for row in rows[:SHOWN]]
-        if len(rows) > SHOWN:
-            lines.append(f"    and {len(rows) - SHOWN} more")
+def refused_text(groups: list[dict[str, Any]]) -> str:
+    """Return grouped refusals as lines; nothing if there are none."""
+    lines = [f"refused {sum(group['count'] for group in groups)}:"] if groups else []
+    for group in groups:
+        lines.append(f"  {group['count']} x {group['kind']}")
+        lines += [f"    {row['source']}: {row['reason']}" for row in group["sources"][:SHOWN]]
+        if group["count"] > SHOWN:
+            lines.append(f"    and {group['count'] - SHOWN} more")
     return "\n".join(lines)
 
 
@@ -110,5 +106,4 @@ def report_text(report: dict[str, Any]) -> str:
     if report["prepared"]:
         line += f": {report['cts_per_hour']:.0f} CTs/h, {report['megabytes_per_second']:.1f} MB/s read"
         line += f", {report['workers']} worker{'s' if report['workers'] != 1 else ''}"
-    refused = [Refusal(**row) for group in report["refused_by_reason"] for row in group["sources"]]
-    return "\n".join(filter(None, [line, refused_text(refused)]))
+    return "\n".join(filter(None, [line, refused_text(report["refused_by_reason"])]))

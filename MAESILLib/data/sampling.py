@@ -14,7 +14,7 @@ import numpy as np
 
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.data.foreground import foreground_share
-from MAESILLib.mae.superpatch import Shape, Superpatch, extract
+from MAESILLib.mae.superpatch import Shape, Slices, Superpatch, extract
 from MAESILLib.runtime.errors import InputError
 
 AIR_HU = -1024
@@ -54,8 +54,7 @@ def readable(cache: Cache, entries: tuple[CacheEntry, ...]) -> tuple[tuple[Cache
     usable, problems = [], []
     for entry in entries:
         try:
-            cache.open(entry)
-            cache.foreground(entry)
+            cache.verify(entry, read=False)
         except InputError as error:
             problems.append(str(error))
         else:
@@ -99,32 +98,24 @@ class CropSampler:
             crop_size: voxels (D, H, W), a multiple of the patch.
         """
         rng = random_for(self.seed, "crop", sample)
-        best: tuple[float, int, Superpatch] | None = None
+        best: tuple[float, int, Slices] | None = None
         for _ in range(TRIES):
             which = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.entries) - 1)
-            box = _random_box(self.entries[which].shape_dhw, crop_size, rng)
-            share = self._foreground_share(which, box)
+            shape = self.entries[which].shape_dhw
+            d, h, w = (_random_start(n, c, rng) for n, c in zip(shape, crop_size, strict=True))
+            box = Superpatch(0, (d, h, w), crop_size).in_volume(shape)
+            share = foreground_share(self._table(which), shape, box)
             if best is None or share > best[0]:
                 best = (share, which, box)
             if share >= self.min_foreground:
                 break
         assert best is not None
         _, which, box = best
-        hu = self._volume(which)[box.in_volume(self.entries[which].shape_dhw)]
+        hu = self._volume(which)[box]
         if self.flip and rng.random() < 0.5:
             hu = np.flip(hu, 2)
         d, h, w = hu.shape
         return Crop(_padded(hu, crop_size, self.patch_size), (d, h, w), self.entries[which].name)
-
-    def _foreground_share(self, which: int, box: Superpatch) -> float:
-        shape = self.entries[which].shape_dhw
-        d, h, w = (part.stop - part.start for part in box.in_volume(shape))
-        return foreground_share(self._table(which), shape, box.start, (d, h, w))
-
-
-def _random_box(shape: Shape, crop_size: Shape, rng: np.random.Generator) -> Superpatch:
-    d, h, w = (_random_start(n, c, rng) for n, c in zip(shape, crop_size, strict=True))
-    return Superpatch(0, (d, h, w), crop_size)
 
 
 def _random_start(length: int, crop: int, rng: np.random.Generator) -> int:

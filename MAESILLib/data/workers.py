@@ -76,12 +76,6 @@ class Worker:
         hint = "try it alone with --workers 1" if how != "signal 9" else "if memory ran out, use fewer --workers"
         return f"the reader died ({how}) while it was on this file. {hint}"
 
-    def kill_if_late(self) -> None:
-        """Kill it if it has been on its source for too long."""
-        if time.monotonic() - self.begin > FILE_LIMIT_S:
-            self.is_usable, self.is_late = False, True
-            self.process.kill()
-
     def end(self) -> None:
         """End it at once, whatever it does."""
         self.process.kill()
@@ -112,7 +106,9 @@ def prepare_in_workers(
             while left and len(workers) < count:
                 workers.append(Worker(setup, left.popleft()))
             for worker in workers:
-                worker.kill_if_late()
+                if time.monotonic() - worker.begin > FILE_LIMIT_S:
+                    worker.is_usable, worker.is_late = False, True
+                    worker.process.kill()
             ready = wait([worker.pipe for worker in workers], POLL_S)
             for worker in [one for one in workers if one.pipe in ready]:
                 outcome = worker.receive()

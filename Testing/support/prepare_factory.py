@@ -66,7 +66,8 @@ def entries_of(cache: Path) -> dict[str, dict[str, Any]]:
 
 def reasons_of(cache: Path) -> dict[str, str]:
     """Return why sources were refused, by the names of their files."""
-    return {Path(refusal.source).name: refusal.reason for refusal in read_cache(cache, allow_empty=True).refused}
+    refused = read_cache(cache, allow_empty=True).refused
+    return {Path(source).name: reason for source, reason in refused.items()}
 
 
 def stored(cache: Path, name: str) -> np.ndarray:

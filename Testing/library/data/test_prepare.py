@@ -47,7 +47,7 @@ class TestWhatIsStored:
         assert entry["source"] == str(tmp_path / "in" / "a.nii.gz")
         assert "1 volumes of 1 patients (1 undecided), 1.5 mm" in result.out
         assert "refused" not in result.out
-        assert read_cache(tmp_path / "cache").refused == ()
+        assert reasons_of(tmp_path / "cache") == {}
 
     def test_orientation_and_spacing(self, tmp_path: Path) -> None:
         image = sitk.GetImageFromArray(trunk(SMALL))

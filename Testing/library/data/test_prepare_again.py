@@ -15,7 +15,7 @@ from prepare_factory import entries_of, prepare, reasons_of, report_of, stored, 
 from volume_factory import trunk
 
 from MAESILLib.data import one_source
-from MAESILLib.data.cache import INDEX, Refusal, read_cache
+from MAESILLib.data.cache import INDEX, read_cache
 from MAESILLib.data.index import WHOLE, Run, Shard, append
 from MAESILLib.data.names import plan_names
 from MAESILLib.data.records import CacheEntry, Record
@@ -232,7 +232,7 @@ class TestReport:
         ],
     )
     def test_kinds(self, reason: str, kind: str) -> None:
-        assert kind_of(Refusal("/a/b.nii", reason)) == kind
+        assert kind_of("/a/b.nii", reason) == kind
 
 
 class TestNames:

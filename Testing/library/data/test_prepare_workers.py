@@ -31,7 +31,7 @@ def test_as_many_workers_as_you_like(tmp_path: Path) -> None:
         prepare(tmp_path / f"cache{count}", manifest, "--workers", count)
     assert_same(tmp_path / "cache1", tmp_path / "cache3")
     cache = read_cache(tmp_path / "cache1")
-    reasons = {refusal.source.removeprefix(f"{tmp_path}/in/"): refusal.reason for refusal in cache.refused}
+    reasons = {source.removeprefix(f"{tmp_path}/in/"): reason for source, reason in cache.refused.items()}
     # numbers 6 and 7 hold the same data as 0 and 1
     assert "the same data as" in reasons["p2/ct1.nrrd"]
     assert "the same data as" in reasons["p3/ct1.nrrd"]

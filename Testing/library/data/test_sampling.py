@@ -261,7 +261,7 @@ class TestForegroundTable:
 
     def share_and_mean(self, of: np.ndarray, start: tuple[int, ...], size: tuple[int, ...]) -> tuple[float, float]:
         box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-        return foreground_share(self.TABLE, self.SHAPE, start, size), of[box].mean()
+        return foreground_share(self.TABLE, self.SHAPE, box), of[box].mean()
 
     def test_shares_of_whole_blocks_are_exact(self) -> None:
         for start, size in (((0, 0, 0), self.SHAPE), ((8, 0, 16), (8, 16, 14)), ((16, 8, 24), (5, 8, 6))):
