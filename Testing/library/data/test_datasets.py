@@ -93,13 +93,19 @@ FOUND = {
 @pytest.mark.parametrize("name", list(LAYOUTS))
 class TestEveryLayout:
     def test_cases(self, tmp_path: Path, name: str) -> None:
-        cases, found = find_cases(name, MAKERS[name](tmp_path))
+        layout, sources = LAYOUTS[name], find_sources([MAKERS[name](tmp_path)])
+        cases, found = find_cases(name, tmp_path)
         assert rows(cases, tmp_path) == TAKEN[name]
         assert found == FOUND[name]
-        assert {(c.dataset, c.licence) for c in cases} == {
-            ("rider_pilot" if name == "idc" else name, LAYOUTS[name].licence)
-        }
+        assert {(c.dataset, c.licence) for c in cases} == {("rider_pilot" if name == "idc" else name, layout.licence)}
         assert all(c.path.exists() for c in cases)
+        # it is told from the others
+        assert {find_layout(source.path) for source in sources} - {""} == {name}
+        assert find_layout(tmp_path / layout.example) == name
+        # label maps are no sources without a layout either
+        labels = {Path(case.labels) for case in cases if case.labels}
+        assert bool(labels) == bool(layout.labels)
+        assert labels.isdisjoint(path for source in sources for path in (source.path, *source.path.parents))
 
     def test_splits(self, tmp_path: Path, name: str) -> None:
         """Test cases are taken alone, to be measured on; sets that name no validation part leave it to the cache."""
@@ -114,11 +120,6 @@ class TestEveryLayout:
             else:
                 with pytest.raises(InputError, match=f"no CT of {name} for {split}: its volumes are "):
                     find_cases(name, tmp_path, split)
-
-    def test_it_is_told_from_the_others(self, tmp_path: Path, name: str) -> None:
-        found = {find_layout(source.path) for source in find_sources([MAKERS[name](tmp_path)])}
-        assert found - {""} == {name}
-        assert find_layout(tmp_path / LAYOUTS[name].example) == name
 
     def test_other_folders(self, tmp_path: Path, name: str) -> None:
         scan = write_ct(tmp_path / "in" / "scan.nrrd", SMALL)
@@ -209,17 +210,6 @@ def test_two_layouts_in_one_cache(tmp_path: Path) -> None:
     assert [(e.name, e.split) for e in read_cache(tmp_path / "test").entries] == [("ct", "val")]
 
 
-def test_dicom(tmp_path: Path) -> None:
-    prepare(tmp_path / "cache", "--layout", "lidc-idri", lidc(tmp_path / "in"))
-    # not the PatientID of the file, which is P
-    assert {entry["patient"] for entry in entries_of(tmp_path / "cache").values()} == {
-        hash_of_patient(name) for name in ("LIDC-IDRI-0001", "LIDC-IDRI-0002")
-    }
-    reasons = reasons_of(tmp_path / "cache").values()
-    assert (len(entries_of(tmp_path / "cache")), len(reasons)) == (2, 2)
-    assert any("DX" in reason for reason in reasons)
-
-
 def test_a_manifest_gives_the_same(tmp_path: Path) -> None:
     folder = msd_task(tmp_path / "in", "Task03_Liver", "liver", real=True)
     manifest = tmp_path / "liver.csv"
@@ -255,23 +245,22 @@ def test_without_a_layout_a_note_says_what_it_looks_like(tmp_path: Path) -> None
     assert entries_of(tmp_path / "p")["a"]["labels"] == ""
 
 
-def test_sets_that_overlap_are_warned_of(tmp_path: Path) -> None:
-    first = prepare(tmp_path / "cache", "--layout", "luna16", luna16(tmp_path / "luna"), *JSON)
+def test_dicom_and_sets_that_overlap(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = prepare(cache, "--layout", "luna16", luna16(tmp_path / "luna"), *JSON)
     assert first.named("warning") == []
-    second = prepare(tmp_path / "cache", "--layout", "lidc-idri", lidc(tmp_path / "lidc"), *JSON)
+    second = prepare(cache, "--layout", "lidc-idri", lidc(tmp_path / "lidc"), *JSON)
     assert any("LUNA16 is a part of LIDC-IDRI" in event["message"] for event in second.named("warning"))
     assert overlaps(["luna16", "amos", "msd"]) == []
     assert len(overlaps(["luna16", "lidc_idri"])) == 1
     assert {name for pair in OVERLAPS for name in pair} <= LAYOUTS.keys()
-
-
-@pytest.mark.parametrize("key", ["totalsegmentator", "msd", "amos", "flare", "btcv", "luna16"])
-def test_label_maps_are_no_sources_without_a_layout_either(tmp_path: Path, key: str) -> None:
-    folder = MAKERS[key](tmp_path)
-    labels = {Path(case.labels) for case in find_cases(key, folder)[0] if case.labels}
-    assert labels
-    found = {path for source in find_sources([folder]) for path in (source.path, *source.path.parents)}
-    assert not labels & found
+    # not the PatientID of the file, which is P
+    assert sorted(e.patient for e in read_cache(cache).entries if e.dataset == "lidc-idri") == sorted(
+        hash_of_patient(name) for name in ("LIDC-IDRI-0001", "LIDC-IDRI-0002")
+    )
+    reasons = reasons_of(cache).values()
+    assert len(reasons) == 2
+    assert any("DX" in reason for reason in reasons)
 
 
 def test_folders_that_are_only_called_so_are_looked_into(tmp_path: Path) -> None:

@@ -45,13 +45,10 @@ class TestTrainedOn:
         assert trained_on(training, (entry("p1"), entry("p2"))) == ["v"]
         assert trained_on(training, (entry("p2"),)) == []
 
-    def test_patients_by_name(self) -> None:
-        training = {"data": {"patients_sha256": [hash_of_patient("p1")]}}
+    def test_names_and_sources(self) -> None:
+        training = {"data": {"patients_sha256": [hash_of_patient("p1")], "sources_sha256": ["abc"]}}
         assert patients_trained_on(training, ["p0", "p1"]) == ["p1"]
         assert patients_trained_on({}, ["p1"]) is None
-
-    def test_sources(self) -> None:
-        training = {"data": {"sources_sha256": ["abc"]}}
         assert trained_on(training, (entry("p1", "abc"),)) == ["v"]
         assert trained_on(training, (entry("p1", "abd"),)) == []
 

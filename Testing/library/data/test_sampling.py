@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from training_factory import make_cache, tiny_config
 
 from MAESILLib.config import Config
@@ -66,19 +67,14 @@ def test_a_sample_depends_on_its_number_alone(cache: Cache) -> None:
 def test_crops_hold_what_the_volume_holds(cache: Cache) -> None:
     """Without flips a crop is found in its volume; whole patches of padding are air, and not valid."""
     sampler = sampler_for(tiny_config(flip=False), cache)
+    volumes = {entry.name: np.asarray(cache.open(entry)) for entry in cache.entries}
     seen_short = False
     for number in range(40):
         crop = sampler.crop(number, SIZE)
         d, h, w = crop.valid_size
-        volume = np.asarray(cache.open(next(e for e in cache.entries if e.name == crop.source)))
-        inner = crop.hu[:d, :h, :w]
-        found = [
-            start
-            for start in np.ndindex(*(v - s + 1 for v, s in zip(volume.shape, (d, h, w), strict=True)))
-            if volume[start] == inner[0, 0, 0]
-            and np.array_equal(volume[start[0] : start[0] + d, start[1] : start[1] + h, start[2] : start[2] + w], inner)
-        ]
-        assert found
+        inner, boxes = crop.hu[:d, :h, :w], sliding_window_view(volumes[crop.source], crop.valid_size)
+        starts = np.argwhere(boxes[..., 0, 0, 0] == inner[0, 0, 0])
+        assert any(np.array_equal(boxes[tuple(start)], inner) for start in starts)
         # as estimated from blocks of 8
         assert (inner > -500).mean() >= 0.18
         if d < 32:
@@ -120,12 +116,9 @@ def test_masks_of_steps_come_from_the_configuration() -> None:
     assert drawn == {(s, h) for s in set(config.mask.strategies) for h in set(config.mask.ratios)}
 
 
-COOLED = {"steps": 20, "cooldown_share": 0.3, "batch_size": 16, "crop_size": (16, 16, 16)}
-"""Its last six updates are a cool-down with crops of 32x32x32 voxels in every second one."""
-
-
 def test_every_second_update_of_the_cooldown_has_larger_crops_and_fewer(cache: Cache) -> None:
-    config = tiny_config(**COOLED)
+    # the last six updates are a cool-down, with crops of 32x32x32 voxels in every second one
+    config = tiny_config(steps=20, cooldown_share=0.3, batch_size=16, crop_size=(16, 16, 16))
     large = [step for step in range(20) if crop_size_of_step(config, step) == (32, 32, 32)]
     assert large == [15, 17, 19]
     assert all(crop_size_of_step(config, step) == (16, 16, 16) for step in range(20) if step not in large)
