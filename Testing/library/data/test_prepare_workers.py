@@ -123,10 +123,10 @@ def wait_until_gone(pids: list[int]) -> None:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CT that takes a while to read and prepare."""
-    return write_ct(tmp_path_factory.mktemp("large") / "large.nii.gz", (112, 208, 208))
+    return write_ct(tmp_path_factory.mktemp("large") / "large.nii.gz", (144, 224, 224))
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="needs /proc")
 class TestProcesses:
     def test_one_that_is_killed(self, tmp_path: Path, large: Path) -> None:
         folder, cache = write_cts(tmp_path / "in"), tmp_path / "cache"
