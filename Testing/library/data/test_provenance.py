@@ -55,10 +55,11 @@ class TestTrainedOn:
 
 def test_a_checkpoint_names_no_patient_and_no_path(tmp_path: Path) -> None:
     """Of a run that began from another: its metadata hold that one's too."""
-    cache = make_cache(tmp_path / "secret", [(32, 32, 32)] * 3, ["train", "train", "val"])
+    cache = make_cache(tmp_path / "secret", [(16, 16, 16)] * 3, ["train", "train", "val"])
+    config = tiny_config(steps=1, crop_size=(16, 16, 16), cooldown_crop_size=(16, 16, 16))
     initial = None
     for name in ("first", "second"):
-        trainer = Trainer(tiny_config(steps=1), cache, tmp_path / name, initial=initial)
+        trainer = Trainer(config, cache, tmp_path / name, initial=initial)
         trainer.run()
         initial = tmp_path / name / "model.safetensors"
         for path in (initial, initial.with_name("best.safetensors")):
