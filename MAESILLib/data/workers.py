@@ -85,10 +85,7 @@ class Worker:
 
 
 def prepare_in_workers(
-    setup: Setup,
-    tasks: Iterable[Task],
-    count: int,
-    stop: StopRequest,
+    setup: Setup, tasks: Iterable[Task], count: int, stop: StopRequest
 ) -> Generator[Outcome, None, None]:
     """Prepare sources in ``count`` processes; yield their outcomes as they come.
 
