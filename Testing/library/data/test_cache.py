@@ -154,35 +154,31 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("number", "change"),
         [
-            (1, {"schema": "maesil-cache/99"}),
-            (1, {"schema": "maesil-cache/3"}),
+            *((1, {"schema": schema}) for schema in ("maesil-cache/99", "maesil-cache/3", None)),
+            *((1, {"shard": shard}) for shard in (5, {"number": 1})),
             (1, {"spacing_mm": "wide"}),
-            (1, {"shard": 5}),
-            (1, {"shard": {"number": 1}}),
             (1, {"inputs": None, "number": None}),
-            (2, {"entry": {}}),
-            (2, {"entry": 5}),
-            (2, {"entry": {"name": "v"}}),
+            *((2, {"entry": entry}) for entry in ({}, 5, {"name": "v"})),
             (2, {"order": "first"}),
             (3, {"unknown": 1}),
+            # a line of its own
+            *((3, line) for line in ("", "not json", "[]", "5", '{"source": "a"}', '{"schema": ')),
         ],
     )
-    def test_index(self, damaged: Path, number: int, change: dict[str, object]) -> None:
+    def test_index(self, damaged: Path, number: int, change: dict[str, object] | str) -> None:
         path = damaged.parent.parent / "index.jsonl"
         lines = path.read_text().splitlines()
-        lines[number - 1] = json.dumps(json.loads(lines[number - 1]) | change)
+        if isinstance(change, str):
+            lines.insert(number - 1, change)
+        else:
+            lines[number - 1] = json.dumps(json.loads(lines[number - 1]) | change)
         path.write_text("\n".join([*lines, ""]))
-        where = "has schema" if "schema" in change else f", line {number} is damaged"
+        where = "has schema" if number == 1 and "schema" in change else f", line {number} is damaged.*delete the line"
         with pytest.raises(InputError, match=re.escape(f"{path}") + ".*" + where):
             read_cache(path.parent)
 
-    @pytest.mark.parametrize("line", ["", "not json", "[]", "5", '{"source": "a"}', '{"schema": '])
-    def test_a_damaged_line_of_the_index(self, damaged: Path, line: str) -> None:
+    def test_an_index_without_its_first_line(self, damaged: Path) -> None:
         path = damaged.parent.parent / "index.jsonl"
-        lines = path.read_text().splitlines()
-        path.write_text("\n".join([*lines[:2], line, *lines[2:], ""]))
-        with pytest.raises(InputError, match=r"index\.jsonl, line 3 is damaged.*delete the line"):
-            read_cache(path.parent)
-        path.write_text("\n".join([*lines[1:], ""]))
+        path.write_text("\n".join([*path.read_text().splitlines()[1:], ""]))
         with pytest.raises(InputError, match=r"index\.jsonl has schema None"):
             read_cache(path.parent)

@@ -127,11 +127,9 @@ def test_every_second_update_of_the_cooldown_has_larger_crops_and_fewer(cache: C
     assert [one.start for one in samples] == [16 * step for step in range(20)]
     shapes = [tuple(batch.hu.shape) for batch in batches(config, sampler_for(config, cache), first=13)]
     assert shapes == [(16, 1, 16, 16, 16), *((16, 1, 16, 16, 16), (2, 1, 32, 32, 32)) * 3]
-
-
-def test_without_a_cooldown_its_crops_are_not_looked_at() -> None:
-    config = tiny_config(steps=20, cooldown_share=0.0, batch_size=3, crop_size=(16, 16, 16))
-    assert {crop_size_of_step(config, step) for step in range(20)} == {(16, 16, 16)}
+    # without a cool-down its crops are not looked at
+    plain = tiny_config(steps=20, cooldown_share=0.0, batch_size=3, crop_size=(16, 16, 16))
+    assert {crop_size_of_step(plain, step) for step in range(20)} == {(16, 16, 16)}
     with pytest.raises(InputError, match=r"batch_size 3 crops of \(16, 16, 16\) are no whole number of crops of"):
         tiny_config(steps=20, cooldown_share=0.1, batch_size=3, crop_size=(16, 16, 16))
 
@@ -239,37 +237,24 @@ def test_more_volumes_than_files_may_be_open(tmp_path: Path) -> None:
     assert len(names) > 40
 
 
-class TestForegroundTable:
-    SHAPE = (21, 16, 30)
-    HU = np.random.default_rng(0).integers(-1024, 200, SHAPE).astype(np.int16)
-    TABLE = foreground_table(HU)
-
-    def test_counts(self) -> None:
-        assert (self.TABLE.shape, self.TABLE.dtype) == ((3, 2, 4), np.uint16)
-        for d, h, w in np.ndindex(self.TABLE.shape):
-            block = self.HU[8 * d : 8 * d + 8, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
-            assert self.TABLE[d, h, w] == (block > -500).sum()
-        assert foreground_table(np.full((8, 8, 8), -500, np.int16)).tolist() == [[[0]]]
-        assert foreground_table(np.full((8, 8, 8), -499, np.int16)).tolist() == [[[512]]]
-
-    def share_and_mean(self, of: np.ndarray, start: tuple[int, ...], size: tuple[int, ...]) -> tuple[float, float]:
-        box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-        return foreground_share(self.TABLE, self.SHAPE, box), of[box].mean()
-
-    def test_shares_of_whole_blocks_are_exact(self) -> None:
-        for start, size in (((0, 0, 0), self.SHAPE), ((8, 0, 16), (8, 16, 14)), ((16, 8, 24), (5, 8, 6))):
-            share, mean = self.share_and_mean(self.HU > -500, start, size)
-            assert share == pytest.approx(mean, abs=1e-12)
-
-    def test_shares_of_parts_are_in_proportion(self) -> None:
-        """Every voxel stands for the mean of its block."""
-        means = np.empty(self.SHAPE)
-        for d, h, w in np.ndindex(self.TABLE.shape):
-            block = (slice(8 * d, 8 * d + 8), slice(8 * h, 8 * h + 8), slice(8 * w, 8 * w + 8))
-            means[block] = (self.HU[block] > -500).mean()
-        rng = np.random.default_rng(1)
-        for _ in range(50):
-            start = tuple(int(rng.integers(0, n)) for n in self.SHAPE)
-            size = tuple(int(rng.integers(1, n - s + 1)) for n, s in zip(self.SHAPE, start, strict=True))
-            share, mean = self.share_and_mean(means, start, size)
-            assert share == pytest.approx(mean, abs=1e-12)
+def test_foreground_tables_count_blocks_and_give_shares_in_proportion() -> None:
+    """Every voxel stands for the mean of its block, so shares of whole blocks are exact."""
+    shape = (21, 16, 30)
+    hu, means = np.random.default_rng(0).integers(-1024, 200, shape).astype(np.int16), np.empty(shape)
+    table = foreground_table(hu)
+    assert (table.shape, table.dtype) == ((3, 2, 4), np.uint16)
+    for d, h, w in np.ndindex(table.shape):
+        block = (slice(8 * d, 8 * d + 8), slice(8 * h, 8 * h + 8), slice(8 * w, 8 * w + 8))
+        assert table[d, h, w] == (hu[block] > -500).sum()
+        means[block] = (hu[block] > -500).mean()
+    assert foreground_table(np.full((8, 8, 8), -500, np.int16)).tolist() == [[[0]]]
+    assert foreground_table(np.full((8, 8, 8), -499, np.int16)).tolist() == [[[512]]]
+    rng = np.random.default_rng(1)
+    starts = [tuple(int(rng.integers(0, n)) for n in shape) for _ in range(50)]
+    boxes = [[(s, int(rng.integers(1, n - s + 1))) for s, n in zip(start, shape, strict=True)] for start in starts]
+    whole = [[(0, 21), (0, 16), (0, 30)], [(8, 8), (0, 16), (16, 14)], [(16, 5), (8, 8), (24, 6)]]
+    for expected, chosen_boxes in ((hu > -500, whole), (means, boxes)):
+        for pairs in chosen_boxes:
+            d, h, w = (slice(start, start + size) for start, size in pairs)
+            share = foreground_share(table, shape, (d, h, w))
+            assert share == pytest.approx(expected[d, h, w].mean(), abs=1e-12)
