@@ -26,7 +26,7 @@ from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.data.provenance import describe_data
 from MAESILLib.mae.checkpoint import read_info, read_weights, save_checkpoint
 from MAESILLib.probe import features
-from MAESILLib.probe.probe import ALL, AUROC, POINTS, SOFT
+from MAESILLib.probe.table import ALL, AUROC, POINTS, SOFT
 from MAESILLib.runtime.files import read_json, sha256_of
 
 KEPT = (

@@ -50,20 +50,17 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     device = set_up_device(args)
     stop.check()
 
-    from MAESILLib.probe.labels import LabelledVolume, find_labelled
+    from MAESILLib.probe.labels import find_labelled
     from MAESILLib.probe.points import read_points, stratified
     from MAESILLib.probe.probe import Settings, probe
     from MAESILLib.probe.table import page, write
 
-    points = None
-    volumes: list[LabelledVolume] = []
-    if args.points:
-        points = read_points(Path(args.points), Path(args.root) if args.root else None)
-        points = stratified(points, args.most, args.seed) if args.most else points
-    if args.labels:
-        volumes, absent = find_labelled(Path(args.labels))
-        for line in absent:
-            reporter.warning(line)
+    points = read_points(Path(args.points), Path(args.root) if args.root else None) if args.points else []
+    if args.most:
+        points = stratified(points, args.most, args.seed)
+    volumes, absent = find_labelled(Path(args.labels)) if args.labels else ([], [])
+    for line in absent:
+        reporter.warning(line)
     cases = tuple(sorted(set(args.cases)))
     settings = Settings(windows, args.random, cases, args.draws, tuple(args.patients_apart), args.seed)
     checkpoint = Path(args.checkpoint or embedded_checkpoint())
@@ -83,14 +80,13 @@ def _check(args: argparse.Namespace, windows: tuple[int, ...]) -> None:
     for size in windows:
         if size < PATCH or size % PATCH:
             raise InputError(f"--window is {size}", f"give a multiple of {PATCH} voxels")
-    most = [] if args.most is None else [("--most", args.most)]
-    for name, value in (
-        ("--random", args.random),
-        ("--draws", args.draws),
-        *(("--cases", n) for n in args.cases),
-        *most,
+    for name, values in (
+        ("--random", [args.random]),
+        ("--draws", [args.draws]),
+        ("--cases", args.cases),
+        ("--most", [] if args.most is None else [args.most]),
     ):
-        if value < 1:
-            raise InputError(f"{name} is {value}", "give 1 or more")
+        if values and min(values) < 1:
+            raise InputError(f"{name} is {min(values)}", "give 1 or more")
     if args.seed < 0:
         raise InputError(f"--seed is {args.seed}", "give 0 or more")

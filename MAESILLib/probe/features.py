@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from MAESILLib.config import Window
+from MAESILLib.mae.checkpoint import CheckpointInfo, load_checkpoint
 from MAESILLib.mae.dct import dct_matrix
+from MAESILLib.mae.model import Encoder, patchify, windowed
 from MAESILLib.mae.superpatch import Shape
-from MAESILLib.probe.windows import PATCH, cut
+from MAESILLib.probe.windows import PATCH, SPACING_MM, cut
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
-from MAESILLib.runtime.stopping import NEVER, StopRequest
+from MAESILLib.runtime.stopping import StopRequest
 
 Encode = Callable[[torch.Tensor], list[torch.Tensor]]
 """HU (B, D, H, W) float -> after each block the tokens (B, tokens, width), in row-major order."""
@@ -30,41 +37,18 @@ COSINES = 4
 
 
 @dataclass(frozen=True)
-class Feature:
-    """A description of tokens.
-
-    Attributes:
-        blocks: from 1, those that are tried.
-    """
-
-    name: str
-    encode: Encode
-    blocks: tuple[int, ...] = (1,)
-
-
-@dataclass(frozen=True)
 class Tools:
-    """What describes tokens, and where it runs."""
+    """What describes tokens, by name, and where it runs."""
 
-    features: tuple[Feature, ...]
+    features: dict[str, Encode]
     device: torch.device
-    reporter: Reporter = field(default_factory=Reporter)
-    stop: StopRequest = NEVER
-
-
-def encoder_blocks(depth: int) -> tuple[int, ...]:
-    """Return the blocks that are tried: at half and at three quarters of the depth, and the last."""
-    return tuple(sorted({max(1, depth // 2), max(1, 3 * depth // 4), depth}))
-
-
-def baselines() -> list[Feature]:
-    """Return the features of the image that need no training."""
-    return [Feature(HAND_MADE, hand_made), Feature(RAW, raw_patch)]
+    reporter: Reporter
+    stop: StopRequest
 
 
 def raw_patch(hu: torch.Tensor) -> list[torch.Tensor]:
     """Describe a token by its 512 intensities, [-1000, 1000] HU mapped to [0, 1]."""
-    return [_intensities(_patches(hu))]
+    return [_intensities(patchify(hu[:, None], (PATCH,) * 3))]
 
 
 def hand_made(hu: torch.Tensor) -> list[torch.Tensor]:
@@ -72,15 +56,10 @@ def hand_made(hu: torch.Tensor) -> list[torch.Tensor]:
 
     Beyond the window's border the means repeat its outermost tokens.
     """
-    patches = _patches(hu)
+    patches = patchify(hu[:, None], (PATCH,) * 3)
     low = _intensities(patches) @ _cosines().to(hu)
-    # edges are whole, so a table over whole HU finds the band; several times faster than a search
-    first, last = BANDS_HU[0] - 1, BANDS_HU[-1]
-    band_of = torch.bucketize(torch.arange(first, last + 1), torch.tensor(BANDS_HU), right=True).to(hu.device)
-    band = band_of[patches.floor().clamp(first, last).long() - first]
-    shares = torch.zeros(*band.shape[:2], len(BANDS_HU) + 1, device=hu.device)
-    shares.scatter_add_(2, band, torch.full_like(band, 1, dtype=shares.dtype))
-    shares = shares[..., 1:-1] / PATCH**3
+    above = torch.stack([(patches >= edge).float().mean(2) for edge in BANDS_HU], 2)
+    shares = above[..., :-1] - above[..., 1:]
     grid = shares.unflatten(1, [n // PATCH for n in hu.shape[1:]])
     around = []
     for side in AROUND:
@@ -110,6 +89,53 @@ def position(start: NDArray[np.int64], place: NDArray[np.int64], shape: Shape, s
     return np.hstack(described).astype(np.float32)
 
 
+class HUEncoder(nn.Module):
+    """An encoder that sees every token: HU (B, D, H, W) -> after each block the tokens (B, tokens, width)."""
+
+    def __init__(self, encoder: Encoder, windows_hu: tuple[Window, ...]) -> None:
+        super().__init__()
+        self.encoder, self.windows_hu = encoder, windows_hu
+
+    def forward(self, hu: torch.Tensor) -> list[torch.Tensor]:
+        states: list[torch.Tensor] = self.encoder(windowed(hu[:, None], self.windows_hu))
+        return states
+
+
+def load_frozen(path: Path, device: torch.device | str = "cpu") -> tuple[HUEncoder, CheckpointInfo]:
+    """Load the encoder of a checkpoint, in fp32, and the checkpoint's description.
+
+    Raises:
+        InputError: no such checkpoint, or one for another spacing or patch size than the probe's.
+    """
+    model, info = load_checkpoint(path, device)
+    prepared, shape = info.preprocessing, info.model
+    if prepared.spacing_mm != SPACING_MM or shape.patch_size != (PATCH,) * 3:
+        raise InputError(
+            f"{path} takes voxels of {prepared.spacing_mm:g} mm and patches {shape.patch_size}",
+            f"the probe's tokens are {PATCH} voxels of {SPACING_MM} mm on a side",
+        )
+    return HUEncoder(model.core.encoder, prepared.windows_hu).eval(), info
+
+
+@torch.no_grad()
+def with_random_weights(encoder: nn.Module, seed: int) -> nn.Module:
+    """Return the same architecture with every weight drawn anew: Glorot's uniform matrices, gains 1, biases 0."""
+    generator = torch.Generator().manual_seed(seed)
+    fresh = copy.deepcopy(encoder)
+    for name, parameter in fresh.named_parameters():
+        if parameter.ndim == 2:
+            parameter.copy_(nn.init.xavier_uniform_(torch.empty(parameter.shape), generator=generator))
+        else:
+            parameter.fill_(1 if name.endswith("weight") else 0)
+    return fresh
+
+
+def compared(encode: HUEncoder, random: int) -> dict[str, Encode]:
+    """Return the encoder, ``random`` encoders of the same shape with random weights, and features without training."""
+    fresh = {f"{RANDOM} {seed}": with_random_weights(encode, seed) for seed in range(random)}
+    return {ENCODER: encode, **fresh, HAND_MADE: hand_made, RAW: raw_patch}
+
+
 def describe(
     tools: Tools,
     volume: NDArray[np.int16],
@@ -131,36 +157,33 @@ def describe(
     """
     cubes = np.stack([cut(volume, start, size) for start in starts])
     found: dict[Key, Array] = {}
-    for feature in tools.features:
-        tokens = tokens_of(feature.encode, feature.blocks, cubes, window, place, tools.device)
-        found |= {(feature.name, block): one for block, one in zip(feature.blocks, tokens, strict=True)}
+    for name, encode in tools.features.items():
+        tokens = tokens_of(encode, cubes, window, place, tools.device)
+        found |= {(name, block): x for block, x in tokens.items()}
     return {**found, (POSITION, 1): position(starts[window], place, volume.shape, size)}
 
 
 @torch.inference_mode()
 def tokens_of(
     encode: Encode,
-    blocks: Sequence[int] | None,
     hu: NDArray[np.int16],
     window: NDArray[np.int64],
     place: NDArray[np.int64],
     device: torch.device | str,
-) -> list[Array]:
-    """Return the tokens (K, width) after each of some blocks, or of all, in windows (B, D, H, W).
+) -> dict[int, Array]:
+    """Return the tokens (K, width) in windows (B, D, H, W) after each block that is tried, numbered from 1.
 
     Other arguments as for :func:`describe`.
     """
     states = encode(torch.from_numpy(hu).to(device).float())
     index = np.ravel_multi_index(tuple(place.T), tuple(n // PATCH for n in hu.shape[1:]))
     rows = torch.from_numpy(window).to(device), torch.from_numpy(index).to(device)
-    return [states[block - 1][rows].float().cpu().numpy() for block in blocks or range(1, len(states) + 1)]
+    return {block: states[block - 1][rows].float().cpu().numpy() for block in blocks_of(len(states))}
 
 
-def _patches(hu: torch.Tensor) -> torch.Tensor:
-    """Cut (B, D, H, W) into (B, tokens, 512), tokens and voxels in row-major order."""
-    d, h, w = (n // PATCH for n in hu.shape[1:])
-    cubes = hu.reshape(len(hu), d, PATCH, h, PATCH, w, PATCH).permute(0, 1, 3, 5, 2, 4, 6)
-    return cubes.reshape(len(hu), d * h * w, PATCH**3)
+def blocks_of(depth: int) -> list[int]:
+    """Return the blocks that are tried: at half and at three quarters of the depth, and the last."""
+    return sorted({max(1, depth // 2), max(1, 3 * depth // 4), depth})
 
 
 def _intensities(hu: torch.Tensor) -> torch.Tensor:

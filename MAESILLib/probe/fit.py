@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
 Draws = NDArray[np.float32]
 """(R, N, F): features of N tokens in R windows each."""
 
@@ -47,8 +47,8 @@ class Labels:
     fold: NDArray[np.int64]
 
 
-def labels_of(structure: NDArray[np.str_], patient: NDArray[np.str_]) -> Labels:
-    """Number structures and patients (N,), and deal the patients out to five folds."""
+def labels_of(structure: Sequence[str], patient: Sequence[str]) -> Labels:
+    """Number structures and patients of N tokens, and deal the patients out to five folds."""
     names, code = np.unique(structure, return_inverse=True)
     patients, who = np.unique(patient, return_inverse=True)
     kept = [n for n in range(len(names)) if len(np.unique(who[code == n])) >= FEWEST_PATIENTS]
@@ -102,44 +102,35 @@ def balanced(structure: NDArray[np.int64], structures: int) -> Floats:
     return weights
 
 
-def auroc(is_positive: Rows, scores: Floats) -> float:
+def auroc(is_positive: Mask, scores: Floats) -> float:
     """Return the area under the ROC curve: how often a positive scores above a negative, ties by half."""
     positive, negative = scores[is_positive], np.sort(scores[~is_positive])
     below, upto = (np.searchsorted(negative, positive, side).mean() for side in ("left", "right"))
     return float(below + upto) / 2 / len(negative)
 
 
-def aurocs(scores: Floats, labels: Labels, rows: Rows) -> Floats:
-    """Return the AUROC of each structure against the rest within each patient (P, S); NaN unless both are shown.
+def within_patients(scores: Floats, labels: Labels) -> tuple[Floats, Floats]:
+    """Return AUROC and recall of each structure within each patient, both (P, S), NaN where not defined.
+
+    AUROC is that of the structure against the rest, for a patient who shows both. Recall is the share of the
+    structure's tokens for which it scores highest; its mean over structures is the balanced accuracy.
 
     Args:
         scores: (N, S).
-        rows: (N,) those that are measured.
     """
-    found = np.full((len(labels.patients), len(labels.structures)), np.nan)
-    for patient in np.unique(labels.patient[rows]):
-        chosen = np.flatnonzero(rows & (labels.patient == patient))
-        for structure in np.unique(labels.structure[chosen]):
-            positive = labels.structure[chosen] == structure
-            if structure < len(labels.structures) and not positive.all():
-                found[patient, structure] = auroc(positive, scores[chosen, structure])
-    return found
+    areas, recalls = np.full((2, len(labels.patients), len(labels.structures)), np.nan)
+    for patient in range(len(labels.patients)):
+        rows = labels.patient == patient
+        structure, own = labels.structure[rows], scores[rows]
+        for one in np.unique(structure[structure < len(labels.structures)]):
+            positive = structure == one
+            recalls[patient, one] = (own[positive].argmax(1) == one).mean()
+            if not positive.all():
+                areas[patient, one] = auroc(positive, own[:, one])
+    return areas, recalls
 
 
-def recalls(scores: Floats, labels: Labels) -> Floats:
-    """Return for each patient and structure (P, S) the share of tokens whose structure scores highest, or NaN.
-
-    Their mean over structures is the balanced accuracy.
-    """
-    found = np.full((len(labels.patients), len(labels.structures)), np.nan)
-    right = scores.argmax(1) == labels.structure
-    for patient, structure in set(zip(labels.patient, labels.structure, strict=True)):
-        if structure < len(labels.structures):
-            found[patient, structure] = right[(labels.patient == patient) & (labels.structure == structure)].mean()
-    return found
-
-
-def held_out_scores(draws: Draws, labels: Labels, train: Rows, test: Rows, alphas: Sequence[float]) -> list[Floats]:
+def held_out_scores(draws: Draws, labels: Labels, train: Mask, test: Mask, alphas: Sequence[float]) -> list[Floats]:
     """Fit on some patients and score others: for each alpha (N of ``test``, S).
 
     Args:
@@ -161,17 +152,17 @@ def choose(blocks: Mapping[int, Draws], labels: Labels, fold: int) -> tuple[int,
         blocks: of each block (R, N, F), as for :func:`held_out_scores`.
     """
     inside = labels.fold != fold
+    patients = np.unique(labels.patient[inside])
     found = []
     for block, draws in blocks.items():
         scores = np.zeros((len(ALPHAS), len(inside), len(labels.structures)))
         for inner in np.unique(labels.fold[inside]):
             test = labels.fold == inner
             scores[:, test] = held_out_scores(draws, labels, inside & ~test, test, ALPHAS)
-        # without a metric (no training patient shows a structure and others) any choice does
-        found += [
-            (np.nan_to_num(macro(aurocs(one, labels, inside)), nan=-1.0), block, alpha)
-            for alpha, one in zip(ALPHAS, scores, strict=True)
-        ]
+        for alpha, one in zip(ALPHAS, scores, strict=True):
+            area = macro(within_patients(one, labels)[0][patients])
+            # without a metric (no training patient shows a structure and others) any choice does
+            found.append((np.nan_to_num(area, nan=-1.0), block, alpha))
     _, block, alpha = max(found)
     return block, alpha
 
@@ -185,17 +176,13 @@ def across_patients(blocks: Mapping[int, Draws], labels: Labels) -> tuple[Floats
     Returns:
         scores (N, S), and block and alpha chosen for each fold.
     """
-    choices = [choose(blocks, labels, fold) for fold in np.unique(labels.fold)]
-    return scores_of_folds([(blocks[block], alpha) for block, alpha in choices], labels), choices
-
-
-def scores_of_folds(choices: Sequence[tuple[Draws, float]], labels: Labels) -> Floats:
-    """Return scores (N, S), those of each fold by a probe with given features and alpha of the other folds."""
-    scores = np.zeros((len(labels.fold), len(labels.structures)))
-    for fold, (draws, alpha) in enumerate(choices):
+    scores, choices = np.zeros((len(labels.fold), len(labels.structures))), []
+    for fold in np.unique(labels.fold):
+        block, alpha = choose(blocks, labels, fold)
         test = labels.fold == fold
-        scores[test] = held_out_scores(draws, labels, ~test, test, [alpha])[0]
-    return scores
+        (scores[test],) = held_out_scores(blocks[block], labels, ~test, test, [alpha])
+        choices.append((block, alpha))
+    return scores, choices
 
 
 def macro(table: Floats) -> float:
@@ -205,13 +192,10 @@ def macro(table: Floats) -> float:
 
 def _macros(table: Floats, counts: NDArray[Any]) -> Floats:
     """Return :func:`macro` (R,) with patients that count ``counts`` (R, P) times."""
-    shown = np.isfinite(table)
-    total = counts @ shown
+    # nothing is divided by nothing where no patient shows a structure
     with np.errstate(invalid="ignore"):
-        means = counts @ np.where(shown, table, 0) / total
-    present = total > 0
-    number = present.sum(1)
-    macros: Floats = np.where(number > 0, np.where(present, means, 0).sum(1) / np.maximum(number, 1), np.nan)
+        means = counts @ np.nan_to_num(table) / (counts @ np.isfinite(table))
+        macros: Floats = np.nansum(means, 1) / np.isfinite(means).sum(1)
     return macros
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.reading import VOLUME_SUFFIXES, read_geometry, read_volume, volume_stem
 from MAESILLib.ct.volume import model_grid
 from MAESILLib.data.sources import LABEL_SUFFIXES, Source, find_sources, is_volume
-from MAESILLib.probe.points import SPACING_MM, Points, read_hu
-from MAESILLib.probe.windows import PATCH
+from MAESILLib.probe.points import Point, read_hu
+from MAESILLib.probe.windows import PATCH, SPACING_MM
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import read_json
 
@@ -42,16 +42,14 @@ class LabelledVolume:
 
     Attributes:
         files: one file with values, or one for each structure.
-        is_folder: each file is a structure, named as the file is.
-        names: of the values of a single file, as far as they are known.
+        names: of the values of a single file, as far as they are known; None: a structure is named as its file is.
     """
 
     image: Path
     patient: str
     split: str
     files: tuple[Path, ...]
-    is_folder: bool
-    names: dict[int, str] = field(default_factory=dict)
+    names: dict[int, str] | None
 
     def read(self) -> Read:
         """Read CT and labels onto the 1.5 mm grid.
@@ -67,15 +65,15 @@ class LabelledVolume:
         names = [BACKGROUND]
         for file in self.files:
             values = grid.labels_to_model(_read_values(file))
-            structures = {volume_stem(file): values > 0} if self.is_folder else self._structures(values)
+            if self.names is None:
+                structures = {volume_stem(file): values > 0}
+            else:
+                present = np.unique(values[values > 0])
+                structures = {self.names.get(int(n), f"label {n}"): values == n for n in present}
             for name, inside in structures.items():
                 codes[inside] = len(names)
                 names.append(name)
         return hu, codes, names
-
-    def _structures(self, values: NDArray[np.int32]) -> dict[str, NDArray[np.bool_]]:
-        present = np.unique(values[values > 0])
-        return {self.names.get(int(value), f"label {value}"): values == value for value in present}
 
 
 def find_labelled(given: Path) -> tuple[list[LabelledVolume], list[str]]:
@@ -111,27 +109,30 @@ def find_labelled(given: Path) -> tuple[list[LabelledVolume], list[str]]:
 
 
 def _labels_of(source: Source) -> LabelledVolume | str:
+    """Return a CT with its label map, or why there is none."""
     path, image = Path(source.labels), source.path
-    patient = source.patient or volume_stem(image)
+    names: dict[int, str] | None = None
     if not image.is_file():
         return f"no such file: {image}"
     if source.labels and path.is_dir():
-        files = tuple(sorted(file for file in path.iterdir() if is_volume(file) and not file.name.startswith(".")))
-        return LabelledVolume(image, patient, source.split, files, True) if files else f"{path} holds no label map"
-    if source.labels and path.is_file():
+        files = sorted(file for file in path.iterdir() if is_volume(file) and not file.name.startswith("."))
+        if not files:
+            return f"{path} holds no label map"
+    elif source.labels and path.is_file():
         if not is_volume(path):
             return f"{path} is no label map"
-        return LabelledVolume(image, patient, source.split, (path,), False, _stated_names(path))
-    values = [NAMED.fullmatch(part) for part in path.name.split(";")] if source.labels else []
-    if not all(values):
-        return f"no such label map: {path}"
-    names = {int(match[1]): match[2] for match in values if match is not None}
-    stem = volume_stem(image)
-    possible = dict.fromkeys(f"{stem}{end}{suffix}" for end in LABEL_SUFFIXES for suffix in VOLUME_SUFFIXES)
-    beside = tuple(file for name in possible if (file := image.with_name(name)).is_file())
-    if len(beside) != 1:
-        return f"it needs one label map beside it, and has {', '.join(file.name for file in beside) or 'none'}"
-    return LabelledVolume(image, patient, source.split, beside, False, names)
+        files, names = [path], _stated_names(path)
+    else:
+        values = [NAMED.fullmatch(part) for part in path.name.split(";")] if source.labels else []
+        if not all(values):
+            return f"no such label map: {path}"
+        names = {int(match[1]): match[2] for match in values if match is not None}
+        stem = volume_stem(image)
+        possible = [image.with_name(stem + end + suffix) for end in LABEL_SUFFIXES for suffix in VOLUME_SUFFIXES]
+        files = [file for file in possible if file.is_file()]
+        if len(files) != 1:
+            return f"it needs one label map beside it, and has {', '.join(file.name for file in files) or 'none'}"
+    return LabelledVolume(image, source.patient or volume_stem(image), source.split, tuple(files), names)
 
 
 def _stated_names(path: Path) -> dict[int, str]:
@@ -162,9 +163,9 @@ def _read_values(path: Path) -> NDArray[np.int32]:
     return values
 
 
-def points_of(volumes: Sequence[LabelledVolume], seed: int = 0) -> Points:
+def points_of(volumes: Sequence[LabelledVolume], seed: int = 0) -> list[Point]:
     """Draw labelled points: of each structure in each volume at most ten, among voxels where it fills half a token."""
-    rows = []
+    points: list[Point] = []
     for number, volume in enumerate(volumes):
         _, codes, names = volume.read()
         rng = np.random.default_rng([seed, number])
@@ -175,12 +176,8 @@ def points_of(volumes: Sequence[LabelledVolume], seed: int = 0) -> Points:
             wide = tuple(slice(max(0, part.start - PATCH), part.stop + PATCH) for part in box)
             filled = ndimage.uniform_filter((codes[wide] == code).astype(np.float32), PATCH, mode="constant")
             inside = np.argwhere(filled >= HALF - 1e-4) + [part.start for part in wide]
-            drawn = rng.permutation(len(inside))[:POINTS_EACH]
-            rows += [(number, inside[row], names[code], volume.patient) for row in drawn]
-    if not rows:
+            for kji in inside[rng.permutation(len(inside))[:POINTS_EACH]]:
+                points.append(Point(volume.image, kji, names[code], volume.patient, volume.split, len(points)))
+    if not points:
         raise InputError(f"{volumes[0].image} shows no body", "give CTs with label maps")
-    file, kji, structure, patient = zip(*rows, strict=True)
-    apart = frozenset(volume.patient for volume in volumes if volume.split == "val")
-    files = tuple(volume.image for volume in volumes)
-    numbers = np.arange(len(rows))
-    return Points(files, np.array(file), np.array(kji), np.array(structure), np.array(patient), numbers, apart)
+    return points

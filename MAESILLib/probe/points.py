@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,49 +14,32 @@ from numpy.typing import NDArray
 from MAESILLib.ct.reading import read_geometry, read_volume
 from MAESILLib.ct.volume import model_grid
 from MAESILLib.mae.superpatch import Shape
+from MAESILLib.probe.windows import SPACING_MM
 from MAESILLib.runtime.errors import InputError
 
-SPACING_MM = 1.5
-"""Points are voxels of this grid, and so are the tokens they are measured with."""
 COLUMNS = ("file", "k", "j", "i", "structure", "patient")
 SIDES = ("_left", "_right")
 
 
-@dataclass(frozen=True, eq=False)
-class Points:
-    """N labelled points.
+class Point(NamedTuple):
+    """A labelled voxel.
 
     Attributes:
-        files: the volumes.
-        file: (N,) index into ``files``.
-        kji: (N, 3) voxel of the LPS-oriented (D, H, W) array on the 1.5 mm grid.
-        structure: (N,) names, sides kept.
-        patient: (N,) names.
-        number: (N,) row in the list, from 0: the seed of the point's windows.
-        apart: patients with split ``val``: their metrics are also stated apart.
+        kji: (3,) index into the LPS-oriented (D, H, W) array on the 1.5 mm grid.
+        structure: its name, with the side.
+        split: metrics of patients with split ``val`` are also stated apart.
+        number: row in the list, from 0: the seed of the point's windows.
     """
 
-    files: tuple[Path, ...]
-    file: NDArray[np.int64]
+    file: Path
     kji: NDArray[np.int64]
-    structure: NDArray[np.str_]
-    patient: NDArray[np.str_]
-    number: NDArray[np.int64]
-    apart: frozenset[str] = frozenset()
-
-    def take(self, rows: NDArray[np.int64]) -> Points:
-        """Return some of the points."""
-        return replace(
-            self,
-            file=self.file[rows],
-            kji=self.kji[rows],
-            structure=self.structure[rows],
-            patient=self.patient[rows],
-            number=self.number[rows],
-        )
+    structure: str
+    patient: str
+    split: str
+    number: int
 
 
-def read_points(path: Path, root: Path | None = None) -> Points:
+def read_points(path: Path, root: Path | None = None) -> list[Point]:
     """Read a CSV of points: file, k, j, i, structure, patient and, if there is one, split.
 
     Args:
@@ -64,24 +48,17 @@ def read_points(path: Path, root: Path | None = None) -> Points:
     Raises:
         InputError: a column is missing, a row is incomplete, a file is absent, or a point lies outside its volume.
     """
-    rows = _rows(path)
-    folder = root or path.parent
-    names = list(dict.fromkeys(row["file"] for row in rows))
-    shapes = {}
-    for name in names:
-        if not (folder / name).is_file():
-            raise InputError(f"{path}: no such file: {folder / name}", "give the folder of the volumes as --root")
-        shapes[name] = model_grid(read_geometry(folder / name), SPACING_MM).geometry.size_dhw
-    kji = [_voxel(row, shapes[row["file"]], f"{path}, line {line}") for line, row in enumerate(rows, start=2)]
-    return Points(
-        tuple(folder / name for name in names),
-        np.array([names.index(row["file"]) for row in rows]),
-        np.array(kji),
-        np.array([row["structure"] for row in rows]),
-        np.array([row["patient"] for row in rows]),
-        np.arange(len(rows)),
-        frozenset(row["patient"] for row in rows if row.get("split") == "val"),
-    )
+    points = []
+    shapes: dict[Path, Shape] = {}
+    for number, row in enumerate(_rows(path)):
+        file = (root or path.parent) / row["file"]
+        if file not in shapes:
+            if not file.is_file():
+                raise InputError(f"{path}: no such file: {file}", "give the folder of the volumes as --root")
+            shapes[file] = model_grid(read_geometry(file), SPACING_MM).geometry.size_dhw
+        kji = _voxel(row, shapes[file], f"{path}, line {number + 2}")
+        points.append(Point(file, kji, row["structure"], row["patient"], row.get("split") or "", number))
+    return points
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -105,23 +82,23 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _voxel(row: dict[str, str], shape: Shape, where: str) -> list[int]:
+def _voxel(row: dict[str, str], shape: Shape, where: str) -> NDArray[np.int64]:
     try:
-        voxel = [int(float(row[axis])) for axis in "kji"]
+        voxel = tuple(int(float(row[axis])) for axis in "kji")
     except (ValueError, OverflowError):
         raise InputError(f"{where}: k, j, i are not numbers", "give voxels") from None
     if not all(0 <= v < n for v, n in zip(voxel, shape, strict=True)):
         raise InputError(
-            f"{where}: voxel {tuple(voxel)} lies outside the volume of {shape} voxels",
+            f"{where}: voxel {voxel} lies outside the volume of {shape} voxels",
             f"k, j, i count voxels of the LPS-oriented array at {SPACING_MM} mm",
         )
-    return voxel
+    return np.array(voxel)
 
 
-def without_side(structure: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Merge left and right: the names (N,) without ``_left`` and ``_right``."""
+def without_side(structure: str) -> str:
+    """Return a structure's name without ``_left`` and ``_right``."""
     for side in SIDES:
-        structure = np.char.replace(structure, side, "")
+        structure = structure.replace(side, "")
     return structure
 
 
@@ -136,18 +113,18 @@ def read_hu(path: Path) -> NDArray[np.int16]:
     return hu
 
 
-def stratified(points: Points, most: int, seed: int = 0) -> Points:
+def stratified(points: Sequence[Point], most: int, seed: int = 0) -> list[Point]:
     """Return at most ``most`` points, spread over structures and patients.
 
     The points of each structure in each patient are put in random order; first comes the first of every such group,
     then the second, and so on, until there are enough.
     """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(points.number))
-    seen: dict[tuple[str, str], int] = defaultdict(int)
-    rank = np.zeros(len(order), np.int64)
+    order = np.random.default_rng(seed).permutation(len(points))
+    seen: Counter[tuple[str, str]] = Counter()
+    ranks = []
     for row in order:
-        group = (points.structure[row], points.patient[row])
-        rank[row], seen[group] = seen[group], seen[group] + 1
-    chosen = order[np.argsort(rank[order], kind="stable")][:most]
-    return points.take(np.sort(chosen))
+        group = points[row].structure, points[row].patient
+        ranks.append(seen[group])
+        seen[group] += 1
+    chosen = order[np.argsort(ranks, kind="stable")][:most]
+    return [points[row] for row in sorted(chosen)]

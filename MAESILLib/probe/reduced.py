@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from MAESILLib.probe.features import Array, Encode, tokens_of
-from MAESILLib.probe.fit import FOLDS, SOFT_TISSUE, Labels, aurocs, labels_of, macro, recalls, scores_of_folds
-from MAESILLib.probe.points import Points, read_hu, stratified, without_side
+from MAESILLib.probe.fit import SOFT_TISSUE, Labels, held_out_scores, labels_of, macro, within_patients
+from MAESILLib.probe.points import Point, read_hu, stratified, without_side
 from MAESILLib.probe.windows import batch_size, cut, window_of_point
 
 ALPHA = 1e3
@@ -32,26 +33,26 @@ class ReducedPoints:
     labels: Labels
 
 
-def reduce_points(points: Points, size: int = 64, most: int = MOST_POINTS, seed: int = 0) -> ReducedPoints:
+def reduce_points(points: Sequence[Point], size: int = 64, most: int = MOST_POINTS) -> ReducedPoints:
     """Choose at most ``most`` points, spread over structures and patients, and cut one window at random for each.
 
     Raises:
         InputError: a volume cannot be read.
     """
-    chosen = stratified(points, most, seed)
-    windows = [window_of_point(kji, int(n), 0, size) for kji, n in zip(chosen.kji, chosen.number, strict=True)]
-    hu = np.empty((len(windows), size, size, size), np.int16)
-    for number in np.unique(chosen.file):
-        volume = read_hu(chosen.files[number])
-        for row in np.flatnonzero(chosen.file == number):
-            hu[row] = cut(volume, windows[row][0], size)
-    labels = labels_of(without_side(chosen.structure), chosen.patient)
-    return ReducedPoints(hu, np.array([place for _, place in windows]), labels)
+    chosen = stratified(points, most)
+    hu = np.empty((len(chosen), size, size, size), np.int16)
+    place = np.empty((len(chosen), 3), np.int64)
+    for file in {point.file for point in chosen}:
+        volume = read_hu(file)
+        for row, point in enumerate(chosen):
+            if point.file == file:
+                start, place[row] = window_of_point(point.kji, point.number, 0, size)
+                hu[row] = cut(volume, start, size)
+    labels = labels_of([without_side(point.structure) for point in chosen], [point.patient for point in chosen])
+    return ReducedPoints(hu, place, labels)
 
 
-def reduced_probe(
-    encode: Encode, points: ReducedPoints, *, alpha: float = ALPHA, device: torch.device | str = "cpu"
-) -> dict[str, float]:
+def reduced_probe(encode: Encode, points: ReducedPoints, *, device: torch.device | str = "cpu") -> dict[str, float]:
     """Probe an encoder across patients, the block at half its depth and the last.
 
     One window of each point is fitted on and measured, by five folds of patients; alpha is fixed. So its values are
@@ -61,24 +62,24 @@ def reduced_probe(
         encode: HU (B, D, H, W) float on ``device`` -> after each block (B, tokens, width).
 
     Returns:
-        ``auroc``, ``auroc_soft`` (soft tissue, where the points show some) and ``balanced_accuracy``, means of the two
-        blocks, and ``auroc_block_N`` of each.
+        ``auroc`` and, where the points show soft tissue, ``auroc_soft``, means of the two blocks.
     """
     parts: dict[int, list[Array]] = defaultdict(list)
     step = batch_size(points.hu.shape[1])
     for first in range(0, len(points.hu), step):
         hu, place = points.hu[first : first + step], points.place[first : first + step]
-        every = tokens_of(encode, None, hu, np.arange(len(hu)), place, device)
-        for block in {max(1, len(every) // 2), len(every)}:
-            parts[block].append(every[block - 1])
-    metrics: dict[str, list[float]] = defaultdict(list)
-    soft = np.isin(points.labels.structures, SOFT_TISSUE)
-    for block, tokens in sorted(parts.items()):
-        scores = scores_of_folds([(np.concatenate(tokens)[None], alpha)] * FOLDS, points.labels)
-        table = aurocs(scores, points.labels, np.ones(len(scores), bool))
-        metrics["auroc"].append(macro(table))
-        metrics["balanced_accuracy"].append(macro(recalls(scores, points.labels)))
-        metrics[f"auroc_block_{block}"].append(macro(table))
-        if soft.any():
-            metrics["auroc_soft"].append(macro(table[:, soft]))
-    return {name: float(np.mean(values)) for name, values in metrics.items()}
+        for block, tokens in tokens_of(encode, hu, np.arange(len(hu)), place, device).items():
+            parts[block].append(tokens)
+    labels = points.labels
+    areas = []
+    for block in {min(parts), max(parts)}:
+        draws, scores = np.concatenate(parts[block])[None], np.zeros((len(labels.fold), len(labels.structures)))
+        for fold in np.unique(labels.fold):
+            test = labels.fold == fold
+            (scores[test],) = held_out_scores(draws, labels, ~test, test, [ALPHA])
+        areas.append(within_patients(scores, labels)[0])
+    soft = np.isin(labels.structures, SOFT_TISSUE)
+    found = {"auroc": float(np.mean([macro(one) for one in areas]))}
+    if soft.any():
+        found["auroc_soft"] = float(np.mean([macro(one[:, soft]) for one in areas]))
+    return found

@@ -1,4 +1,4 @@
-"""The files of a probe: JSON, CSV and a page, all of them or none."""
+"""Metrics of each patient and structure, their means and the encoder's differences, and the files of a probe."""
 
 from __future__ import annotations
 
@@ -6,15 +6,95 @@ import csv
 import io
 import statistics
 from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from MAESILLib.probe.features import ENCODER
-from MAESILLib.probe.probe import ALL, AUROC
+import numpy as np
+
+from MAESILLib.probe.features import ENCODER, HAND_MADE, POSITION, RANDOM, RAW
+from MAESILLib.probe.fit import SOFT_TISSUE, Floats, Labels, interval, macro
 from MAESILLib.runtime.files import staged, write_json, write_text
 
+POINTS, LABEL_MAPS = "points", "label maps"
+AUROC, BALANCED, SIDED, DICE = "AUROC", "balanced accuracy", "AUROC, sides kept", "Dice, {} labelled"
+ALL, SOFT, APART = "all", "soft tissue", "apart"
+ORDER = (ENCODER, RANDOM, HAND_MADE, RAW, POSITION)
 FILES = ("probe.json", "probe.csv", "probe.md")
 Line = dict[str, Any]
+
+
+class Row(NamedTuple):
+    """A metric of one feature in one patient and structure: a line of probe.csv."""
+
+    source: str
+    window: int
+    metric: str
+    feature: str
+    patient: str
+    structure: str
+    value: float
+
+
+def rows_of(source: str, window: int, metric: str, feature: str, table: Floats, labels: Labels) -> list[Row]:
+    """Return a row for each value of a table (P, S) that is defined."""
+    return [
+        Row(source, window, metric, feature, labels.patients[p], labels.structures[s], float(table[p, s]))
+        for p, s in np.argwhere(np.isfinite(table))
+    ]
+
+
+def mean_of_random(rows: Sequence[Row]) -> list[Row]:
+    """Put means in place of the encoders with random weights; the encoder comes first, then the baselines."""
+    values: dict[Row, list[float]] = defaultdict(list)
+    for row in rows:
+        feature = RANDOM if row.feature.startswith(RANDOM) else row.feature
+        values[row._replace(feature=feature, value=0)].append(row.value)
+    means = [row._replace(value=float(np.mean(found))) for row, found in values.items()]
+    return sorted(means, key=lambda row: ORDER.index(row.feature))
+
+
+def summarise(rows: Sequence[Row], apart: Collection[str], seed: int) -> list[Line]:
+    """Return macro means with intervals, and the encoder minus each baseline, for all, soft tissue and apart.
+
+    Args:
+        apart: patients whose metrics are also stated apart.
+        seed: of the bootstrap.
+    """
+    tables: dict[tuple[str, int, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        tables[row[:4]].append(row)
+    groups: dict[str, Callable[[Row], bool]] = {
+        ALL: lambda row: True,
+        SOFT: lambda row: row.structure in SOFT_TISSUE,
+        APART: lambda row: row.patient in apart,
+    }
+    lines = []
+    for key, every in tables.items():
+        for group, belongs in groups.items():
+            chosen = [row for row in every if belongs(row)]
+            if not chosen or (group != ALL and len(chosen) == len(every)):
+                continue
+            values = _by_patient(chosen)
+            line: Line = dict(zip(Row._fields, key, strict=False))
+            line |= {"patients": len(values), "structures": values.shape[1], "group": group}
+            line |= {"value": macro(values), **interval([values], seed)}
+            if line["feature"] != ENCODER:
+                own = _by_patient([row for row in tables[(*key[:3], ENCODER)] if belongs(row)])
+                ends = interval([own, values], seed)
+                line |= {"difference": macro(own) - macro(values)}
+                line |= {f"difference_{end}": value for end, value in ends.items()}
+            lines.append(line)
+    return lines
+
+
+def _by_patient(rows: Sequence[Row]) -> Floats:
+    """Return the values as (P, S), NaN where there is none."""
+    patients, p = np.unique([row.patient for row in rows], return_inverse=True)
+    structures, s = np.unique([row.structure for row in rows], return_inverse=True)
+    table = np.full((len(patients), len(structures)), np.nan)
+    table[p, s] = [row.value for row in rows]
+    return table
 
 
 def write(result: dict[str, Any], folder: Path) -> list[Path]:
@@ -25,9 +105,7 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
         DiskFullError: the disk is full.
     """
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(result["rows"][0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result["rows"])
+    csv.writer(text, lineterminator="\n").writerows([Row._fields, *result["rows"]])
     with staged(folder, last=FILES[0]) as staging:
         write_json(staging / FILES[0], {key: value for key, value in result.items() if key != "rows"})
         write_text(staging / FILES[1], text.getvalue())
@@ -100,11 +178,11 @@ def _metrics(lines: list[Line]) -> list[str]:
     return _table(["metric", "of", "patients", "feature", "mean (95 % interval)", "encoder minus it"], rows)
 
 
-def _structures(rows: list[Line], source: str, window: int) -> list[str]:
+def _structures(rows: list[Row], source: str, window: int) -> list[str]:
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if (row["source"], row["window"], row["metric"]) == (source, window, AUROC):
-            values[row["structure"]][row["feature"]].append(row["value"])
+        if (row.source, row.window, row.metric) == (source, window, AUROC):
+            values[row.structure][row.feature].append(row.value)
     features = list(next(iter(values.values())))
     cells = [
         [name.replace("|", "\\|"), str(len(one[ENCODER])), *(f"{statistics.fmean(one[f]):.3f}" for f in features)]

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from MAESILLib.mae.superpatch import Shape
 
+SPACING_MM = 1.5
+"""Of the grid that windows are cut from; points are voxels of it."""
 PATCH = 8
 """Voxels on a side of a token."""
 TOKENS_AT_ONCE = 8192

@@ -186,12 +186,12 @@ class MaskedAutoencoding(Task):
         found["patch_r2"] = patch_r2(encoder, image, valid)
         if self.points is not None and time.monotonic() >= self._next_probe:
             # it needs SimpleITK, which a node that trains may lack
-            from MAESILLib.probe.encoders import HUEncoder
+            from MAESILLib.probe.features import HUEncoder
             from MAESILLib.probe.reduced import reduced_probe
 
             begin = time.monotonic()
             probed = reduced_probe(HUEncoder(encoder, model.windows_hu), self.points, device=device)
-            found |= {f"probe_{name}": probed[name] for name in ("auroc", "auroc_soft") if name in probed}
+            found |= {f"probe_{name}": value for name, value in probed.items()}
             self._next_probe = time.monotonic() + 19 * (time.monotonic() - begin)
         return found
 

@@ -27,7 +27,7 @@ from torch import nn
 
 from MAESILLib.mae.checkpoint import checkpoint_identity
 from MAESILLib.mae.model import Mix, unpatchify
-from MAESILLib.probe.encoders import load_frozen, with_random_weights
+from MAESILLib.probe.features import load_frozen, with_random_weights
 from MAESILLib.probe.fit import interval
 from MAESILLib.probe.labels import find_labelled
 from MAESILLib.probe.windows import PATCH, cut, tiles
@@ -123,8 +123,7 @@ def dice_of(net: Segmenter, case: Case, bf16: bool) -> float:
 
 def run(cases: list[Case], args: argparse.Namespace) -> dict[str, Any]:
     """Return the Dice of each arm, number of cases, draw and held-out patient, and means with intervals."""
-    frozen = load_frozen(args.checkpoint)
-    width = frozen.encode.encoder.config.encoder_width
+    frozen, info = load_frozen(args.checkpoint)
     patients = sorted({case.patient for case in cases})
     found: dict[tuple[int, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for draw in range(args.draws):
@@ -134,9 +133,9 @@ def run(cases: list[Case], args: argparse.Namespace) -> dict[str, Any]:
             labelled = [case for case in cases if case.patient in order[:count]]
             for arm in ARMS:
                 began = time.monotonic()
-                encode = copy.deepcopy(frozen.encode) if arm == ARMS[0] else with_random_weights(frozen.encode, draw)
+                encode = copy.deepcopy(frozen) if arm == ARMS[0] else with_random_weights(frozen, draw)
                 torch.manual_seed(draw)
-                net = Segmenter(encode, frozen.depth, width)
+                net = Segmenter(encode, info.model.encoder_depth, info.model.encoder_width)
                 train(net.train(), labelled, args, [args.seed, draw, count])
                 dice = {case.patient: dice_of(net.eval(), case, args.bf16) for case in held_out}
                 for patient, value in dice.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_factory import JSON, QUIET, Result, assert_refused, file_size_limit, leftovers, maesil
-from probe_factory import write_encoder, write_labelled, write_points, write_rows
+from cli_factory import JSON, QUIET, Result, assert_refused, file_size_limit, leftovers, maesil, write_checkpoint
+from probe_factory import write_phantoms, write_rows
 
-from MAESILLib.probe.features import RAW, Feature, Tools, hand_made, raw_patch
-from MAESILLib.probe.fit import SOFT_TISSUE, across_patients, aurocs, labels_of, macro
+from MAESILLib.config import Preprocessing
+from MAESILLib.data.records import hash_of_patient
+from MAESILLib.probe.features import RAW, Tools, hand_made, raw_patch
+from MAESILLib.probe.fit import SOFT_TISSUE, across_patients, labels_of, macro, within_patients
+from MAESILLib.probe.labels import find_labelled
 from MAESILLib.probe.points import read_points, without_side
 from MAESILLib.probe.probe import Settings, describe_points, probe
 from MAESILLib.probe.reduced import reduce_points, reduced_probe
@@ -48,45 +52,35 @@ def the_line(result: dict[str, Any], **wanted: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_phantoms(tmp_path_factory.mktemp("phantoms"))
+
+
+@pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_encoder(tmp_path_factory.mktemp("encoder") / "small.safetensors")
+    training = {"data": {"patients_sha256": [hash_of_patient(name) for name in ("p0", "p1")]}}
+    return write_checkpoint(tmp_path_factory.mktemp("encoder") / "small.safetensors", training=training)
 
 
 @pytest.fixture(scope="module")
-def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_points(tmp_path_factory.mktemp("points"))
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labelled(tmp_path_factory.mktemp("labelled"))
-
-
-@pytest.fixture(scope="module")
-def output(points: Path, labelled: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(phantoms: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("output")
-    more = ("--points", points, "--labels", labelled, "--random", 2, "--window", 24, "--cases", 1, 2, 9, "--draws", 2)
-    done = run_probe(folder, encoder, *more, *QUIET)
+    given = ("--points", phantoms / "points.csv", "--labels", phantoms / "manifest.csv")
+    done = run_probe(folder, encoder, *given, "--random", 2, "--window", 24, "--cases", 1, 2, 9, "--draws", 2, *QUIET)
     assert done.status == 0, done.err
     return folder
 
 
 class TestResult:
     def test_intensities_find_what_intensity_defines(self, output: Path) -> None:
-        result = read(output)
-        found = {
-            f: the_line(result, source="points", window=16, metric="AUROC", group="all", feature=f)["value"]
-            for f in FEATURES
-        }
+        points = {"source": "points", "window": 16, "metric": "AUROC", "group": "all"}
+        found = {name: the_line(read(output), **points, feature=name)["value"] for name in FEATURES}
         assert found["raw patch"] > 0.85
         assert found["hand-made"] > 0.9
         assert found["position"] < 0.8
-        dice = {
-            c: the_line(result, window=24, metric=f"Dice, {c} labelled", group="all", feature="hand-made")
-            for c in (1, 2)
-        }
-        assert dice[2]["value"] > 0.8
-        assert dice[1]["value"] > 0.5
+        for cases, least in ((1, 0.5), (2, 0.8)):
+            metric = f"Dice, {cases} labelled"
+            assert the_line(read(output), window=24, metric=metric, group="all", feature="hand-made")["value"] > least
 
     def test_metrics_are_those_of_the_rows(self, output: Path) -> None:
         result = read(output)
@@ -100,9 +94,8 @@ class TestResult:
             assert line["value"] == pytest.approx(np.mean([np.mean(one) for one in values.values()]))
             assert line["structures"] == len(values)
             if line["feature"] != "encoder":
-                own = the_line(
-                    result, **{n: line[n] for n in ("source", "window", "metric", "group")}, feature="encoder"
-                )
+                same = {name: line[name] for name in ("source", "window", "metric", "group")}
+                own = the_line(result, **same, feature="encoder")
                 assert line["difference"] == pytest.approx(own["value"] - line["value"])
                 assert line["difference_low"] is None or line["difference_low"] <= line["difference"] + 1e-9
 
@@ -114,49 +107,38 @@ class TestResult:
         assert result["data"]["apart"] == ["p3", "p5"]
         assert result["data"]["tokens"] == {"points": 72, "label maps": 120}
         keys = {(one["source"], one["window"], one["metric"]) for one in result["metrics"]}
-        metrics = ("AUROC", "balanced accuracy")
-        assert keys == {
-            *(
-                (source, window, metric)
-                for source in ("points", "label maps")
-                for window in (16, 24)
-                for metric in metrics
-            ),
-            *(("points", window, "AUROC, sides kept") for window in (16, 24)),
-            *(("label maps", window, f"Dice, {cases} labelled") for window in (16, 24) for cases in (1, 2)),
-        }
+        of_points = itertools.product(["points"], (16, 24), ["AUROC", "balanced accuracy", "AUROC, sides kept"])
+        of_maps = ["AUROC", "balanced accuracy", "Dice, 1 labelled", "Dice, 2 labelled"]
+        assert keys == {*of_points, *itertools.product(["label maps"], (16, 24), of_maps)}
         assert list(dict.fromkeys(one["feature"] for one in result["metrics"])) == FEATURES
-        names = {one["feature"] for one in result["choices"]}
-        assert names == {"encoder", "random weights 0", "random weights 1", "hand-made", "raw patch", "position"}
+        encoders = {"encoder", "random weights 0", "random weights 1"}
+        assert {one["feature"] for one in result["choices"]} == encoders | {"hand-made", "raw patch", "position"}
         for one in result["choices"]:
-            assert {fold["block"] for fold in one["folds"]} <= (
-                {1, 2, 3} if one["feature"][:6] in ("encode", "random") else {1}
-            )
+            assert {fold["block"] for fold in one["folds"]} <= ({1, 2, 3} if one["feature"] in encoders else {1})
             assert len(one["folds"]) == (5 if one["source"] == "points" else 4)
         assert "bright: 4 patients show it, so there is no Dice after 9 cases" in result["notes"]
 
     def test_the_page_begins_with_the_comparison(self, output: Path) -> None:
         assert {path.name for path in output.iterdir()} == FILES
-        first, *_ = (output / "probe.md").read_text(encoding="utf-8").splitlines()
-        assert re.match(
-            r"At a window of 16 voxels \(points, 3 structures, 6 patients\) the encoder's AUROC is 0\.\d{3}; it ", first
-        )
-        for name in FEATURES[1:]:
-            assert re.search(
-                rf"(beats|is below|is level with) {name}: [+-]\d\.\d{{3}} \([+-]\d\.\d{{3}} to [+-]\d\.\d{{3}}\)", first
-            )
         text = (output / "probe.md").read_text(encoding="utf-8")
-        assert "Pretraining used images, without labels, of 2 of the 6 patients (p0, p1)." in text
+        first = text.splitlines()[0]
+        own = r"At a window of 16 voxels \(points, 3 structures, 6 patients\) the encoder's AUROC is 0\.\d{3}; it "
+        assert re.match(own, first)
+        number = r"[+-]\d\.\d{3}"
+        for name in FEATURES[1:]:
+            assert re.search(rf"(beats|is below|is level with) {name}: {number} \({number} to {number}\)", first)
         for words in (
+            "Pretraining used images, without labels, of 2 of the 6 patients (p0, p1).",
             "## Label maps, window of 24 voxels",
             "| AUROC of | patients | encoder |",
             "| Dice, 2 labelled | apart |",
         ):
             assert words in text
 
-    def test_the_same_seed_gives_the_same_result(self, points: Path, encoder: Path, tmp_path: Path) -> None:
+    def test_the_same_seed_gives_the_same_result(self, phantoms: Path, encoder: Path, tmp_path: Path) -> None:
+        given = ("--points", phantoms / "points.csv", "--patients-apart", "p0", *JSON)
         for name in ("once", "again"):
-            done = run_probe(tmp_path / name, encoder, "--points", points, "--patients-apart", "p0", *JSON)
+            done = run_probe(tmp_path / name, encoder, *given)
             assert done.status == 0, done.err
         for name in FILES:
             assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
@@ -164,15 +146,15 @@ class TestResult:
         assert {e["stage"] for e in done.named("progress")} == {"tokens, window 16", "fit, window 16"}
         assert read(tmp_path / "once")["data"]["apart"] == ["p0", "p5"]
 
-    def test_few_patients(self, points: Path, encoder: Path, tmp_path: Path) -> None:
-        rows = rows_of(points)
+    def test_a_structure_of_few_patients_is_noted(self, phantoms: Path, encoder: Path, tmp_path: Path) -> None:
+        rows = rows_of(phantoms / "points.csv")
         kept = [row for row in rows if row["structure"] != "dark" or row["patient"] in ("p0", "p1")]
         few = write_rows(tmp_path / "few.csv", list(kept[0]), [list(row.values()) for row in kept])
-        done = run_probe(tmp_path / "out", encoder, "--points", few, "--root", points.parent, *QUIET)
+        done = run_probe(tmp_path / "out", encoder, "--points", few, "--root", phantoms, *QUIET)
         assert done.status == 0, done.err
         (note,) = read(tmp_path / "out")["notes"]
         assert note.startswith("dark is left out (points): fewer than 3 patients")
-        assert "Notes:\n\n- dark is left out" in (tmp_path / "out" / "probe.md").read_text(encoding="utf-8")
+        assert f"Notes:\n\n- {note}" in (tmp_path / "out" / "probe.md").read_text(encoding="utf-8")
 
 
 class TestRefusals:
@@ -187,14 +169,27 @@ class TestRefusals:
             (("--most", 0), ("--most is 0",)),
             (("--seed", -1), ("--seed is -1",)),
             (("--patients-apart", "nobody"), ("'nobody'", "p0, p1")),
+            (("--points", "no.csv"), ("no such file",)),
+            (("--points", "binary.csv"), ("not a CSV file",)),
+            (("--checkpoint", "coarse.safetensors"), ("2 mm", "1.5 mm")),
         ],
     )
     def test_arguments(
-        self, points: Path, tmp_path: Path, encoder: Path, arguments: tuple[object, ...], words: tuple[str, ...]
+        self,
+        phantoms: Path,
+        encoder: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: tuple[object, ...],
+        words: tuple[str, ...],
     ) -> None:
-        given = ("--points", points) if arguments else ()
+        monkeypatch.chdir(tmp_path)
+        Path("binary.csv").write_bytes(b"\xff\xfe\x00file")
+        if "--checkpoint" in arguments:
+            write_checkpoint(Path("coarse.safetensors"), preprocessing=Preprocessing(spacing_mm=2.0))
+        given = ("--points", phantoms / "points.csv") if arguments else ()
         assert_refused(run_probe(tmp_path / "out", encoder, *given, *arguments, *QUIET), *words)
-        assert not (tmp_path / "out").exists()
+        assert not Path("out").exists()
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -211,44 +206,31 @@ class TestRefusals:
         ],
     )
     def test_lists_of_points(
-        self, points: Path, tmp_path: Path, encoder: Path, change: dict[str, Any], words: tuple[str, ...]
+        self, phantoms: Path, encoder: Path, tmp_path: Path, change: dict[str, Any], words: tuple[str, ...]
     ) -> None:
-        rows = rows_of(points)[: change.pop("rows", None)]
-        header = [name for name in ("file", "patient", "structure", "k", "j", "i") if name != change.get("column")]
-        if change.pop("column", None) is None and rows:
-            rows[0] |= {key: str(value) for key, value in change.items()}
-        bad = write_rows(tmp_path / "bad.csv", header, [[row[name] for name in header] for row in rows])
-        done = run_probe(tmp_path / "out", encoder, "--points", bad, "--root", points.parent, *QUIET)
-        assert_refused(done, *words)
+        rows = rows_of(phantoms / "points.csv")
+        header = [name for name in rows[0] if name != change.get("column")]
+        rows[0] |= {key: str(value) for key, value in change.items()}
+        cells = [[row[name] for name in header] for row in rows[: change.get("rows")]]
+        bad = write_rows(tmp_path / "bad.csv", header, cells)
+        assert_refused(run_probe(tmp_path / "out", encoder, "--points", bad, "--root", phantoms, *QUIET), *words)
 
-    def test_a_list_that_is_none(self, tmp_path: Path, encoder: Path) -> None:
-        assert_refused(run_probe(tmp_path / "out", encoder, "--points", tmp_path / "no.csv", *QUIET), "no such file")
-        (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00file")
-        assert_refused(run_probe(tmp_path / "out", encoder, "--points", tmp_path / "b.csv", *QUIET), "not a CSV file")
-
-    def test_another_spacing(self, points: Path, tmp_path: Path) -> None:
-        coarse = write_encoder(tmp_path / "coarse.safetensors", spacing_mm=2.0)
-        assert_refused(run_probe(tmp_path / "out", coarse, "--points", points, *QUIET), "2 mm", "1.5 mm")
-
-    def test_a_full_disk_leaves_nothing(self, points: Path, tmp_path: Path, encoder: Path) -> None:
+    def test_a_full_disk_and_a_stop_leave_nothing(self, phantoms: Path, encoder: Path, tmp_path: Path) -> None:
+        given = ("--points", phantoms / "points.csv", *QUIET)
         with file_size_limit(3000):
-            done = run_probe(tmp_path / "out", encoder, "--points", points, *QUIET)
+            done = run_probe(tmp_path / "out", encoder, *given)
         assert_refused(done, "larger than the system allows", status=4)
-        assert not (tmp_path / "out").exists()
-
-    def test_nothing_is_written_when_stopped(self, points: Path, tmp_path: Path, encoder: Path) -> None:
         (tmp_path / "stop").touch()
-        done = run_probe(tmp_path / "out", encoder, "--points", points, "--stop-file", tmp_path / "stop", *QUIET)
+        done = run_probe(tmp_path / "out", encoder, *given, "--stop-file", tmp_path / "stop")
         assert_refused(done, "stop file", status=3)
+        assert not (tmp_path / "out").exists()
         assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     "stage", ["tokens, window 16", "fit, window 16", "label maps, window 16", "few labels, bright"]
 )
-def test_a_stop_between_batches_and_fits(points: Path, labelled: Path, encoder: Path, stage: str) -> None:
-    from MAESILLib.probe.labels import find_labelled
-
+def test_a_stop_between_batches_and_fits(phantoms: Path, encoder: Path, stage: str) -> None:
     stop = StopRequest()
 
     class Asking(Reporter):
@@ -256,29 +238,29 @@ def test_a_stop_between_batches_and_fits(points: Path, labelled: Path, encoder: 
             if stage_now == stage and fraction < 1:
                 stop.ask("enough")
 
-    settings = Settings((16,), 1, (1,), 2)
+    points, (volumes, _) = read_points(phantoms / "points.csv"), find_labelled(phantoms / "manifest.csv")
+    cpu = torch.device("cpu")
     with pytest.raises(CancelledError, match="enough"):
-        probe(encoder, read_points(points), find_labelled(labelled)[0], settings, reporter=Asking(), stop=stop)
-
-
-@pytest.fixture
-def real_points(real_ct: Path) -> Path:
-    if not (real_ct / "points.csv").is_file():
-        pytest.skip("no labelled points beside the checkout")
-    return real_ct / "points.csv"
+        probe(encoder, points, volumes, Settings((16,), 1, (1,), 2), device=cpu, reporter=Asking(), stop=stop)
 
 
 class TestRealPoints:
+    @pytest.fixture
+    def real_points(self, real_ct: Path) -> Path:
+        if not (real_ct / "points.csv").is_file():
+            pytest.skip("no labelled points beside the checkout")
+        return real_ct / "points.csv"
+
     def test_the_raw_patch_is_the_pilots(self, real_points: Path) -> None:
         points = read_points(real_points)
-        assert len(points.number) == 1817
-        assert len(points.apart) == 4
+        assert len(points) == 1817
+        assert len({point.patient for point in points if point.split == "val"}) == 4
         # the patch of a point is the same in every window, so the smallest will do
-        found = describe_points(points, 8, Tools((Feature(RAW, raw_patch),), torch.device("cpu")))
-        labels = labels_of(without_side(points.structure), points.patient)
+        found = describe_points(points, 8, Tools({RAW: raw_patch}, torch.device("cpu"), Reporter(), StopRequest()))
+        structures = [without_side(point.structure) for point in points]
+        labels = labels_of(structures, [point.patient for point in points])
         assert len(labels.structures) == 24
-        scores, _ = across_patients({1: found[RAW, 1]}, labels)
-        table = aurocs(scores, labels, np.ones(len(scores), bool))
+        table, _ = within_patients(across_patients({1: found[RAW, 1]}, labels)[0], labels)
         assert macro(table) == pytest.approx(0.723, abs=0.005)
         assert macro(table[:, np.isin(labels.structures, SOFT_TISSUE)]) == pytest.approx(0.638, abs=0.005)
 
