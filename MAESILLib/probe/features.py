@@ -48,7 +48,7 @@ class Tools:
 
 def raw_patch(hu: torch.Tensor) -> list[torch.Tensor]:
     """Describe a token by its 512 intensities, [-1000, 1000] HU mapped to [0, 1]."""
-    return [_intensities(patchify(hu[:, None], (PATCH,) * 3))]
+    return [((patchify(hu[:, None], (PATCH,) * 3) + 1000) / 2000).clamp(0, 1)]
 
 
 def hand_made(hu: torch.Tensor) -> list[torch.Tensor]:
@@ -56,8 +56,10 @@ def hand_made(hu: torch.Tensor) -> list[torch.Tensor]:
 
     Beyond the window's border the means repeat its outermost tokens.
     """
+    # of the orthonormal cosine transform, type II
+    axis = dct_matrix(PATCH)[:COSINES].T.to(hu)
+    low = raw_patch(hu)[0] @ torch.einsum("xi,yj,zk->xyzijk", axis, axis, axis).reshape(PATCH**3, COSINES**3)
     patches = patchify(hu[:, None], (PATCH,) * 3)
-    low = _intensities(patches) @ _cosines().to(hu)
     above = torch.stack([(patches >= edge).float().mean(2) for edge in BANDS_HU], 2)
     shares = above[..., :-1] - above[..., 1:]
     grid = shares.unflatten(1, [n // PATCH for n in hu.shape[1:]])
@@ -184,16 +186,6 @@ def tokens_of(
 def blocks_of(depth: int) -> list[int]:
     """Return the blocks that are tried: at half and at three quarters of the depth, and the last."""
     return sorted({max(1, depth // 2), max(1, 3 * depth // 4), depth})
-
-
-def _intensities(hu: torch.Tensor) -> torch.Tensor:
-    return ((hu + 1000) / 2000).clamp(0, 1)
-
-
-def _cosines() -> torch.Tensor:
-    """Return products (512, 64) of the four lowest vectors an axis of the orthonormal cosine transform, type II."""
-    axis = dct_matrix(PATCH)[:COSINES].T.float()
-    return torch.einsum("xi,yj,zk->xyzijk", axis, axis, axis).reshape(PATCH**3, COSINES**3)
 
 
 def _box(size: int, side: int) -> torch.Tensor:

@@ -71,21 +71,17 @@ def few_label_dice(
             parts += _tokens(volume.patient, read, draw, [seed, number, draw], size, tools)
         tools.reporter.progress(stage, (number + 1) / len(volumes) * FIT_DRAWS / (FIT_DRAWS + 1))
     fits, notes = _fit_all(parts, cases, draws, seed, tools)
-    # of each fit and patient the tokens that are predicted and true, predicted, and true
-    counts: dict[tuple[int, str], Floats] = defaultdict(lambda: np.zeros(3))
+    counts: dict[str, Floats] = defaultdict(lambda: np.zeros((3, len(fits))))
     for number, volume in enumerate(volumes if fits else ()):
-        patient = volume.patient
-        for part in _tokens(patient, volume.read(), FIT_DRAWS, [seed, number, FIT_DRAWS], size, tools):
-            for n, fit in enumerate(fits):
-                if patient in fit.held_out:
-                    predicted = part.features[fit.key] @ fit.coefficients > fit.threshold
-                    true = part.structure == fit.structure
-                    counts[n, patient] += (predicted & true).sum(), predicted.sum(), true.sum()
+        for part in _tokens(volume.patient, volume.read(), FIT_DRAWS, [seed, number, FIT_DRAWS], size, tools):
+            counts[part.patient] += _count(part, fits)
         tools.reporter.progress(stage, (FIT_DRAWS + (number + 1) / len(volumes)) / (FIT_DRAWS + 1))
     found: dict[tuple[int, str, str, str], list[float]] = defaultdict(list)
-    for (n, patient), (both, predicted, true) in counts.items():
-        if true:
-            found[fits[n].cases, fits[n].key[0], patient, fits[n].structure].append(2 * both / (predicted + true))
+    for patient, table in counts.items():
+        for fit, (both, predicted, true) in zip(fits, table.T, strict=True):
+            if true and patient in fit.held_out:
+                dice = 2 * both / (predicted + true)
+                found[fit.cases, fit.key[0], patient, fit.structure].append(dice)
     return [
         Row(LABEL_MAPS, size, DICE.format(count), feature, patient, structure, float(np.mean(values)))
         for (count, feature, patient, structure), values in sorted(found.items())
@@ -97,7 +93,8 @@ def _tokens(patient: str, read: Read, draw: int, seed: list[int], size: int, too
     hu, codes, names = read
     starts = tiles(hu.shape, size, seed)
     # 0 beyond the body and the volume, 1 the background
-    label = np.stack([_labels(cut(codes + 1, start, size, "constant")) for start in starts])
+    shifted = codes + 1
+    label = np.stack([_labels(cut(shifted, start, size, "constant")) for start in starts])
     window, index = np.nonzero(label >= 0)
     code = label[window, index]
     kept, weight = np.ones(len(code), bool), np.ones(len(code))
@@ -189,3 +186,15 @@ def best_threshold(scores: Floats, truth: Mask, weight: Floats) -> tuple[float, 
     ranked = np.append(scores[order], scores.min() - 1)
     best = int(np.argmax(np.where(np.diff(ranked) != 0, dice, -1)))
     return float(dice[best]), float(ranked[best : best + 2].mean())
+
+
+def _count(tokens: Tokens, fits: Sequence[Fit]) -> Floats:
+    """Return for each fit the tokens that are predicted and true, predicted, and true: (3, fits)."""
+    counts = np.zeros((3, len(fits)))
+    for key in {fit.key for fit in fits}:
+        rows = [number for number, fit in enumerate(fits) if fit.key == key]
+        scores = tokens.features[key] @ np.stack([fits[row].coefficients for row in rows], 1)
+        predicted = scores > [fits[row].threshold for row in rows]
+        true = tokens.structure[:, None] == [fits[row].structure for row in rows]
+        counts[:, rows] = (predicted & true).sum(0), predicted.sum(0), true.sum(0)
+    return counts

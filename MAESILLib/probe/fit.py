@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from MAESILLib.metrics.statistics import LEVEL, RESAMPLES
+
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Draws = NDArray[np.float32]
@@ -24,8 +26,6 @@ SOFT_TISSUE = (
     *("paraspinal_muscle", "psoas", "abdominal_wall_muscle", "shoulder_muscle", "gluteal_muscle", "thigh_muscle"),
 )
 """Structures that HU alone cannot tell apart."""
-RESAMPLES = 9999
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,9 +98,7 @@ def _voxel(row: dict[str, str], shape: Shape, where: str) -> NDArray[np.int64]:
 
 def without_side(structure: str) -> str:
     """Return a structure's name without ``_left`` and ``_right``."""
-    for side in SIDES:
-        structure = structure.replace(side, "")
-    return structure
+    return re.sub("|".join(SIDES), "", structure)
 
 
 def read_hu(path: Path) -> NDArray[np.int16]:

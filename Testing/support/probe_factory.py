@@ -12,7 +12,6 @@ from cli_factory import write_image
 from volume_factory import geometry
 
 SHAPE = (32, 44, 48)
-NAMES = ("tissue", "bright", "dark")
 BRIGHT, DARK = 1, 2
 
 

@@ -175,13 +175,7 @@ class TestRefusals:
         ],
     )
     def test_arguments(
-        self,
-        phantoms: Path,
-        encoder: Path,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        arguments: tuple[object, ...],
-        words: tuple[str, ...],
+        self, phantoms: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any, words: Any
     ) -> None:
         monkeypatch.chdir(tmp_path)
         Path("binary.csv").write_bytes(b"\xff\xfe\x00file")
@@ -238,10 +232,10 @@ def test_a_stop_between_batches_and_fits(phantoms: Path, encoder: Path, stage: s
             if stage_now == stage and fraction < 1:
                 stop.ask("enough")
 
-    points, (volumes, _) = read_points(phantoms / "points.csv"), find_labelled(phantoms / "manifest.csv")
+    volumes, _ = find_labelled(phantoms / "manifest.csv")
     cpu = torch.device("cpu")
     with pytest.raises(CancelledError, match="enough"):
-        probe(encoder, points, volumes, Settings((16,), 1, (1,), 2), device=cpu, reporter=Asking(), stop=stop)
+        probe(encoder, [], volumes, Settings((16,), 1, (1,), 2), device=cpu, reporter=Asking(), stop=stop)
 
 
 class TestRealPoints:

@@ -173,13 +173,12 @@ class TestFit:
         linear_model = pytest.importorskip("sklearn.linear_model")
         preprocessing = pytest.importorskip("sklearn.preprocessing")
         rng = np.random.default_rng(0)
-        x = (rng.normal(3, 2, (count, 6)) * [1, 10, 100, 1, 1, 0]).astype(np.float32)
+        x, new = ((rng.normal(3, 2, (n, 6)) * [1, 10, 100, 1, 1, 0]).astype(np.float32) for n in (count, 20))
         y, w = rng.normal(size=(count, 4)), rng.random(count) + 0.1
-        new = rng.normal(3, 2, (20, 6)) * [1, 10, 100, 1, 1, 0]
         scaler = preprocessing.StandardScaler().fit(x.astype(float))
         for alpha, (coefficients, intercept) in zip((1, 100), ridge(x, y, w, (1, 100)), strict=True):
             model = linear_model.Ridge(alpha=alpha).fit(scaler.transform(x.astype(float)), y, w / w.mean())
-            expected = model.predict(scaler.transform(new))
+            expected = model.predict(scaler.transform(new.astype(float)))
             np.testing.assert_allclose(new @ coefficients + intercept, expected, atol=1e-6)
 
     def test_auroc_is_scikit_learns(self) -> None:
