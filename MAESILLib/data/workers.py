@@ -163,7 +163,6 @@ def _limit_memory() -> None:
         import resource
 
         total, free = machine_memory()
-        if total is not None and free is not None:
-            ceiling = max(total // 2, free)
-            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            resource.setrlimit(resource.RLIMIT_DATA, (ceiling if hard < 0 else min(ceiling, hard), hard))
+        ceiling = max(total // 2, free)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (ceiling if hard < 0 else min(ceiling, hard), hard))

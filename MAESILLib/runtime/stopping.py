@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -9,9 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from MAESILLib.runtime.errors import CancelledError
-from MAESILLib.runtime.parent import INTERVAL_S, ParentWatch
+
+INTERVAL_S = 0.2
+"""The system is asked about other processes this often at most."""
 
 
 class StopRequest:
@@ -28,8 +32,7 @@ class StopRequest:
         self.parent = None if watch_parent is None else ParentWatch(watch_parent)
         self.reason = ""
         self._deadline: tuple[float, str] | None = None
-        self._first_check: threading.Event | None = None
-        self._ending = threading.Lock()
+        self._is_starting, self._lock = False, threading.Lock()
 
     def install(self) -> None:
         """Let SIGTERM and SIGINT ask for a stop; a second SIGINT ends the process at once."""
@@ -44,30 +47,27 @@ class StopRequest:
         Importing torch takes seconds on a cold disk or a busy machine, and nothing can check meanwhile. Nothing has
         to be undone yet, so ``end`` may end the process; it is called in a thread of its own.
         """
-        first_check = self._first_check = threading.Event()
-        threading.Thread(target=self._watch, args=(first_check, end), daemon=True).start()
+        self._is_starting = True
+        threading.Thread(target=self._watch, args=(end,), daemon=True).start()
         try:
             yield
         finally:
-            self._stop_watching(first_check)
+            with self._lock:
+                self._is_starting = False
 
-    def _watch(self, first_check: threading.Event, end: Callable[[str], None]) -> None:
-        while not first_check.wait(INTERVAL_S):
-            with self._ending:
-                if not first_check.is_set() and self._ask():
+    def _watch(self, end: Callable[[str], None]) -> None:
+        while self._is_starting:
+            with self._lock:
+                if self._is_starting and self._ask():
                     end(self.reason)
                     return
-
-    def _stop_watching(self, first_check: threading.Event) -> None:
-        # waits where the end has begun already
-        with self._ending:
-            first_check.set()
-            self._first_check = None
+            time.sleep(INTERVAL_S)
 
     def requested(self) -> bool:
         """Say whether to stop."""
-        if self._first_check is not None:
-            self._stop_watching(self._first_check)
+        # waits where the end has begun already
+        with self._lock:
+            self._is_starting = False
         return self._ask()
 
     def _ask(self) -> bool:
@@ -97,6 +97,42 @@ class StopRequest:
         self.reason = signal.Signals(number).name
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class ParentWatch:
+    """Tells when a process above this one has ended: the parent, or one further up and all between.
+
+    A panel starts a launcher, and the launcher starts this process. When the panel is killed the launcher may stay,
+    and a parent that ended before this process could look is a parent never seen: so the panel says its own id.
+
+    Args:
+        pid: of the process; 0 for the direct parent. One that is not above has ended.
+    """
+
+    def __init__(self, pid: int = 0) -> None:
+        import psutil
+
+        above = psutil.Process().parents()
+        count = next((number for number, process in enumerate(above, 1) if pid in (0, process.pid)), 0)
+        self._watched = above[:count]
+        self._asked, self._runs = -math.inf, bool(self._watched)
+
+    def has_ended(self) -> bool:
+        """Say whether it has ended; costs next to nothing, however often it is asked."""
+        now = time.monotonic()
+        if self._runs and now - self._asked >= INTERVAL_S:
+            self._asked, self._runs = now, all(_runs(process) for process in self._watched)
+        return not self._runs
+
+
+def _runs(process: Any) -> bool:
+    import psutil
+
+    try:
+        # one that was killed keeps its number until its own parent has looked at it
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 NEVER = StopRequest()

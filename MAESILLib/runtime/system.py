@@ -98,33 +98,9 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine_memory() -> tuple[int | None, int | None]:
-    """Return the machine's memory in bytes, and what of it is free; None where the system does not say."""
-    if sys.platform == "win32":
-        return _memory_of_windows()
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            sizes = {key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in file)}
-        return sizes.get("MemTotal"), sizes.get("MemAvailable")
-    except OSError:
-        # macOS
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+def machine_memory() -> tuple[int, int]:
+    """Return the machine's memory in bytes, and what of it is free."""
+    import psutil
 
-
-def _memory_of_windows() -> tuple[int | None, int | None]:
-    import ctypes
-
-    class Status(ctypes.Structure):
-        """MEMORYSTATUSEX."""
-
-        _fields_ = (
-            ("length", ctypes.c_uint32),
-            ("load", ctypes.c_uint32),
-            *((name, ctypes.c_uint64) for name in ("total", "free", "page_total", "page_free")),
-            *((name, ctypes.c_uint64) for name in ("virtual_total", "virtual_free", "extended_free")),
-        )
-
-    status = Status(length=ctypes.sizeof(Status))
-    if sys.platform == "win32" and ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
-        return status.total, status.free
-    return None, None
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from cli_factory import (
@@ -40,7 +40,6 @@ from MAESILLib.reconstruct.reconstruction import reconstruct as reconstruct_arra
 from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
 from MAESILLib.runtime.errors import CancelledError
 from MAESILLib.runtime.events import Reporter, parse_event
-from MAESILLib.runtime.parent import state_and_parent
 from MAESILLib.runtime.stopping import StopRequest
 
 
@@ -138,9 +137,7 @@ class TestProcess:
         pid = wait_for(top, stage)
         begin = time.monotonic()
         if who == "launcher":
-            launcher = state_and_parent(pid)
-            assert launcher is not None
-            os.kill(launcher[1], signal.SIGKILL)
+            psutil.Process(psutil.Process(pid).ppid()).kill()
         else:
             top.kill()
         out, _ = top.communicate(timeout=30)

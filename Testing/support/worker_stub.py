@@ -34,7 +34,7 @@ def can_take_all_memory() -> bool:
     """Ask for nearly all of the machine's memory, without using it."""
     total, _ = machine_memory()
     try:
-        mmap.mmap(-1, int(0.99 * (total or 0)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        mmap.mmap(-1, int(0.99 * total), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except OSError:
         return False
     return True

@@ -16,7 +16,14 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-REQUIRED = {"torch": "2.7", "safetensors": "0.4", "numpy": "1.26", "scipy": "1.11", "SimpleITK": "2.3"}
+REQUIRED = {
+    "torch": "2.7",
+    "safetensors": "0.4",
+    "psutil": "5.9",
+    "numpy": "1.26",
+    "scipy": "1.11",
+    "SimpleITK": "2.3",
+}
 """Packages and their lowest versions."""
 SLICERS_OWN = ("numpy", "scipy", "SimpleITK")
 UNDESCRIBED = "of Slicer"

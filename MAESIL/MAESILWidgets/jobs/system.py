@@ -114,7 +114,7 @@ class System:
 def memory_warning(volume: Any, coverage: str) -> str:
     """Return a warning if reconstructing a volume needs more memory than is free.
 
-    Empty if it does not, or if the free memory is unknown.
+    Empty if it does not. It needs the packages that the reconstruction itself needs.
 
     Args:
         volume: a VolumeInfo.
@@ -127,7 +127,7 @@ def memory_warning(volume: Any, coverage: str) -> str:
 
     needed = reconstruction_memory_mib(volume.source_voxels, volume.model_shape, is_complete=coverage == "complete")
     _total, free = machine_memory()
-    if free is None or needed <= free / 2**20:
+    if needed <= free / 2**20:
         return ""
     return "⚠ " + _(
         "This needs about {needed:.1f} GiB of memory, and {free:.1f} GiB are free: "
