@@ -74,11 +74,9 @@ def full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = kept
 
 
-@contextlib.contextmanager
-def precision_context(device: torch.device, bf16: bool) -> Iterator[None]:
+def precision_context(device: torch.device, bf16: bool) -> torch.autocast:
     """Run matrix products in bf16, or everything in fp32."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        yield
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 @contextlib.contextmanager

@@ -123,14 +123,10 @@ class Reporter:
 
     def text(self, line: str) -> None:
         """Write a line for people, clear of the progress bar."""
-        self.clear_bar()
-        self._print(line, self.log)
-
-    def clear_bar(self) -> None:
-        """Remove the progress bar from its line."""
         if self._bar_length:
             self.log.write("\r" + " " * self._bar_length + "\r")
             self._bar_length = 0
+        self._print(line, self.log)
 
     def _emit(self, event: str, **values: Any) -> None:
         if self.mode == "json":

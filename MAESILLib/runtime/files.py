@@ -60,7 +60,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def staged(folder: Path, last: str) -> Iterator[Path]:
     """Yield a hidden folder inside ``folder``; move its files into place if the block succeeds.
 
-    Folders made for it, parents included, are removed again if it does not.
+    Folders made for it, parents included, are removed again if it does not, where they are empty.
 
     Args:
         last: the file that says that the others are complete: an old one goes first, the new one comes last.
@@ -71,7 +71,7 @@ def staged(folder: Path, last: str) -> Iterator[Path]:
     """
     if folder.is_file():
         raise InputError(f"{folder} is a file", "choose another output folder")
-    missing = missing_folders(folder)
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
     staging = folder / f".partial-{uuid.uuid4().hex[:8]}"
     try:
         staging.mkdir(parents=True)
@@ -86,7 +86,9 @@ def staged(folder: Path, last: str) -> Iterator[Path]:
         _publish(staging, folder, last)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        remove_empty(missing)
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()
 
 
 def _publish(staging: Path, folder: Path, last: str) -> None:
@@ -147,18 +149,6 @@ def check_name(path: Path | str) -> None:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(f"{path} has a name that is not UTF-8", "rename it") from None
-
-
-def missing_folders(folder: Path) -> list[Path]:
-    """Return ``folder`` and its parents as far as they do not exist, innermost first."""
-    return [f for f in (folder, *folder.parents) if not f.exists()]
-
-
-def remove_empty(folders: list[Path]) -> None:
-    """Remove those of ``folders`` (innermost first) that exist and are empty."""
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def flush_to_disk(path: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from MAESILLib.runtime.errors import InputError
 
 CHECKPOINT = "Checkpoints/maesil-small.safetensors"
-SAMPLE_CT = "Sample/MAESILSampleCT.nrrd"
 
 
 def resource_path(relative: str) -> Path:
@@ -35,4 +34,4 @@ def embedded_checkpoint() -> Path:
 
 def sample_ct() -> Path:
     """Return the path of the CT that ships with MAESIL."""
-    return resource_path(SAMPLE_CT)
+    return resource_path("Sample/MAESILSampleCT.nrrd")

@@ -19,12 +19,13 @@ def describe_system() -> dict[str, Any]:
 
     Keys: ``maesil``, ``python``, ``executable``, ``platform``; ``packages``, the version of each or None where it
     cannot be imported, and ``problems``, why; ``devices``, each with ``kind`` (as ``--device`` takes it), ``name``,
-    ``memory_total_gib`` and ``memory_free_gib`` (None where the system does not say), the CPU also with ``cores``;
+    ``memory_total_gib`` and ``memory_free_gib`` (None where a card does not say), the CPU also with ``cores``;
     ``auto``, the kind that ``--device auto`` takes.
     """
     problems: dict[str, str] = {}
     packages = {name: _version(name, problems) for name in PACKAGES}
-    devices = [*([] if packages["torch"] is None else _accelerators(problems)), _cpu()]
+    devices = [] if packages["torch"] is None else _accelerators(problems)
+    devices.append({**_device("cpu", _cpu_name(), *machine_memory()), "cores": available_cores()})
     return {
         "maesil": __version__,
         "python": platform.python_version(),
@@ -69,10 +70,6 @@ def _accelerators(problems: dict[str, str]) -> list[dict[str, Any]]:
     return found
 
 
-def _cpu() -> dict[str, Any]:
-    return {**_device("cpu", _cpu_name(), *machine_memory()), "cores": available_cores()}
-
-
 def available_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -80,9 +77,9 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _device(kind: str, name: str, total: int | None, free: int | None) -> dict[str, Any]:
-    memory, unused = (None if size is None else round(size / 2**30, 2) for size in (total, free))
-    return {"kind": kind, "name": name, "memory_total_gib": memory, "memory_free_gib": unused}
+def _device(kind: str, name: str, total: int, free: int | None) -> dict[str, Any]:
+    unused = None if free is None else round(free / 2**30, 2)
+    return {"kind": kind, "name": name, "memory_total_gib": round(total / 2**30, 2), "memory_free_gib": unused}
 
 
 def _cpu_name() -> str:
