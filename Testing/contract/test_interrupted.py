@@ -24,12 +24,12 @@ from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"crop_size": (16, 16, 16), "cooldown_crop_size": (16, 16, 16), "validation_superpatches": 1}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_twenty_kills_change_nothing(tmp_path: Path, cache: Cache) -> None:
-    small = {"crop_size": (16, 16, 16), "cooldown_crop_size": (16, 16, 16)}
-    config = tiny_config(steps=150, checkpoint_every=4, validate_every=10, log_every=2, **small)
+    config = tiny_config(steps=80, checkpoint_every=2, validate_every=5, log_every=2, **SMALL)
     (tmp_path / "c.json").write_text(json.dumps(to_dict(config)))
     result = subprocess.run(
         [
@@ -49,7 +49,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path, cache: Cache) -> None:
     assert all(kill["killed"] for kill in kills), "the run ended before its last kill"
     steps = [kill["state"] or 0 for kill in kills]
     assert steps == sorted(steps), "a kill threw the run back behind a saved state"
-    assert 0 < steps[-1] < 150
+    assert 0 < steps[-1] < 80
     assert len(set(steps)) > 5
     # once there is a state, it and a checkpoint can be loaded after every kill
     first = next(number for number, kill in enumerate(kills) if kill["checkpoints"])
@@ -87,7 +87,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_state_before(
 ) -> None:
     if not board:
         monkeypatch.setattr("MAESILLib.training.log._board", lambda *_: None)
-    config = tiny_config(steps=12, checkpoint_every=4)
+    config = tiny_config(steps=8, checkpoint_every=4, **SMALL)
     folder = tmp_path / "run"
 
     class FillsUp(Reporter):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch._dynamo  # by the first optimizer, for seconds
+import torch.utils.tensorboard  # by every log
 
 from MAESILLib.config import from_dict
 from MAESILLib.data.cache import read_cache
@@ -73,9 +74,9 @@ def main() -> None:
     folder, kills, rng = Path(sys.argv[3]), int(sys.argv[4]), random.Random(int(sys.argv[5]))
     for _ in range(kills):
         child, beats = start(folder)
-        for _ in range(rng.randrange(12)):
+        for _ in range(rng.randrange(6)):
             os.read(beats, 1)
-        time.sleep(rng.random() * 0.03)
+        time.sleep(rng.random() * 0.02)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         os.close(beats)
