@@ -23,18 +23,13 @@ from cli_factory import (
 )
 
 
-def read_size(path: Path) -> int:
-
-    return sitk.ReadImage(str(path)).GetNumberOfPixels() * 2
-
-
 class TestResources:
     """Status 4: memory and disk."""
 
     @pytest.mark.parametrize("suffix", ["nrrd", "nii.gz"])
     def test_a_write_fails(self, tmp_path: Path, scan: Path, checkpoint: Path, suffix: str) -> None:
         limit = 20_000
-        assert read_size(scan) > limit
+        assert sitk.ReadImage(str(scan)).GetNumberOfPixels() * 2 > limit
         result = run_process(
             *("reconstruct", scan, "--output", tmp_path / "new" / "out", "--checkpoint", checkpoint, "--no-figure"),
             *(*JSON, "--format", suffix, "--threads", "1"),
@@ -54,31 +49,22 @@ class TestResources:
         assert_refused(result, status=4)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
-    def test_memory(self, tmp_path: Path, scan: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def too_large(*_: object, **__: object) -> None:
-            np.empty(1 << 60, np.uint8)
+    @pytest.mark.parametrize("library", ["numpy", "torch"])
+    def test_memory(
+        self, tmp_path: Path, scan: Path, checkpoint: Path, library: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def too_large(*_: object, **__: object) -> object:
+            return np.empty(1 << 60, np.uint8) if library == "numpy" else torch.empty(1 << 60, dtype=torch.uint8)
 
-        for name in ("load_checkpoint", "ModelGrid.to_model", "reconstruct", "measure"):
+        names = ("load_checkpoint", "ModelGrid.to_model", "reconstruct", "measure")
+        steps = [f"reconstruct.results.{name}" for name in names]
+        steps += ["ct.reading.read_volume"] if library == "numpy" else []
+        for step in steps:
             with monkeypatch.context() as patch:
-                patch.setattr(f"MAESILLib.reconstruct.results.{name}", too_large)
+                patch.setattr(f"MAESILLib.{step}", too_large)
                 assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
                 result = maesil("reconstruct", scan, "--output", tmp_path / "out", "--checkpoint", checkpoint, *JSON)
                 assert_refused_event(result, "out_of_memory", 4)
-        with monkeypatch.context() as patch:
-            patch.setattr("MAESILLib.ct.reading.read_volume", too_large)
-            assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_memory_of_torch(
-        self, tmp_path: Path, scan: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def too_large(*_: object, **__: object) -> None:
-            torch.empty(1 << 60, dtype=torch.uint8)
-
-        for name in ("load_checkpoint", "reconstruct"):
-            with monkeypatch.context() as patch:
-                patch.setattr(f"MAESILLib.reconstruct.results.{name}", too_large)
-                assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_bug_keeps_its_traceback(

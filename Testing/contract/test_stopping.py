@@ -43,12 +43,16 @@ from MAESILLib.runtime.events import Reporter, parse_event
 from MAESILLib.runtime.stopping import StopRequest
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ct(tmp_path_factory.mktemp("large") / "large.nrrd", (128, 128, 128))
+
+
 @pytest.fixture
-def long_run(tmp_path: Path, checkpoint: Path) -> Iterator[list[object]]:
+def long_run(tmp_path: Path, large: Path, checkpoint: Path) -> Iterator[list[object]]:
     """Arguments of a reconstruction that takes many seconds; whatever ends it, nothing may be left."""
-    path = write_ct(tmp_path / "large.nrrd", (128, 128, 128))
     yield [
-        *("reconstruct", path, "--output", tmp_path / "new" / "out", "--checkpoint", checkpoint, "--no-figure", *JSON),
+        *("reconstruct", large, "--output", tmp_path / "new" / "out", "--checkpoint", checkpoint, "--no-figure", *JSON),
         *("--plane-ratio", "0", "--axis-ratio", "0.06", "--threads", "1"),
     ]
     assert leftovers(tmp_path) == []
@@ -172,8 +176,11 @@ class StopsAfter(StopRequest):
 
 
 class TestChecks:
-    def test_whenever_it_is_stopped_nothing_is_left(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
-        volume, plan = read_volume(scan), Plan(MaskSpec("uniform", 0.12, 0.0), "complete")
+    def test_whenever_it_is_stopped_nothing_is_left(
+        self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
+    ) -> None:
+        small = write_ct(tmp_path_factory.mktemp("small") / "scan.nrrd", (28, 32, 36))
+        volume, plan = read_volume(small), Plan(MaskSpec("uniform", 0.12, 0.0), "complete")
 
         def run(stop: StopRequest) -> None:
             outputs = Outputs(tmp_path / "new" / "out", "nii.gz")
@@ -239,23 +246,21 @@ class TestChecks:
 
 class TestStopping:
     def test_a_stop_file_that_is_there_already(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
+        assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
+        before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        assert maesil("prepare", scan, "--output", tmp_path / "cache", *QUIET).status == 0
         (tmp_path / "stop").touch()
-        result = reconstruct(scan, tmp_path / "out", checkpoint, "--stop-file", tmp_path / "stop")
-        assert_refused(result, "stop file", status=3)
-        assert not (tmp_path / "out").exists()
-
-    @pytest.mark.parametrize("stage", ["measure", "write"])
-    def test_stopped_late(
-        self, tmp_path: Path, scan: Path, checkpoint: Path, stage: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def progress(self: Reporter, name: str, fraction: float, note: str = "") -> None:
-            if name == stage:
-                (tmp_path / "stop").touch()
-
-        monkeypatch.setattr(Reporter, "progress", progress)
-        result = reconstruct(scan, tmp_path / "out", checkpoint, "--stop-file", tmp_path / "stop")
-        assert_refused(result, "stop file", status=3)
-        assert not (tmp_path / "out").exists()
+        stop = ("--stop-file", tmp_path / "stop")
+        evaluate = ("evaluate", "--data", tmp_path / "cache", "--checkpoint", checkpoint, "--split", "all", *QUIET)
+        for result in (
+            reconstruct(scan, tmp_path / "out", checkpoint, *stop),
+            reconstruct(scan, tmp_path / "new", checkpoint, *stop),
+            maesil("prepare", scan, "--output", tmp_path / "new", *QUIET, *stop),
+            maesil(*evaluate, "--output", tmp_path / "new", *stop),
+        ):
+            assert_refused(result, "stop file", status=3)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+        assert not (tmp_path / "new").exists()
 
     def test_the_fills_of_a_cover_are_stopped(
         self, tmp_path: Path, scan: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,20 +279,3 @@ class TestStopping:
         assert_refused(result, "stop file", status=3)
         assert len(filled) == 1, "it went on after the fill that was under way"
         assert not (tmp_path / "out").exists()
-
-    def test_a_stopped_run_leaves_older_results(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
-        assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
-        before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-        (tmp_path / "stop").touch()
-        assert reconstruct(scan, tmp_path / "out", checkpoint, "--stop-file", tmp_path / "stop").status == 3
-        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-
-    def test_other_commands_are_stopped(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
-        (tmp_path / "stop").touch()
-        stop = ("--stop-file", tmp_path / "stop", *QUIET)
-        assert_refused(maesil("prepare", scan, "--output", tmp_path / "a", *stop), "stop file", status=3)
-        assert maesil("prepare", scan, "--output", tmp_path / "cache", *QUIET).status == 0
-        arguments = ("--data", tmp_path / "cache", "--output", tmp_path / "b", "--checkpoint", checkpoint)
-        result = maesil("evaluate", *arguments, "--split", "all", *stop)
-        assert_refused(result, "stop file", status=3)
-        assert not (tmp_path / "b").exists()
