@@ -44,11 +44,10 @@ def set_up_threads(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
 
 
-def warn_unfinished(cache: Cache | None, reporter: Reporter) -> None:
+def warn_unfinished(cache: Cache, reporter: Reporter) -> None:
     """Say what is missing of a cache that is used all the same."""
-    if cache is not None:
-        for line in cache.unfinished:
-            reporter.warning(f"{cache.folder} is not whole: {line}")
+    for line in cache.unfinished:
+        reporter.warning(f"{cache.folder} is not whole: {line}")
 
 
 def add_mask_arguments(parser: argparse.ArgumentParser) -> None:

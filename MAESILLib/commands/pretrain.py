@@ -70,10 +70,9 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     config = configuration_from(args, base)
     cache = read_cache(args.data)
     validation = read_cache(args.validation) if args.validation else None
-    for one in (cache, validation):
+    for one in filter(None, (cache, validation)):
         warn_unfinished(one, reporter)
-        if one is not None:
-            check_spacing(one, config)
+        check_spacing(one, config)
     set_up_threads(args)
     from MAESILLib.runtime.device import choose_device
     from MAESILLib.training.ranks import joined, own_device

@@ -116,15 +116,12 @@ class TestUsage:
             assert word in text
         assert list(tmp_path.iterdir()) == []
 
-    def test_the_last_progress_counts(self, scan: Path) -> None:
+    def test_the_last_progress_counts_and_no_abbreviation(self, scan: Path) -> None:
         assert maesil("info", scan / "no", "--progress", "off", "--progress=json").named("error")
         assert maesil("info", scan / "no", *JSON, *QUIET).out == ""
-
-    def test_every_mode_that_argparse_takes_is_the_reporters(self) -> None:
-        """--prog is no abbreviation: the reporter would not know of it."""
         result = maesil("info", "nowhere", "--prog", "json")
         assert result.status == 2
-        assert "--prog" in result.err
+        assert "--prog" in result.err, "the reporter would not know of it"
 
 
 class TestReconstructInput:

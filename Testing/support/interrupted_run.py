@@ -1,8 +1,8 @@
 """A training that is killed again and again: ``interrupted_run.py CACHE CONFIG.json RUN KILLS SEED``.
 
-Each start is a forked process, so that torch is imported once. It is killed after a random number of updates and a
-random moment more, which falls into a forward pass, a save, a validation, or the start itself. Prints a JSON line
-for each kill: how far the run had come, and which state it left.
+Each start is a forked process, so that torch is imported once. It prints a JSON line about what it finds, and is killed
+after a random number of updates and a random moment more, which falls into a forward pass, a save, a validation, or
+the start itself. The last start is left to end.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Beats(Reporter):
 
 
 def start(folder: Path) -> tuple[int, int]:
-    """Fork a process that goes on with the run; return its id and the pipe with its beats."""
+    """Fork a process that goes on with the run; return its id and the pipe with its beats, the first before it does."""
     reading, writing = os.pipe()
     child = os.fork()
     if child:
@@ -50,6 +50,8 @@ def start(folder: Path) -> tuple[int, int]:
     status = 1
     try:
         torch.set_num_threads(1)
+        print(json.dumps(look_at(folder)), flush=True)
+        os.write(writing, b".")
         with open(sys.argv[2], encoding="utf-8") as file:
             config = from_dict(json.load(file))
         resume = holds_state(folder)
@@ -74,25 +76,13 @@ def main() -> None:
     folder, kills, rng = Path(sys.argv[3]), int(sys.argv[4]), random.Random(int(sys.argv[5]))
     for _ in range(kills):
         child, beats = start(folder)
-        for _ in range(rng.randrange(6)):
+        for _ in range(1 + rng.randrange(6)):
             os.read(beats, 1)
         time.sleep(rng.random() * 0.02)
         os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
+            sys.exit("a run ended before it was killed, or could not load what a kill left")
         os.close(beats)
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        # looked at by a process of its own: one that has computed must not fork
-        looker = os.fork()
-        if looker == 0:
-            done = 1
-            try:
-                torch.set_num_threads(1)
-                print(json.dumps({"killed": killed, **look_at(folder)}), flush=True)
-                done = 0
-            finally:
-                os._exit(done)
-        if os.waitpid(looker, 0)[1]:
-            sys.exit("what a kill left cannot be loaded")
     child, _ = start(folder)
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
