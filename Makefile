@@ -10,8 +10,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
-# without their dependencies: torchvision would replace torch; all else that Primus imports is there
-PRIMUS := dynamic-network-architectures timm torchvision
+# without their dependencies: torchvision would replace torch; all else that Primus and LPIPS import is there
+NO_DEPS := dynamic-network-architectures timm torchvision lpips tqdm
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -52,7 +52,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 $(VENV)/ready-to-test: $(VENV)/ready
 	$(PIP) install -q -c constraints.txt -e '.[test]'
-	$(PIP) install -q -c constraints.txt --no-deps $(PRIMUS)
+	$(PIP) install -q -c constraints.txt --no-deps $(NO_DEPS)
 	@touch $@
 
 clean:

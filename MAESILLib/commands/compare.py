@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learning rate of a method, as vae=3e-4; train.learning_rate if not given",
     )
     parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
-    parser.add_argument("--lpips", metavar="FOLDER", help="holds alexnet-owt-7be5be79.pth and alex.pth; adds LPIPS")
+    parser.add_argument("--lpips", metavar="FOLDER", help="holds alexnet-owt-7be5be79.pth; adds LPIPS")
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:

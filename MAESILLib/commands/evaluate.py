@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_completion_argument(parser)
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="most superpatches at once, for a card")
     parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
-    parser.add_argument("--lpips", metavar="FOLDER", help="holds alexnet-owt-7be5be79.pth and alex.pth; adds LPIPS")
+    parser.add_argument("--lpips", metavar="FOLDER", help="holds alexnet-owt-7be5be79.pth; adds LPIPS")
     parser.add_argument("--html", action="store_true", help="write report.html too, one page with everything in it")
 
 

@@ -1,9 +1,11 @@
-"""torchvision, which timm imports, beside a torch for the CPU: its wheel is for CUDA and lacks its operators there."""
+"""torchvision, which timm and lpips import, beside a torch for the CPU: its wheel for CUDA lacks operators there."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from types import ModuleType
 
 import torch
 
@@ -33,3 +35,17 @@ def import_torchvision() -> None:
             library.define(operator)
         _LIBRARIES.append(library)
         importlib.import_module("torchvision")
+
+
+def imported(name: str) -> ModuleType:
+    """Return a module that imports torchvision; a test skips without it, but fails in CI."""
+    import pytest
+
+    try:
+        import_torchvision()
+        return importlib.import_module(name)
+    except ImportError as error:
+        reason = f"no {error.name}: pip install --no-deps -c constraints.txt as the Makefile does"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,14 @@ import torch
 from lpips_factory import write_lpips_weights
 from torch import nn
 
-from MAESILLib.evaluation.lpips import PerceptualDistance
+from MAESILLib.evaluation.lpips import TRUNK, PerceptualDistance
 from MAESILLib.runtime.errors import InputError
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> tuple[Path, nn.Sequential, list[torch.Tensor]]:
-    return tmp_path, *write_lpips_weights(tmp_path)
-
-
 def expected(trunk: nn.Sequential, channels: list[torch.Tensor], first: torch.Tensor, second: torch.Tensor) -> float:
+    """Of two slices (H, W) in [0, 1]."""
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-    images = [((image - shift[:, None, None]) / scale[:, None, None])[None] for image in (first, second)]
+    images = [((image * 2 - 1 - shift[:, None, None]) / scale[:, None, None])[None] for image in (first, second)]
     total, layer = 0.0, 0
     for part in trunk:
         images = [part(image) for image in images]
@@ -33,21 +30,23 @@ def expected(trunk: nn.Sequential, channels: list[torch.Tensor], first: torch.Te
     return total
 
 
-def test_the_distance_is_the_papers(weights: tuple[Path, nn.Sequential, list[torch.Tensor]]) -> None:
-    folder, trunk, channels = weights
-    images = torch.rand(2, 2, 3, 70, 64) * 2 - 1
-    found = PerceptualDistance(folder).of_images(images[0], images[1])
+def test_the_distance_is_the_papers(tmp_path: Path) -> None:
+    trunk = write_lpips_weights(tmp_path)
+    # more slices than are taken at once
+    first, second = torch.rand(2, 18, 70, 64)
+    distance = PerceptualDistance(tmp_path)
+    channels = [distance.network.state_dict()[f"lin{n}.model.1.weight"] for n in range(5)]
     with torch.no_grad():
-        for one, first, second in zip(found, images[0], images[1], strict=True):
-            assert float(one) == pytest.approx(expected(trunk, channels, first, second), rel=1e-4)
+        pairs = zip(first, second, strict=True)
+        mean = np.mean([expected(trunk, channels, *pair) for pair in pairs])
+    assert distance.of_slices(first.numpy(), second.numpy()) == pytest.approx(mean, rel=1e-4)
 
 
-def test_slices_are_axial_and_grey(weights: tuple[Path, nn.Sequential, list[torch.Tensor]]) -> None:
-    folder, _, _ = weights
-    rng = np.random.default_rng(0)
-    # more slices than are taken at once, and slices smaller than AlexNet likes
-    volume, other = rng.random((2, 18, 20, 40), dtype=np.float32)
-    distance = PerceptualDistance(folder)
+def test_slices_are_axial_and_grey(tmp_path: Path) -> None:
+    write_lpips_weights(tmp_path)
+    # slices smaller than AlexNet likes
+    volume, other = np.random.default_rng(0).random((2, 18, 20, 40), dtype=np.float32)
+    distance = PerceptualDistance(tmp_path)
     assert distance.of_slices(volume, volume) == 0
     one = distance.of_slices(volume[:1], other[:1])
     assert one > 0
@@ -58,10 +57,17 @@ def test_slices_are_axial_and_grey(weights: tuple[Path, nn.Sequential, list[torc
 def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"alexnet-owt-7be5be79\.pth is not there"):
         PerceptualDistance(tmp_path)
-    (tmp_path / "alexnet-owt-7be5be79.pth").write_bytes(b"no weights")
-    with pytest.raises(InputError, match="not a file of weights"):
+    write_lpips_weights(tmp_path)
+    (tmp_path / TRUNK).write_bytes(b"no weights")
+    with pytest.raises(InputError, match="not a file of AlexNet's weights"):
         PerceptualDistance(tmp_path)
-    for name in ("alexnet-owt-7be5be79.pth", "alex.pth"):
-        torch.save({"other": torch.zeros(1)}, tmp_path / name)
+    torch.save({"other": torch.zeros(1)}, tmp_path / TRUNK)
     with pytest.raises(InputError, match=r"features\.0\.weight"):
+        PerceptualDistance(tmp_path)
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / TRUNK).touch()
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(InputError, match=r"the lpips package .* pip install 'maesil\[lpips\]'"):
         PerceptualDistance(tmp_path)
