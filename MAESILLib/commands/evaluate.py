@@ -60,11 +60,11 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     entries = cache.entries if args.split == "all" else cache.select(args.split, held_out_share(checkpoints))
     settings = protocol(args.seed)
     if args.settings:
-        unknown = sorted(set(args.settings) - {s.name for s in settings})
+        unknown = sorted(set(args.settings) - set(settings))
         if unknown:
-            known = ", ".join(f"'{s.name}'" for s in settings)
+            known = ", ".join(f"'{name}'" for name in settings)
             raise InputError(f"unknown setting '{unknown[0]}'", f"choose from {known}")
-        settings = [s for s in settings if s.name in args.settings]
+        settings = {name: plan for name, plan in settings.items() if name in args.settings}
     folder = Path(args.output)
     check_folder(folder)
     if not args.no_figures:

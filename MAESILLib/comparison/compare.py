@@ -11,7 +11,6 @@ its own.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def compare(
     measuring: Measuring,
     *,
     rates: dict[str, float],
-    with_figures: bool = True,
+    with_figures: bool,
     reporter: Reporter,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Train, evaluate and write; everything but the runs appears in ``folder`` at once.
@@ -76,7 +75,7 @@ def compare(
     for name in learning:
         check_run(name, configs[name], cache, runs[name])
     training = {name: train(name, configs[name], measuring, runs[name], reporter) for name in learning}
-    autoencoding = [setting for setting in protocol(0) if setting.name == AUTOENCODING]
+    autoencoding = {AUTOENCODING: protocol(0)[AUTOENCODING]}
     rows: list[dict[str, Any]] = []
     described = []
     with staged(folder, last=f"{NAME}.json") as staging:
@@ -84,16 +83,16 @@ def compare(
             for name in methods:
                 model = _load(name, configs[name], runs[name], device)
                 described.append(_describe(name, config, model) | training.get(name, UNTRAINED))
-                place = (staging, cache.spacing_mm, TITLES[name], AUTOENCODING)
-                drawn = partial(draw, *place, suffix="") if with_figures else None
-                for row in measuring.rows(model, autoencoding, drawn):
+                for row, unit, made in measuring.rows(model, autoencoding):
                     rows.append({"method": TITLES[name]} | row)
+                    if with_figures:
+                        draw(staging, rows[-1], unit, made, model.windows_hu[0], cache.spacing_mm)
                     done = len(rows) / (len(methods) * len(measuring.entries))
                     reporter.progress("measure", done, f"{TITLES[name]} {row['volume']}")
         result = _result(config, measuring, described, rows)
-        made = [*sorted(staging.rglob("*.png")), *write(result, staging, NAME, markdown(result))]
-        remove_former(folder, NAME, by="method", suffix="")
-    return result, [folder / path.relative_to(staging) for path in made]
+        written = [*sorted(staging.rglob("*.png")), *write(result, staging, NAME, markdown(result))]
+        remove_former(folder, NAME)
+    return result, [folder / path.relative_to(staging) for path in written]
 
 
 def config_of(name: str, config: Config, rates: dict[str, float]) -> Config:

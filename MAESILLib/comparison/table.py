@@ -6,19 +6,11 @@ import math
 from typing import Any
 
 from MAESILLib.comparison.baselines import COSINES, MAESIL, TITLES
-from MAESILLib.evaluation.tables import (
-    METRICS,
-    WITHOUT_LPIPS,
-    differences,
-    differences_table,
-    headline,
-    headline_ssim,
-    markdown_table,
-    mean_sd,
-    summarise,
-)
+from MAESILLib.evaluation.tables import WITHOUT_LPIPS, differences, differences_table, summarise
+from MAESILLib.metrics.catalogue import CATALOGUE, markdown_table, metric_key
 
 ALL = "all volumes"
+PSNR, SSIM, MAE = (metric_key(metric, "autoencoding") for metric in ("psnr", "ssim", "mae"))
 COSINES_NOTE = " cosines: each patch by as many of its lowest cosines as MAESIL has numbers for it; nothing is learnt."
 
 
@@ -70,7 +62,7 @@ def verdict(summary: list[dict[str, Any]]) -> list[str]:
     """Return a sentence on whether MAESIL loses over all volumes; none where nothing is compared with it."""
     means = {
         # no finite value: nothing was lost
-        line["method"]: [math.inf if v is None else v for v in (headline(line), headline_ssim(line))]
+        line["method"]: [math.inf if line.get(key) is None else line[key] for key in (PSNR, SSIM)]
         for line in summary
         if line["dataset"] == ALL
     }
@@ -86,8 +78,8 @@ def verdict(summary: list[dict[str, Any]]) -> list[str]:
 
 def _methods_table(result: dict[str, Any]) -> list[str]:
     """Return methods and their metrics over all volumes."""
-    metrics = [METRICS[key] for key in METRICS if key != "lpips" or result["lpips"]]
-    metrics.append(("MAE (HU)", 1, lambda line: "mae_autoencoding_hu"))
+    keys = [PSNR, SSIM, *(["lpips"] if result["lpips"] else []), MAE]
+    titles = [CATALOGUE[key].title if key == "lpips" else CATALOGUE[key].heading for key in keys]
     patch = "x".join(map(str, result["config"]["model"]["patch_size"]))
     header = ["method", "parameters", f"code of a patch ({patch} voxels)", "learning rate", "training"]
     rows = []
@@ -96,6 +88,12 @@ def _methods_table(result: dict[str, Any]) -> list[str]:
         parameters = f"{method['parameters'] / 1e6:.2f} M" if method["parameters"] else "none"
         rate = "" if method["learning_rate"] is None else f"{method['learning_rate']:g}"
         training = f"{method['training_seconds']} s, {method['precision']}" if method["updates"] else "none"
-        means = [mean_sd(line, key_of(line), digits) for _, digits, key_of in metrics]
+        means = [_mean_sd(line, key) for key in keys]
         rows.append([method["title"], parameters, method["code"], rate, training, *means])
-    return markdown_table([*header, *(title for title, _, _ in metrics)], rows)
+    return markdown_table([*header, *titles], rows)
+
+
+def _mean_sd(line: dict[str, Any], key: str) -> str:
+    """Return the mean of a metric in a summary, and its deviation if there is one."""
+    mean, sd = (CATALOGUE[key].number(line.get(name)) for name in (key, f"{key}_sd"))
+    return f"{mean} ({sd})" if sd else mean

@@ -6,10 +6,9 @@ the same ones, next to the trivial fills of the same masks. It is done in fp32 o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from MAESILLib.ct.body import body_mask
 from MAESILLib.ct.volume import hu_to_unit
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.data.provenance import source_commit, trained_on
-from MAESILLib.evaluation.figures import draw, drawn_setting
+from MAESILLib.evaluation.figures import draw
 from MAESILLib.evaluation.lpips import PerceptualDistance
 from MAESILLib.evaluation.masks import with_masks
 from MAESILLib.evaluation.tables import differences, summarise
@@ -44,16 +43,8 @@ SCHEMA = "maesil-evaluation/2"
 AUTOENCODING = "auto-encoding"
 OUT_OF_MEMORY_HINT = "choose --device cpu, or close other programs"
 
-Draw = Callable[[str, str, np.ndarray, Reconstruction, Window, dict[str, Any]], None]
-"""Takes volume, setting, the input (D, H, W) as intensities, its reconstruction, their window, and metrics."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A named plan."""
-
-    name: str
-    plan: Plan
+PREFERRED = "dual 0.75"
+"""The setting that is drawn, where it is measured; else the first one."""
 
 
 def held_out_share(checkpoints: list[Path]) -> float:
@@ -71,16 +62,16 @@ def held_out_share(checkpoints: list[Path]) -> float:
     return shares.pop()
 
 
-def protocol(seed: int) -> list[Setting]:
+def protocol(seed: int) -> dict[str, Plan]:
     """Return the settings that are measured: two strategies at three mask ratios, complete, auto-encoding."""
-    settings = []
+    settings = {}
     for strategy in ("dual", "uniform"):
         for share in (0.5, 0.75, 0.9):
             # both steps hide the same share; 0.75 is the dual mask .5/.5
             ratio = 1 - (1 - share) ** 0.5
-            settings.append(Setting(f"{strategy} {share:g}", Plan(MaskSpec(strategy, ratio, ratio), seed=seed)))
-    settings.append(Setting("complete dual 0.75", Plan(MaskSpec("dual", 0.5, 0.5), "complete", seed=seed)))
-    settings.append(Setting(AUTOENCODING, Plan(MaskSpec("none"), seed=seed)))
+            settings[f"{strategy} {share:g}"] = Plan(MaskSpec(strategy, ratio, ratio), seed=seed)
+    settings["complete dual 0.75"] = Plan(MaskSpec("dual", 0.5, 0.5), "complete", seed=seed)
+    settings[AUTOENCODING] = Plan(MaskSpec("none"), seed=seed)
     return settings
 
 
@@ -105,12 +96,13 @@ class Measuring:
     lpips: PerceptualDistance | None = None
     stop: StopRequest = NEVER
 
-    def rows(self, model: Any, settings: list[Setting], draw: Draw | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the metrics of each volume and setting.
+    def rows(
+        self, model: Any, settings: dict[str, Plan]
+    ) -> Iterator[tuple[dict[str, Any], np.ndarray, Reconstruction]]:
+        """Yield the metrics of each volume and setting, the input (D, H, W) as intensities, and its reconstruction.
 
         Args:
             model: as :func:`MAESILLib.reconstruct.reconstruction.reconstruct` takes it.
-            draw: is given every reconstruction.
 
         Raises:
             CancelledError: a stop was asked for.
@@ -120,9 +112,8 @@ class Measuring:
         for entry in self.entries:
             hu = np.asarray(self.cache.open(entry))
             unit, body = hu_to_unit(hu, own), body_mask(hu)
-            for setting in settings:
+            for setting, plan in settings.items():
                 self.stop.check()
-                plan = setting.plan
                 result = reconstruct(
                     model,
                     unit,
@@ -141,17 +132,19 @@ class Measuring:
                     )
                 metrics = found.metrics | trivial.result()
                 if self.lpips is not None:
-                    metrics["lpips"] = _perceptual(self.lpips, unit, result, plan, own, shown)
-                if draw is not None:
-                    draw(entry.name, setting.name, unit, result, own, metrics)
-                where = {"volume": entry.name, "dataset": entry.dataset, "setting": setting.name}
-                yield where | {"mask_ratio": round(result.mask_ratio, 5)} | metrics
+                    # of the composite where a share is hidden, else of the whole prediction
+                    made = found.prediction
+                    if _is_masked(plan):
+                        made = np.where(result.hidden, made, found.reference)
+                    metrics["lpips"] = round(self.lpips.of_slices(found.reference, made), 5)
+                where = {"volume": entry.name, "dataset": entry.dataset, "setting": setting}
+                yield where | {"mask_ratio": round(result.mask_ratio, 5)} | metrics, unit, result
 
 
 def evaluate(
     checkpoints: list[Path],
     measuring: Measuring,
-    settings: list[Setting],
+    settings: dict[str, Plan],
     *,
     split: str,
     masks: Path | None = None,
@@ -163,7 +156,7 @@ def evaluate(
     Args:
         split: what the volumes are of the cache; only named in the result.
         masks: a file of masks to measure on; it is written if it is not there.
-        figures: folder in which every volume is drawn with one of the settings.
+        figures: folder in which every volume is drawn with one of the settings; None: nothing is drawn.
 
     Returns:
         what evaluation.json holds: settings, one row for each checkpoint, volume and setting, summaries, and what
@@ -182,11 +175,16 @@ def evaluate(
     infos = {path: read_info(path) for path in labels}
     wanted = {}
     for path, info in infos.items():
-        _check_spacing(path, info, cache)
+        if info.preprocessing.spacing_mm != cache.spacing_mm:
+            raise InputError(
+                f"{path} needs {info.preprocessing.spacing_mm} mm voxels, {cache.folder} has {cache.spacing_mm} mm",
+                "prepare the data again with that --spacing",
+            )
         wanted[path] = _settings_of(labels[path], info, settings, measuring, masks, reporter)
-    names = list(dict.fromkeys(setting.name for own in wanted.values() for setting in own))
+    names = [name for name in settings if any(name in own for own in wanted.values())]
     if not names:
         raise InputError("no checkpoint has a read-out, so nothing is left to measure", "choose other --settings")
+    drawn = PREFERRED if PREFERRED in names else names[0]
     rows: list[dict[str, Any]] = []
     described = []
     total = len(entries) * sum(len(own) for own in wanted.values())
@@ -199,9 +197,10 @@ def evaluate(
                     f"{label} was trained on {len(seen)} of these volumes or their patients, first {seen[0]}"
                 )
             described.append({**checkpoint_identity(path), "name": label, "trained_on": seen})
-            drawn = partial(draw, figures, cache.spacing_mm, label, drawn_setting(names)) if figures else None
-            for row in measuring.rows(model, wanted[path], drawn):
+            for row, unit, result in measuring.rows(model, wanted[path]):
                 rows.append({"checkpoint": label} | row)
+                if figures is not None and row["setting"] == drawn:
+                    draw(figures, rows[-1], unit, result, model.windows_hu[0], cache.spacing_mm)
                 reporter.progress("evaluate", len(rows) / total, f"{row['volume']} {row['setting']}")
     window = measuring.window_hu
     sizes = {(window or i.preprocessing.window_hu, i.model.patch_size, i.model.superpatch_size) for i in infos.values()}
@@ -225,40 +224,40 @@ def evaluate(
         "precision": "fp32",
         "lpips": measuring.lpips is not None,
         "masks": None if masks is None else {"name": masks.name, "sha256": sha256_of(masks)},
-        "settings": [_describe(setting, masks) for setting in settings],
+        "settings": [
+            {
+                "name": name,
+                "strategy": plan.mask.strategy,
+                "plane_ratio": round(plan.mask.plane_ratio, 5),
+                "axis_ratio": round(plan.mask.axis_ratio, 5),
+                "coverage": plan.coverage,
+                "seed": plan.seed if masks is None else None,
+            }
+            for name, plan in settings.items()
+        ],
         "rows": rows,
         "summary": summarise(rows),
         "differences": differences(rows, patients) if len(sizes) == 1 else [],
-        "drawn": drawn_setting(names),
+        "drawn": drawn,
     }
-
-
-def _check_spacing(path: Path, info: CheckpointInfo, cache: Cache) -> None:
-    if info.preprocessing.spacing_mm != cache.spacing_mm:
-        raise InputError(
-            f"{path} needs {info.preprocessing.spacing_mm} mm voxels, {cache.folder} has {cache.spacing_mm} mm",
-            "prepare the data again with that --spacing",
-        )
 
 
 def _settings_of(
     label: str,
     info: CheckpointInfo,
-    settings: list[Setting],
+    settings: dict[str, Plan],
     measuring: Measuring,
     masks: Path | None,
     reporter: Reporter,
-) -> list[Setting]:
+) -> dict[str, Plan]:
     """Return the settings that a checkpoint can be measured in, with the masks of the file, if there is one."""
-    chosen = [s for s in settings if s.name != AUTOENCODING or "readout" in info.parts]
+    chosen = {name: plan for name, plan in settings.items() if name != AUTOENCODING or "readout" in info.parts}
     if len(chosen) < len(settings):
         reporter.warning(f"{label} has no read-out of visible patches, so it does not auto-encode")
     if masks is None:
         return chosen
     shapes = {entry.name: entry.shape_dhw for entry in measuring.entries}
-    plans = {setting.name: setting.plan for setting in chosen}
-    fixed = with_masks(masks, plans, shapes, info.model.superpatch_size, info.model.patch_size)
-    return [Setting(name, plan) for name, plan in fixed.items()]
+    return with_masks(masks, chosen, shapes, info.model.superpatch_size, info.model.patch_size)
 
 
 def label_checkpoints(paths: list[Path]) -> dict[Path, str]:
@@ -278,28 +277,8 @@ def label_checkpoints(paths: list[Path]) -> dict[Path, str]:
     return labels
 
 
-def _describe(setting: Setting, masks: Path | None) -> dict[str, Any]:
-    plan = setting.plan
-    return {
-        "name": setting.name,
-        "strategy": plan.mask.strategy,
-        "plane_ratio": round(plan.mask.plane_ratio, 5),
-        "axis_ratio": round(plan.mask.axis_ratio, 5),
-        "coverage": plan.coverage,
-        "seed": plan.seed if masks is None else None,
-    }
-
-
 def _is_masked(plan: Plan) -> bool:
     return plan.coverage == "single" and plan.mask.strategy != "none"
-
-
-def _perceptual(
-    lpips: PerceptualDistance, unit: np.ndarray, result: Reconstruction, plan: Plan, own: Window, shown: Window
-) -> float:
-    """Return LPIPS of the composite where a share is hidden, else of the whole prediction."""
-    made = np.where(result.hidden, result.prediction, unit) if _is_masked(plan) else result.prediction
-    return round(lpips.of_slices(in_window(unit, own, shown), in_window(made, own, shown)), 5)
 
 
 def _trivial(

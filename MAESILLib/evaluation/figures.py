@@ -17,24 +17,18 @@ from MAESILLib.reconstruct.reconstruction import Reconstruction
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import read_json
 
-FOLDER = "figures"
 SUFFIX = ".safetensors"
-PREFERRED = "dual 0.75"
-"""The setting that is drawn, where it is measured; else the first one."""
+"""Names of checkpoints usually have it; it is left out."""
 
 
-def drawn_setting(names: list[str]) -> str:
-    """Return which of the settings is drawn."""
-    return PREFERRED if PREFERRED in names else names[0]
-
-
-def figure_path(checkpoint: str, volume: str, suffix: str = SUFFIX) -> str:
-    """Return a figure's path inside the evaluation's folder, with slashes; each pair has its own.
+def figure_path(row: dict[str, Any]) -> str:
+    """Return a figure's path inside the folder of the results, with slashes; each model and volume has its own.
 
     Args:
-        suffix: that names of checkpoints usually have; it is left out.
+        row: of an evaluation or a comparison.
     """
-    return f"{FOLDER}/{_as_name(checkpoint, suffix)}/{_as_name(volume)}.png"
+    model = row["checkpoint"] if "checkpoint" in row else row["method"] + SUFFIX
+    return f"figures/{_as_name(model, SUFFIX)}/{_as_name(row['volume'])}.png"
 
 
 def _as_name(text: str, usual: str = "") -> str:
@@ -46,53 +40,38 @@ def _as_name(text: str, usual: str = "") -> str:
     return f"{name}-{zlib.crc32(text.encode()):08x}"
 
 
-def remove_former(folder: Path, name: str = "evaluation", by: str = "checkpoint", suffix: str = SUFFIX) -> None:
+def remove_former(folder: Path, name: str = "evaluation") -> None:
     """Remove the figures of an earlier result in ``folder``, and an evaluation's page: they are not of the new tables.
 
     Args:
         name: of the result's JSON file; only what it lists is removed.
-        by: column of its rows that figures are filed by.
-        suffix: as for :func:`figure_path`.
     """
     try:
-        rows = read_json(folder / f"{name}.json")["rows"]
-        paths = {folder / figure_path(str(row[by]), str(row["volume"]), suffix) for row in rows}
-    except (InputError, KeyError, TypeError):
+        paths = {folder / figure_path(row) for row in read_json(folder / f"{name}.json")["rows"]}
+    except (InputError, KeyError, TypeError, AttributeError):
         return
     for path in (*paths, *([folder / "report.html"] if name == "evaluation" else [])):
         path.unlink(missing_ok=True)
 
 
 def draw(
-    folder: Path,
-    spacing_mm: float,
-    checkpoint: str,
-    drawn: str,
-    volume: str,
-    setting: str,
-    unit: np.ndarray,
-    result: Reconstruction,
-    window_hu: Window,
-    metrics: dict[str, Any],
-    suffix: str = SUFFIX,
+    folder: Path, row: dict[str, Any], unit: np.ndarray, result: Reconstruction, window_hu: Window, spacing_mm: float
 ) -> None:
-    """Draw a reconstruction, if it is of the setting ``drawn``.
+    """Draw a reconstruction.
 
     Args:
-        folder: where the evaluation is written.
-        spacing_mm: of the model's grid.
+        folder: where the results are written.
+        row: its metrics, model, volume and setting.
         unit: (D, H, W) the input, intensities of ``window_hu``.
-        metrics: for the caption.
-        suffix: as for :func:`figure_path`.
+        spacing_mm: of the model's grid.
     """
-    if setting == drawn:
-        reconstruction_figure(
-            folder / figure_path(checkpoint, volume, suffix),
-            reference_hu=unit_to_hu(unit, window_hu),
-            reconstruction_hu=unit_to_hu(result.prediction, window_hu),
-            hidden=result.hidden,
-            spacing_dhw=(spacing_mm, spacing_mm, spacing_mm),
-            window_hu=window_hu,
-            title=f"{volume}: {setting}",
-            subtitle=f"{checkpoint} | {caption(metrics)}",
-        )
+    reconstruction_figure(
+        folder / figure_path(row),
+        reference_hu=unit_to_hu(unit, window_hu),
+        reconstruction_hu=unit_to_hu(result.prediction, window_hu),
+        hidden=result.hidden,
+        spacing_dhw=(spacing_mm, spacing_mm, spacing_mm),
+        window_hu=window_hu,
+        title=f"{row['volume']}: {row['setting']}",
+        subtitle=f"{row.get('checkpoint') or row['method']} | {caption(row)}",
+    )

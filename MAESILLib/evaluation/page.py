@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from MAESILLib.evaluation.figures import figure_path
-from MAESILLib.evaluation.tables import (
-    METRICS,
-    cells,
-    harmonic,
-    headings,
-    headline,
-    number,
-    protocol_text,
-    psnr_key,
-)
-from MAESILLib.metrics.catalogue import described, metric_key, mode_of
+from MAESILLib.evaluation.tables import METRICS, cells, headings, over_harmonic, protocol_text
+from MAESILLib.metrics.catalogue import CATALOGUE, described, metric_key, mode_of, value_of
 from MAESILLib.runtime.files import write_text
 from MAESILLib.runtime.resources import resource_path
 
@@ -79,25 +70,21 @@ def page(result: dict[str, Any], folder: Path) -> str:
 def _summary(summary: list[dict[str, Any]], columns: list[str]) -> dict[str, Any]:
     """Return head and rows of the means; the first two cells of a row are text."""
     head = ["checkpoint", "setting", "volumes", *headings(["psnr"]), "sd", *headings(columns)]
-    rows = [
-        [
-            *(line[key] for key in ("checkpoint", "setting", "volumes")),
-            *(number(line.get(f"{psnr_key(line)}{suffix}")) for suffix in ("", "_sd")),
-            *cells(line, columns),
-        ]
-        for line in summary
-    ]
+    rows = []
+    for line in summary:
+        sd = line.get(f"{metric_key('psnr', mode_of(line))}_sd")
+        psnr = [*cells(line, ["psnr"]), CATALOGUE["psnr_masked_db"].number(sd)]
+        rows.append([line["checkpoint"], line["setting"], line["volumes"], *psnr, *cells(line, columns)])
     return {"head": head, "rows": rows}
 
 
 def _volumes(rows: list[dict[str, Any]], columns: list[str]) -> dict[str, Any]:
     """Return head and rows of every volume; the first four cells of a row are text."""
     names = ("volume", "dataset", "checkpoint", "setting")
-    found = []
-    for row in rows:
-        made, fill = headline(row), harmonic(row)
-        above = None if made is None or fill is None else made - fill
-        found.append([*(row[name] for name in names), *cells(row | {"over_harmonic_db": above}, columns)])
+    found = [
+        [*(row[name] for name in names), *cells(row | {"over_harmonic_db": over_harmonic(row)}, columns)]
+        for row in rows
+    ]
     return {"head": ["volume", "data set", "checkpoint", "setting", *headings(columns)], "rows": found}
 
 
@@ -105,8 +92,8 @@ def _differences(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return head and rows of the differences between checkpoints; the first three cells of a row are text."""
     rows = []
     for line in lines:
-        title, digits, _ = METRICS[line["metric"]]
-        values = [number(line[key], digits) for key in ("mean", "low", "high")]
+        title, metric = METRICS[line["metric"]]
+        values = [metric.number(line[key]) for key in ("mean", "low", "high")]
         rows.append([line["checkpoint"], line["setting"], title, *values, line["above"], line["volumes"]])
     head = ["checkpoint", "setting", "metric", "difference", "low", "high", "higher on", "volumes"]
     return {"head": head, "rows": rows}
@@ -121,20 +108,20 @@ def distribution(rows: list[dict[str, Any]]) -> Figure | None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    if all(value is None for row in rows for value in (headline(row), harmonic(row))):
+    if all(value_of(row, metric) is None for row in rows for metric in ("psnr", "harmonic")):
         return None
     checkpoints, settings = (list(dict.fromkeys(row[key] for row in rows)) for key in ("checkpoint", "setting"))
-    lanes = [(name, name, headline) for name in checkpoints] + [(FILL, checkpoints[0], harmonic)]
+    lanes = [(name, name, "psnr") for name in checkpoints] + [(FILL, checkpoints[0], "harmonic")]
     # names of files are no formulas
     with rc_context({"text.parse_math": False}):
         figure = Figure((9, 0.8 + 0.2 * len(settings) * (len(lanes) + 1)), layout="constrained")
         axes = figure.subplots()
-        for lane, (label, checkpoint, value_of) in enumerate(lanes):
+        for lane, (label, checkpoint, metric) in enumerate(lanes):
             dots, means = [], []
             for place, setting in enumerate(settings):
                 y = place + (lane + 1) / (len(lanes) + 1) - 0.5
-                chosen = [value_of(r) for r in rows if (r["checkpoint"], r["setting"]) == (checkpoint, setting)]
-                values = [value for value in chosen if value is not None]
+                chosen = [r for r in rows if (r["checkpoint"], r["setting"]) == (checkpoint, setting)]
+                values = [value for row in chosen if (value := value_of(row, metric)) is not None]
                 dots += [(value, y) for value in values]
                 means += [(statistics.fmean(values), y)] if values else []
             colour, fill = ("0.5", "none") if label == FILL else (f"C{lane}", "full")
@@ -164,15 +151,15 @@ def _svg(figure: Figure) -> str:
 def _cases(checkpoint: str, result: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Return the worst and best volumes of a checkpoint with the setting that is drawn."""
     rows = [r for r in result["rows"] if (r["checkpoint"], r["setting"]) == (checkpoint, result["drawn"])]
-    rows = [r for r in rows if headline(r) is not None and (folder / figure_path(checkpoint, r["volume"])).is_file()]
-    rows.sort(key=lambda row: headline(row) or 0.0)
+    rows = [r for r in rows if value_of(r, "psnr") is not None and (folder / figure_path(r)).is_file()]
+    rows.sort(key=lambda row: value_of(row, "psnr") or 0.0)
     # few volumes are worst and best at once
     worst = rows[: max(1, min(CASES, len(rows) // 2))]
     best = [row for row in rows[: -CASES - 1 : -1] if row not in worst]
     return [
         {
             "title": f"{name} cases of {checkpoint}, {result['drawn']}",
-            "pictures": [(_case_text(row), _jpeg(folder / figure_path(checkpoint, row["volume"]))) for row in chosen],
+            "pictures": [(_case_text(row), _jpeg(folder / figure_path(row))) for row in chosen],
         }
         for name, chosen in (("Worst", worst), ("Best", best))
         if chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,11 @@ def metric_key(metric: str, mode: str) -> str:
     return own.get(metric, metric)
 
 
+def value_of(row: Mapping[str, Any], metric: str) -> float | None:
+    """Return the value of a metric, named as in :func:`metric_key`, in the mode of a row or a summary."""
+    return row.get(metric_key(metric, mode_of(row)))
+
+
 def described(metrics: Mapping[str, Any], keys: Iterable[str] = CATALOGUE) -> list[tuple[str, str]]:
     """Return title and text of each metric that has a number."""
     numbers = {key: metrics[key] for key in keys if isinstance(metrics.get(key), int | float)}
@@ -93,3 +98,8 @@ def caption(metrics: Mapping[str, Any], separator: str = " | ") -> str:
     """Return PSNR, harmonic fill and MAE in a line, those that have a value."""
     keys = [metric_key(metric, mode_of(metrics)) for metric in ("psnr", "harmonic", "mae")]
     return separator.join(f"{title} {text}" for title, text in described(metrics, keys))
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows)]

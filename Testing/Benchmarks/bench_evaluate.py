@@ -33,10 +33,10 @@ cache = read_cache(sys.argv[1])
 (entry,) = cache.entries
 unit = hu_to_unit(np.asarray(cache.open(entry)), (-1000.0, 1000.0))
 boxes = partition(unit.shape, (128,) * 3, (8,) * 3)
-for setting in protocol(0):
-    if setting.plan.mask.strategy == "none":
+for plan in protocol(0).values():
+    if plan.mask.strategy == "none":
         continue
-    masks = [superpatch_masks(token_grid(b.size, (8,) * 3), setting.plan, entry.name, b.index) for b in boxes]
+    masks = [superpatch_masks(token_grid(b.size, (8,) * 3), plan, entry.name, b.index) for b in boxes]
     for mask in masks_of_volume(unit.shape, boxes, masks, (8,) * 3):
         harmonic_fill(torch.from_numpy(unit)[None, None], torch.from_numpy(~mask.voxels())[None, None])
 """

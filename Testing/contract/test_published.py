@@ -15,8 +15,8 @@ from conftest import REPOSITORY
 from MAESILLib.comparison import compare as comparison
 from MAESILLib.data.cache import read_cache
 from MAESILLib.evaluation import evaluate
-from MAESILLib.evaluation.tables import harmonic, headline, headline_ssim, mode_of
 from MAESILLib.mae.checkpoint import checkpoint_identity, read_info
+from MAESILLib.metrics.catalogue import mode_of, value_of
 from MAESILLib.runtime.resources import embedded_checkpoint
 
 DOCS = REPOSITORY / "docs"
@@ -95,13 +95,13 @@ IN_README = ("dual 0.75", "dual 0.9", "uniform 0.75")
 def evaluation_row(line: dict[str, Any]) -> list[str]:
     # of a complete cover the biharmonic fill is that of its first mask alone
     biharmonic = line.get("baseline_biharmonic_psnr_masked_db") if mode_of(line) == "masked" else None
-    fills = [biharmonic, harmonic(line)]
+    fills = [biharmonic, value_of(line, "harmonic")]
     fills += [line.get(f"baseline_{fill}_psnr_masked_db") for fill in ("nearest", "mean")]
-    shown = ["" if value is None else f"{value:.2f}" for value in (headline(line), *fills)]
+    shown = ["" if value is None else f"{value:.2f}" for value in (value_of(line, "psnr"), *fills)]
     border = f"{line['border_index']:.2f}"
     if line.get("baseline_harmonic_border_index") is not None:
         border += f" ({line['baseline_harmonic_border_index']:.2f})"
-    return [*shown, f"{line[f'mae_{mode_of(line)}_hu']:.1f}", f"{headline_ssim(line):.3f}", border]
+    return [*shown, f"{value_of(line, 'mae'):.1f}", f"{value_of(line, 'ssim'):.3f}", border]
 
 
 def test_the_pages_show_the_evaluation() -> None:

@@ -133,7 +133,7 @@ class TestResult:
     @pytest.mark.parametrize("setting", ["dual 0.75", "uniform 0.9", "complete dual 0.75", "auto-encoding"])
     def test_figures_are_those_of_the_reconstruction(self, data: Path, result: dict[str, Any], setting: str) -> None:
         model, _ = load_checkpoint(data / "tiny.safetensors")
-        (plan,) = [s.plan for s in protocol(0) if s.name == setting]
+        plan = protocol(0)[setting]
         unit = ((np.clip(smooth_hu(SHAPES[1], 1), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
         made = reconstruct(model, unit, plan, name="v1")
         error = made.prediction.clip(0, 1) - unit
@@ -252,7 +252,7 @@ class TestOptions:
         narrow = read(tmp_path / "out")
         assert narrow["window_hu"] == [-160, 240]
         model, _ = load_checkpoint(data / "tiny.safetensors")
-        (plan,) = [s.plan for s in protocol(0) if s.name == "dual 0.75"]
+        plan = protocol(0)["dual 0.75"]
         hu = smooth_hu(SHAPES[0], 0)
         made = reconstruct(model, ((np.clip(hu, LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32), plan, name="v0")
         predicted = made.prediction.clip(0, 1) * (HIGH - LOW) + LOW
@@ -311,7 +311,7 @@ class TestOptions:
         done = evaluate(data, tmp_path / "out", "--lpips", tmp_path, "--settings", setting, "--html", *window)
         assert done.status == 0, done.err
         model, _ = load_checkpoint(data / "tiny.safetensors")
-        (plan,) = [s.plan for s in protocol(0) if s.name == setting]
+        plan = protocol(0)[setting]
         hu = np.clip(smooth_hu(SHAPES[1], 1), LOW, HIGH)
         unit = ((hu - LOW) / (HIGH - LOW)).astype(np.float32)
         made = reconstruct(model, unit, plan, name="v1")

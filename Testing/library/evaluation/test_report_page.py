@@ -17,7 +17,7 @@ from training_factory import make_cache
 
 from MAESILLib.evaluation.figures import figure_path
 from MAESILLib.evaluation.page import FILL, distribution, page
-from MAESILLib.evaluation.tables import harmonic, headline
+from MAESILLib.metrics.catalogue import value_of
 
 SHAPES = [(24, 32, 40), (40, 33, 28), (16, 40, 40), (24, 24, 24), (32, 24, 24), (16, 24, 40), (24, 40, 16)]
 VOID = {"meta", "img"}
@@ -109,7 +109,11 @@ def test_pictures_of_another_evaluation_are_not_taken(output: Path, tmp_path: Pa
 
 def test_each_checkpoint_has_pictures_of_its_own() -> None:
     names = ["a b.safetensors", "a_b.safetensors", "a", "a.safetensors", "x/a.safetensors", "x_a.safetensors", ".."]
-    paths = {figure_path(checkpoint, volume) for checkpoint in names for volume in ("v", "v ", "v_")}
+    paths = {
+        figure_path({"checkpoint": checkpoint, "volume": volume})
+        for checkpoint in names
+        for volume in ("v", "v ", "v_")
+    }
     assert len(paths) == 3 * len(names)
     assert all(path.count("/") == 2 and ".." not in path.split("/") for path in paths)
 
@@ -124,11 +128,11 @@ def test_distribution(result: dict[str, Any]) -> None:
     # for each lane, dots and means
     for number, name in enumerate(("one.safetensors", "two.safetensors", FILL)):
         dots, means = axes.lines[2 * number : 2 * number + 2]
-        value_of = harmonic if name == FILL else headline
+        metric = "harmonic" if name == FILL else "psnr"
         checkpoint = "one.safetensors" if name == FILL else name
         for place, setting in enumerate(settings):
             rows = [r for r in result["rows"] if (r["checkpoint"], r["setting"]) == (checkpoint, setting)]
-            expected = [value_of(row) for row in rows if value_of(row) is not None]
+            expected = [value for row in rows if (value := value_of(row, metric)) is not None]
             assert len(expected) == (0 if (name, setting) == (FILL, "auto-encoding") else 7)
             # the group of the setting, between the ticks' halves
             here = [line.get_xdata()[abs(line.get_ydata() - place) < 0.5] for line in (dots, means)]
