@@ -28,7 +28,7 @@ def score(
     hidden: np.ndarray,
     body: np.ndarray,
     window_hu: tuple[float, float],
-    patch_size: int | tuple[int, int, int],
+    patch_size: tuple[int, int, int],
     mode: str = "masked",
     stop: StopRequest = NEVER,
 ) -> dict[str, float | None]:
@@ -44,7 +44,7 @@ def score(
         hidden: (D, H, W) bool, True where the model did not see the voxel; counts in the mode ``masked`` alone.
         body: (D, H, W) bool, True in the patient (see :func:`MAESILLib.ct.body.body_mask`).
         window_hu: lowest and highest HU of the window that maps to [0, 1].
-        patch_size: voxels of a patch, one number or (D, H, W).
+        patch_size: voxels (D, H, W) of a patch.
         mode: masked, complete or autoencoding.
 
     Raises:
@@ -62,7 +62,7 @@ def score(
         metric_key("mae", mode): mae_hu(reference, made, window_hu, where),
         **composite,
         metric_key("ssim", mode): ssim(reference, made, inside, stop),
-        "border_index": border_index(reference, made, patch_size, where=body),
+        "border_index": border_index(reference, made, patch_size, body),
     }
     return {key: finite(value) for key, value in metrics.items()}
 
@@ -118,7 +118,8 @@ def ssim(
         return float(ssim_map(reference, prediction, stop).mean(dtype=np.float64))
     if not where.any():
         return math.nan
-    box = _bounding_box(where, SSIM_RADIUS)
+    (found,) = ndimage.find_objects(where.astype(np.uint8))
+    box = tuple(slice(max(part.start - SSIM_RADIUS, 0), part.stop + SSIM_RADIUS) for part in found)
     return float(ssim_map(reference[box], prediction[box], stop)[where[box]].mean(dtype=np.float64))
 
 
@@ -167,11 +168,7 @@ def _window_mean(volume: np.ndarray, planes: slice) -> np.ndarray:
 
 
 def border_index(
-    reference: np.ndarray,
-    prediction: np.ndarray,
-    patch_size: int | tuple[int, int, int],
-    origin_offsets: tuple[int, int, int] = (0, 0, 0),
-    where: np.ndarray | None = None,
+    reference: np.ndarray, prediction: np.ndarray, patch_size: tuple[int, int, int], where: np.ndarray
 ) -> float:
     """Return how visible the patch grid is in ``prediction``: 1.0 not at all, above 1 as seams, below 1 as blur.
 
@@ -180,9 +177,8 @@ def border_index(
 
     Args:
         reference, prediction: (D, H, W) intensities.
-        patch_size: voxels of a patch, one number or (D, H, W).
-        origin_offsets: (D, H, W) index of the first voxel of some patch.
-        where: (D, H, W) bool; a pair counts if both its voxels are in it. None: all.
+        patch_size: voxels (D, H, W) of a patch; the first begins at voxel 0.
+        where: (D, H, W) bool; a pair counts if both its voxels are in it.
 
     Returns:
         The index; ``nan`` where no pair counts or a mean to divide by is zero.
@@ -191,30 +187,21 @@ def border_index(
         InputError: the shapes do not fit, or the prediction is not finite.
     """
     _check(reference, prediction, where)
-    sizes = (patch_size,) * 3 if isinstance(patch_size, int) else patch_size
-    numerator = _border_ratio(prediction, sizes, origin_offsets, where)
-    denominator = _border_ratio(reference, sizes, origin_offsets, where)
-    return numerator / denominator if denominator else math.nan
+    denominator = _border_ratio(reference, patch_size, where)
+    return _border_ratio(prediction, patch_size, where) / denominator if denominator else math.nan
 
 
-def _border_ratio(
-    volume: np.ndarray, sizes: tuple[int, int, int], offsets: tuple[int, int, int], where: np.ndarray | None
-) -> float:
+def _border_ratio(volume: np.ndarray, patch_size: tuple[int, int, int], where: np.ndarray) -> float:
     """Return the mean absolute difference across patch borders over that inside patches, or ``nan``."""
     # Columns: sum of differences and number of pairs; rows: inside, across.
     totals = np.zeros((2, 2))
     for axis in range(3):
-        difference = np.abs(np.diff(volume, axis=axis))
         others = tuple(other for other in range(3) if other != axis)
-        if where is None:
-            pairs = np.full(difference.shape[axis], difference.size / max(difference.shape[axis], 1))
-        else:
-            lower, upper = (np.moveaxis(where, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
-            both = np.moveaxis(lower & upper, 0, axis)
-            difference *= both
-            pairs = np.count_nonzero(both, axis=others)
-        sums = difference.sum(axis=others, dtype=np.float64)
-        across = (np.arange(1, len(sums) + 1) - offsets[axis]) % sizes[axis] == 0
+        lower, upper = (np.moveaxis(where, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
+        both = np.moveaxis(lower & upper, 0, axis)
+        sums = (np.abs(np.diff(volume, axis=axis)) * both).sum(axis=others, dtype=np.float64)
+        pairs = np.count_nonzero(both, axis=others)
+        across = np.arange(1, len(sums) + 1) % patch_size[axis] == 0
         for row, chosen in enumerate((~across, across)):
             totals[row] += sums[chosen].sum(), pairs[chosen].sum()
     (inside_sum, inside_pairs), (across_sum, across_pairs) = totals.tolist()
@@ -229,15 +216,6 @@ def _difference(reference: np.ndarray, prediction: np.ndarray, where: np.ndarray
     if where is None:
         return prediction - reference
     return prediction[where] - reference[where]
-
-
-def _bounding_box(where: np.ndarray, margin: int) -> tuple[slice, ...]:
-    box = []
-    for axis in range(where.ndim):
-        others = tuple(other for other in range(where.ndim) if other != axis)
-        indices = np.flatnonzero(where.any(axis=others))
-        box.append(slice(max(int(indices[0]) - margin, 0), int(indices[-1]) + 1 + margin))
-    return tuple(box)
 
 
 def _check(reference: np.ndarray, prediction: np.ndarray, *masks: np.ndarray | None) -> None:

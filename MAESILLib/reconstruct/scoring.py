@@ -91,7 +91,7 @@ def measure(
     metrics["baseline_harmonic_psnr_masked_db"] = None
     if filled is not None:
         metrics["baseline_harmonic_psnr_masked_db"] = finite(psnr(reference, filled, result.hidden))
-        metrics["baseline_harmonic_border_index"] = finite(border_index(reference, filled, patch_size, where=body))
+        metrics["baseline_harmonic_border_index"] = finite(border_index(reference, filled, patch_size, body))
         if is_complete:
             metrics["baseline_harmonic_psnr_complete_db"] = finite(psnr(reference, filled))
     if result.biharmonic is not None:

@@ -25,23 +25,19 @@ def test_nearest_takes_a_voxel_at_the_least_distance() -> None:
     shape = (9, 8, 11)
     image = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     hidden = np.random.default_rng(3).random(shape) < 0.9
-    valid = np.random.default_rng(4).random(shape) < 0.7
-    filled = fill_nearest(image, hidden, valid)
-    visible = np.argwhere(~hidden & valid)
+    filled = fill_nearest(image, hidden)
+    visible = np.argwhere(~hidden)
     for index in np.argwhere(hidden):
         source = np.unravel_index(int(filled[tuple(index)]), shape)
         least = ((visible - index) ** 2).sum(axis=1).min()
         assert not hidden[source]
-        assert valid[source]
         assert ((np.array(source) - index) ** 2).sum() == least
 
 
-def test_mean_is_of_visible_valid_voxels() -> None:
+def test_mean_is_of_visible_voxels() -> None:
     image = np.array([[[1, 2, 4, 100]]], np.float32)
     hidden = np.array([[[False, False, True, False]]])
     assert fill_mean(image, hidden).tolist() == [[[1, 2, pytest.approx(103 / 3), 100]]]
-    valid = np.array([[[True, True, True, False]]])
-    assert fill_mean(image, hidden, valid).tolist() == [[[1, 2, 1.5, 100]]]
 
 
 @pytest.mark.parametrize("fill", FILLS)

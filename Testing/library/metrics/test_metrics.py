@@ -18,6 +18,7 @@ from MAESILLib.runtime.errors import InputError
 
 CHEST = Path(__file__).resolve().parents[4] / "shared" / "ct" / "val" / "lidc__lidc_0314.nii.gz"
 WINDOW = (-1000.0, 1000.0)
+PATCH = (8, 8, 8)
 
 
 def read_chest() -> np.ndarray:
@@ -107,7 +108,7 @@ def test_ssim_in_a_region_is_the_mean_of_the_whole_map(pair: tuple[np.ndarray, n
     assert math.isnan(ssim(*pair, np.zeros_like(where)))
 
 
-def loop_border_ratio(volume: np.ndarray, sizes: tuple, offsets: tuple, where: np.ndarray) -> float:
+def loop_border_ratio(volume: np.ndarray, sizes: tuple, where: np.ndarray) -> float:
     """Visit every pair of face neighbours."""
     across, inside = [], []
     for index in itertools.product(*map(range, volume.shape)):
@@ -115,21 +116,19 @@ def loop_border_ratio(volume: np.ndarray, sizes: tuple, offsets: tuple, where: n
             other = tuple(i + (a == axis) for a, i in enumerate(index))
             if other[axis] == volume.shape[axis] or not (where[index] and where[other]):
                 continue
-            patch, other_patch = (math.floor((i[axis] - offsets[axis]) / sizes[axis]) for i in (index, other))
+            patch, other_patch = (i[axis] // sizes[axis] for i in (index, other))
             (inside if patch == other_patch else across).append(abs(float(volume[index]) - float(volume[other])))
     return float(np.mean(across) / np.mean(inside))
 
 
-@pytest.mark.parametrize(("sizes", "offsets"), [((4, 4, 4), (0, 0, 0)), ((3, 5, 2), (0, 0, 0)), ((4, 4, 4), (1, 3, 2))])
-def test_border_index_equals_loops(sizes: tuple[int, int, int], offsets: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (3, 5, 2)])
+@pytest.mark.parametrize("share", [0.7, 1.0])
+def test_border_index_equals_loops(sizes: tuple[int, int, int], share: float) -> None:
     rng = np.random.default_rng(4)
     reference, prediction = rng.random((2, 11, 13, 9))
-    where = rng.random(reference.shape) < 0.7
-    for mask in (where, None):
-        chosen = np.ones_like(where) if mask is None else mask
-        expected = [loop_border_ratio(volume, sizes, offsets, chosen) for volume in (prediction, reference)]
-        result = border_index(reference, prediction, sizes, offsets, where=mask)
-        assert result == pytest.approx(expected[0] / expected[1])
+    where = rng.random(reference.shape) < share
+    expected = [loop_border_ratio(volume, sizes, where) for volume in (prediction, reference)]
+    assert border_index(reference, prediction, sizes, where) == pytest.approx(expected[0] / expected[1])
 
 
 def test_border_index_tells_seams_from_blur() -> None:
@@ -140,13 +139,15 @@ def test_border_index_tells_seams_from_blur() -> None:
     seam[7:-1:8] = seam[8::8] = True
     near_border = seam[:, None, None] | seam[:, None] | seam
     smoothed = np.where(near_border, ndimage.gaussian_filter(reference, 2), reference)
-    assert border_index(reference, reference, 8) == 1.0
-    assert border_index(reference, reference + patches, 8) > 1.5
+    everywhere = np.ones(reference.shape, bool)
+    assert border_index(reference, reference, PATCH, everywhere) == 1.0
+    assert border_index(reference, reference + patches, PATCH, everywhere) > 1.5
     # a seam of 8-voxel patches is no seam of a grid that it is off
-    assert border_index(reference, reference + patches, 8, (3, 3, 3)) < 1.0
-    assert border_index(reference, smoothed, 8) < 0.9
-    assert math.isnan(border_index(reference, reference, 64))
-    assert math.isnan(border_index(np.zeros_like(reference), reference, 8))
+    off = (slice(3, None),) * 3
+    assert border_index(reference[off], (reference + patches)[off], PATCH, everywhere[off]) < 1.0
+    assert border_index(reference, smoothed, PATCH, everywhere) < 0.9
+    assert math.isnan(border_index(reference, reference, (64, 64, 64), everywhere))
+    assert math.isnan(border_index(np.zeros_like(reference), reference, PATCH, everywhere))
 
 
 def test_scores_of_a_masked_reconstruction(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -155,11 +156,12 @@ def test_scores_of_a_masked_reconstruction(pair: tuple[np.ndarray, np.ndarray]) 
     hidden = np.zeros(reference.shape, bool)
     hidden[:, 8:24] = True
     body = np.zeros(reference.shape, bool)
-    body[4:-4, 4:-4, 4:-4] = True
+    crop = (slice(8, -4),) * 3
+    body[crop] = True
     clipped = np.where(prediction > 0.7, 1, prediction)
     composite = reference.copy()
     composite[:, 8:24] = clipped[:, 8:24]
-    result = score(reference, wild, hidden, body, WINDOW, 8)
+    result = score(reference, wild, hidden, body, WINDOW, PATCH)
     assert result["psnr_masked_db"] == pytest.approx(
         peak_signal_noise_ratio(reference[:, 8:24], composite[:, 8:24], data_range=1), abs=1e-4
     )
@@ -168,18 +170,16 @@ def test_scores_of_a_masked_reconstruction(pair: tuple[np.ndarray, np.ndarray]) 
         peak_signal_noise_ratio(reference, composite, data_range=1), abs=1e-4
     )
     assert result["ssim_composite"] == pytest.approx(ssim_map(reference, composite)[hidden & body].mean(), abs=1e-6)
-    crop = (slice(4, -4),) * 3
-    assert result["border_index"] == pytest.approx(
-        border_index(reference[crop], composite[crop], 8, (4, 4, 4)), rel=1e-5
-    )
+    alone = border_index(reference[crop], composite[crop], PATCH, body[crop])
+    assert result["border_index"] == pytest.approx(alone, rel=1e-5)
 
 
 def test_scores_with_nothing_hidden_are_none(pair: tuple[np.ndarray, np.ndarray]) -> None:
     reference, prediction = pair
     nothing, body = np.zeros(reference.shape, bool), np.ones(reference.shape, bool)
-    result = score(reference, prediction, nothing, body, WINDOW, 8)
+    result = score(reference, prediction, nothing, body, WINDOW, PATCH)
     assert list(result.values()) == [None, None, None, None, 1.0]
-    outside = score(reference, prediction, body, nothing, WINDOW, 8)
+    outside = score(reference, prediction, body, nothing, WINDOW, PATCH)
     assert outside["ssim_composite"] is None
     assert outside["border_index"] is None
     assert outside["psnr_masked_db"] == outside["psnr_composite_db"] == pytest.approx(psnr(reference, prediction))
@@ -191,15 +191,15 @@ def test_scores_of_a_whole_prediction(pair: tuple[np.ndarray, np.ndarray], mode:
     reference, prediction = pair
     body, hidden = reference > 0.3, np.zeros(reference.shape, bool)
     hidden[5:9] = True
-    result = score(reference, prediction - (prediction < 0.1), hidden, body, WINDOW, 8, mode)
+    result = score(reference, prediction - (prediction < 0.1), hidden, body, WINDOW, PATCH, mode)
     clipped = np.where(prediction < 0.1, 0, prediction)
     assert result == {
         f"psnr_{mode}_db": pytest.approx(peak_signal_noise_ratio(reference, clipped, data_range=1), abs=1e-4),
         f"mae_{mode}_hu": pytest.approx(2000 * np.abs(reference - clipped).mean(), rel=1e-5),
         f"ssim_{mode}": pytest.approx(ssim_map(reference, clipped)[body].mean(), abs=1e-6),
-        "border_index": pytest.approx(border_index(reference, clipped, 8, where=body)),
+        "border_index": pytest.approx(border_index(reference, clipped, PATCH, body)),
     }
-    perfect = score(reference, reference, hidden, body, WINDOW, 8, mode)
+    perfect = score(reference, reference, hidden, body, WINDOW, PATCH, mode)
     assert list(perfect.values()) == [None, 0.0, pytest.approx(1), 1.0]
 
 
@@ -212,7 +212,7 @@ def test_what_does_not_fit_is_refused() -> None:
     broken = volume.copy()
     broken[1, 2, 3] = np.nan
     with pytest.raises(InputError, match="not finite"):
-        score(volume, broken, volume == 0, volume == 0, WINDOW, 2)
+        score(volume, broken, volume == 0, volume == 0, WINDOW, PATCH)
 
 
 def ellipse(shape: tuple[int, int, int], centre: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
