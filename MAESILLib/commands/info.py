@@ -38,12 +38,12 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 def _file(path: Path) -> tuple[str, dict[str, Any], str]:
     """Return what it is, its description in plain JSON values, and as text for people."""
     from MAESILLib.data.cache import is_cache
-    from MAESILLib.export.description import is_export
+    from MAESILLib.export.description import FORMAT, describe
 
     if not path.exists():
         raise InputError(f"no such file or folder: {path}", "check the path")
     if path.suffix == ".safetensors":
-        if is_export(path):
+        if describe(path).get("format") == FORMAT:
             return _export(path)
         return _checkpoint(path)
     if is_cache(path):

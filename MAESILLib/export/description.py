@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from MAESILLib import __version__
-from MAESILLib.config import ModelConfig, Preprocessing, to_dict
-from MAESILLib.mae.checkpoint_info import KEY, read_header, read_info
+from MAESILLib.config import to_dict
+from MAESILLib.mae.checkpoint_info import KEY, CheckpointInfo, read_header, read_info
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import sha256_of
 
@@ -28,38 +27,18 @@ KINDS = tuple(LOAD)
 
 
 @dataclass(frozen=True)
-class EncoderInfo:
-    """Metadata of an encoder.
+class EncoderInfo(CheckpointInfo):
+    """Metadata of an encoder, with those of its checkpoint.
 
     Attributes:
         path: the file.
         kind: ``checkpoint``, or one of :data:`KINDS`.
         source: name and SHA-256 of the checkpoint.
-        training: the checkpoint's training, with data and licence.
     """
 
-    path: str
-    kind: str
-    model: ModelConfig
-    preprocessing: Preprocessing
-    source: dict[str, str]
-    training: dict[str, Any] = field(default_factory=dict)
-    library_version: str = __version__
-
-    @property
-    def licence(self) -> str:
-        """Licence of the weights, or else of their training data."""
-        of_data = ", ".join(self.training.get("data", {}).get("licences", ()))
-        return str(self.training.get("licence") or (of_data and f"training data: {of_data}") or "not stated")
-
-
-def is_export(path: Path | str) -> bool:
-    """Return whether a safetensors file is an export.
-
-    Raises:
-        InputError: no such file, or not a safetensors file.
-    """
-    return describe(path).get("format") == FORMAT
+    path: str = ""
+    kind: str = CHECKPOINT
+    source: dict[str, str] = field(default_factory=dict)
 
 
 def read_encoder_info(path: Path | str) -> EncoderInfo:
@@ -69,14 +48,13 @@ def read_encoder_info(path: Path | str) -> EncoderInfo:
         InputError: no such file, another kind of file, or invalid metadata.
     """
     values = describe(path)
-    kind, source = CHECKPOINT, values.get("source")
-    if values.get("format") == FORMAT:
-        info, kind = read_info(path, (FORMAT,)), str(values.get("kind"))
-        if kind not in KINDS or not isinstance(source, dict):
-            raise InputError(f"{path} has invalid metadata", "export it again")
-    else:
-        info, source = read_info(path), {"name": Path(path).name, "sha256": sha256_of(path)}
-    return EncoderInfo(str(path), kind, info.model, info.preprocessing, source, info.training, info.library_version)
+    if values.get("format") != FORMAT:
+        identity = {"name": Path(path).name, "sha256": sha256_of(path)}
+        return EncoderInfo(**vars(read_info(path)), path=str(path), source=identity)
+    info, kind, source = read_info(path, (FORMAT,)), values.get("kind"), values.get("source")
+    if kind not in KINDS or not isinstance(source, dict):
+        raise InputError(f"{path} has invalid metadata", "export it again")
+    return EncoderInfo(**vars(info), path=str(path), kind=kind, source=source)
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -102,13 +80,14 @@ def metadata_of(info: EncoderInfo, path: Path) -> dict[str, str]:
     """Return the metadata of an export that is written to ``path``."""
     windows = ", ".join(f"[{low:g}, {high:g}]" for low, high in info.preprocessing.windows_hu)
     lowest = -1 if info.kind == "nnunet" else 0
+    of_data = ", ".join(info.training.get("data", {}).get("licences", ()))
     values = {
         "format": FORMAT,
         "kind": info.kind,
         "load": load_line(info.kind, Path(path.name)),
         "input": f"(B, {len(info.preprocessing.windows_hu)}, D, H, W), HU windows {windows} clipped and mapped to "
         f"[{lowest}, 1]; D towards superior, H towards posterior, W towards left",
-        "licence": info.licence,
+        "licence": str(info.training.get("licence") or (of_data and f"training data: {of_data}") or "not stated"),
         "source": info.source,
         "model": to_dict(info.model),
         "preprocessing": {"orientation": "LPS", **to_dict(info.preprocessing)},

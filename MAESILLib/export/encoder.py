@@ -106,23 +106,12 @@ def load_encoder(path: Path | str, device: torch.device | str = "cpu") -> Pretra
     return encoder.to(device).eval()
 
 
-def load_source(checkpoint: Path | str) -> PretrainedEncoder:
-    """Load the encoder of a checkpoint that is to be exported.
+def load_source(checkpoint: Path, output: Path) -> PretrainedEncoder:
+    """Load the encoder of a checkpoint that is to be exported to the file ``output``.
 
     Raises:
-        InputError: as :func:`load_encoder`, or it is an export.
-    """
-    info = read_encoder_info(checkpoint)
-    if info.kind != CHECKPOINT:
-        raise InputError(f"{checkpoint} is an export already", f"export its checkpoint {info.source.get('name')}")
-    return load_encoder(checkpoint)
-
-
-def check_output(output: Path, checkpoint: Path) -> None:
-    """Refuse a path that an export cannot have, before the work that it is for.
-
-    Raises:
-        InputError: it has another suffix, is a folder, or is the checkpoint.
+        InputError: as :func:`load_encoder`; or it is an export; or ``output`` has another suffix, is a folder or the
+            checkpoint.
     """
     if output.suffix != SUFFIX:
         raise InputError(f"{output} does not end with {SUFFIX}", f"name it {output.with_suffix(SUFFIX).name}")
@@ -130,6 +119,10 @@ def check_output(output: Path, checkpoint: Path) -> None:
         raise InputError(f"{output} is a folder", "choose another name")
     if output.exists() and checkpoint.exists() and output.samefile(checkpoint):
         raise InputError(f"{output} is the checkpoint itself", "choose another name")
+    info = read_encoder_info(checkpoint)
+    if info.kind != CHECKPOINT:
+        raise InputError(f"{checkpoint} is an export already", f"export its checkpoint {info.source.get('name')}")
+    return load_encoder(checkpoint)
 
 
 def write_export(output: Path, kind: str, weights: dict[str, torch.Tensor], source: EncoderInfo) -> EncoderInfo:
@@ -152,6 +145,5 @@ def export_torch(checkpoint: Path, output: Path) -> EncoderInfo:
         InputError: the checkpoint or ``output`` cannot be used.
         DiskFullError: the disk is full.
     """
-    check_output(output, checkpoint)
-    encoder = load_source(checkpoint)
+    encoder = load_source(checkpoint, output)
     return write_export(output, "torch", encoder.state_dict(), encoder.info)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from MAESILLib.export.description import EncoderInfo
-from MAESILLib.export.encoder import check_output, load_source, write_export
+from MAESILLib.export.encoder import load_source, write_export
 from MAESILLib.mae.model import Encoder
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path
@@ -37,8 +37,7 @@ def export_nnunet(checkpoint: Path, folder: Path) -> EncoderInfo:
         DiskFullError: the disk is full.
     """
     output = folder / WEIGHTS
-    check_output(output, checkpoint)
-    source = load_source(checkpoint)
+    source = load_source(checkpoint, output)
     if source.info.model.positions != "rotary":
         raise InputError(
             f"{checkpoint} has positions '{source.info.model.positions}', Primus rotary ones alone",
