@@ -215,15 +215,16 @@ class TestSystem:
     def test_a_torch_that_is_not_there_or_broken(self, tmp_path: Path, code: str, words: str) -> None:
         """What a panel asks before it offers to install one."""
         (tmp_path / "torch.py").write_text(code)
-        command = [sys.executable, "-m", "MAESILLib", "info", "--system", "--progress"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])}
+        out = {}
         for mode in ("json", "off"):
+            command = [sys.executable, "-m", "MAESILLib", "info", "--system", "--progress", mode]
             done = subprocess.run(
-                [*command, mode], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
             )
-            assert done.returncode == 0, done.stderr
             assert words in done.stdout
-        info = json.loads(subprocess.check_output([*command, "json"], cwd=tmp_path, env=environment).splitlines()[1])
+            out[mode] = done.stdout.splitlines()
+        info = json.loads(out["json"][1])
         assert info["packages"]["torch"] is None
         assert info["packages"]["numpy"]
         assert words in info["problems"]["torch"]

@@ -21,6 +21,7 @@ from cli_factory import (
     leftovers,
     maesil,
     write_checkpoint,
+    write_ct,
 )
 from lpips_factory import write_lpips_weights
 from scipy.spatial import cKDTree
@@ -46,6 +47,7 @@ SETTINGS = [
     *("complete dual 0.75", "auto-encoding"),
 ]
 MASKED = SETTINGS[:6]
+EACH_MODE = ("dual 0.75", "complete dual 0.75", "auto-encoding")
 FILES = ("evaluation.json", "evaluation.csv", "evaluation.md")
 
 
@@ -70,6 +72,13 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in evaluation.json"))
 
 
+def evaluated(data: Path, output: Path, *more: object) -> dict[str, Any]:
+    """Evaluate without figures and return evaluation.json."""
+    done = evaluate(data, output, "--no-figures", *more)
+    assert done.status == 0, done.err
+    return read(output)
+
+
 @pytest.fixture(scope="module")
 def output(data: Path) -> Path:
     result = evaluate(data, data / "out")
@@ -87,15 +96,19 @@ def row_of(result: dict[str, Any], volume: str, setting: str) -> dict[str, Any]:
     return row
 
 
-def write_preset(path: Path, preset: str, **model: Any) -> Path:
+def unit_of(number: int) -> np.ndarray:
+    """Intensities of a volume of the cache."""
+    return ((np.clip(smooth_hu(SHAPES[number], number), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
+
+
+def write_preset(path: Path, preset: str) -> Path:
     """Write a checkpoint with a preset's structure and parts, small and with random weights."""
-    sizes = {"superpatch_size": (32, 32, 32), "encoder_width": 48, "encoder_depth": 2, "head_width": 12}
-    small = {**sizes, "decoder_width": 24, "completion_channels": (8, 16), **model}
+    model = {"superpatch_size": (32, 32, 32), "encoder_width": 48, "encoder_depth": 2, "head_width": 12}
+    model |= {"decoder_width": 24, "completion_channels": (8, 16)}
     train = {"crop_size": (32, 32, 32), "cooldown_crop_size": (32, 32, 32)}
-    config = load(None, preset, {"model": small, "train": train})
+    config = load(None, preset, {"model": model, "train": train})
     network = awakened(Pretraining(config), 0.02)
-    info = CheckpointInfo(config.model, config.preprocessing)
-    MASKED_AUTOENCODING.save(path, network.state_dict(), info)
+    MASKED_AUTOENCODING.save(path, network.state_dict(), CheckpointInfo(config.model, config.preprocessing))
     return path
 
 
@@ -110,32 +123,25 @@ class TestResult:
         places = [(row["volume"], row["setting"]) for row in result["rows"]]
         assert places == [(volume, setting) for volume in ("v0", "v1") for setting in SETTINGS]
         assert result["data"]["volumes"] == ["v0", "v1"]
-        assert len(result["summary"]) == len(SETTINGS)
-        assert all(line["volumes"] == 2 for line in result["summary"])
+        assert [(line["setting"], line["volumes"]) for line in result["summary"]] == [(name, 2) for name in SETTINGS]
 
-    def test_every_figure_is_there(self, result: dict[str, Any]) -> None:
-        for volume in ("v0", "v1"):
-            for setting in MASKED:
-                row = row_of(result, volume, setting)
-                for key in (
-                    *("psnr_masked_db", "mae_masked_hu", "psnr_composite_db", "ssim_composite", "border_index"),
-                    *(f"baseline_{fill}_psnr_masked_db" for fill in ("harmonic", "nearest", "mean")),
-                ):
-                    assert math.isfinite(row[key]), (setting, key)
-            complete = row_of(result, volume, "complete dual 0.75")
-            for key in ("psnr_complete_db", "mae_complete_hu", "ssim_complete", "baseline_harmonic_psnr_complete_db"):
-                assert math.isfinite(complete[key]), key
-            whole = row_of(result, volume, "auto-encoding")
-            assert math.isfinite(whole["psnr_autoencoding_db"])
-            assert whole["psnr_masked_db"] is None
-            assert whole["mask_ratio"] == 0
+    def test_every_metric_is_there(self, result: dict[str, Any]) -> None:
+        of_masked = ("psnr_masked_db", "mae_masked_hu", "psnr_composite_db", "ssim_composite", "border_index")
+        fills = [f"baseline_{fill}_psnr_masked_db" for fill in ("harmonic", "nearest", "mean")]
+        whole = ("psnr_complete_db", "mae_complete_hu", "ssim_complete", "baseline_harmonic_psnr_complete_db")
+        for row in result["rows"]:
+            keys = {"complete dual 0.75": whole, "auto-encoding": ("psnr_autoencoding_db",)}
+            for key in keys.get(row["setting"], (*of_masked, *fills)):
+                assert math.isfinite(row[key]), (row["setting"], key)
+            if row["setting"] == "auto-encoding":
+                assert row["psnr_masked_db"] is None
+                assert row["mask_ratio"] == 0
 
     @pytest.mark.parametrize("setting", ["dual 0.75", "uniform 0.9", "complete dual 0.75", "auto-encoding"])
-    def test_figures_are_those_of_the_reconstruction(self, data: Path, result: dict[str, Any], setting: str) -> None:
+    def test_metrics_are_those_of_the_reconstruction(self, data: Path, result: dict[str, Any], setting: str) -> None:
         model, _ = load_checkpoint(data / "tiny.safetensors")
-        plan = protocol(0)[setting]
-        unit = ((np.clip(smooth_hu(SHAPES[1], 1), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
-        made = reconstruct(model, unit, plan, name="v1")
+        unit = unit_of(1)
+        made = reconstruct(model, unit, protocol(0)[setting], name="v1")
         error = made.prediction.clip(0, 1) - unit
         row = row_of(result, "v1", setting)
         assert row["mask_ratio"] == pytest.approx(made.mask_ratio, abs=1e-5)
@@ -155,7 +161,7 @@ class TestResult:
         # which of several equally near voxels is taken is arbitrary
         assert row["baseline_nearest_psnr_masked_db"] == pytest.approx(psnr(unit[made.hidden] - guess), abs=0.3)
 
-    def test_shares(self, result: dict[str, Any]) -> None:
+    def test_mask_ratios(self, result: dict[str, Any]) -> None:
         """Token counts of v0, 24x32x40 voxels: 3x4x5 tokens in two superpatches of 3x4x2 and 3x4x3."""
         for setting, share in (("dual 0.5", 0.5), ("dual 0.75", 0.75), ("dual 0.9", 0.9)):
             ratio = 1 - math.sqrt(1 - share)
@@ -182,18 +188,24 @@ class TestResult:
 
 
 class TestFiles:
-    def test_the_same_to_the_bit(self, data: Path, output: Path) -> None:
-        assert evaluate(data, data / "again").status == 0
-        for name in FILES:
-            assert (data / "again" / name).read_bytes() == (output / name).read_bytes(), name
-        assert {p.name for p in output.iterdir()} == {*FILES, "figures"}
-        for path in output.rglob("*.png"):
-            assert path.read_bytes() == (data / "again" / path.relative_to(output)).read_bytes(), path.name
+    def test_they_are_the_same_to_the_bit(self, data: Path, tmp_path: Path) -> None:
+        """And are told by events, or the table is printed."""
+        first, second = tmp_path / "first", tmp_path / "second"
+        told = evaluate(data, first, "--settings", *EACH_MODE, "--progress", "json")
+        printed = evaluate(data, second, "--settings", *EACH_MODE)
+        assert told.status == printed.status == 0
+        assert printed.out == (second / "evaluation.md").read_text(encoding="utf-8")
+        assert (told.events[0]["event"], told.events[-1]["event"]) == ("started", "done")
+        figures = [("figure", f"figures/tiny/{volume}.png") for volume in ("v0", "v1")]
+        files = [*figures, *((name.split(".")[1], name) for name in FILES)]
+        assert files == [(e["kind"], Path(e["path"]).relative_to(first).as_posix()) for e in told.named("artifact")]
+        assert {p for p in first.rglob("*") if p.is_file()} == {first / name for _, name in files}
+        for _, name in files:
+            assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
     def test_csv(self, output: Path, result: dict[str, Any]) -> None:
         with open(output / "evaluation.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        assert len(rows) == len(result["rows"])
         for row, expected in zip(rows, result["rows"], strict=True):
             assert None not in row
             for key, value in expected.items():
@@ -202,61 +214,36 @@ class TestFiles:
     def test_markdown(self, output: Path, result: dict[str, Any]) -> None:
         text = (output / "evaluation.md").read_text(encoding="utf-8")
         table = [line for line in text.splitlines() if line.startswith("|")]
-        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-        assert len({len(row) for row in cells}) == 1
-        header, rule, *rows = cells
+        header, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
         assert set("".join(rule)) == {"-"}
         assert [row[1] for row in rows] == SETTINGS
         for row, line in zip(rows, result["summary"], strict=True):
             found = dict(zip(header, row, strict=True))
-            assert found["checkpoint"] == "tiny.safetensors"
-            if line["setting"] in MASKED:
-                assert found["PSNR hidden (dB)"] == f"{line['psnr_masked_db']:.2f}"
-                assert found["harmonic fill (dB)"] == f"{line['baseline_harmonic_psnr_masked_db']:.2f}"
-                assert found["nearest (dB)"] == f"{line['baseline_nearest_psnr_masked_db']:.2f}"
-                assert found["mean (dB)"] == f"{line['baseline_mean_psnr_masked_db']:.2f}"
-                assert found["MAE (HU)"] == f"{line['mae_masked_hu']:.1f}"
-                assert found["PSNR whole (dB)"] == ""
-                assert found["SSIM"] == f"{line['ssim_composite']:.4f}"
-                continue
-            whole = {"complete dual 0.75": "complete", "auto-encoding": "autoencoding"}[line["setting"]]
-            assert found["PSNR hidden (dB)"] == "", "an ensemble of passes is no single pass"
-            assert found["PSNR whole (dB)"] == f"{line[f'psnr_{whole}_db']:.2f}"
-            assert found["SSIM"] == f"{line[f'ssim_{whole}']:.4f}"
-        assert "split val" in text.splitlines()[0]
-        assert "2 volumes" in text.splitlines()[0]
-        assert "1.5 mm" in text.splitlines()[0]
-
-    def test_events(self, data: Path, tmp_path: Path) -> None:
-        result = evaluate(data, tmp_path / "out", "--settings", "dual 0.5", "--progress", "json")
-        assert result.status == 0
-        assert result.events[0]["event"] == "started"
-        assert result.events[-1]["event"] == "done"
-        artifacts = [
-            (e["kind"], Path(e["path"]).relative_to(tmp_path / "out").as_posix()) for e in result.named("artifact")
-        ]
-        figures = [("figure", f"figures/tiny/{volume}.png") for volume in ("v0", "v1")]
-        assert artifacts == [*figures, *((name.split(".")[1], name) for name in FILES)]
-        assert all((tmp_path / "out" / name).is_file() for name in FILES)
-
-    def test_the_table_is_printed(self, data: Path, tmp_path: Path) -> None:
-        result = evaluate(data, tmp_path / "out", "--settings", "dual 0.5")
-        assert result.out == (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
+            mode = {"complete dual 0.75": "complete", "auto-encoding": "autoencoding"}.get(line["setting"], "masked")
+            expected = {"checkpoint": "tiny.safetensors"}
+            if mode == "masked":
+                fills = {"harmonic fill (dB)": "harmonic", "nearest (dB)": "nearest", "mean (dB)": "mean"}
+                expected |= {t: f"{line[f'baseline_{fill}_psnr_masked_db']:.2f}" for t, fill in fills.items()}
+                expected |= {"MAE (HU)": f"{line['mae_masked_hu']:.1f}", "SSIM": f"{line['ssim_composite']:.4f}"}
+                expected |= {"PSNR hidden (dB)": f"{line['psnr_masked_db']:.2f}", "PSNR whole (dB)": ""}
+            else:
+                # an ensemble of passes is no single pass
+                expected |= {"PSNR hidden (dB)": "", "PSNR whole (dB)": f"{line[f'psnr_{mode}_db']:.2f}"}
+                expected["SSIM"] = f"{line[f'ssim_{mode}']:.4f}"
+            assert found | expected == found
+        for words in ("split val", "2 volumes", "1.5 mm"):
+            assert words in text.splitlines()[0]
 
 
 class TestOptions:
-    def test_window(self, data: Path, output: Path, tmp_path: Path, result: dict[str, Any]) -> None:
+    def test_window(self, data: Path, tmp_path: Path, result: dict[str, Any]) -> None:
         """Predicted in the checkpoint's window, compared in another."""
-        done = evaluate(data, tmp_path / "out", "--window", "-160", "240", "--settings", "dual 0.75")
-        assert done.status == 0
-        narrow = read(tmp_path / "out")
+        narrow = evaluated(data, tmp_path / "out", "--window", "-160", "240", "--settings", "dual 0.75")
         assert narrow["window_hu"] == [-160, 240]
         model, _ = load_checkpoint(data / "tiny.safetensors")
-        plan = protocol(0)["dual 0.75"]
-        hu = smooth_hu(SHAPES[0], 0)
-        made = reconstruct(model, ((np.clip(hu, LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32), plan, name="v0")
+        made = reconstruct(model, unit_of(0), protocol(0)["dual 0.75"], name="v0")
         predicted = made.prediction.clip(0, 1) * (HIGH - LOW) + LOW
-        error = (np.clip(predicted, -160, 240) - np.clip(hu, -160.0, 240.0))[made.hidden]
+        error = (np.clip(predicted, -160, 240) - np.clip(smooth_hu(SHAPES[0], 0), -160.0, 240.0))[made.hidden]
         row = row_of(narrow, "v0", "dual 0.75")
         assert row["psnr_masked_db"] == pytest.approx(psnr(error / 400), abs=1e-3)
         assert row["mae_masked_hu"] == pytest.approx(np.abs(error).mean(), abs=1e-2)
@@ -266,36 +253,28 @@ class TestOptions:
     def test_windows_that_are_none(self, data: Path, tmp_path: Path, window: tuple[str, str]) -> None:
         assert_refused(evaluate(data, tmp_path / "out", "--window", *window), "--window", "lower value first")
 
-    def test_the_whole_window_as_option_changes_nothing(
+    def test_the_whole_window_and_further_volumes_change_nothing(
         self, data: Path, tmp_path: Path, result: dict[str, Any]
     ) -> None:
-        assert evaluate(data, tmp_path / "out", "--window", "-1000", "1000", "--settings", "dual 0.9").status == 0
-        for row in read(tmp_path / "out")["rows"]:
-            assert row == row_of(result, row["volume"], "dual 0.9")
-
-    def test_a_volume_does_not_depend_on_the_others(self, data: Path, tmp_path: Path, result: dict[str, Any]) -> None:
-        assert evaluate(data, tmp_path / "out", "--split", "all", "--settings", "uniform 0.5").status == 0
-        rows = read(tmp_path / "out")["rows"]
-        assert [row["volume"] for row in rows] == ["v0", "v1", "v2"]
-        for row in rows[:2]:
-            assert row == row_of(result, row["volume"], "uniform 0.5")
+        options = ("--window", "-1000", "1000", "--split", "all", "--settings", "uniform 0.5", "dual 0.9")
+        rows = evaluated(data, tmp_path / "out", *options)["rows"]
+        assert [row["volume"] for row in rows[::2]] == ["v0", "v1", "v2"]
+        for row in rows[:4]:
+            assert row == row_of(result, row["volume"], row["setting"])
+        assert {p.name for p in (tmp_path / "out").iterdir()} == set(FILES)
 
     def test_seed(self, data: Path, tmp_path: Path, result: dict[str, Any]) -> None:
-        assert evaluate(data, tmp_path / "out", "--seed", "1", "--settings", "dual 0.75").status == 0
-        other = read(tmp_path / "out")
+        other = evaluated(data, tmp_path / "out", "--seed", "1", "--settings", "dual 0.75")
         assert other["settings"][0]["seed"] == 1
         assert row_of(other, "v0", "dual 0.75")["psnr_masked_db"] != row_of(result, "v0", "dual 0.75")["psnr_masked_db"]
 
     def test_batches_change_nothing_but_rounding(self, tmp_path: Path) -> None:
-        # eight superpatches, six of one size in a slab and others; complete coverage has several passes of each
-        make_cache(tmp_path / "cache", [(40, 104, 70), (40, 33, 28)], ["val", "val"])
+        # three superpatches of each of two sizes, and four of four sizes; complete coverage has several passes of each
+        make_cache(tmp_path / "cache", [(16, 72, 40), (40, 33, 28)], ["val", "val"])
         write_checkpoint(tmp_path / "tiny.safetensors")
         found = []
-        for size in (1, 3, 64):
-            output = tmp_path / f"out{size}"
-            done = evaluate(tmp_path, output, "--batch-size", size, "--no-figures")
-            assert done.status == 0, done.err
-            found.append(read(output))
+        for size in (1, 2, 64):
+            found.append(evaluated(tmp_path, tmp_path / "out", "--batch-size", size, "--settings", *EACH_MODE))
             assert found[-1]["batch_size"] == size
         for one, *others in zip(*(result["rows"] for result in found), strict=True):
             for other in others:
@@ -304,41 +283,28 @@ class TestOptions:
                     assert other[key] == (pytest.approx(value, abs=1e-3) if isinstance(value, float) else value), key
         assert_refused(evaluate(tmp_path, tmp_path / "none", "--batch-size", 0), "--batch-size is 0", "1 or more")
 
-    @pytest.mark.parametrize("setting", ["dual 0.75", "auto-encoding"])
-    def test_lpips_where_its_weights_are(self, data: Path, tmp_path: Path, setting: str) -> None:
+    def test_lpips_where_its_weights_are(self, data: Path, tmp_path: Path) -> None:
         write_lpips_weights(tmp_path)
-        window = ("--window", -160, 240)
-        done = evaluate(data, tmp_path / "out", "--lpips", tmp_path, "--settings", setting, "--html", *window)
-        assert done.status == 0, done.err
+        settings = ("--settings", "dual 0.75", "auto-encoding")
+        found = evaluated(data, tmp_path / "out", "--lpips", tmp_path, *settings, "--html", "--window", -160, 240)
         model, _ = load_checkpoint(data / "tiny.safetensors")
-        plan = protocol(0)[setting]
-        hu = np.clip(smooth_hu(SHAPES[1], 1), LOW, HIGH)
-        unit = ((hu - LOW) / (HIGH - LOW)).astype(np.float32)
-        made = reconstruct(model, unit, plan, name="v1")
-        # the composite, where something is hidden
-        shown = np.where(made.hidden, made.prediction, unit) if setting == "dual 0.75" else made.prediction
-        first, second = (((x * (HIGH - LOW) + LOW + 160) / 400).clip(0, 1) for x in (unit, shown))
-        expected = PerceptualDistance(tmp_path).of_slices(first, second)
-        assert row_of(read(tmp_path / "out"), "v1", setting)["lpips"] == pytest.approx(expected, rel=1e-3)
-        text = (tmp_path / "out" / "evaluation.md").read_text()
-        assert "| LPIPS |" in text
-        assert "left out" not in text
-        page = (tmp_path / "out" / "report.html").read_text()
-        assert "LPIPS" in page
-        assert "LPIPS is left out" not in page
+        distance, unit = PerceptualDistance(tmp_path), unit_of(1)
+        for setting in settings[1:]:
+            made = reconstruct(model, unit, protocol(0)[setting], name="v1")
+            # the composite, where something is hidden
+            shown = np.where(made.hidden, made.prediction, unit) if setting == "dual 0.75" else made.prediction
+            first, second = (((x * (HIGH - LOW) + LOW + 160) / 400).clip(0, 1) for x in (unit, shown))
+            expected = distance.of_slices(first, second)
+            assert row_of(found, "v1", setting)["lpips"] == pytest.approx(expected, rel=1e-3)
+        for name, words in (("evaluation.md", "| LPIPS |"), ("report.html", "LPIPS")):
+            text = (tmp_path / "out" / name).read_text()
+            assert words in text
+            assert "LPIPS is left out" not in text
 
     def test_lpips_without_weights(self, data: Path, output: Path, tmp_path: Path) -> None:
         assert "LPIPS is left out" in (output / "evaluation.md").read_text()
         assert_refused(evaluate(data, tmp_path / "out", "--lpips", tmp_path), "no LPIPS weights", "leave out --lpips")
         assert not (tmp_path / "out").exists()
-
-    def test_figures_of_every_volume(self, data: Path, output: Path, tmp_path: Path) -> None:
-        assert sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png")) == [
-            "figures/tiny/v0.png",
-            "figures/tiny/v1.png",
-        ]
-        assert evaluate(data, tmp_path / "out", "--settings", "auto-encoding", "--no-figures").status == 0
-        assert {p.name for p in (tmp_path / "out").iterdir()} == set(FILES)
 
     def test_what_an_earlier_evaluation_drew_goes_with_its_tables(self, data: Path, tmp_path: Path) -> None:
         output = tmp_path / "out"
@@ -351,14 +317,6 @@ class TestOptions:
         pictures = sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png"))
         assert pictures == ["figures/mine.png", "figures/other/v0.png", "figures/other/v1.png"]
         assert not (output / "report.html").exists()
-
-    def test_a_file_in_the_place_of_the_figures_is_refused_before_the_work(self, data: Path, tmp_path: Path) -> None:
-        (tmp_path / "figures").write_text("")
-        assert_refused(evaluate(data, tmp_path), "figures is a file", "another output folder")
-
-    def test_split(self, data: Path, tmp_path: Path) -> None:
-        assert evaluate(data, tmp_path / "out", "--split", "train", "--settings", "dual 0.5").status == 0
-        assert read(tmp_path / "out")["data"]["volumes"] == ["v2"]
 
     def test_an_empty_split(self, data: Path, tmp_path: Path) -> None:
         make_cache(tmp_path / "cache", SHAPES[:1], ["train"])
@@ -378,16 +336,12 @@ class TestCheckpoints:
             (tmp_path / f"run{seed}").mkdir()
             paths.append(write_checkpoint(tmp_path / f"run{seed}" / "model.safetensors", seed))
         names = ["run1/model.safetensors", "run2/model.safetensors"]
-        options = ("--settings", "dual 0.75", "--checkpoint", *paths)
-        assert evaluate(data, tmp_path / "both", *options).status == 0
-        both = read(tmp_path / "both")
+        both = evaluated(data, tmp_path / "both", "--settings", "dual 0.75", "--checkpoint", *paths)
         assert [c["name"] for c in both["checkpoints"]] == names
         assert len({c["sha256"] for c in both["checkpoints"]}) == 2
-        assert [line["checkpoint"] for line in both["summary"]] == names
-        assert [line["volumes"] for line in both["summary"]] == [2, 2]
+        assert [(line["checkpoint"], line["volumes"]) for line in both["summary"]] == [(name, 2) for name in names]
         for path, line in zip(paths, both["summary"], strict=True):
-            assert evaluate(data, tmp_path / "one", "--settings", "dual 0.75", "--checkpoint", path).status == 0
-            (alone,) = read(tmp_path / "one")["summary"]
+            (alone,) = evaluated(data, tmp_path / "one", "--settings", "dual 0.75", "--checkpoint", path)["summary"]
             assert {**alone, "checkpoint": ""} == {**line, "checkpoint": ""}
 
     def test_other_windows_are_not_subtracted(self, data: Path, tmp_path: Path) -> None:
@@ -398,19 +352,17 @@ class TestCheckpoints:
         assert done.status == 0
         assert "no differences" in done.named("warning")[-1]["message"]
         assert read(tmp_path / "out")["differences"] == []
-        assert evaluate(data, tmp_path / "out", *both, "--window", "-160", "240").status == 0
-        assert len(read(tmp_path / "out")["differences"]) == 2
+        assert len(evaluated(data, tmp_path / "out", *both, "--window", "-160", "240")["differences"]) == 2
 
     @pytest.mark.parametrize("preset", sorted(PRESETS))
     def test_every_preset(self, data: Path, tmp_path: Path, preset: str) -> None:
-        """One window or two, with completion or without."""
+        """One window or two, with completion or without; on the training volume."""
         checkpoint = write_preset(tmp_path / "preset.safetensors", preset)
-        chosen = ("dual 0.75", "complete dual 0.75", "auto-encoding")
-        done = evaluate(data, tmp_path / "out", "--no-figures", "--checkpoint", checkpoint, "--settings", *chosen)
-        assert done.status == 0, done.err
-        found = read(tmp_path / "out")
-        for setting, key in zip(chosen, ("psnr_masked_db", "psnr_complete_db", "psnr_autoencoding_db"), strict=True):
-            assert math.isfinite(row_of(found, "v1", setting)[key])
+        options = ("--split", "train", "--checkpoint", checkpoint, "--settings", *EACH_MODE)
+        found = evaluated(data, tmp_path / "out", *options)
+        assert found["data"]["volumes"] == ["v2"]
+        for setting, key in zip(EACH_MODE, ("psnr_masked_db", "psnr_complete_db", "psnr_autoencoding_db"), strict=True):
+            assert math.isfinite(row_of(found, "v2", setting)[key])
 
     def test_the_completion_can_be_left_out(self, data: Path, tmp_path: Path, result: dict[str, Any]) -> None:
         """Then the metrics are those of the same weights without a completion."""
@@ -418,10 +370,8 @@ class TestCheckpoints:
         model, info = load_checkpoint(data / "tiny.safetensors")
         kept = {name: w for name, w in model.state_dict().items() if not name.startswith("completion.")}
         save_checkpoint(without, kept, replace(info, parts=("readout",)))
-        assert evaluate(data, tmp_path / "core", "--settings", "dual 0.75", "--checkpoint", without).status == 0
-        options = ("--settings", "dual 0.75", "--no-completion", "--html")
-        assert evaluate(data, tmp_path / "out", *options).status == 0
-        found, expected = read(tmp_path / "out"), read(tmp_path / "core")
+        expected = evaluated(data, tmp_path / "core", "--settings", "dual 0.75", "--checkpoint", without)
+        found = evaluated(data, tmp_path / "out", "--settings", "dual 0.75", "--no-completion", "--html")
         assert (found["completion"], expected["completion"]) == (False, True)
         own, core = ({**r, "checkpoint": ""} for r in (found["rows"][0], expected["rows"][0]))
         assert own == core
@@ -431,18 +381,31 @@ class TestCheckpoints:
 
     def test_without_a_read_out_there_is_no_auto_encoding(self, data: Path, tmp_path: Path) -> None:
         without = write_checkpoint(tmp_path / "blind.safetensors", parts=("completion",))
-        both = ("--no-figures", "--progress", "json", "--checkpoint", without)
-        done = evaluate(data, tmp_path / "out", *both, data / "tiny.safetensors", "--html")
+        both = ("--settings", "dual 0.5", "auto-encoding", "--checkpoint", without, data / "tiny.safetensors")
+        done = evaluate(data, tmp_path / "out", "--no-figures", "--progress", "json", "--html", *both)
         assert done.status == 0
         assert "blind.safetensors has no read-out" in done.named("warning")[0]["message"]
-        found = read(tmp_path / "out")
-        of = {(row["checkpoint"], row["setting"]) for row in found["rows"]}
-        assert ("tiny.safetensors", "auto-encoding") in of
-        assert ("blind.safetensors", "auto-encoding") not in of
-        assert ("blind.safetensors", "dual 0.5") in of
+        assert list(dict.fromkeys((row["checkpoint"], row["setting"]) for row in read(tmp_path / "out")["rows"])) == [
+            ("blind.safetensors", "dual 0.5"),
+            ("tiny.safetensors", "dual 0.5"),
+            ("tiny.safetensors", "auto-encoding"),
+        ]
         alone = evaluate(data, tmp_path / "none", "--settings", "auto-encoding", "--checkpoint", without)
         assert alone.status == 2
         assert "nothing is left to measure" in alone.err
+
+    def test_training_volumes_are_named(self, data: Path, tmp_path: Path) -> None:
+        model, info = load_checkpoint(data / "tiny.safetensors")
+        entry = read_cache(data / "cache").select("val")[0]
+        stage = {"training": {"data": {"sources_sha256": [entry.source_sha256]}}}
+        seen = replace(info, training={"data": {}, "initialised_from": stage})
+        save_checkpoint(tmp_path / "seen.safetensors", model.state_dict(), seen)
+        options = ("--settings", "dual 0.5", "--checkpoint", tmp_path / "seen.safetensors", "--progress", "bar")
+        result = evaluate(data, tmp_path / "out", "--no-figures", *options)
+        assert result.status == 0
+        assert "was trained on 1 of these volumes" in result.err
+        assert read(tmp_path / "out")["checkpoints"][0]["trained_on"] == [entry.name]
+        assert "TRAINED on 1" in (tmp_path / "out" / "evaluation.md").read_text()
 
     def test_labels(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.chdir(tmp_path)
@@ -477,8 +440,11 @@ class TestMasks:
     }
     SIZES = ((32, 32, 32), (8, 8, 8))
 
+    def masks(self, path: Path) -> dict[str, Plan]:
+        return with_masks(path, self.PLANS, self.SHAPES, *self.SIZES)
+
     def test_they_are_read_as_they_were_written(self, tmp_path: Path) -> None:
-        made = with_masks(tmp_path / "masks", self.PLANS, self.SHAPES, *self.SIZES)
+        made = self.masks(tmp_path / "masks")
         assert made["none"] is self.PLANS["none"]
         other = {name: replace(plan, seed=1) for name, plan in self.PLANS.items()}
         again = with_masks(tmp_path / "masks", other, self.SHAPES, *self.SIZES)
@@ -497,7 +463,7 @@ class TestMasks:
         assert [path.name for path in tmp_path.iterdir()] == ["masks"]
 
     def test_a_part_of_what_a_file_holds_will_do(self, tmp_path: Path) -> None:
-        with_masks(tmp_path / "masks", self.PLANS, self.SHAPES, *self.SIZES)
+        self.masks(tmp_path / "masks")
         part = with_masks(tmp_path / "masks", {"dual": self.PLANS["dual"]}, {"v1": self.SHAPES["v1"]}, *self.SIZES)
         assert part["dual"].masks is not None
         assert list(part["dual"].masks) == ["v1"]
@@ -519,34 +485,32 @@ class TestMasks:
         self, tmp_path: Path, plans: dict[str, Plan], shapes: dict[str, Any], sizes: Any, message: str
     ) -> None:
         path = tmp_path / "masks.npz"
-        with_masks(path, self.PLANS, self.SHAPES, *self.SIZES)
+        self.masks(path)
         with pytest.raises(InputError, match=message):
             with_masks(path, self.PLANS | plans, self.SHAPES | shapes, *sizes)
 
     @pytest.mark.parametrize("wrong", [[[0, 2, 2]], [[2, 0]], [[0, 48]], [[-1, 3]], [[0.5]], [0, 1], [[]]])
     def test_damaged_masks_are_refused(self, tmp_path: Path, wrong: list[Any]) -> None:
         path = tmp_path / "masks.npz"
-        with_masks(path, self.PLANS, self.SHAPES, *self.SIZES)
+        self.masks(path)
         with np.load(path) as file:
             arrays = dict(file)
         np.savez(path, **arrays | {"dual/v1/1": np.array(wrong)})
         with pytest.raises(InputError, match="'dual' do not fit the superpatches of v1"):
-            with_masks(path, self.PLANS, self.SHAPES, *self.SIZES)
+            self.masks(path)
 
     @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04cut short"])
     def test_other_files_are_refused(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "masks").write_bytes(content)
         with pytest.raises(InputError, match="not a file of masks"):
-            with_masks(tmp_path / "masks", self.PLANS, self.SHAPES, *self.SIZES)
+            self.masks(tmp_path / "masks")
         assert (tmp_path / "masks").read_bytes() == content
 
     def test_evaluate_measures_on_them(self, data: Path, tmp_path: Path, result: dict[str, Any]) -> None:
         """Another seed changes nothing, and what was written is what the seed draws."""
         masks = ("--masks", tmp_path / "masks.npz", "--settings", "dual 0.75", "auto-encoding", "--html")
         for name, seed in (("first", 0), ("second", 7)):
-            done = evaluate(data, tmp_path / name, *masks, "--seed", seed)
-            assert done.status == 0, done.err
-            found = read(tmp_path / name)
+            found = evaluated(data, tmp_path / name, *masks, "--seed", seed)
             assert found["rows"] == [row_of(result, r["volume"], r["setting"]) for r in found["rows"]]
             assert found["masks"]["name"] == "masks.npz"
             assert found["settings"][0]["seed"] is None
@@ -568,6 +532,8 @@ class TestEnds:
         assert_refused(evaluate(data, tmp_path / "file" / "in"), "Not a directory")
         assert_refused(evaluate(data, tmp_path / ("x" * 300)), "File name too long")
         assert (tmp_path / "file").read_text() == "mine"
+        (tmp_path / "figures").touch()
+        assert_refused(evaluate(data, tmp_path), "figures is a file", "another output folder")
 
     def test_stopped(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from MAESILLib.runtime.events import Reporter
@@ -605,38 +571,10 @@ class TestEnds:
 
 
 def test_what_prepare_makes_can_be_evaluated(tmp_path: Path, data: Path) -> None:
-    from cli_factory import write_ct
-
     for number in range(2):
         write_ct(tmp_path / "in" / f"p{number}.nrrd", (16, 24, 32), number)
     assert maesil("prepare", tmp_path / "in", "--output", tmp_path / "cache", "--progress", "off").status == 0
     shutil.copy(data / "tiny.safetensors", tmp_path)
-    assert evaluate(tmp_path, tmp_path / "out", "--settings", "dual 0.5").status == 0
+    found = evaluated(tmp_path, tmp_path / "out", "--settings", "dual 0.5")
     (held_out,) = read_cache(tmp_path / "cache").select("val")
-    assert read(tmp_path / "out")["data"]["volumes"] == [held_out.name]
-
-
-class TestHonesty:
-    """What a model was trained on is said beside its figures."""
-
-    def test_training_volumes_are_named(self, data: Path, tmp_path: Path) -> None:
-        import dataclasses
-
-        from MAESILLib.data.cache import read_cache
-        from MAESILLib.mae.checkpoint import load_checkpoint, save_checkpoint
-
-        cache = read_cache(data / "cache")
-        model, info = load_checkpoint(write_checkpoint(tmp_path / "tiny.safetensors"))
-        entry = cache.select("val")[0]
-        stage = {"training": {"data": {"sources_sha256": [entry.source_sha256]}}}
-        seen = dataclasses.replace(info, training={"data": {}, "initialised_from": stage})
-        save_checkpoint(tmp_path / "seen.safetensors", model.state_dict(), seen)
-        arguments = ("--settings", "dual 0.5", "--checkpoint", tmp_path / "seen.safetensors")
-        result = maesil(
-            "evaluate", "--data", data / "cache", "--output", tmp_path / "out", *arguments, "--progress", "bar"
-        )
-        assert result.status == 0
-        assert "was trained on 1 of these volumes" in result.err
-        written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-        assert written["checkpoints"][0]["trained_on"] == [entry.name]
-        assert "TRAINED on 1" in (tmp_path / "out" / "evaluation.md").read_text()
+    assert found["data"]["volumes"] == [held_out.name]
