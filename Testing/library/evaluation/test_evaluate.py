@@ -309,7 +309,7 @@ class TestOptions:
     def test_what_an_earlier_evaluation_drew_goes_with_its_tables(self, data: Path, tmp_path: Path) -> None:
         output = tmp_path / "out"
         assert evaluate(data, output, "--settings", "auto-encoding", "--html").status == 0
-        assert (output / "report.html").exists()
+        assert "data:image/jpeg" in (output / "report.html").read_text()
         (output / "figures" / "mine.png").write_bytes(b"a picture of the user's")
         shutil.copy(data / "tiny.safetensors", tmp_path / "other.safetensors")
         more = ("--checkpoint", tmp_path / "other.safetensors", "--settings", "dual 0.5")
