@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from MAESILLib.training.update import Update
 
 FORMAT, KEY = "maesil-baseline/1", "maesil-baseline"
-HALVINGS = 2
-CELL = 2**HALVINGS
+CELL = 4
 """Voxels along each side of the cube that one position of a code stands for."""
 CODES = 1024
 LEAST_CHOSEN = 0.03
@@ -161,8 +160,8 @@ class VQVAE(Baseline):
             channels=(32, 64),
             num_res_layers=2,
             num_res_channels=(32, 64),
-            downsample_parameters=((2, 4, 1, 1),) * HALVINGS,
-            upsample_parameters=((2, 4, 1, 1, 0),) * HALVINGS,
+            downsample_parameters=((2, 4, 1, 1),) * 2,
+            upsample_parameters=((2, 4, 1, 1, 0),) * 2,
             num_embeddings=CODES,
             embedding_dim=latent_channels(config),
             decay=0.99,

@@ -11,6 +11,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from MAESILLib.evaluation.figures import figure_path
@@ -125,17 +126,13 @@ def distribution(rows: list[dict[str, Any]]) -> Figure | None:
                 dots += [(value, y) for value in values]
                 means += [(statistics.fmean(values), y)] if values else []
             colour, fill = ("0.5", "none") if label == FILL else (f"C{lane}", "full")
-            axes.plot(*_columns(dots), "o", color=colour, fillstyle=fill, alpha=0.65, label=label)
-            axes.plot(*_columns(means), "|", color=colour, markersize=13, markeredgewidth=2)
+            axes.plot(*np.reshape(dots, (-1, 2)).T, "o", color=colour, fillstyle=fill, alpha=0.65, label=label)
+            axes.plot(*np.reshape(means, (-1, 2)).T, "|", color=colour, markersize=13, markeredgewidth=2)
         axes.set_yticks(range(len(settings)), settings)
         axes.set(ylim=(len(settings) - 0.5, -0.5), xlabel="PSNR (dB)")
         axes.grid(axis="x", color="0.9")
         figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
-
-
-def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
 
 
 def _svg(figure: Figure) -> str:
