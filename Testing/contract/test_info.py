@@ -33,8 +33,8 @@ def described(*arguments: object) -> dict[str, Any]:
     return result.events[1]
 
 
-class TestText:
-    """For people."""
+class TestFiles:
+    """As text for people, and as an event for a panel."""
 
     def test_checkpoint(self, checkpoint: Path) -> None:
         result = maesil("info", checkpoint, *QUIET)
@@ -48,6 +48,14 @@ class TestText:
             assert f"{part} 0." in lines["parameters"]
         assert lines["trained on"] == "0 crops of 0 CTs"
         assert lines["encoder against hand-made features"] == "not probed"
+        info = described(checkpoint)
+        assert (info["what"], info["path"], info["name"]) == ("checkpoint", str(checkpoint), "tiny.safetensors")
+        assert info["sha256"] == sha256
+        assert info["model"] == to_dict(tiny_config().model)
+        assert info["preprocessing"] == {"spacing_mm": 1.5, "windows_hu": [[-1000.0, 1000.0], [-160.0, 240.0]]}
+        assert list(info["parts"]) == ["encoder", "decoder", "completion", "readout"]
+        assert info["library_version"] == __version__
+        assert {"mask", "training", "megabytes"} <= set(info)
 
     PROBE: ClassVar = {"points": "points.csv", "window": 64, "auroc": 0.71, "auroc_soft": 0.66, "random_auroc": 0.6}
 
@@ -81,57 +89,23 @@ class TestText:
         assert maesil("info", path, *QUIET).status == 0
 
     def test_volume(self, tmp_path: Path) -> None:
-        path = write_ct(tmp_path / "scan.mha", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7))
+        path = write_ct(tmp_path / "scan.nii", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7))
+        data = bytearray(path.read_bytes())
+        data[252:256] = b"\0\0\0\0"  # qform_code, sform_code
+        path.write_bytes(data)
         result = maesil("info", path, *QUIET)
         assert result.status == 0
         assert "12 x 40 x 48 (D x H x W)" in result.out
         assert "3 x 0.75 x 0.7 mm" in result.out
         # 12 * 3 / 1.5, 40 * .75 / 1.5, 48 * .7 / 1.5 rounded up
         assert "24 x 20 x 23" in result.out
-
-    def test_cache(self, tmp_path: Path, scan: Path) -> None:
-        assert maesil("prepare", scan, "--output", tmp_path / "cache", *QUIET).status == 0
-        result = maesil("info", tmp_path / "cache", *QUIET)
-        assert result.status == 0
-        assert "1 volumes of 1 patients" in result.out
-        assert "scan: 40 x 48 x 44" in result.out
-
-    def test_what_is_none_of_these(self, tmp_path: Path) -> None:
-        (tmp_path / "index.json").write_text("[]")
-        assert_refused(maesil("info", tmp_path, *QUIET), "index.json is not of schema 'maesil-cache/4'")
-        (tmp_path / "notes.safetensors").write_text("hello")
-        assert_refused(maesil("info", tmp_path / "notes.safetensors", *QUIET), "not a readable checkpoint")
-
-
-class TestEvent:
-    """For a panel."""
-
-    def test_it_says_what_it_is(self) -> None:
-        assert parse_event('{"event": "info"}') is None
-        assert parse_event('{"event": "info", "what": "volume"}')
-
-    def test_checkpoint(self, checkpoint: Path) -> None:
-        info = described(checkpoint)
-        assert (info["what"], info["path"], info["name"]) == ("checkpoint", str(checkpoint), "tiny.safetensors")
-        assert info["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        assert info["model"] == to_dict(tiny_config().model)
-        assert info["preprocessing"] == {"spacing_mm": 1.5, "windows_hu": [[-1000.0, 1000.0], [-160.0, 240.0]]}
-        assert list(info["parts"]) == ["encoder", "decoder", "completion", "readout"]
-        assert info["library_version"] == __version__
-        assert {"mask", "training", "megabytes"} <= set(info)
-
-    def test_volume(self, tmp_path: Path) -> None:
-        path = write_ct(tmp_path / "scan.nii", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.5))
-        data = bytearray(path.read_bytes())
-        data[252:256] = b"\0\0\0\0"  # qform_code, sform_code
-        path.write_bytes(data)
         info = described(path)
         assert (info["what"], info["name"], info["voxel_type"]) == ("volume", "scan", "int16")
         assert info["size_dhw"] == [12, 40, 48]
-        assert info["spacing_dhw_mm"] == [3.0, 0.75, 0.5]
+        assert info["spacing_dhw_mm"] == pytest.approx([3.0, 0.75, 0.7])
         assert len(info["origin_lps_mm"]) == 3
         assert len(info["direction_lps"]) == 9
-        assert info["model_grid"] == {"size_dhw": [24, 20, 16], "spacing_mm": 1.5}
+        assert info["model_grid"] == {"size_dhw": [24, 20, 23], "spacing_mm": 1.5}
         low, high = info["hu_range"]
         assert -1024 <= low < -900 < 400 < high
         assert "left and right are a guess" in info["warnings"][0]
@@ -139,12 +113,26 @@ class TestEvent:
     def test_cache(self, tmp_path: Path, scan: Path) -> None:
         (tmp_path / "notes.nii").write_text("no CT")
         assert maesil("prepare", scan, tmp_path / "notes.nii", "--output", tmp_path / "cache", *QUIET).status == 0
+        result = maesil("info", tmp_path / "cache", *QUIET)
+        assert result.status == 0
+        assert "1 volumes of 1 patients" in result.out
+        assert "scan: 40 x 48 x 44" in result.out
         info = described(tmp_path / "cache")
         assert (info["what"], info["spacing_mm"]) == ("cache", 1.5)
         (volume,) = info["volumes"]
         assert (volume["name"], volume["shape_dhw"], volume["split"]) == ("scan", [40, 48, 44], "")
         (refused,) = info["refused"]
         assert refused["source"] == str(tmp_path / "notes.nii")
+
+    def test_what_is_none_of_these(self, tmp_path: Path) -> None:
+        (tmp_path / "index.json").write_text("[]")
+        assert_refused(maesil("info", tmp_path, *QUIET), "index.json is not of schema 'maesil-cache/4'")
+        (tmp_path / "notes.safetensors").write_text("hello")
+        assert_refused(maesil("info", tmp_path / "notes.safetensors", *QUIET), "not a readable checkpoint")
+
+    def test_an_event_says_what_it_is(self) -> None:
+        assert parse_event('{"event": "info"}') is None
+        assert parse_event('{"event": "info", "what": "volume"}')
 
 
 class TestSystem:

@@ -11,16 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from cli_factory import (
-    JSON,
-    QUIET,
-    REPOSITORY,
-    assert_refused,
-    file_size_limit,
-    leftovers,
-    maesil,
-    run_process,
-)
+from cli_factory import JSON, QUIET, REPOSITORY, assert_refused, file_size_limit, leftovers, maesil
 from export_factory import SIZE, TRAINING, raw_hu, rewrite
 from safetensors.torch import save_file
 from training_factory import write_of_first_release
@@ -58,18 +49,13 @@ class TestCommand:
         assert {path.name for path in (tmp_path / "new").iterdir()} == {WEIGHTS, TRAINER}
         assert leftovers(tmp_path) == []
 
-    def test_as_a_process(self, lively: Path, tmp_path: Path) -> None:
-        output = tmp_path / "encoder.safetensors"
-        result = run_process("export", lively, "--format", "torch", "--output", output, *JSON)
-        assert result.status == 0, result.err
-        assert result.named("artifact")[0]["path"] == str(output)
-        assert load_encoder(output).width == 48
-
     def test_existing_files_are_overwritten(self, lively: Path, tmp_path: Path) -> None:
         for path, kind in ((tmp_path / "encoder.safetensors", "torch"), (tmp_path, "nnunet")):
             for name in ("encoder.safetensors", WEIGHTS, TRAINER):
                 (tmp_path / name).write_text("x")
-            export(lively, path, kind)
+            result = maesil("export", lively, "--format", kind, "--output", path, *JSON)
+            assert result.status == 0, result.err
+            assert result.named("artifact")[0]["path"] == str(path)
         assert all((tmp_path / name).stat().st_size > 1000 for name in (WEIGHTS, TRAINER))
 
     @pytest.mark.parametrize("kind", ["torch", "nnunet"])
