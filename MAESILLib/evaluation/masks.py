@@ -89,14 +89,11 @@ def _write(
 
 
 def _check_size(path: Path, what: str, found: np.ndarray | None, size: Shape) -> None:
+    sides, others = ("x".join(map(str, one)) for one in (size, () if found is None else found))
     if found is None:
-        raise InputError(f"{path} holds no masks for {what} {_sides(size)} voxels", REMEDY)
+        raise InputError(f"{path} holds no masks for {what} {sides} voxels", REMEDY)
     if not np.array_equal(found, size):
-        raise InputError(f"{path} holds masks for {what} {_sides(found)}, not {_sides(size)} voxels", REMEDY)
-
-
-def _sides(size: Any) -> str:
-    return "x".join(str(side) for side in size)
+        raise InputError(f"{path} holds masks for {what} {others}, not {sides} voxels", REMEDY)
 
 
 def _fits(mask: np.ndarray | None, grid: Shape, plan: Plan) -> bool:

@@ -106,16 +106,12 @@ def mae_hu(
     return float(np.abs(difference, out=difference).mean(dtype=np.float64) * (high - low))
 
 
-def ssim(
-    reference: np.ndarray, prediction: np.ndarray, where: np.ndarray | None = None, stop: StopRequest = NEVER
-) -> float:
-    """Return the mean of :func:`ssim_map` over the voxels of ``where`` (None: all); ``nan`` if there are none.
+def ssim(reference: np.ndarray, prediction: np.ndarray, where: np.ndarray, stop: StopRequest = NEVER) -> float:
+    """Return the mean of :func:`ssim_map` over the voxels of ``where``; ``nan`` if there are none.
 
     Only the bounding box of ``where`` is computed; the map there is the same as that of the whole volumes.
     """
     _check(reference, prediction, where)
-    if where is None:
-        return float(ssim_map(reference, prediction, stop).mean(dtype=np.float64))
     if not where.any():
         return math.nan
     (found,) = ndimage.find_objects(where.astype(np.uint8))

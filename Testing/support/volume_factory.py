@@ -20,6 +20,12 @@ needs_real_ct = pytest.mark.skipif(not SHARED_CT.is_dir(), reason="the real CT v
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
+def read_chest(folder: Path) -> NDArray[np.int16]:
+    """Return HU of a real chest from the folder of the fixture ``real_ct``."""
+    path = folder / "val" / "lidc__lidc_0314.nii.gz"
+    return sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"))
+
+
 def trunk(size_dhw: tuple[int, int, int] = (12, 40, 48), seed: int = 0) -> NDArray[np.int16]:
     """Return int16 HU of an ellipse of fat and muscle with two lungs and a spine in air, with noise."""
     rng = np.random.default_rng(seed)

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from volume_factory import patch_mask, smooth_volume
+from volume_factory import patch_mask, read_chest, smooth_volume
 
 from MAESILLib.mae.harmonic import harmonic_fill
 from MAESILLib.metrics.fills import fill_mean, fill_nearest
 from MAESILLib.runtime.errors import InputError
 
-CHEST = Path(__file__).resolve().parents[4] / "shared" / "ct" / "val" / "lidc__lidc_0314.nii.gz"
 FILLS = (fill_mean, fill_nearest)
 
 
@@ -65,11 +64,8 @@ def test_nothing_hidden_and_nothing_visible(fill) -> None:
         fill(image, np.zeros((8, 9, 11), bool))
 
 
-@pytest.mark.skipif(not CHEST.exists(), reason="no real CT beside the checkout")
-def test_real_chest_ranks_the_fills() -> None:
-    import SimpleITK as sitk
-
-    image = sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(CHEST)), "LPS"))[20:148, 40:168, 60:188]
+def test_real_chest_ranks_the_fills(real_ct: Path) -> None:
+    image = read_chest(real_ct)[20:148, 40:168, 60:188]
     unit = ((np.clip(image, -1000, 1000) + 1000) / 2000).astype(np.float32)
     hidden = patch_mask(unit.shape, 0.75)
     mean, nearest = (psnr_hidden(unit, fill(unit, hidden), hidden) for fill in FILLS)
