@@ -33,7 +33,7 @@ class TestMasks:
     @pytest.mark.parametrize("coverage", ["single", "complete"])
     @pytest.mark.parametrize("overlap", ["0", "0.25"])
     def test_every_mask(self, tmp_path: Path, checkpoint: Path, strategy: str, coverage: str, overlap: str) -> None:
-        hu = trunk((24, 40, 44))
+        hu = trunk((16, 40, 44))
         write_image(tmp_path / "scan.nrrd", hu, geometry(hu.shape))
         options = ("--mask", strategy, "--coverage", coverage, "--overlap", overlap)
         metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, *options)
@@ -101,7 +101,7 @@ class TestNoLeak:
 
     @pytest.mark.parametrize("strategy", HIDING_NAMES)
     def test_hidden_voxels_through_files(self, tmp_path: Path, checkpoint: Path, strategy: str) -> None:
-        hu = trunk((24, 41, 50), 1)
+        hu = trunk((16, 41, 50), 1)
         path = tmp_path / "scan.nrrd"
         write_image(path, hu, geometry(hu.shape))
         run(path, tmp_path / "first", checkpoint, "--mask", strategy)
