@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 from MAESILLib.config import COVERAGE_NAMES, STRATEGY_NAMES
@@ -11,6 +12,7 @@ from MAESILLib.runtime.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from MAESILLib.ct.scan import Given
     from MAESILLib.data.cache import Cache
     from MAESILLib.reconstruct.plan import Plan
     from MAESILLib.runtime.events import Reporter
@@ -86,3 +88,39 @@ def plan_from(args: argparse.Namespace) -> Plan:
     from MAESILLib.reconstruct.plan import Plan
 
     return Plan(MaskSpec(args.mask, args.plane_ratio, args.axis_ratio), args.coverage, args.overlap, args.seed)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser, *spacing: str) -> None:
+    """Add what a user states of an input that does not state it itself.
+
+    Args:
+        spacing: names of the option for the voxel size.
+    """
+    parser.add_argument(
+        *spacing,
+        dest="input_spacing",
+        nargs=3,
+        type=float,
+        metavar=("I", "J", "K"),
+        help="voxel size in mm of a file that states none",
+    )
+    parser.add_argument(
+        "--hu-offset", type=float, default=0.0, metavar="HU", help="added to every voxel, as -1024 to raw CT numbers"
+    )
+    parser.add_argument(
+        "--fill-gaps", action="store_true", help="interpolate DICOM slices that are missing; else they are refused"
+    )
+
+
+def given_from(args: argparse.Namespace) -> Given:
+    """Return what :func:`add_reading_arguments` was given.
+
+    Raises:
+        InputError: a voxel size that is not positive.
+    """
+    from MAESILLib.ct.scan import Given
+
+    spacing = args.input_spacing
+    if spacing is not None and not all(math.isfinite(s) and s > 0 for s in spacing):
+        raise InputError(f"a voxel size of {' x '.join(f'{s:g}' for s in spacing)} mm", "give three positive numbers")
+    return Given(None if spacing is None else tuple(spacing), args.hu_offset, args.fill_gaps)

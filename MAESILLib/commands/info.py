@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from MAESILLib.commands.common import add_reading_arguments, given_from
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
@@ -20,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", action="store_true", help="instead of a file: versions, devices and their memory")
     parser.add_argument("--verify", action="store_true", help="of a cache: read all volumes and name the damaged ones")
+    parser.add_argument("--series", metavar="UID", help="the DICOM series to take where there are several")
+    add_reading_arguments(parser, "--spacing", "--input-spacing")
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
@@ -28,14 +31,14 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         raise InputError("info describes one thing", "give a FILE, or --system without one")
     if args.verify:
         _verify(Path(args.file or ""), reporter, stop)
-    what, details, text = _system() if args.system else _file(Path(args.file))
+    what, details, text = _system() if args.system else _file(Path(args.file), args)
     reporter.info(what, **details)
     # the result is what was asked for, so people get it in every mode
     if args.progress != "json":
         print(text)
 
 
-def _file(path: Path) -> tuple[str, dict[str, Any], str]:
+def _file(path: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any], str]:
     """Return what it is, its description in plain JSON values, and as text for people."""
     from MAESILLib.data.cache import is_cache
     from MAESILLib.export.description import FORMAT, describe
@@ -48,7 +51,7 @@ def _file(path: Path) -> tuple[str, dict[str, Any], str]:
         return _checkpoint(path)
     if is_cache(path):
         return _cache(path)
-    return _volume(path)
+    return _volume(path, args)
 
 
 def _verify(path: Path, reporter: Reporter, stop: StopRequest) -> None:
@@ -153,12 +156,12 @@ def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
     return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(grouped(cache.refused)), *rows]))
 
 
-def _volume(path: Path) -> tuple[str, dict[str, Any], str]:
+def _volume(path: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.config import Preprocessing
     from MAESILLib.ct.reading import read_volume
     from MAESILLib.ct.volume import model_grid
 
-    volume = read_volume(path)
+    volume = read_volume(path, series=args.series, given=given_from(args))
     spacing_mm = Preprocessing().spacing_mm
     geometry, grid = volume.geometry, model_grid(volume.geometry, spacing_mm)
     low, high = float(volume.hu.min()), float(volume.hu.max())

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from MAESILLib.commands.common import add_reading_arguments, given_from
 from MAESILLib.data.layouts import LAYOUTS, find_cases, find_layout, overlaps
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--verify", action="store_true", help="read what is there already, and repair what is damaged")
     parser.add_argument("--spacing", type=float, default=1.5, metavar="MM", help="isotropic voxel size in mm")
+    add_reading_arguments(parser, "--input-spacing")
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
@@ -66,6 +68,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         workers=available_cores() if args.workers is None else args.workers,
         shard=shard,
         verify=args.verify,
+        given=given_from(args),
         reporter=reporter,
         stop=stop,
     )

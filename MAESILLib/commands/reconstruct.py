@@ -8,7 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.commands.common import add_completion_argument, add_mask_arguments, plan_from, set_up_device
+from MAESILLib.commands.common import (
+    add_completion_argument,
+    add_mask_arguments,
+    add_reading_arguments,
+    given_from,
+    plan_from,
+    set_up_device,
+)
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 
@@ -21,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--checkpoint", metavar="C", help="a .safetensors checkpoint; the embedded one if not given")
     parser.add_argument("--series", metavar="UID", help="the DICOM series to take where there are several")
+    add_reading_arguments(parser, "--spacing", "--input-spacing")
     parser.add_argument("--name", help="of the volume: part of the masks' seed; the file's if not given")
     add_mask_arguments(parser)
     add_completion_argument(parser)
@@ -51,7 +59,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     checkpoint = Path(args.checkpoint) if args.checkpoint else embedded_checkpoint()
     begin = time.monotonic()
     reporter.progress("read", 0.0)
-    volume = read_volume(args.input, series=args.series)
+    volume = read_volume(args.input, series=args.series, given=given_from(args))
     if args.name:
         volume = dataclasses.replace(volume, name=args.name)
     reporter.progress("read", 1.0)

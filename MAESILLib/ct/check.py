@@ -8,14 +8,12 @@ circle (-2000, -3024 and the like) and take no part in the decision.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from MAESILLib.ct.volume import CTVolume
+from MAESILLib.ct.scan import NOT_CT
 from MAESILLib.runtime.errors import InputError
 
 MIN_VOXELS = 8
@@ -30,80 +28,6 @@ FAT_HU = (-200, -20)
 TISSUE_HU = (-200, 300)
 MAX_SAMPLE = 1_000_000
 LARGEST_VALUE = 100_000
-NO_MR_HINT = "give a CT in Hounsfield units; MR, PET and rescaled images are not supported"
-
-
-@dataclass(frozen=True)
-class ImageHeader:
-    """What an image says about itself before its voxels are read.
-
-    Attributes:
-        size: voxels along i, j, k (and further axes).
-        spacing: mm, in the same order.
-        direction: row-major direction matrix.
-        components: values a voxel.
-        pixel_id: SimpleITK's pixel type.
-    """
-
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    direction: tuple[float, ...]
-    components: int
-    pixel_id: int
-
-    @classmethod
-    def of_image(cls, image: Any) -> ImageHeader:
-        """Return the header of a SimpleITK image."""
-        components = image.GetNumberOfComponentsPerPixel()
-        return cls(image.GetSize(), image.GetSpacing(), image.GetDirection(), components, image.GetPixelIDValue())
-
-    @classmethod
-    def of_reader(cls, reader: Any) -> ImageHeader:
-        """Return the header an ImageFileReader has read with ReadImageInformation."""
-        components = reader.GetNumberOfComponents()
-        return cls(reader.GetSize(), reader.GetSpacing(), reader.GetDirection(), components, reader.GetPixelIDValue())
-
-
-def check_ct(image: CTVolume | sitk.Image) -> tuple[str, ...]:
-    """Refuse what is not a CT volume in Hounsfield units.
-
-    Args:
-        image: a volume, or a SimpleITK image.
-
-    Returns:
-        warnings, one line each; empty for an ordinary CT.
-
-    Raises:
-        InputError: it is not such a volume; says why.
-    """
-    if isinstance(image, CTVolume):
-        where = image.path or image.name
-        geometry = image.geometry
-        check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, where)
-        return check_values(image.hu, where)
-    check_header(ImageHeader.of_image(image), "the image")
-    return check_values(sitk.GetArrayViewFromImage(image), "the image")
-
-
-def check_header(header: ImageHeader, where: str) -> None:
-    """Refuse an image that is not a 3D scalar volume with a believable grid.
-
-    Raises:
-        InputError: says what ``where`` has instead.
-    """
-    size = "x".join(str(n) for n in header.size)
-    if len(header.size) != 3:
-        raise InputError(
-            f"{where} is {len(header.size)}D ({size}), not one 3D volume", "extract one volume (one phase or time)"
-        )
-    if "complex" in sitk.GetPixelIDValueAsString(header.pixel_id):
-        raise InputError(f"{where} has complex voxels", NO_MR_HINT)
-    if header.components != 1:
-        raise InputError(
-            f"{where} has {header.components} values a voxel (a colour picture or a vector field)",
-            "give a scalar CT volume in Hounsfield units",
-        )
-    check_grid(header.size, header.spacing, header.direction, where)
 
 
 def check_grid(
@@ -185,11 +109,20 @@ def _check_range(low: float, high: float, where: str) -> None:
             f"{span}: an 8-bit picture (windowed export), not Hounsfield units", "export the original CT values"
         )
     if high - low < 100:
-        raise InputError(f"{span}: too narrow a range for Hounsfield units (normalised?)", NO_MR_HINT)
-    if high > LARGEST_VALUE:
-        raise InputError(f"{span}: too large for Hounsfield units", NO_MR_HINT)
+        raise InputError(f"{span}: too narrow a range for Hounsfield units (normalised?)", NOT_CT)
+    check_largest(low, high, where)
     if high < AIR_BELOW_HU:
         raise InputError(f"{span}: nothing but air in Hounsfield units", "give a scan that shows a body")
+
+
+def check_largest(low: float, high: float, where: str) -> None:
+    """Refuse a range that ends above what CT scales have.
+
+    Raises:
+        InputError: says so.
+    """
+    if high > LARGEST_VALUE:
+        raise InputError(f"{where} has values from {low:g} to {high:g}: too large for Hounsfield units", NOT_CT)
 
 
 def _check_hounsfield(sample: NDArray[Any], low: float, high: float, where: str) -> tuple[str, ...]:
@@ -197,23 +130,23 @@ def _check_hounsfield(sample: NDArray[Any], low: float, high: float, where: str)
     inside = sample[sample >= PADDING_BELOW_HU]
     if inside.size == 0:
         raise InputError(f"{where} has padding (below {PADDING_BELOW_HU} HU) only", "give a scan that shows a body")
+    if (soft_tissue := _shifted_soft_tissue(inside)) is not None:
+        raise InputError(
+            f"{where} has values from {low:g} to {high:g} with soft tissue near {soft_tissue}: CT numbers stored with "
+            "an offset of about +1024, not Hounsfield units",
+            "if so, give the scan's RescaleIntercept: --hu-offset -1024",
+        )
     tissue = _share(inside, *TISSUE_HU)
     if _share(inside, PADDING_BELOW_HU, AIR_BELOW_HU) >= 5e-4:
         if tissue < 0.01:
             return (f"{100 * tissue:.1f} % of the voxels have values of soft tissue (-200 to 300 HU): is it a body?",)
         return ()
-    if (soft_tissue := _shifted_soft_tissue(inside)) is not None:
-        raise InputError(
-            f"{where} has values from {low:g} to {high:g} with soft tissue near {soft_tissue}: CT numbers stored with "
-            "an offset of about +1024, not Hounsfield units",
-            "add the scan's RescaleIntercept (usually -1024) to every voxel and save the volume again",
-        )
     if tissue >= 0.5 and _share(inside, *FAT_HU) >= 0.005:
         return ("no air in the volume: taken as a crop from inside the body, in Hounsfield units",)
     raise InputError(
         f"{where} has values from {low:g} to {high:g} with no air (nothing below {AIR_BELOW_HU} HU) and no range of "
         "soft tissue: MR or another modality, not CT in Hounsfield units",
-        NO_MR_HINT,
+        NOT_CT,
     )
 
 
@@ -221,11 +154,14 @@ def _shifted_soft_tissue(inside: NDArray[Any]) -> int | None:
     """Return the median of soft tissue if the values are those of a CT shifted by about 1000, else None.
 
     In such a volume half of what is denser than lung (300) or more lies between shifted fat and shifted organs with
-    contrast medium (-150 to 250 HU, shifted by 1000 to 1024), which no other modality does by chance.
+    contrast medium (-150 to 250 HU, shifted by 1000 to 1024), which no other modality does by chance. Air is near 0, so
+    little lies below ``AIR_BELOW_HU`` but what was filled in (the minimum); in 55 CTs it was twice as much or more.
     """
-    not_air = inside[inside > 300]
+    imaged = inside[inside > inside.min()]
+    not_air = imaged[imaged > 300]
     soft = not_air[(not_air >= 850) & (not_air < 1275)]
-    if not_air.size < 0.01 * inside.size or soft.size < 0.5 * not_air.size:
+    air = np.count_nonzero(imaged < AIR_BELOW_HU)
+    if not_air.size < 0.01 * inside.size or soft.size < 0.5 * not_air.size or air > 0.5 * not_air.size:
         return None
     return round(float(np.median(soft)))
 

@@ -1,77 +1,44 @@
-"""Find the CT series in a DICOM folder and choose one.
+"""DICOM series, read by pydicom: which CT series a folder holds, and the one that is meant.
 
-Headers are read with GDCM through SimpleITK. Localisers (scouts), pictures without a position in the patient and other
-modalities are set aside; what is set aside is named only when no CT series is left.
+Other modalities, localisers (scouts), objects without pixels and CT pictures that are no slices are set aside, and
+named only when no CT series is left. A damaged file costs the series it belongs to, not the others.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 import os
 import re
-import struct
+import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
+import numpy as np
 
+from MAESILLib.ct.dicom_slice import DICOM_SUFFIXES, Slice, slices_of
+from MAESILLib.ct.dicom_stack import Arranged, arrange, read_voxels
+from MAESILLib.ct.scan import Scan
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import check_name
 
-CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
-DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
-
-MODALITY = "0008|0060"
-IMAGE_TYPE = "0008|0008"
-SERIES_DESCRIPTION = "0008|103e"
-SLICE_THICKNESS = "0018|0050"
-SERIES_UID = "0020|000e"
-SERIES_NUMBER = "0020|0011"
-POSITION = "0020|0032"
-ORIENTATION = "0020|0037"
-SAMPLES_PER_PIXEL = "0028|0002"
-PIXEL_SPACING = "0028|0030"
-RESCALE_INTERCEPT = "0028|1052"
-RESCALE_SLOPE = "0028|1053"
-
-
-@dataclass(frozen=True)
-class SliceHeader:
-    """The header of one CT slice.
-
-    Attributes:
-        path: its file.
-        series_uid: SeriesInstanceUID.
-        series_number: SeriesNumber, "" when absent.
-        description: SeriesDescription, "" when absent.
-        size: (columns, rows).
-        pixel_spacing: mm between rows, then between columns, as DICOM orders them; empty when absent.
-        orientation: unit vectors in LPS along a row (i) and along a column (j): 6 numbers.
-        position: LPS position in mm of the first voxel.
-        thickness: SliceThickness in mm, None when absent.
-        rescale: (slope, intercept); (1, 0) when absent.
-    """
-
-    path: Path
-    series_uid: str
-    series_number: str
-    description: str
-    size: tuple[int, int]
-    pixel_spacing: tuple[float, ...]
-    orientation: tuple[float, ...]
-    position: tuple[float, ...]
-    thickness: float | None
-    rescale: tuple[float, float]
+LARGEST = "largest"
+"""In place of a series' name: the complete one with most slices."""
+OWN_VOLUME = 8
+"""Slices from which an acquisition of a series is a volume of its own."""
+FEW_ACQUISITIONS = 3
+"""Up to which acquisitions one above the other are volumes of their own; more are steps of one scan."""
+NAMED = 3
+"""How many files a message names before it counts the rest."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The slices of one CT series, in no particular order, and a name for it."""
+    """The slices of one CT series, or of one of its acquisitions, in no particular order."""
 
-    slices: tuple[SliceHeader, ...]
+    slices: tuple[Slice, ...]
+    acquisition: str = ""
 
     @property
     def uid(self) -> str:
@@ -80,8 +47,8 @@ class Series:
 
     @property
     def number(self) -> str:
-        """SeriesNumber, "" when absent."""
-        return self.slices[0].series_number
+        """SeriesNumber, with ".ACQUISITION" where the series has several; "" when absent."""
+        return self.slices[0].series_number + (f".{self.acquisition}" if self.acquisition else "")
 
     @property
     def label(self) -> str:
@@ -97,170 +64,170 @@ class Series:
         return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("_.") or "series"
 
 
-def has_dicom_magic(path: Path) -> bool:
-    """Tell whether the file has the DICOM preamble."""
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: CT series, other objects and how often, and files of a CT that cannot be used, and why."""
+
+    series: tuple[Series, ...]
+    others: Counter[str]
+    unusable: dict[Path, InputError]
+
+
+def looks_like_dicom(path: Path) -> bool:
+    """Tell whether a file is named like DICOM or has its preamble."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
-def find_series(path: Path, wanted: str | None = None) -> tuple[Series, tuple[str, ...]]:
-    """Choose a CT series in a folder and its subfolders, or the one a single file belongs to.
+def find_series(path: Path) -> Found:
+    """Find the CT series in a folder and its subfolders, or the one that a file belongs to."""
+    if path.is_dir():
+        return _found(_files(path))
+    own = _found([path])
+    if not own.series:
+        return own
+    beside = _found(sorted(file for file in path.parent.iterdir() if file.is_file()))
+    return replace(beside, series=tuple(s for s in beside.series if path in {one.path for one in s.slices}))
+
+
+def read_dicom(path: Path, wanted: str | None, fill_gaps: bool, header_alone: bool) -> Scan:
+    """Read a CT series.
 
     Args:
         path: folder, or one DICOM file.
-        wanted: SeriesInstanceUID, a unique beginning or end of it, or SeriesNumber; None for the series with most
-            slices (the larger slices, then the smaller UID, when equal).
-
-    Returns:
-        the series, and a warning when others could have been meant.
+        wanted: SeriesInstanceUID, a unique beginning or end of it, SeriesNumber or ``LARGEST``; None for the only
+            series that is complete.
+        fill_gaps: interpolate slices that are missing.
+        header_alone: leave the voxels unread; they are zeros.
 
     Raises:
-        InputError: there is no CT series, or ``wanted`` fits none or several.
+        InputError: there is no CT series, ``wanted`` fits none or several, or the series cannot be stacked.
     """
-    if path.is_dir():
-        files = sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-        found = _ct_series(files, path)
-    else:
-        found = _series_of_file(path)
-    if wanted is not None:
-        return _select(found, wanted, path), ()
-    found.sort(key=lambda s: (-len(s.slices), -math.prod(s.slices[0].size), s.uid))
-    chosen, *others = found
-    if not others:
-        return chosen, ()
-    return chosen, (
-        f"{len(found)} CT series in {path}: took {chosen.label}; not taken: {_labels(others)}; "
-        "name another by its UID or number",
-    )
+    found = find_series(path)
+    if not found.series:
+        _refuse_none(found, path)
+    series, arranged, told = _choose(found, wanted, path, fill_gaps)
+    if wanted is None or len(found.series) == 1:
+        told += _unusable_text(found.unusable)
+    voxels = np.broadcast_to(np.int16(0), arranged.size_dhw) if header_alone else read_voxels(arranged)
+    where = f"{series.label} in {path}"
+    return Scan(voxels, arranged.affine, where, warnings=told + arranged.warnings, name=series.name)
 
 
-def _series_of_file(path: Path) -> list[Series]:
-    """Return the one series that ``path`` belongs to, from the files beside it."""
-    own = _ct_series([path], path)[0].uid
-    beside = sorted(file for file in path.parent.iterdir() if file.is_file())
-    return [series for series in _ct_series(beside, path.parent) if series.uid == own]
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder in order; links to folders are followed, each folder is entered once."""
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root) / name for name in sorted(names))
 
 
-def _select(found: list[Series], wanted: str, path: Path) -> Series:
+def _found(paths: Any) -> Found:
+    slices: dict[str, list[Slice]] = {}
+    others: Counter[str] = Counter()
+    unusable: dict[Path, InputError] = {}
+    read: set[str] = set()
+    for path in paths:
+        # resource forks and other hidden files; pipes and dead links; a file that several links lead to
+        if path.name.startswith(".") or not path.is_file() or (real := os.path.realpath(path)) in read:
+            continue
+        read.add(real)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = slices_of(path)
+        except InputError as error:
+            unusable[path] = error
+            continue
+        if isinstance(found, str):
+            others.update([found] if found else [])
+        else:
+            slices.setdefault(found[0].series_uid or str(path.parent), []).extend(found)
+    return Found(tuple(part for group in slices.values() for part in _acquisitions(group)), others, unusable)
+
+
+def _acquisitions(slices: list[Slice]) -> list[Series]:
+    """Part a series by acquisition where these are volumes of their own: they overlap, or are few and large."""
+    groups: dict[str, list[Slice]] = {}
+    for one in slices:
+        groups.setdefault(one.acquisition, []).append(one)
+    if len(groups) > 1:
+        spans = sorted((min(h), max(h)) for h in ([s.height for s in group] for group in groups.values()))
+        apart = all(above[0] > below[1] for below, above in itertools.pairwise(spans))
+        large = len(groups) <= FEW_ACQUISITIONS and min(map(len, groups.values())) >= OWN_VOLUME
+        if large or not apart:
+            return [Series(tuple(group), name or "0") for name, group in groups.items()]
+    return [Series(tuple(slices))]
+
+
+def _choose(found: Found, wanted: str | None, path: Path, fill_gaps: bool) -> tuple[Series, Arranged, tuple[str, ...]]:
+    """Return the series that is meant, its slices in order, and what a user should know of the choice."""
+    if wanted not in (None, LARGEST) or len(found.series) == 1:
+        series = found.series[0] if wanted in (None, LARGEST) else _select(found.series, str(wanted), path)
+        try:
+            return series, arrange(series.label, series.slices, fill_gaps), ()
+        except InputError as error:
+            if note := _unusable_text(found.unusable):
+                error.message += f"; {note[0]}"
+            raise
+    complete, not_taken = [], []
+    for series in sorted(found.series, key=lambda s: (-len(s.slices), s.uid)):
+        try:
+            complete.append((series, arrange(series.label, series.slices, fill_gaps)))
+        except InputError as error:
+            not_taken.append(error.message)
+    if len(complete) == 1 or (complete and wanted == LARGEST):
+        (chosen, arranged), *others = complete
+        not_taken += [series.label for series, _ in others]
+        told = f"of {len(found.series)} CT series took {chosen.label}; not taken: {'; '.join(not_taken)}"
+        return chosen, arranged, (told,)
+    listed = "; ".join(_line(series) for series in found.series)
+    what = f"{len(found.series)} CT series in {path}" + ("" if complete else ", none complete")
+    raise InputError(f"{what}: {listed}", f"name one with --series, by its number or UID, or take the {LARGEST}")
+
+
+def _select(found: tuple[Series, ...], wanted: str, path: Path) -> Series:
     wanted = wanted.strip()
     exact = [s for s in found if s.uid == wanted] or [s for s in found if s.number and s.number == wanted]
     fitting = exact or [s for s in found if wanted and (s.uid.startswith(wanted) or s.uid.endswith(wanted))]
     if len(fitting) == 1:
         return fitting[0]
-    listed = _labels(fitting or found, whole_uid=True)
+    listed = "; ".join(_line(s) for s in fitting or found)
     if fitting:
         raise InputError(f"series {wanted} fits {len(fitting)} CT series in {path}: {listed}", "give more of the UID")
     raise InputError(f"no CT series {wanted!r} in {path}", f"there is: {listed}")
 
 
-def _labels(series: list[Series], *, whole_uid: bool = False) -> str:
-    return ", ".join(f"{s.label} = {s.uid}" if whole_uid else s.label for s in series)
+def _line(series: Series) -> str:
+    """Describe a series so that it can be told from the others: slices, spacing, kernel, UID."""
+    first = series.slices[0]
+    heights = np.unique(np.round([s.height for s in series.slices], 3))
+    step = f", {np.median(np.diff(heights)):.3g} mm apart" if len(heights) > 1 else ""
+    kernel = f", kernel {first.kernel}" if first.kernel else ""
+    return f"{series.label}{step}{kernel} = {series.uid}"
 
 
-def _ct_series(paths: list[Path], where: Path) -> list[Series]:
-    """Read the headers of ``paths`` and group the CT slices by series.
-
-    Raises:
-        InputError: a CT slice is damaged or multi-frame, or there is no CT slice.
-    """
-    slices: dict[str, list[SliceHeader]] = {}
-    set_aside: Counter[str] = Counter()
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    for path in paths:
-        if (header := _read_header(reader, path, set_aside)) is not None:
-            slices.setdefault(header.series_uid, []).append(header)
-    if not slices:
-        others = ", ".join(f"{count} {kind}" for kind, count in sorted(set_aside.items()))
-        raise InputError(
-            f"no DICOM CT series in {where}" + (f" (only {others})" if others else ""),
-            "give the folder that holds the CT slices, or a NIfTI, NRRD or MetaImage file",
-        )
-    return [Series(tuple(headers)) for headers in slices.values()]
-
-
-def _read_header(reader: Any, path: Path, set_aside: Counter[str]) -> SliceHeader | None:
-    """Return the header of a CT slice; None, counted in ``set_aside``, for anything else."""
-    if path.name.startswith(".") or not path.is_file():  # resource forks and other hidden files; pipes, dead links
-        return None
-    with open(path, "rb") as file:
-        start = file.read(1024)
-    magic = start[128:132] == b"DICM"
-    if not magic and path.suffix.lower() not in DICOM_SUFFIXES:
-        return None
-    sop_class = _sop_class(start) if magic else ""
-    if sop_class == ENHANCED_CT_STORAGE:
-        raise InputError(
-            f"{path} is an enhanced (multi-frame) CT, which is not supported", "convert it to NIfTI or single slices"
-        )
-    check_name(path)
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        # Reports, plans and segmentations are no images; a CT slice that is none is damaged.
-        if sop_class == CT_IMAGE_STORAGE or not magic:
-            raise InputError(f"{path} is damaged or cut short: not a readable DICOM slice", "copy it again") from None
-        set_aside["DICOM objects without an image"] += 1
-        return None
-    header = _slice_header(reader, path)
-    if (kind := _why_not_a_ct_slice(reader, header)) is not None:
-        set_aside[kind] += 1
-        return None
-    return header
-
-
-def _sop_class(start: bytes) -> str:
-    """Return MediaStorageSOPClassUID (0002,0002) from the first bytes of a DICOM file, "" when it is not there."""
-    at = start.find(b"\x02\x00\x02\x00UI", 132)
-    if at < 0:
-        return ""
-    (length,) = struct.unpack_from("<H", start, at + 6)
-    return start[at + 8 : at + 8 + length].decode("ascii", "replace").strip("\0 ")
-
-
-def _why_not_a_ct_slice(reader: Any, header: SliceHeader) -> str | None:
-    """Name the kind of image this is if it is not a slice of a CT volume."""
-    modality = _text(reader, MODALITY)
-    if modality != "CT":
-        return f"{modality or 'unknown modality'} images"
-    if "LOCALIZER" in _text(reader, IMAGE_TYPE).upper():
-        return "CT localisers"
-    if _text(reader, SAMPLES_PER_PIXEL) not in ("", "1"):
-        return "CT colour pictures"
-    if len(header.position) != 3 or len(header.orientation) != 6:
-        return "CT pictures without a position in the patient"
-    return None
-
-
-def _slice_header(reader: Any, path: Path) -> SliceHeader:
-    columns, rows = reader.GetSize()[:2]
-    thickness = _numbers(reader, SLICE_THICKNESS)
-    slope, intercept = _numbers(reader, RESCALE_SLOPE), _numbers(reader, RESCALE_INTERCEPT)
-    return SliceHeader(
-        path=path,
-        series_uid=_text(reader, SERIES_UID),
-        series_number=_text(reader, SERIES_NUMBER),
-        description=_text(reader, SERIES_DESCRIPTION),
-        size=(int(columns), int(rows)),
-        pixel_spacing=_numbers(reader, PIXEL_SPACING),
-        orientation=_numbers(reader, ORIENTATION),
-        position=_numbers(reader, POSITION),
-        thickness=thickness[0] if thickness else None,
-        rescale=(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0),
+def _refuse_none(found: Found, path: Path) -> None:
+    if found.unusable:
+        first = next(iter(found.unusable.values()))
+        more = f"; {len(found.unusable) - 1} more files likewise" if len(found.unusable) > 1 else ""
+        raise InputError(f"{first.message}{more}", first.hint)
+    others = ", ".join(f"{count} {kind}" for kind, count in sorted(found.others.items()))
+    raise InputError(
+        f"no DICOM CT series in {path}" + (f" (only {others})" if others else ""),
+        "give the folder that holds the CT slices, or a NIfTI, NRRD or MetaImage file",
     )
 
 
-def _text(reader: Any, key: str) -> str:
-    if not reader.HasMetaDataKey(key):
-        return ""
-    # Descriptions come in many encodings; only ASCII is safe on every terminal.
-    return str(reader.GetMetaData(key)).encode("ascii", "replace").decode("ascii").strip("\0 ")
-
-
-def _numbers(reader: Any, key: str) -> tuple[float, ...]:
-    """Return the numbers of a tag; () when it is absent or not numeric."""
-    try:
-        return tuple(float(part) for part in _text(reader, key).split("\\") if part.strip())
-    except ValueError:
+def _unusable_text(unusable: dict[Path, InputError]) -> tuple[str, ...]:
+    if not unusable:
         return ()
+    names = ", ".join(path.name for path in list(unusable)[:NAMED])
+    more = f" and {len(unusable) - NAMED} more" if len(unusable) > NAMED else ""
+    return (f"files left out: {names}{more} ({next(iter(unusable.values())).message})",)

@@ -1,203 +1,232 @@
 """Stack the slices of one DICOM series into a volume, or refuse by name what does not stack.
 
-Slices are ordered by their position along the slice normal, never by file name or InstanceNumber. Sheared stacks
-(gantry tilt) are refused: their voxels do not lie on a rectangular grid, and reading them as one bends the anatomy.
+Slices are ordered by their position along the slice normal, never by file name or InstanceNumber. A stack that is not
+along that normal (gantry tilt) keeps the sheared grid that its slices lie on.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from MAESILLib.ct.dicom import Series, SliceHeader
-from MAESILLib.ct.geometry import Geometry
-from MAESILLib.ct.itk import one_line_reason
+from MAESILLib.ct.dicom_slice import WRAPPED_FROM, Slice, read_pixels
+from MAESILLib.ct.regrid import even_slices
 from MAESILLib.runtime.errors import InputError
 
 SAME_POSITION_MM = 0.01
 STEP_TOLERANCE = 0.1
 """Largest deviation of a slice distance from the median, relative: scanners round positions to 0.01 to 0.1 mm."""
 MISSING_STEP = 1.5
-"""A distance over this many medians is a gap of missing slices."""
+"""A distance over this many medians is a gap of missing slices, or of slices that were made further apart."""
+BESIDE_PIXELS = 0.5
+"""How far a slice may lie beside the line through the first and the last one, in pixels."""
+IN_A_ROW = 3
+"""Gaps that follow one another from which they are a part of the body that was scanned with slices further apart."""
 NAMED = 3
 """How many files or gaps a message names before it counts the rest."""
 
 
 @dataclass(frozen=True)
-class Stack:
-    """The voxels of a series in HU (as DICOM's rescale gives them) and their grid.
+class Arranged:
+    """The slices of a series from bottom to top, and the grid of their volume.
 
     Attributes:
-        voxels: (D, H, W), a read-only view or an array.
-        geometry: their grid.
+        slices: in order; doubles are left out.
+        heights: along their normal in mm, (D,).
+        step: distance in mm of the slices of the volume.
+        affine: of the volume, (4, 4), from (i, j, k, 1) to LPS in mm.
+        size_dhw: voxels of the volume.
         warnings: one line each.
     """
 
-    voxels: NDArray[Any]
-    geometry: Geometry
+    slices: tuple[Slice, ...]
+    heights: NDArray[np.float64]
+    step: float
+    affine: NDArray[np.float64]
+    size_dhw: tuple[int, int, int]
     warnings: tuple[str, ...]
 
 
-def read_stack(series: Series) -> Stack:
-    """Order, check and read the slices of a series.
+def arrange(label: str, slices: Iterable[Slice], fill_gaps: bool) -> Arranged:
+    """Order and check the slices of a series.
+
+    Args:
+        label: what messages call it.
+        fill_gaps: interpolate slices that are missing, in place of a refusal.
 
     Raises:
-        InputError: slices differ, coincide, are missing, are shifted against each other or unreadable; names them.
+        InputError: slices differ, coincide, are missing or are shifted against each other; names them.
     """
-    _refuse_mixed(series)
-    slices, heights = _ordered(series)
-    _refuse_doubles(series, slices, heights)
-    _refuse_gaps(series, slices, heights)
-    _refuse_tilt(series, slices, heights)
-    geometry = _geometry(slices, heights)
-    return Stack(_read_voxels(slices), geometry, _thin_slice_warning(slices, geometry))
+    slices = list(slices)
+    _refuse_mixed(label, slices)
+    ordered = sorted(slices, key=lambda s: (s.height, s.path, s.frame or 0))
+    if len(ordered) < 2:
+        raise InputError(f"{label} has one slice only", "give the folder with the whole series")
+    ordered = _without_doubles(label, ordered)
+    heights = np.array([s.height for s in ordered])
+    step, warnings = _step(label, ordered, heights, fill_gaps)
+    affine, size = _grid(label, ordered, heights, step)
+    return Arranged(tuple(ordered), heights, step, affine, size, warnings + _thin_slice_warning(ordered, step))
 
 
-def _axes(header: SliceHeader) -> NDArray[np.float64]:
-    """Return i, j and k axes as rows: DICOM's rounded cosines made exactly perpendicular (Gram-Schmidt)."""
-    i = np.array(header.orientation[:3])
-    j = np.array(header.orientation[3:])
-    i /= np.linalg.norm(i)
-    j -= i * (i @ j)
-    j /= np.linalg.norm(j)
-    return np.array([i, j, np.cross(i, j)])
+def read_voxels(arranged: Arranged) -> NDArray[Any]:
+    """Return the volume in HU, (D, H, W): int16 where all values are whole numbers that fit, else float32.
+
+    Raises:
+        InputError: pixels are damaged or compressed in an unsupported way; names the file.
+    """
+    slices, size = arranged.slices, (len(arranged.slices), *arranged.size_dhw[1:])
+    whole = all(slope == int(slope) and intercept == int(intercept) for slope, intercept in (s.rescale for s in slices))
+    voxels = np.empty(size, np.int16 if whole else np.float32)
+    by_file = sorted(range(len(slices)), key=lambda n: (slices[n].path, slices[n].frame or 0))
+    for _, group in itertools.groupby(by_file, key=lambda n: slices[n].path):
+        numbers = list(group)
+        for number, stored in zip(numbers, read_pixels([slices[n] for n in numbers]), strict=True):
+            if stored.shape != size[1:]:
+                raise InputError(f"{slices[number].path} has pixels of another shape than it states", "copy it again")
+            voxels[number] = _to_hu(stored, *slices[number].rescale, voxels.dtype)
+    if len(voxels) == arranged.size_dhw[0] and _is_even(arranged.heights, arranged.step):
+        return voxels
+    return even_slices(voxels, arranged.heights, arranged.step)
 
 
-def _refuse_mixed(series: Series) -> None:
-    checks: tuple[tuple[str, Callable[[SliceHeader], Any]], ...] = (
+def _to_hu(stored: NDArray[Any], slope: float, intercept: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if stored.dtype == np.uint16 and stored.max() >= WRAPPED_FROM:
+        stored = np.where(stored >= WRAPPED_FROM, stored.astype(np.int32) - (1 << 16), stored)
+    if dtype != np.int16:
+        return stored * np.float64(slope) + intercept
+    hu = stored.astype(np.int32) * int(slope) + int(intercept)
+    return np.clip(hu, -32768, 32767)
+
+
+def _refuse_mixed(label: str, slices: list[Slice]) -> None:
+    checks: tuple[tuple[str, Callable[[Slice], Any]], ...] = (
         ("sizes", lambda s: f"{s.size[0]}x{s.size[1]}"),
-        ("pixel spacings", lambda s: "x".join(f"{v:.4g}" for v in s.pixel_spacing) or "none"),
+        ("pixel spacings", lambda s: "x".join(f"{v:.4g}" for v in s.pixel_spacing)),
         ("orientations", lambda s: "/".join(f"{v + 0:.3f}" for v in np.round(s.orientation, 3) + 0.0)),
     )
     for what, property_of in checks:
-        groups: dict[str, list[SliceHeader]] = {}
-        for header in series.slices:
-            groups.setdefault(property_of(header), []).append(header)
+        groups: dict[str, list[Slice]] = {}
+        for one in slices:
+            groups.setdefault(property_of(one), []).append(one)
         if len(groups) > 1:
             usual, *others = sorted(groups.items(), key=lambda item: -len(item[1]))
-            odd = "; ".join(f"{value}: {_names(headers)}" for value, headers in others[:NAMED])
+            odd = "; ".join(f"{value}: {_names(found)}" for value, found in others[:NAMED])
             raise InputError(
-                f"{series.label} mixes slices of different {what}: {len(usual[1])} have {usual[0]}, but {odd}",
+                f"{label} mixes slices of different {what}: {len(usual[1])} have {usual[0]}, but {odd}",
                 "remove those files, or export one series of equal slices",
             )
-    first = series.slices[0]
-    if len(first.pixel_spacing) != 2 or min(first.pixel_spacing) <= 0:
-        raise InputError(f"{series.label} has no PixelSpacing", "export the original CT series")
+    first = slices[0]
+    if min(first.pixel_spacing) <= 0:
+        raise InputError(f"{label} has an unusable PixelSpacing", "export the original CT series")
     if not np.allclose(np.linalg.norm(np.reshape(first.orientation, (2, 3)), axis=1), 1, atol=0.01):
-        raise InputError(f"{series.label} has an unusable ImageOrientationPatient", "export the original CT series")
+        raise InputError(f"{label} has an unusable ImageOrientationPatient", "export the original CT series")
 
 
-def _ordered(series: Series) -> tuple[list[SliceHeader], NDArray[np.float64]]:
-    """Return the slices from bottom to top along their normal, and their heights on it in mm."""
-    normal = _axes(series.slices[0])[2]
-    pairs = sorted(((float(normal @ np.array(s.position)), s) for s in series.slices), key=lambda p: (p[0], p[1].path))
-    if len(pairs) < 2:
-        raise InputError(f"{series.label} has one slice only", "give the folder with the whole series")
-    return [header for _, header in pairs], np.array([height for height, _ in pairs])
+def _without_doubles(label: str, slices: list[Slice]) -> list[Slice]:
+    """Leave out slices that are there twice; refuse different ones at one position."""
+    kept: list[Slice] = []
+    for one in slices:
+        if not kept or one.height - kept[-1].height >= SAME_POSITION_MM:
+            kept.append(one)
+        elif not _are_equal(kept[-1], one):
+            doubles = sum(b.height - a.height < SAME_POSITION_MM for a, b in itertools.pairwise(slices))
+            raise InputError(
+                f"{label} has {doubles} duplicate slice positions with different slices: {kept[-1].path.name} and "
+                f"{one.path.name} both lie at {one.height:.2f} mm{_and_more(doubles - 1)}",
+                "give one copy and one phase of the series",
+            )
+    return kept
 
 
-def _refuse_doubles(series: Series, slices: list[SliceHeader], heights: NDArray[np.float64]) -> None:
-    doubles = np.flatnonzero(np.diff(heights) < SAME_POSITION_MM)
-    if len(doubles):
-        at = doubles[0]
-        raise InputError(
-            f"{series.label} has {len(doubles)} duplicate slice positions: {slices[at].path.name} and "
-            f"{slices[at + 1].path.name} both lie at {heights[at]:.2f} mm{_and_more(len(doubles) - 1)}",
-            "give one copy and one phase of the series",
-        )
+def _are_equal(one: Slice, other: Slice) -> bool:
+    if one.rescale != other.rescale or not np.allclose(one.position, other.position, atol=SAME_POSITION_MM):
+        return False
+    return bool(np.array_equal(read_pixels([one])[0], read_pixels([other])[0]))
 
 
-def _refuse_gaps(series: Series, slices: list[SliceHeader], heights: NDArray[np.float64]) -> None:
+def _step(
+    label: str, slices: list[Slice], heights: NDArray[np.float64], fill_gaps: bool
+) -> tuple[float, tuple[str, ...]]:
+    """Return the distance of the volume's slices, and warnings; refuse slices that are missing."""
     steps = np.diff(heights)
     usual = float(np.median(steps))
+    if _is_even(heights, usual):
+        return round(float(heights[-1] - heights[0]) / (len(slices) - 1), 6), ()
     gaps = np.flatnonzero(steps > MISSING_STEP * usual)
-    if len(gaps):
-        named = "; ".join(
-            f"between {slices[g].path.name} ({heights[g]:.2f} mm) and {slices[g + 1].path.name} "
-            f"({heights[g + 1]:.2f} mm)"
-            for g in gaps[:NAMED]
-        )
-        missing = int(sum(max(1, round(float(steps[g]) / usual) - 1) for g in gaps))
-        raise InputError(
-            f"{series.label} is missing about {missing} slices (the others are {usual:.2f} mm apart) "
-            f"{named}{_and_more(len(gaps) - NAMED)}",
-            "restore the missing files, or export the series again",
-        )
-    uneven = np.flatnonzero(np.abs(steps - usual) > STEP_TOLERANCE * usual)
-    if len(uneven):
-        at = uneven[0]
-        raise InputError(
-            f"{series.label} has uneven slice distances: {steps[at]:.2f} mm between {slices[at].path.name} and "
-            f"{slices[at + 1].path.name}, {usual:.2f} mm elsewhere{_and_more(len(uneven) - 1)}",
-            "resample it to even distances first",
-        )
-
-
-def _refuse_tilt(series: Series, slices: list[SliceHeader], heights: NDArray[np.float64]) -> None:
-    """Refuse slices that lie beside the normal through the first one by more than half a pixel."""
-    i, j, _ = _axes(slices[0])
-    offsets = np.array([s.position for s in slices]) - np.array(slices[0].position)
-    sideways = np.hypot(offsets @ i, offsets @ j)
-    worst = int(np.argmax(sideways))
-    if sideways[worst] > 0.5 * min(slices[0].pixel_spacing):
-        angle = math.degrees(math.atan2(sideways[worst], heights[worst] - heights[0]))
-        raise InputError(
-            f"{series.label} is not stacked along its slice normal (gantry tilt or shifted slices): "
-            f"{slices[worst].path.name} lies {sideways[worst]:.1f} mm beside it, {angle:.1f} degrees",
-            "regularise the geometry first (in 3D Slicer: DICOM import, acquisition geometry regularization)",
-        )
-
-
-def _geometry(slices: list[SliceHeader], heights: NDArray[np.float64]) -> Geometry:
-    first = slices[0]
-    row_distance, column_distance = first.pixel_spacing
-    step = round(float(heights[-1] - heights[0]) / (len(slices) - 1), 6)
-    return Geometry(
-        size_dhw=(len(slices), first.size[1], first.size[0]),
-        spacing_dhw=(step, row_distance, column_distance),
-        origin_lps=(first.position[0], first.position[1], first.position[2]),
-        direction=tuple(float(c) for c in (_axes(first).T + 0.0).ravel()),
+    if not len(gaps) or _are_meant(slices, steps, gaps, usual):
+        even = max(float(steps.min()), usual / 3)
+        apart = f"{steps.min():.3g} to {steps.max():.3g} mm apart"
+        return even, (f"slices are {apart}: interpolated to equal distances of {even:.3g} mm",)
+    named = "; ".join(
+        f"between {slices[g].path.name} ({heights[g]:.2f} mm) and {slices[g + 1].path.name} ({heights[g + 1]:.2f} mm)"
+        for g in gaps[:NAMED]
     )
+    missing = int(sum(max(1, round(float(steps[g]) / usual) - 1) for g in gaps))
+    what = f"missing about {missing} slices (the others are {usual:.2f} mm apart) {named}{_and_more(len(gaps) - NAMED)}"
+    if fill_gaps:
+        return usual, (f"is {what}: interpolated",)
+    raise InputError(f"{label} is {what}", "restore the missing files, or interpolate them: --fill-gaps")
 
 
-def _read_voxels(slices: list[SliceHeader]) -> NDArray[Any]:
-    """Read the slices in order; GDCM applies each file's rescale slope and intercept."""
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(s.path) for s in slices])
-    if len({s.rescale for s in slices}) > 1:
-        reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first file's type would cut the others' values
-    try:
-        return sitk.GetArrayFromImage(reader.Execute())
-    except RuntimeError as error:
-        _refuse_unreadable(slices)
-        raise InputError(f"{slices[0].path.parent}: {one_line_reason(error)}", "export the series again") from None
+def _are_meant(slices: list[Slice], steps: NDArray[np.float64], gaps: NDArray[np.intp], usual: float) -> bool:
+    """Tell slices made further apart from missing ones.
+
+    They are as thick as they are apart, their distance is no multiple of the usual one, or they follow one another.
+    """
+    if len(gaps) >= IN_A_ROW and gaps[-1] - gaps[0] == len(gaps) - 1:
+        return True
+    thick = [max(slices[g].thickness or 0, slices[g + 1].thickness or 0) for g in gaps]
+    if all(t >= (1 - STEP_TOLERANCE) * steps[g] for g, t in zip(gaps, thick, strict=True)):
+        return True
+    multiples = steps[gaps] / usual
+    return bool(np.all(np.abs(multiples - np.rint(multiples)) > STEP_TOLERANCE))
 
 
-def _refuse_unreadable(slices: list[SliceHeader]) -> None:
-    """Name the first slice that cannot be read by itself."""
-    for header in slices:
-        try:
-            sitk.ReadImage(str(header.path), imageIO="GDCMImageIO")
-        except RuntimeError as error:
-            raise InputError(f"{header.path} cannot be read: {one_line_reason(error)}", "copy it again") from None
+def _is_even(heights: NDArray[np.float64], step: float) -> bool:
+    return bool(np.all(np.abs(np.diff(heights) - step) <= STEP_TOLERANCE * step))
 
 
-def _thin_slice_warning(slices: list[SliceHeader], geometry: Geometry) -> tuple[str, ...]:
-    thickness, step = slices[0].thickness, geometry.spacing_dhw[0]
+def _grid(
+    label: str, slices: list[Slice], heights: NDArray[np.float64], step: float
+) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """Return affine and size of the volume; refuse slices that do not lie on one line."""
+    first = slices[0]
+    i, j, k = first.axes()
+    offsets = np.array([s.position for s in slices]) - np.array(first.position)
+    risen = heights - heights[0]
+    along = offsets[-1] / risen[-1]
+    beside = np.linalg.norm(offsets - risen[:, None] * along, axis=1)
+    worst = int(np.argmax(beside))
+    if beside[worst] > BESIDE_PIXELS * min(first.pixel_spacing):
+        raise InputError(
+            f"{label} has slices shifted against each other: {slices[worst].path.name} lies {beside[worst]:.1f} mm "
+            "beside its place between the others",
+            "export the series again",
+        )
+    row_distance, column_distance = first.pixel_spacing
+    affine = np.eye(4)
+    # where the stack is along the normal, rounded positions do not bend it
+    straight = np.linalg.norm(offsets[-1] - risen[-1] * k) <= BESIDE_PIXELS * min(first.pixel_spacing)
+    affine[:3, :3] = np.array([i * column_distance, j * row_distance, (k if straight else along) * step]).T
+    affine[:3, 3] = first.position
+    return affine, (int(risen[-1] / step + 1e-3) + 1, first.size[1], first.size[0])
+
+
+def _thin_slice_warning(slices: list[Slice], step: float) -> tuple[str, ...]:
+    thickness = slices[0].thickness
     if thickness is None or thickness <= 0 or step < MISSING_STEP * thickness:
         return ()
     return (f"slices are {thickness:g} mm thick but {step:g} mm apart: what lies between them was not imaged",)
 
 
-def _names(headers: list[SliceHeader]) -> str:
-    return ", ".join(h.path.name for h in headers[:NAMED]) + _and_more(len(headers) - NAMED)
+def _names(slices: list[Slice]) -> str:
+    return ", ".join(s.path.name for s in slices[:NAMED]) + _and_more(len(slices) - NAMED)
 
 
 def _and_more(count: int) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From RAS, in which NIfTI has its positions, and back."""
 
 
 @dataclass(frozen=True)
@@ -54,27 +56,6 @@ class Geometry:
     def axes_lps(self) -> NDArray[np.float64]:
         """Return the direction as a 3x3 matrix; columns are the i, j and k axes in LPS."""
         return np.array(self.direction, dtype=np.float64).reshape(3, 3)
-
-
-def geometry_of(image: Any) -> Geometry:
-    """Return the geometry of a 3D SimpleITK image (or of an image reader whose header has been read)."""
-    i, j, k = (int(n) for n in image.GetSize())
-    x, y, z = (float(s) for s in image.GetSpacing())
-    ox, oy, oz = (float(o) for o in image.GetOrigin())
-    return Geometry((k, j, i), (z, y, x), (ox, oy, oz), tuple(float(c) for c in image.GetDirection()))
-
-
-def set_geometry(image: Any, geometry: Geometry) -> None:
-    """Give a 3D SimpleITK image the spacing, origin and direction of ``geometry``.
-
-    Raises:
-        ValueError: the image has another size.
-    """
-    if tuple(image.GetSize())[::-1] != geometry.size_dhw:
-        raise ValueError(f"the image has size {image.GetSize()[::-1]} (D, H, W), the geometry {geometry.size_dhw}")
-    image.SetSpacing(geometry.spacing_dhw[::-1])
-    image.SetOrigin(geometry.origin_lps)
-    image.SetDirection(geometry.direction)
 
 
 def closest_lps_axes(direction: Sequence[float]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

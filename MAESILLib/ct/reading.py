@@ -7,66 +7,62 @@ window, and a result written beside the input should not lose them. Whole number
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from MAESILLib.ct.check import ImageHeader, check_ct, check_grid, check_header, check_values
-from MAESILLib.ct.dicom import DICOM_SUFFIXES, find_series, has_dicom_magic
-from MAESILLib.ct.dicom_stack import read_stack
-from MAESILLib.ct.geometry import Geometry, geometry_of
-from MAESILLib.ct.intact import check_meta_image, check_nrrd, nifti_length, nifti_spacing, require_length
-from MAESILLib.ct.itk import one_line_reason, quiet_itk, silent_stderr
-from MAESILLib.ct.volume import CTVolume
+from MAESILLib.ct.check import check_grid, check_largest, check_values
+from MAESILLib.ct.dicom import looks_like_dicom, read_dicom
+from MAESILLib.ct.geometry import Geometry
+from MAESILLib.ct.intact import check_meta_image, check_nrrd
+from MAESILLib.ct.itk import read_itk
+from MAESILLib.ct.nifti import read_nifti
+from MAESILLib.ct.regrid import AIR_HU, rectangular_grid, resampled
+from MAESILLib.ct.scan import NOTHING, Given, Scan
+from MAESILLib.ct.volume import CTVolume, model_grid
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import check_name
 
-__all__ = ["HU_LIMITS", "VOLUME_SUFFIXES", "check_ct", "read_geometry", "read_volume", "volume_stem"]
-
-HU_LIMITS = (-1024, 32767)
-FORMATS = {
-    ".nii.gz": ("NIfTI", "NiftiImageIO"),
-    ".nii": ("NIfTI", "NiftiImageIO"),
-    ".nrrd": ("NRRD", "NrrdImageIO"),
-    ".nhdr": ("NRRD", "NrrdImageIO"),
-    ".mha": ("MetaImage", "MetaImageIO"),
-    ".mhd": ("MetaImage", "MetaImageIO"),
-}
-VOLUME_SUFFIXES = tuple(FORMATS)
-VOXEL_BYTES = {
-    **dict.fromkeys((sitk.sitkUInt8, sitk.sitkInt8), 1),
-    **dict.fromkeys((sitk.sitkUInt16, sitk.sitkInt16), 2),
-    **dict.fromkeys((sitk.sitkUInt32, sitk.sitkInt32, sitk.sitkFloat32), 4),
-    **dict.fromkeys((sitk.sitkUInt64, sitk.sitkInt64, sitk.sitkFloat64), 8),
-}
+HU_LIMITS = (AIR_HU, 32767)
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
-def read_volume(path: Path | str, *, series: str | None = None, check: bool = True) -> CTVolume:
+def read_volume(
+    path: Path | str,
+    *,
+    series: str | None = None,
+    check: bool = True,
+    given: Given = NOTHING,
+) -> CTVolume:
     """Read one CT volume.
 
     Args:
         path: a NIfTI, NRRD or MetaImage file, a DICOM folder (searched with its subfolders), or one DICOM file, which
             stands for its whole series in its folder.
-        series: which DICOM series: SeriesInstanceUID, a unique beginning or end of it, or SeriesNumber. Without it,
-            the CT series with most slices is taken, with a warning when there are others.
+        series: which DICOM series: SeriesInstanceUID, a unique beginning or end of it, SeriesNumber, or
+            "largest". Without it, the only complete CT series is taken.
         check: refuse values that are not a CT in Hounsfield units and clip to ``HU_LIMITS``. Without it, values are
             taken as they are (label maps, error maps); damaged files and bad grids are refused all the same.
+        given: what a user states of an input that does not state it itself.
 
     Raises:
         InputError: it cannot be read, or is no CT volume; says why.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"no such file or folder: {path}", "check the path")
-    try:
-        return _read(path, series, check)
-    except PermissionError as error:
-        raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
+    scan = _scan(path, series, given, header_alone=False)
+    geometry, why = rectangular_grid(scan.affine, scan.voxels.shape)
+    check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, scan.where)
+    warnings = scan.warnings
+    hu, unknown = _to_hu(scan, given.hu_offset, clip=check)
+    if check:
+        warnings += check_values(hu, scan.where)
+        np.maximum(hu, AIR_HU, out=hu)
+        _refuse_unknown_in_body(hu, unknown, geometry, scan.where)
+    if why:
+        hu = resampled(hu, scan.affine, geometry)
+        warnings += (why,)
+    return CTVolume(hu, geometry, scan.name or volume_stem(path), warnings, str(path))
 
 
 def read_geometry(path: Path | str) -> Geometry:
@@ -78,23 +74,10 @@ def read_geometry(path: Path | str) -> Geometry:
     Raises:
         InputError: it cannot be read, or has no believable grid.
     """
-    path = Path(path)
-    if not path.is_file() or _is_dicom_file(path):
-        # slices say where they lie one by one
-        return read_volume(path, check=False).geometry
-    try:
-        with quiet_itk():
-            return geometry_of(_open_file(path, header_alone=True)[0])
-    except PermissionError as error:
-        raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
-
-
-def _read(path: Path, series: str | None, check: bool) -> CTVolume:
-    if path.is_dir() or _is_dicom_file(path):
-        return _read_dicom(path, series, check)
-    if series is not None:
-        raise InputError(f"{path} is not DICOM, so it has no series {series}", "leave the series out")
-    return _read_file(path, check)
+    scan = _scan(Path(path), None, NOTHING, header_alone=True)
+    geometry = rectangular_grid(scan.affine, scan.voxels.shape)[0]
+    check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, scan.where)
+    return geometry
 
 
 def volume_stem(path: Path | str) -> str:
@@ -108,108 +91,83 @@ def _suffix_of(name: str) -> str:
     return next((suffix for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix)), "")
 
 
-def _is_dicom_file(path: Path) -> bool:
-    return path.suffix.lower() in DICOM_SUFFIXES or (not _suffix_of(path.name) and has_dicom_magic(path))
-
-
-def _read_dicom(path: Path, series: str | None, check: bool) -> CTVolume:
-    with quiet_itk():
-        chosen, warnings = find_series(path, series)
-        stack = read_stack(chosen)
-    where = f"{chosen.label} in {path}"
-    geometry = stack.geometry
-    check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, where)
-    warnings += stack.warnings
-    if check:
-        warnings += check_values(stack.voxels, where)
-    hu = _to_hu(stack.voxels, clip=check)
-    return CTVolume(hu, stack.geometry, chosen.name, warnings, str(path))
-
-
-def _open_file(path: Path, header_alone: bool = False) -> tuple[Any, str, tuple[str, ...]]:
-    """Return a reader that has read a file's header, the file's format, and warnings.
-
-    Args:
-        header_alone: do not look whether the voxels are all there, which unpacks a .nii.gz to its end.
-    """
+def _scan(path: Path, series: str | None, given: Given, header_alone: bool) -> Scan:
+    if not path.exists():
+        raise InputError(f"no such file or folder: {path}", "check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a pipe, socket or device", "give a file or a folder")
     suffix = _suffix_of(path.name)
-    if not suffix:
-        raise InputError(
-            f"{path} has an unknown suffix", f"give a DICOM folder or a file of these: {', '.join(VOLUME_SUFFIXES)}"
-        )
-    kind, image_io = FORMATS[suffix]
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(image_io)
-    check_name(path)
-    reader.SetFileName(str(path))
-    length = nifti_length(path) if kind == "NIfTI" and not header_alone else 0
-    with silent_stderr():
-        _run(reader.ReadImageInformation, path, kind)
-    check_header(ImageHeader.of_reader(reader), str(path))
-    if header_alone:
-        return reader, kind, ()
-    if kind == "NIfTI":
-        return reader, kind, _check_nifti(reader, path, length)
-    check_data = check_nrrd if kind == "NRRD" else check_meta_image
-    check_data(path, math.prod(reader.GetSize()) * VOXEL_BYTES[reader.GetPixelIDValue()])
-    return reader, kind, ()
-
-
-def _read_file(path: Path, check: bool) -> CTVolume:
-    with quiet_itk():
-        reader, kind, warnings = _open_file(path)
-        image = _run(reader.Execute, path, kind)
-    voxels = sitk.GetArrayViewFromImage(image)
-    if check:
-        warnings += check_values(voxels, str(path))
-    return CTVolume(_to_hu(voxels, clip=check), geometry_of(image), volume_stem(path), warnings, str(path))
-
-
-def _run(step: Callable[[], Any], path: Path, kind: str) -> Any:
-    """Run a reader's step; turn its exception into one line."""
     try:
-        return step()
-    except RuntimeError as error:
-        reason = one_line_reason(error)
-    if "orthonormal" in reason:
+        if path.is_dir() or (not suffix and looks_like_dicom(path)):
+            return read_dicom(path, series, given.fill_gaps, header_alone)
+        if series is not None:
+            raise InputError(f"{path} is not DICOM, so it has no series {series}", "leave the series out")
+        if not suffix:
+            known = ", ".join(VOLUME_SUFFIXES)
+            raise InputError(f"{path} has an unknown suffix", f"give a DICOM folder or a file of these: {known}")
+        if suffix in (".nrrd", ".nhdr"):
+            return read_itk(path, "NRRD", check_nrrd, given, header_alone)
+        if suffix in (".mha", ".mhd"):
+            return read_itk(path, "MetaImage", check_meta_image, given, header_alone)
+        return read_nifti(path, given, header_alone)
+    except PermissionError as error:
+        raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
+    except ModuleNotFoundError as error:
         raise InputError(
-            f"{path} has axes that are not perpendicular (a sheared grid, as gantry tilt makes)",
-            "resample it to a rectangular grid first",
+            f"{path} cannot be read without the package {error.name}", f"pip install {error.name}"
+        ) from None
+
+
+def _to_hu(scan: Scan, offset: float, *, clip: bool) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return voxels in HU, and where they are not finite (air there) if any is.
+
+    They are int16 where they are whole numbers that fit, or are clipped to fit; else float32.
+    """
+    slope, intercept = scan.slope, scan.intercept + offset
+    limits = np.iinfo(np.int16)
+
+    def planes() -> Any:
+        for stored in scan.voxels:
+            yield stored if (slope, intercept) == (1, 0) else stored * slope + intercept
+
+    exact = scan.voxels.dtype.kind in "iub" and slope == int(slope) and intercept == int(intercept)
+    low, high, whole, finite = np.inf, -np.inf, True, True
+    for plane in planes():
+        usable = plane if exact else plane[np.isfinite(plane)]
+        finite &= usable.size == plane.size
+        whole &= exact or bool((usable == np.rint(usable)).all())
+        if usable.size:
+            low, high = min(low, float(usable.min())), max(high, float(usable.max()))
+    if clip:
+        check_largest(low, high, scan.where)
+    fits = clip or (finite and low >= limits.min and high <= limits.max)
+    dtype = np.dtype(np.int16 if whole and fits else np.float32)
+    if scan.voxels.dtype == dtype and (slope, intercept) == (1, 0) and finite and scan.voxels.flags.writeable:
+        return scan.voxels, None
+    hu = np.empty(scan.voxels.shape, dtype)
+    unknown = None if finite or not clip else np.zeros(hu.shape, np.bool_)
+    for number, plane in enumerate(planes()):
+        if unknown is not None:
+            unknown[number] = ~np.isfinite(plane)
+            plane = np.where(unknown[number], AIR_HU, plane)
+        hu[number] = np.clip(plane, limits.min, limits.max) if clip else plane
+    return hu, unknown
+
+
+def _refuse_unknown_in_body(
+    hu: NDArray[Any], unknown: NDArray[np.bool_] | None, geometry: Geometry, where: str
+) -> None:
+    """Refuse voxels without a value (NaN, infinite) that lie in the patient; outside they are air."""
+    if unknown is None:
+        return
+    from MAESILLib.ct.body import body_mask
+
+    grid = model_grid(geometry)
+    inside = unknown & grid.to_source(body_mask(grid.to_model(hu)), nearest=True)
+    if count := int(np.count_nonzero(inside)):
+        k, j, i = np.unravel_index(int(np.argmax(inside)), inside.shape)
+        raise InputError(
+            f"{where} has {count} voxels in the body that are not finite (NaN or infinite), the first at (i, j, k) = "
+            f"({i}, {j}, {k})",
+            "repair the voxels and save the volume again",
         )
-    if "spacing" in reason.lower():
-        raise InputError(f"{path} has a spacing of zero", "correct the spacing in the file's header, in mm")
-    raise InputError(f"{path} cannot be read as {kind}: {reason}", "check that the file is whole and has this format")
-
-
-def _check_nifti(reader: Any, path: Path, length: int) -> tuple[str, ...]:
-    """Refuse a file cut short and spacings that make no grid; warn when there is no orientation."""
-    # The type on disk counts, not the one that a slope and intercept make of it.
-    on_disk = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
-    require_length(length, int(float(reader.GetMetaData("vox_offset"))) + on_disk, path)
-    for axis, spacing in zip("ijk", nifti_spacing(path), strict=True):
-        if spacing == 0 or not math.isfinite(spacing):
-            raise InputError(
-                f"{path} has a spacing of {spacing:g} mm along {axis}",
-                "correct the spacing in the file's header, in mm",
-            )
-    if int(reader.GetMetaData("qform_code")) == 0 and int(reader.GetMetaData("sform_code")) == 0:
-        return ("the NIfTI header gives no orientation (qform and sform codes are 0): left and right are a guess",)
-    return ()
-
-
-def _to_hu(voxels: NDArray[Any], *, clip: bool) -> NDArray[Any]:
-    """Return a new int16 array where the values are whole numbers that fit, else float32."""
-    low, high = HU_LIMITS
-    if not clip:
-        limits = np.iinfo(np.int16)
-        fits = voxels.min() >= limits.min and voxels.max() <= limits.max
-        return voxels.astype(np.int16 if fits and _is_whole(voxels) else np.float32)
-    dtype = np.int16 if _is_whole(voxels) else np.float32
-    hu = np.empty(voxels.shape, dtype)
-    for source, target in zip(voxels, hu, strict=True):
-        target[...] = np.clip(source, low, high)
-    return hu
-
-
-def _is_whole(voxels: NDArray[Any]) -> bool:
-    return np.issubdtype(voxels.dtype, np.integer) or all(bool((plane == np.rint(plane)).all()) for plane in voxels)

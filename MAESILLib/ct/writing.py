@@ -7,7 +7,6 @@ most a few per cent (smooth or noisy voxels) to a third (voxels rounded to multi
 from __future__ import annotations
 
 import shutil
-import zlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,13 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from MAESILLib.ct.geometry import Geometry, set_geometry
+from MAESILLib.ct.geometry import LPS_OF_RAS, Geometry
 from MAESILLib.ct.itk import one_line_reason, quiet_itk, silent_stderr
-from MAESILLib.runtime.errors import DiskFullError, InputError, MAESILError
+from MAESILLib.runtime.errors import InputError, MAESILError
 from MAESILLib.runtime.files import atomic_path
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 COMPRESSION_LEVEL = 1
-NIFTI_HEADER_BYTES = 352
-CHUNK = 1 << 20
 
 
 def write_volume(path: Path | str, array: NDArray[Any], geometry: Geometry, *, compress: bool = True) -> None:
@@ -48,26 +45,28 @@ def write_volume(path: Path | str, array: NDArray[Any], geometry: Geometry, *, c
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), "")
     if not suffix:
         raise InputError(f"cannot write {path}: unknown suffix", f"use one of {', '.join(WRITABLE_SUFFIXES)}")
-    image = _image_of(array, geometry)
+    array = _writable(array, geometry)
     with atomic_path(path) as temporary, quiet_itk():
-        if suffix == ".nii.gz":
-            _write_nifti_gz(image, temporary, path)
-        elif suffix == ".nii":
-            _write_nifti(image, temporary, path)
+        if suffix in (".nii.gz", ".nii"):
+            _write_nifti(array, geometry, temporary)
         else:
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing(geometry.spacing_dhw[::-1])
+            image.SetOrigin(geometry.origin_lps)
+            image.SetDirection(geometry.direction)
             _write(image, temporary, path, compress)
 
 
-def _image_of(array: NDArray[Any], geometry: Geometry) -> Any:
+def _writable(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
     if array.dtype not in (np.int16, np.uint8, np.float32):
         raise ValueError(f"volumes are written as int16, uint8 or float32, not {array.dtype}")
     if array.ndim != 3:
         raise ValueError(f"a volume is (D, H, W), not {array.shape}")
-    image = sitk.GetImageFromArray(array)
-    set_geometry(image, geometry)
-    return image
+    if array.shape != geometry.size_dhw:
+        raise ValueError(f"the array has size {array.shape} (D, H, W), the geometry {geometry.size_dhw}")
+    return array
 
 
 def _write(image: Any, target: Path, path: Path, compress: bool) -> None:
@@ -79,30 +78,15 @@ def _write(image: Any, target: Path, path: Path, compress: bool) -> None:
         _raise_cause(image, target, path, one_line_reason(error))
 
 
-def _write_nifti(image: Any, target: Path, path: Path) -> None:
-    """Write an uncompressed NIfTI file; ITK reports no error when the disk is full, so space and size are checked."""
-    expected = NIFTI_HEADER_BYTES + sitk.GetArrayViewFromImage(image).nbytes
-    if shutil.disk_usage(target.parent).free < expected:
-        raise DiskFullError(
-            f"disk full: {path} takes {expected / 2**20:.1f} MiB", "free space or choose another folder"
-        )
-    _write(image, target, path, compress=False)
-    if (written := target.stat().st_size) < expected:
-        _raise_cause(image, target, path, f"only {written} of {expected} bytes were written")
+def _write_nifti(array: NDArray[Any], geometry: Geometry, target: Path) -> None:
+    import nibabel
 
-
-def _write_nifti_gz(image: Any, target: Path, path: Path) -> None:
-    """Write uncompressed, then compress: ITK's own .nii.gz knows level 6 only, three times slower, and no errors."""
-    plain = target.with_name(target.name[: -len(".gz")])
-    try:
-        _write_nifti(image, plain, path)
-        packer = zlib.compressobj(COMPRESSION_LEVEL, wbits=31)
-        with open(plain, "rb") as source, open(target, "wb") as file:
-            while chunk := source.read(CHUNK):
-                file.write(packer.compress(chunk))
-            file.write(packer.flush())
-    finally:
-        plain.unlink(missing_ok=True)
+    affine = LPS_OF_RAS @ geometry.ijk_to_lps()
+    image = nibabel.Nifti1Image(array.T, affine)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, target)
 
 
 def _raise_cause(image: Any, target: Path, path: Path, reason: str) -> None:

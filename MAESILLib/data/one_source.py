@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from MAESILLib.ct.dicom import LARGEST
+from MAESILLib.ct.scan import NOTHING, Given
 from MAESILLib.data.cache import Cache, store_volume
 from MAESILLib.data.foreground import FOREGROUND_HU
 from MAESILLib.data.records import CacheEntry, Record, hash_of_patient, same_data
@@ -54,6 +56,7 @@ class Setup:
     spacing_mm: float
     verify: bool
     held: dict[str, str]
+    given: Given = NOTHING
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,8 @@ def _prepared(
 
     source, entry = task.source, task.stored
     check_stop()
-    volume = read_volume(source.path)
+    series = LARGEST if source.path.is_dir() else None
+    volume = read_volume(source.path, series=series, given=setup.given)
     check_stop()
     hu = model_grid(volume.geometry, setup.spacing_mm).to_model(volume.hu)
     # whole numbers are rounded already, and rounding them takes a copy in floating point
@@ -194,13 +198,12 @@ def _prepared(
 
 
 def _dicom_patient(path: Path) -> str:
-    """Return the PatientID of a DICOM folder or file, or nothing."""
-    import SimpleITK as sitk
+    """Return the PatientID of a DICOM folder or file, with its issuer; or nothing."""
+    from pydicom import dcmread
 
     first = next(filter(is_dicom, files_of(path)), None)
     if first is None:
         return ""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(first))
-    reader.ReadImageInformation()
-    return str(reader.GetMetaData("0010|0020")).strip() if reader.HasMetaDataKey("0010|0020") else ""
+    tags = ["IssuerOfPatientID", "PatientID"]
+    data = dcmread(first, stop_before_pixels=True, force=True, specific_tags=tags)
+    return "/".join(filter(None, (str(data.get(tag) or "").strip() for tag in tags))) if data.get("PatientID") else ""

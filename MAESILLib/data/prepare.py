@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from MAESILLib.ct.scan import NOTHING, Given
 from MAESILLib.data.cache import TABLE, VOLUMES, Cache, read_cache
 from MAESILLib.data.index import WHOLE, Run, Shard, append, read_index
 from MAESILLib.data.names import marked, plan_names
@@ -37,6 +38,7 @@ def prepare(
     workers: int = 1,
     shard: Shard = WHOLE,
     verify: bool = False,
+    given: Given = NOTHING,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> tuple[Cache, dict[str, Any]]:
@@ -46,6 +48,7 @@ def prepare(
         sources: the whole list, the same for every shard.
         workers: processes; 1 runs in this process.
         verify: read what is stored already to the end, and prepare again what is damaged.
+        given: what a user states of inputs that do not state it themselves.
 
     Returns:
         the cache as it is now, with what other shards have prepared so far, and what this run did.
@@ -72,7 +75,7 @@ def prepare(
     tasks = plan_tasks(sources, names, records, first)[shard.number - 1 :: shard.of]
     stop.check()
     held = {record.entry.source_sha256: record.source for record in others if record.entry}
-    setup = Setup(folder, spacing_mm, verify, held)
+    setup = Setup(folder, spacing_mm, verify, held, given)
     inputs = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     run = Run(1 + max((earlier.number for earlier in runs), default=0), shard, inputs, spacing_mm)
     cache, report = _work(setup, run, tasks, workers, records, reporter, stop)

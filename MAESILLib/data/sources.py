@@ -88,8 +88,9 @@ def _walk(folder: Path) -> Iterator[Path]:
     if any(not is_volume(f) for f in below):
         # as a folder it would be read with the subfolders, which are sources of their own
         yield from _one_of_each_series([f for f in others if is_dicom(f)])
-    elif any(is_dicom(f) for f in others):
-        yield folder
+    elif slices := [f for f in others if is_dicom(f)]:
+        series = list(_one_of_each_series(slices))
+        yield from series if len(series) > 1 else [folder]
     yield from below
 
 
@@ -100,10 +101,10 @@ def is_volume(path: Path) -> bool:
 
 def is_dicom(path: Path) -> bool:
     """Tell whether a file is, or may be, a DICOM object; a disc's table of contents is none."""
-    from MAESILLib.ct.dicom import DICOM_SUFFIXES, has_dicom_magic
+    from MAESILLib.ct.dicom import looks_like_dicom
 
     try:
-        return path.name != "DICOMDIR" and (path.suffix.lower() in DICOM_SUFFIXES or has_dicom_magic(path))
+        return path.name != "DICOMDIR" and looks_like_dicom(path)
     except PermissionError:
         # not passed over in silence: reading it says what is wrong
         return True
@@ -112,21 +113,16 @@ def is_dicom(path: Path) -> bool:
 def _one_of_each_series(files: list[Path], unusable: bool = False) -> Iterator[Path]:
     """Yield one file for each CT series among files of one folder; others too where ``unusable``."""
     from MAESILLib.ct.dicom import find_series
-    from MAESILLib.ct.itk import quiet_itk
 
     seen: set[Path] = set()
     for file in sorted(files):
         if file in seen:
             continue
-        try:
-            with quiet_itk():
-                series, _ = find_series(file)
-        except InputError:
-            if unusable:
-                yield file
-            continue
-        seen.update(member.path for member in series.slices)
-        yield file
+        found = find_series(file)
+        if found.series:
+            seen.update(member.path for series in found.series for member in series.slices)
+        if found.series or unusable:
+            yield file
 
 
 def _is_named_like_labels(path: Path) -> bool:

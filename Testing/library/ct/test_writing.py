@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,13 +81,6 @@ class TestFailures:
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_file_that_cannot_be_completed(self, tmp_path: Path, suffix: str) -> None:
         with pytest.raises(DiskFullError):
-            write_volume(tmp_path / f"scan{suffix}", trunk(), GRID)
-        assert list(tmp_path.iterdir()) == []
-
-    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-    def test_no_space(self, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
-        with pytest.raises(DiskFullError, match="disk full"):
             write_volume(tmp_path / f"scan{suffix}", trunk(), GRID)
         assert list(tmp_path.iterdir()) == []
 

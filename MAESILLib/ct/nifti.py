@@ -1,0 +1,188 @@
+"""NIfTI files, read by nibabel: NIfTI-1 and 2, one file or a pair, packed or not whatever their name says."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from MAESILLib.ct.geometry import LPS_OF_RAS
+from MAESILLib.ct.regrid import largest_shift
+from MAESILLib.ct.scan import (
+    AGAIN,
+    CHECK_FORMAT,
+    Given,
+    Scan,
+    check_affine,
+    check_channels,
+    check_size,
+    file_grid,
+    require_file,
+)
+from MAESILLib.runtime.errors import InputError
+
+GZIP_MAGIC = b"\x1f\x8b"
+MM = {"meter": 1000.0, "micron": 0.001}
+DISAGREE_VOXELS = 0.1
+"""How far two statements of the grid may put a voxel apart, in voxels, before a user is told."""
+CHUNK = 1 << 20
+
+
+def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
+    """Read a .nii, .nii.gz, .hdr or .img file.
+
+    Args:
+        header_alone: leave the voxels unread; they are zeros.
+
+    Raises:
+        InputError: it is damaged, no NIfTI, or not one scalar volume.
+    """
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.fileholders import FileHolder
+    from nibabel.spatialimages import HeaderDataError
+
+    # what nibabel mends in a header, and says so, is judged here
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    files = _files(path)
+    try:
+        with _opened(files["header"]) as header_file, _opened(files["image"]) as voxels_file:
+            kind = _kind(files, header_file, path)
+            # nibabel replaces a spacing of 0
+            pixdim = np.abs(kind.header_class.from_fileobj(header_file, check=False)["pixdim"][1:4].astype(np.float64))
+            header_file.seek(0)
+            holders = {"header": FileHolder(fileobj=header_file), "image": FileHolder(fileobj=voxels_file)}
+            image = kind.from_file_map(holders, mmap=False)
+            size = _size(image, path)
+            affine, warnings = _affine(image.header, pixdim, size, path, given)
+            if header_alone:
+                voxels: NDArray[Any] = np.broadcast_to(np.int16(0), size[::-1])
+            else:
+                voxels = image.dataobj.get_unscaled().reshape(size, order="F").T
+                _verify_rest(voxels_file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is damaged or cut short: {error}", AGAIN) from None
+    except (ImageFileError, HeaderDataError) as error:
+        raise InputError(f"{path} cannot be read as NIfTI: {_one_line(error)}", CHECK_FORMAT) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise InputError(f"{path} is cut short: {_one_line(error)}", AGAIN) from None
+    slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+    return Scan(voxels, affine, str(path), slope, intercept, warnings)
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """Return the files of header and voxels: the same one, or .hdr and .img."""
+    if path.suffix.lower() not in (".hdr", ".img"):
+        return {"header": path, "image": path}
+    names = {"header": ".hdr", "image": ".img"}
+    files = {key: path.with_suffix(s.upper() if path.suffix.isupper() else s) for key, s in names.items()}
+    for file in files.values():
+        require_file(file, path)
+    return files
+
+
+def _opened(path: Path) -> Any:
+    with open(path, "rb") as file:
+        is_packed = file.read(2) == GZIP_MAGIC
+    return gzip.open(path, "rb") if is_packed else open(path, "rb")
+
+
+def _kind(files: dict[str, Path], header_file: Any, path: Path) -> Any:
+    """Return nibabel's class for a file, by its header."""
+    import nibabel
+
+    start = header_file.read(540)
+    header_file.seek(0)
+    one_file = files["header"] == files["image"]
+    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image) if one_file else (nibabel.Nifti1Pair, nibabel.Nifti2Pair):
+        if kind.header_class.may_contain_header(start):
+            return kind
+    raise InputError(f"{path} cannot be read as NIfTI: it has no NIfTI header", CHECK_FORMAT)
+
+
+def _size(image: Any, path: Path) -> tuple[int, ...]:
+    """Return voxels along i, j and k; further axes of one frame are left out."""
+    size = tuple(int(n) for n in image.shape)
+    check_size(size, str(path))
+    kind = image.get_data_dtype()
+    check_channels(len(kind.names or ("",)), kind.kind == "c", str(path))
+    return file_grid(size, str(path))
+
+
+def _affine(
+    header: Any,
+    pixdim: NDArray[np.float64],
+    size: tuple[int, ...],
+    path: Path,
+    given: Given,
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Return the grid in LPS mm: the sform unless its code is 0, else the qform, else the spacing alone."""
+    unit = MM.get(_unit(header), 1.0)
+    sform, qform = header.get_sform(coded=True)[0], _qform(header)
+    warnings: tuple[str, ...] = ()
+    affine = sform if sform is not None else qform
+    if affine is None:
+        stated = np.all(np.isfinite(pixdim)) and np.all(pixdim > 0)
+        spacing = pixdim if stated else given.spacing_of(str(path))
+        affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
+        warnings += ("the NIfTI header gives no orientation (qform and sform codes are 0): left and right are a guess",)
+    elif sform is not None and qform is not None and (apart := largest_shift(qform, sform, size)) > DISAGREE_VOXELS:
+        warnings += (f"qform and sform differ by up to {apart:.2g} voxels: the sform is taken",)
+    elif (apart := _scale_apart(affine, pixdim, size)) > DISAGREE_VOXELS:
+        warnings += (f"pixdim and the affine's spacing differ by up to {apart:.2g} voxels: the affine is taken",)
+    check_affine(affine, str(path))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if np.allclose(spacing, pixdim, rtol=1e-6, atol=0):
+        # forms are in single precision: 1.5 mm are 1.4999999
+        affine = affine @ np.diag([*(pixdim / spacing), 1.0])
+    lps = LPS_OF_RAS @ affine
+    lps[:3] *= unit
+    return lps, warnings
+
+
+def _unit(header: Any) -> str:
+    try:
+        return str(header.get_xyzt_units()[0])
+    except KeyError:  # a code that NIfTI does not have
+        return "unknown"
+
+
+def _qform(header: Any) -> NDArray[np.float64] | None:
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        qform: NDArray[np.float64] | None = header.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError):  # a quaternion longer than 1, a zoom below 0
+        return None
+    usable = qform is not None and np.isfinite(qform).all() and abs(np.linalg.det(qform[:3, :3])) > 1e-12
+    return qform if usable else None
+
+
+def _scale_apart(affine: NDArray[np.float64], pixdim: NDArray[np.float64], size: tuple[int, ...]) -> float:
+    """Return by how many voxels the last voxel of an axis lies elsewhere by ``pixdim``; 0 where that says nothing."""
+    if not np.isfinite(pixdim).all() or np.any(pixdim == 0):
+        return 0.0
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.max(np.abs(pixdim / spacing - 1) * (np.array(size) - 1)))
+
+
+def _verify_rest(file: Any) -> None:
+    """Read a packed file to its end, where its check sum is; what follows a whole one does no harm."""
+    if not isinstance(file, gzip.GzipFile):
+        return
+    try:
+        while file.read(CHUNK):
+            pass
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):
+            raise
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,138 @@
+"""What a reader of a format returns: voxels as stored, how they become HU, and the grid that the file states."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from MAESILLib.runtime.errors import InputError
+
+MAX_VOXELS = 1 << 32
+AGAIN = "copy or download it again"
+CHECK_FORMAT = "check that the file is whole and has this format"
+NOT_CT = "give a CT in Hounsfield units; MR, PET and rescaled images are not supported"
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Voxels and grid of a file or series.
+
+    Attributes:
+        voxels: (D, H, W), as stored.
+        affine: (4, 4), from (i, j, k, 1) to LPS in mm; its axes need not be perpendicular.
+        where: what messages call it.
+        slope, intercept: HU are slope * stored + intercept.
+        warnings: what a user should know about it, one line each.
+        name: DICOM series description; empty for the file's name.
+    """
+
+    voxels: NDArray[Any]
+    affine: NDArray[np.float64]
+    where: str
+    slope: float = 1.0
+    intercept: float = 0.0
+    warnings: tuple[str, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user states of an input that does not state it itself.
+
+    Attributes:
+        spacing_ijk: mm along i, j and k, of a file that states none.
+        hu_offset: added to every voxel.
+        fill_gaps: interpolate DICOM slices that are missing.
+    """
+
+    spacing_ijk: tuple[float, float, float] | None = None
+    hu_offset: float = 0.0
+    fill_gaps: bool = False
+
+    def spacing_of(self, where: str) -> tuple[float, float, float]:
+        """Return the spacing of a file that states none.
+
+        Raises:
+            InputError: it is not given either.
+        """
+        if self.spacing_ijk is None:
+            hint = "give it in mm: --spacing I J K (maesil prepare: --input-spacing I J K)"
+            raise InputError(f"{where} states no spacing", hint)
+        return self.spacing_ijk
+
+
+NOTHING = Given()
+
+
+def check_size(size: tuple[int, ...], where: str) -> None:
+    """Refuse sizes that are no volume, before memory is taken.
+
+    Raises:
+        InputError: too many voxels, or none.
+    """
+    if not size or min(size) < 1 or math.prod(size) > MAX_VOXELS:
+        raise InputError(f"{where} states a size of {_times(size)} voxels", CHECK_FORMAT)
+
+
+def file_grid(size: tuple[int, ...], where: str) -> tuple[int, int, int]:
+    """Return voxels along i, j and k of a volume whose further axes have one frame.
+
+    Raises:
+        InputError: it has fewer axes, or several frames.
+    """
+    if len(size) < 3 or math.prod(size[3:]) != 1:
+        raise InputError(
+            f"{where} is {len(size)}D ({_times(size)}), not one 3D volume", "extract one volume (one phase or time)"
+        )
+    return size[0], size[1], size[2]
+
+
+def check_affine(affine: NDArray[np.float64], where: str) -> None:
+    """Refuse a grid without extent along an axis.
+
+    Raises:
+        InputError: a spacing is 0 or no number, or two axes have one direction.
+    """
+    for axis, spacing in zip("ijk", np.linalg.norm(affine[:3, :3], axis=0), strict=True):
+        if not (math.isfinite(spacing) and spacing > 0):
+            raise InputError(
+                f"{where} has a spacing of {spacing:g} mm along {axis}",
+                "correct the spacing in the file's header, in mm",
+            )
+    volume = abs(np.linalg.det(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)))
+    if not np.isfinite(affine).all() or volume < 0.1:
+        raise InputError(f"{where} has axes that span no volume", "correct the orientation in the file's header")
+
+
+def check_channels(count: int, is_complex: bool, where: str) -> None:
+    """Refuse voxels that are not one real number.
+
+    Raises:
+        InputError: says what they are.
+    """
+    if is_complex:
+        raise InputError(f"{where} has complex voxels", NOT_CT)
+    if count != 1:
+        raise InputError(
+            f"{where} has {count} values a voxel (a colour picture or a vector field)",
+            "give a scalar CT volume in Hounsfield units",
+        )
+
+
+def require_file(file: Path, path: Path) -> None:
+    """Refuse a file whose other file is not there.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if not file.is_file():
+        raise InputError(f"{path} names its data file {file.name}, which is missing", "put it beside the header")
+
+
+def _times(size: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in size)

@@ -1,0 +1,316 @@
+"""DICOM as scanners and archives write it: tilted gantries, missing slices, copies, acquisitions, frames, bits."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, RLELossless
+from volume_factory import linear_hu, trunk
+
+from MAESILLib.ct.reading import read_volume
+from MAESILLib.ct.scan import Given
+from MAESILLib.runtime.errors import InputError
+
+UID = "1.2.826.0.1.3680043.8.498.7"
+HU = trunk()
+GRID = np.array([[0.7, 0, 0, -20], [0, 0.8, 0, -30], [0, 0, 2.5, 100], [0, 0, 0, 1.0]])
+"""From (i, j, k, 1) to LPS mm."""
+
+
+def slices(hu: np.ndarray = HU, grid: np.ndarray = GRID, signed: bool = True, **tags: Any) -> list[Any]:
+    """Return a dataset for each slice of (D, H, W) HU, from bottom to top; a tag that is None is left out."""
+    spacing = np.linalg.norm(grid[:3], axis=0)
+    found = []
+    for k, plane in enumerate(hu):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        values = {
+            "SOPClassUID": CTImageStorage,
+            "SOPInstanceUID": f"{UID}.1.{k + 1}",
+            "Modality": "CT",
+            "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+            "PatientID": "TEST",
+            "SeriesInstanceUID": f"{UID}.1",
+            "SeriesNumber": 3,
+            "SeriesDescription": "TRUNK",
+            "SliceThickness": f"{spacing[2]:g}",
+            "ImagePositionPatient": [f"{v:.6g}" for v in grid[:3, 3] + k * grid[:3, 2]],
+            "ImageOrientationPatient": [
+                f"{v:.8g}"[:16] for v in (*grid[:3, 0] / spacing[0], *grid[:3, 1] / spacing[1])
+            ],
+            "PixelSpacing": [f"{spacing[1]:g}", f"{spacing[0]:g}"],
+            "RescaleIntercept": -1024,
+            "RescaleSlope": 1,
+            "SamplesPerPixel": 1,
+            "PhotometricInterpretation": "MONOCHROME2",
+            "BitsAllocated": 16,
+            "BitsStored": 16,
+            "HighBit": 15,
+            "PixelRepresentation": int(signed),
+            "Rows": plane.shape[0],
+            "Columns": plane.shape[1],
+            "PixelData": (plane.astype(int) + 1024).astype("<i2" if signed else "<u2").tobytes(),
+        }
+        for keyword, value in (values | tags).items():
+            if value is not None:
+                setattr(data, keyword, value)
+        meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+        found.append(data)
+    return found
+
+
+def save(folder: Path, datasets: list[Any], prefix: str = "s", suffix: str = ".dcm", **options: Any) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{prefix}{number:03d}{suffix}" for number in range(1, len(datasets) + 1)]
+    for path, data in zip(paths, datasets, strict=True):
+        data.save_as(path, **(options or {"enforce_file_format": True}))
+    return paths
+
+
+def refusal(path: Path, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        read_volume(path, **options)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    return str(caught.value)
+
+
+class TestGeometry:
+    @pytest.mark.parametrize("as_scanned", [False, True])
+    def test_a_tilted_gantry_is_resampled(self, tmp_path: Path, as_scanned: bool) -> None:
+        grid, angle = GRID.copy(), np.radians(15)
+        if as_scanned:  # slices are oblique, and the table moves along z
+            grid[:3, 1] = np.array([0, np.cos(angle), -np.sin(angle)]) * 0.8
+        else:
+            grid[1, 2] = np.tan(angle) * 2.5
+        save(tmp_path, slices(linear_hu(grid, (20, 40, 48)), grid))
+        volume = read_volume(tmp_path, check=False)
+        assert any("15 degrees off perpendicular" in warning for warning in volume.warnings)
+        imaged = volume.hu > -1024
+        assert imaged.mean() > 0.6
+        expected = linear_hu(volume.geometry.ijk_to_lps(), volume.geometry.size_dhw)
+        np.testing.assert_allclose(volume.hu[imaged], expected[imaged], atol=2)
+
+    def test_unequal_distances_are_interpolated(self, tmp_path: Path) -> None:
+        # as heads are scanned: fine below, coarse above
+        kept = [*range(12), *range(15, 40, 4)]
+        found = slices(linear_hu(GRID, (40, 40, 48)))
+        save(tmp_path, [found[k] for k in kept])
+        volume = read_volume(tmp_path, check=False)
+        assert "2.5 to 10 mm apart: interpolated to equal distances of 2.5 mm" in volume.warnings[-1]
+        np.testing.assert_allclose(volume.hu, linear_hu(GRID, (40, 40, 48)), atol=1)
+
+    def test_missing_slices_are_refused_or_interpolated(self, tmp_path: Path) -> None:
+        paths = save(tmp_path, slices(linear_hu(GRID, (20, 40, 48))))
+        for number in (5, 6, 11):
+            paths[number].unlink()
+        message = refusal(tmp_path, check=False)
+        assert "is missing about 3 slices" in message
+        assert "between s005.dcm (110.00 mm) and s008.dcm (117.50 mm)" in message
+        volume = read_volume(tmp_path, check=False, given=Given(fill_gaps=True))
+        assert "missing about 3 slices" in volume.warnings[0]
+        np.testing.assert_allclose(volume.hu, linear_hu(GRID, (20, 40, 48)), atol=1)
+
+
+class TestSeries:
+    def test_copies_are_merged(self, tmp_path: Path) -> None:
+        paths = save(tmp_path, slices())
+        (tmp_path / "again").mkdir()
+        for path in paths[2:8]:
+            shutil.copy(path, tmp_path / "again" / f"{path.stem} (1).dcm")
+        volume = read_volume(tmp_path)
+        np.testing.assert_array_equal(volume.hu, HU)
+        assert volume.warnings == ()
+
+    @pytest.mark.parametrize("shift", [0.0, 1.25, 10.0, 30.0])
+    def test_two_acquisitions_are_two_series(self, tmp_path: Path, shift: float) -> None:
+        grid = GRID.copy()
+        grid[2, 3] += shift
+        save(tmp_path, slices(AcquisitionNumber=1))
+        save(tmp_path, slices(HU + np.int16(40), grid, AcquisitionNumber=2), "t")
+        message = refusal(tmp_path)
+        assert "CT series 3.1 'TRUNK' (12 slices" in message
+        assert "CT series 3.2 'TRUNK' (12 slices" in message
+        np.testing.assert_array_equal(read_volume(tmp_path, series="3.1").hu, HU)
+        np.testing.assert_array_equal(read_volume(tmp_path, series="3.2").hu, HU + 40)
+
+    def test_steps_of_a_scan_are_one_series(self, tmp_path: Path) -> None:
+        found = slices()
+        for number, data in enumerate(found):
+            data.AcquisitionNumber = 1 + number // 2
+        save(tmp_path, found)
+        np.testing.assert_array_equal(read_volume(tmp_path).hu, HU)
+
+    def test_damage_costs_its_own_series_alone(self, tmp_path: Path) -> None:
+        save(tmp_path / "a", slices())
+        others = save(tmp_path / "b", slices(SeriesInstanceUID=f"{UID}.2", SeriesNumber=4))
+        others[4].write_bytes(others[4].read_bytes()[:-500])
+        others[7].write_bytes(b"")
+        volume = read_volume(tmp_path)
+        np.testing.assert_array_equal(volume.hu, HU)
+        assert "took CT series 3 'TRUNK'" in volume.warnings[0]
+        assert "files left out: s005.dcm, s008.dcm" in volume.warnings[1]
+        assert "missing about 2 slices" in refusal(tmp_path, series="4")
+
+    def test_folders_that_links_lead_to(self, tmp_path: Path) -> None:
+        save(tmp_path / "store" / "deep", slices())
+        (tmp_path / "given").mkdir()
+        (tmp_path / "given" / "link").symlink_to(tmp_path / "store", target_is_directory=True)
+        (tmp_path / "given" / "link again").symlink_to(tmp_path / "store", target_is_directory=True)
+        (tmp_path / "store" / "deep" / "up").symlink_to(tmp_path / "store", target_is_directory=True)
+        np.testing.assert_array_equal(read_volume(tmp_path / "given").hu, HU)
+
+    @pytest.mark.parametrize(
+        ("tags", "kind"),
+        [
+            ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "CT localisers"),
+            ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "IODINE"]}, "CT maps of a material"),
+            ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "CT objects that are no slices"),
+            ({"Modality": "PT"}, "PT images"),
+        ],
+    )
+    def test_what_is_no_slice_is_set_aside(self, tmp_path: Path, tags: dict[str, Any], kind: str) -> None:
+        save(tmp_path, slices(SeriesInstanceUID=f"{UID}.2", **tags), "o")
+        assert f"only 12 {kind}" in refusal(tmp_path)
+        save(tmp_path, slices())
+        volume = read_volume(tmp_path)
+        np.testing.assert_array_equal(volume.hu, HU)
+        assert volume.warnings == ()
+
+    @pytest.mark.parametrize(
+        "tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelData", "Rows"]
+    )
+    def test_what_is_missing_is_named(self, tmp_path: Path, tag: str) -> None:
+        save(tmp_path, slices(**{tag: None}))
+        message = refusal(tmp_path)
+        assert f"has no {'pixels' if tag == 'PixelData' else tag}" in message
+        assert "11 more files" in message
+
+    @pytest.mark.parametrize("tag", ["Modality", "SeriesInstanceUID", "SliceThickness", "PatientID", "ImageType"])
+    def test_what_is_not_needed_may_be_missing(self, tmp_path: Path, tag: str) -> None:
+        save(tmp_path, slices(**{tag: None}))
+        np.testing.assert_array_equal(read_volume(tmp_path).hu, HU)
+
+    def test_without_preamble(self, tmp_path: Path) -> None:
+        for path in save(tmp_path, slices(), suffix=""):
+            data = pydicom.dcmread(path)
+            with open(path, "wb") as file:
+                pydicom.dcmwrite(file, Dataset(data), implicit_vr=True, little_endian=True)
+        np.testing.assert_array_equal(read_volume(tmp_path).hu, HU)
+
+
+class TestValues:
+    def test_the_display_is_inverted_not_the_values(self, tmp_path: Path) -> None:
+        save(tmp_path, slices(PhotometricInterpretation="MONOCHROME1"))
+        np.testing.assert_array_equal(read_volume(tmp_path).hu, HU)
+
+    @pytest.mark.parametrize("signed", [False, True])
+    def test_bits_above_those_stored(self, tmp_path: Path, signed: bool) -> None:
+        found = slices(np.clip(HU, -1024, 1000), signed=signed, BitsStored=12, HighBit=11)
+        for data in found:
+            stored = np.frombuffer(data.PixelData, "<u2") | np.uint16(0xA000)
+            data.PixelData = stored.tobytes()
+        save(tmp_path, found)
+        np.testing.assert_array_equal(read_volume(tmp_path).hu, np.clip(HU, -1024, 1000))
+
+    @pytest.mark.parametrize("padding", [-2000, 63536])
+    def test_padding_becomes_air(self, tmp_path: Path, padding: int) -> None:
+        hu = HU.copy()
+        hu[:, :3] = -1024
+        found = slices(hu, signed=padding < 0)
+        for data in found:
+            stored = np.frombuffer(data.PixelData, "<i2" if padding < 0 else "<u2").copy().reshape(40, 48)
+            stored[:3] = padding
+            data.PixelData = stored.tobytes()
+        save(tmp_path, found)
+        np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
+
+    def test_a_slope_of_0(self, tmp_path: Path) -> None:
+        save(tmp_path, slices(RescaleSlope=0))
+        assert "RescaleSlope of 0" in refusal(tmp_path)
+
+    def test_values_in_another_unit(self, tmp_path: Path) -> None:
+        save(tmp_path, slices(RescaleType="MGML"))
+        assert "values in MGML (RescaleType), not in HU" in refusal(tmp_path)
+
+    def test_pixels_that_are_too_few(self, tmp_path: Path) -> None:
+        found = slices()
+        found[5].PixelData = found[5].PixelData[:-40]
+        save(tmp_path, found)
+        assert "s006.dcm is cut short: it has fewer pixels than it states" in refusal(tmp_path)
+
+    def test_compressed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = slices()
+        for data in found:
+            data.compress(RLELossless)
+        save(tmp_path, found)
+        np.testing.assert_array_equal(read_volume(tmp_path).hu, HU)
+
+    def test_a_compression_that_needs_a_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = slices()
+        for data in found:
+            data.compress(RLELossless)
+            data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.80"
+        save(tmp_path, found)
+        for name in ("pylibjpeg", "openjpeg", "libjpeg", "gdcm", "jpeg_ls", "PIL"):
+            monkeypatch.setitem(sys.modules, name, None)
+        assert "JPEG-LS" in refusal(tmp_path)
+
+
+class TestFrames:
+    @pytest.fixture(params=["enhanced", "legacy"])
+    def enhanced(self, request: pytest.FixtureRequest) -> Callable[..., Any]:
+        def made(hu: np.ndarray = HU) -> Any:
+            data = slices(hu)[0]
+            sop_class = {"enhanced": EnhancedCTImageStorage, "legacy": "1.2.840.10008.5.1.4.1.1.2.2"}[request.param]
+            data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = sop_class
+            data.NumberOfFrames = len(hu)
+            orientation, measures, rescale = Dataset(), Dataset(), Dataset()
+            orientation.ImageOrientationPatient = data.ImageOrientationPatient
+            measures.PixelSpacing, measures.SliceThickness = data.PixelSpacing, data.SliceThickness
+            rescale.RescaleIntercept, rescale.RescaleSlope, rescale.RescaleType = -1024, 1, "HU"
+            shared, frames = Dataset(), []
+            shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+            # from top to bottom, as some scanners store them
+            for k in reversed(range(len(hu))):
+                place, frame = Dataset(), Dataset()
+                place.ImagePositionPatient = [*GRID[:2, 3], GRID[2, 3] + k * 2.5]
+                frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [place], [rescale]
+                frames.append(frame)
+            data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = [shared], frames
+            data.PixelData = (hu[::-1].astype(int) + 1024).astype("<i2").tobytes()
+            for tag in (
+                "ImagePositionPatient",
+                "ImageOrientationPatient",
+                "PixelSpacing",
+                "RescaleIntercept",
+                "RescaleSlope",
+            ):
+                delattr(data, tag)
+            return data
+
+        return made
+
+    def test_enhanced(self, tmp_path: Path, enhanced: Callable[..., Any]) -> None:
+        save(tmp_path, [enhanced()])
+        volume = read_volume(tmp_path)
+        np.testing.assert_array_equal(volume.hu, HU)
+        assert volume.geometry.spacing_dhw == (2.5, 0.8, 0.7)
+        assert volume.geometry.origin_lps == (-20, -30, 100)
+
+    def test_frames_whose_place_is_not_stated(self, tmp_path: Path) -> None:
+        data = slices()[0]
+        data.NumberOfFrames = len(HU)
+        data.PixelData = (HU.astype(int) + 1024).astype("<i2").tobytes()
+        save(tmp_path, [data])
+        assert "has 12 frames and does not state where each lies" in refusal(tmp_path)
