@@ -30,12 +30,10 @@ class Ranks:
     Attributes:
         rank: its number over all machines.
         size: how many there are.
-        local_rank: its number on its machine, and that of its card.
     """
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -108,16 +106,16 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if not is_launched():
         yield ALONE
         return
-    ranks = Ranks(*(_number(name) for name in LAUNCHER[:3]))
+    ranks = Ranks(_number("RANK"), _number("WORLD_SIZE"))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store, rank, size = next(dist.rendezvous("env://"))
+        store, *_ = next(dist.rendezvous("env://"))
         # the launcher keeps its store through restarts on one machine, with addresses of processes that have ended
         store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         # values for the host travel by gloo even where gradients travel by NCCL: they wait for no card
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"{ranks.name} cannot reach the others: {str(error).partition(chr(10))[0]}",

@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from MAESILLib.config import Config
 from MAESILLib.mae.blocks import Block
+from MAESILLib.mae.checkpoint_info import PARTS
 from MAESILLib.training.batch import Batch
-from MAESILLib.training.optimizer import READERS, learning_rate, make_optimizers, update_average
+from MAESILLib.training.optimizer import learning_rate, make_optimizers, update_average
 from MAESILLib.training.ranks import Ranks
 from MAESILLib.training.task import Task
 
@@ -46,11 +47,9 @@ class Update:
                 model,
                 device_ids=[device.index] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
-                # they are constants
-                broadcast_buffers=False,
             )
         self.optimizers = make_optimizers(model, config.train)
-        self.rates = dict.fromkeys(READERS, config.train.reader_learning_rate) | {"core": config.train.learning_rate}
+        self.rates = dict.fromkeys(PARTS, config.train.reader_learning_rate) | {"core": config.train.learning_rate}
         self.passes: list[torch.Tensor] = []
         self.step = 0
         self.before: dict[str, torch.Tensor] = {}
