@@ -27,6 +27,14 @@ def save(folder: Path, array: np.ndarray, name: str = "scan.nrrd", **grid: objec
     return path
 
 
+def patched(path: Path, offset: int, kind: str, *values: float) -> Path:
+    """Overwrite fields of an uncompressed NIfTI header."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into(kind, data, offset, *values)
+    path.write_bytes(data)
+    return path
+
+
 def refusal(path: Path, **options: object) -> str:
     with pytest.raises(InputError) as caught:
         read_volume(path, **options)
@@ -65,11 +73,9 @@ class TestFormats:
         with pytest.raises(InputError, match="no such file"):
             read_geometry(tmp_path / "none.nii")
 
-    def test_stem(self) -> None:
+    def test_names(self, tmp_path: Path) -> None:
         assert volume_stem("/a/b.c.NII.GZ") == "b.c"
         assert volume_stem("b.other") == "b.other"
-
-    def test_path_as_text(self, tmp_path: Path) -> None:
         assert read_volume(str(save(tmp_path, trunk()))).name == "scan"
 
 
@@ -83,15 +89,11 @@ class TestValues:
         assert volume.hu[3, 20, 20] == 20000
         assert volume.warnings == ()
 
-    def test_whole_floats_become_int16(self, tmp_path: Path) -> None:
-        volume = read_volume(save(tmp_path, trunk().astype(np.float64)))
-        assert volume.hu.dtype == np.int16
-        np.testing.assert_array_equal(volume.hu, trunk())
-
-    def test_fractions_stay_float32(self, tmp_path: Path) -> None:
-        volume = read_volume(save(tmp_path, trunk() + 0.25))
-        assert volume.hu.dtype == np.float32
-        np.testing.assert_array_equal(volume.hu, np.maximum(trunk() + 0.25, -1024).astype(np.float32))
+    @pytest.mark.parametrize(("more", "dtype"), [(0.0, np.int16), (0.25, np.float32)])
+    def test_whole_floats_become_int16_and_fractions_stay(self, tmp_path: Path, more: float, dtype: type) -> None:
+        volume = read_volume(save(tmp_path, trunk() + more))
+        assert volume.hu.dtype == dtype
+        np.testing.assert_array_equal(volume.hu, np.maximum(trunk() + more, -1024).astype(dtype))
 
     def test_large_integers_do_not_wrap(self, tmp_path: Path) -> None:
         hu = trunk().astype(np.int32)
@@ -99,11 +101,8 @@ class TestValues:
         assert read_volume(save(tmp_path, hu)).hu[0, 0, 0] == 32767
 
     def test_nifti_slope_and_intercept(self, tmp_path: Path) -> None:
-        stored = (trunk() + 1024).astype(np.int16)
-        path = save(tmp_path, stored, "scan.nii")
-        data = bytearray(path.read_bytes())
-        struct.pack_into("<ff", data, 112, 1.0, -1024.0)  # scl_slope, scl_inter
-        path.write_bytes(data)
+        # scl_slope, scl_inter
+        path = patched(save(tmp_path, (trunk() + 1024).astype(np.int16), "scan.nii"), 112, "<ff", 1.0, -1024.0)
         np.testing.assert_array_equal(read_volume(path).hu, trunk())
 
     def test_unchecked_reading_takes_values_as_they_are(self, tmp_path: Path) -> None:
@@ -115,8 +114,14 @@ class TestValues:
 
 
 class TestFileRefusals:
-    def test_missing(self, tmp_path: Path) -> None:
+    def test_wrong_paths(self, tmp_path: Path) -> None:
         assert "no such file or folder" in refusal(tmp_path / "none.nrrd")
+        assert "is not DICOM" in refusal(save(tmp_path, trunk()), series="3")
+        assert "no DICOM CT series" in refusal(tmp_path)
+        (tmp_path / "scan.png").write_bytes(b"picture")
+        message = refusal(tmp_path / "scan.png")
+        assert "unknown suffix" in message
+        assert ".nii.gz" in message
 
     def test_no_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = save(tmp_path, trunk(), "scan.nii.gz")
@@ -126,19 +131,6 @@ class TestFileRefusals:
 
         monkeypatch.setattr("MAESILLib.ct.nifti.open", refuse, raising=False)
         assert "no permission to read" in refusal(path)
-
-    def test_unknown_suffix(self, tmp_path: Path) -> None:
-        (tmp_path / "scan.png").write_bytes(b"picture")
-        message = refusal(tmp_path / "scan.png")
-        assert "unknown suffix" in message
-        assert ".nii.gz" in message
-
-    def test_folder_without_dicom(self, tmp_path: Path) -> None:
-        save(tmp_path, trunk())
-        assert "no DICOM CT series" in refusal(tmp_path)
-
-    def test_series_of_a_file(self, tmp_path: Path) -> None:
-        assert "is not DICOM" in refusal(save(tmp_path, trunk()), series="3")
 
     @pytest.mark.parametrize("suffix", SUFFIXES[:4])
     @pytest.mark.parametrize("content", [b"", b"this is no volume " * 50])
@@ -192,24 +184,18 @@ class TestFileRefusals:
 
 
 class TestHeaderRefusals:
-    def test_four_dimensions(self, tmp_path: Path) -> None:
-        image = sitk.JoinSeries([image_of(trunk(), geometry((12, 40, 48)))] * 3)
-        sitk.WriteImage(image, str(tmp_path / "scan.nii.gz"))
-        assert "is 4D (48x40x12x3)" in refusal(tmp_path / "scan.nii.gz")
-
-    def test_two_dimensions(self, tmp_path: Path) -> None:
-        sitk.WriteImage(sitk.GetImageFromArray(trunk()[5]), str(tmp_path / "scan.nrrd"))
-        assert "is 2D" in refusal(tmp_path / "scan.nrrd")
-
-    def test_colour(self, tmp_path: Path) -> None:
-        sitk.WriteImage(
-            sitk.GetImageFromArray(np.zeros((9, 9, 9, 3), np.uint8), isVector=True), str(tmp_path / "c.mha")
-        )
-        assert "3 values a voxel" in refusal(tmp_path / "c.mha")
-
-    def test_complex(self, tmp_path: Path) -> None:
-        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((9, 9, 9), np.complex64)), str(tmp_path / "c.nii"))
-        assert "complex" in refusal(tmp_path / "c.nii")
+    @pytest.mark.parametrize(
+        ("image", "name", "words"),
+        [
+            (sitk.JoinSeries([sitk.GetImageFromArray(trunk())] * 3), "scan.nii.gz", "is 4D (48x40x12x3)"),
+            (sitk.GetImageFromArray(trunk()[5]), "scan.nrrd", "is 2D"),
+            (sitk.GetImageFromArray(np.zeros((9, 9, 9, 3), np.uint8), isVector=True), "c.mha", "3 values a voxel"),
+            (sitk.GetImageFromArray(np.zeros((9, 9, 9), np.complex64)), "c.nii", "complex"),
+        ],
+    )
+    def test_no_scalar_volume(self, tmp_path: Path, image: sitk.Image, name: str, words: str) -> None:
+        sitk.WriteImage(image, str(tmp_path / name))
+        assert words in refusal(tmp_path / name)
 
     @pytest.mark.parametrize(("size", "axis"), [((7, 40, 48), "k"), ((12, 7, 48), "j"), ((12, 40, 7), "i")])
     def test_few_voxels(self, tmp_path: Path, size: tuple[int, int, int], axis: str) -> None:
@@ -223,14 +209,11 @@ class TestHeaderRefusals:
 
     @pytest.mark.parametrize("value", [0.0, float("nan")])
     def test_nifti_that_states_no_spacing(self, tmp_path: Path, value: float) -> None:
-        path = save(tmp_path, trunk(), "scan.nii", spacing_dhw=(3.0, 1.0, 1.0))
-        data = bytearray(path.read_bytes())
-        struct.pack_into("<f", data, 88, value)  # pixdim[3]
-        path.write_bytes(data)
-        # the sform states it too
+        # pixdim[3]; the sform states it too
+        path = patched(save(tmp_path, trunk(), "scan.nii", spacing_dhw=(3.0, 1.0, 1.0)), 88, "<f", value)
         assert read_volume(path).geometry.spacing_dhw == (3.0, 1.0, 1.0)
-        struct.pack_into("<hh", data, 252, 0, 0)  # qform_code, sform_code
-        path.write_bytes(data)
+        # qform_code, sform_code
+        patched(path, 252, "<hh", 0, 0)
         assert "states no spacing" in refusal(path)
         volume = read_volume(path, given=Given(spacing_ijk=(1.0, 1.0, 2.5)))
         assert volume.geometry.spacing_dhw == (2.5, 1.0, 1.0)
@@ -242,10 +225,8 @@ class TestHeaderRefusals:
         assert "mm along k" in refusal(path)
 
     def test_nifti_without_orientation_is_a_warning(self, tmp_path: Path) -> None:
-        path = save(tmp_path, trunk(), "scan.nii", spacing_dhw=(3.0, 1.0, 1.0))
-        data = bytearray(path.read_bytes())
-        struct.pack_into("<hh", data, 252, 0, 0)  # qform_code, sform_code
-        path.write_bytes(data)
+        # qform_code, sform_code
+        path = patched(save(tmp_path, trunk(), "scan.nii", spacing_dhw=(3.0, 1.0, 1.0)), 252, "<hh", 0, 0)
         (warning,) = read_volume(path).warnings
         assert "no orientation" in warning
 
@@ -267,8 +248,11 @@ class TestValueRefusals:
         assert "3 voxels that are not finite" in message
         assert "(i, j, k) = (6, 5, 4)" in message
 
-    def test_constant(self) -> None:
+    def test_constant_too_large_and_air(self) -> None:
         assert "same value -1000" in self.refusal(np.full((12, 12, 12), -1000, np.int16))
+        assert "too large" in self.refusal(trunk().astype(np.float32) * 200)
+        air = np.random.default_rng(0).normal(-950, 30, (12, 12, 12)).astype(np.int16)
+        assert "nothing but air" in self.refusal(air)
 
     def test_label_maps(self) -> None:
         hu = trunk()
@@ -305,13 +289,6 @@ class TestValueRefusals:
         rng = np.random.default_rng(0)
         body = np.where(trunk() > -500, rng.gamma(4, 90, trunk().shape), rng.gamma(1, 8, trunk().shape))
         assert "MR or another modality" in self.refusal(body.astype(np.int16))
-
-    def test_too_large(self) -> None:
-        assert "too large" in self.refusal(trunk().astype(np.float32) * 200)
-
-    def test_air_only(self) -> None:
-        air = np.random.default_rng(0).normal(-950, 30, (12, 12, 12)).astype(np.int16)
-        assert "nothing but air" in self.refusal(air)
 
     def test_crop_inside_the_body_is_a_warning(self) -> None:
         inside = np.random.default_rng(0).normal(20, 40, (16, 30, 30))
