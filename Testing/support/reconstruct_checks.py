@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_factory import (
-    Result,
-    maesil,
-    read_array,
-)
+from cli_factory import Result, maesil, read_array
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
 
 KINDS = ("masked", "reconstruction", "composite", "error", "mask")
 LOW, HIGH = -1000, 1000
@@ -63,6 +61,23 @@ def check_patches(mask: np.ndarray) -> None:
     corners = mask[::8, ::8, ::8]
     blown_up = corners.repeat(8, 0).repeat(8, 1).repeat(8, 2)[:d, :h, :w]
     np.testing.assert_array_equal(mask, blown_up)
+
+
+def direct_fill(image: np.ndarray, hidden: np.ndarray, tension: float | None = None) -> np.ndarray:
+    """Fill (D, H, W) by sparse elimination: harmonically, or as a plate under ``tension``."""
+    axes = []
+    for axis, n in enumerate(image.shape):
+        steps = sparse.diags([-np.ones(n - 1), np.ones(n - 1)], [0, 1], (n - 1, n))
+        factors = [sparse.eye(m) for m in image.shape]
+        factors[axis] = steps.T @ steps
+        axes.append(sparse.kron(sparse.kron(factors[0], factors[1]), factors[2]))
+    matrix = sum(axes).tocsr()
+    if tension is not None:
+        matrix = (matrix @ matrix + tension * matrix).tocsr()
+    is_hidden, values = hidden.ravel(), image.astype(float).ravel()
+    right = -matrix[is_hidden][:, ~is_hidden] @ values[~is_hidden]
+    values[is_hidden] = spsolve(matrix[is_hidden][:, is_hidden].tocsc(), right)
+    return values.reshape(image.shape)
 
 
 def psnr(reference_hu: np.ndarray, prediction_hu: np.ndarray) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import spsolve
+from reconstruct_checks import direct_fill
+from scipy import ndimage
 from volume_factory import patch_mask, smooth_volume
 
 from MAESILLib.mae import harmonic
@@ -25,28 +25,6 @@ def fill(image: np.ndarray, hidden: np.ndarray, tolerance: float = 1e-4) -> np.n
     return filled[0, 0].numpy()
 
 
-def direct(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Solve the graph Laplacian by sparse elimination."""
-    number = np.cumsum(hidden).reshape(hidden.shape) - 1
-    ones, offsets = [], []
-    right, links = np.zeros(hidden.sum()), np.zeros(hidden.sum())
-    for axis in range(3):
-        first = [slice(None)] * 3
-        second = first.copy()
-        first[axis], second[axis] = slice(None, -1), slice(1, None)
-        for here, there in ((tuple(first), tuple(second)), (tuple(second), tuple(first))):
-            row, from_hidden = number[here][hidden[here]], hidden[there][hidden[here]]
-            np.add.at(links, row, 1)
-            np.add.at(right, row[~from_hidden], image[there][hidden[here]][~from_hidden])
-            ones.append(row[from_hidden])
-            offsets.append(number[there][hidden[here]][from_hidden])
-    rows, columns = np.concatenate(ones), np.concatenate(offsets)
-    matrix = sparse.diags(links) - sparse.coo_matrix((np.ones(len(rows)), (rows, columns)), (len(links), len(links)))
-    filled = image.astype(float)
-    filled[hidden] = spsolve(matrix.tocsc(), right)
-    return filled
-
-
 def token_mask(shape: Shape, spec: MaskSpec, patch: int = 4) -> np.ndarray:
     """Draw a mask of patches and return the hidden voxels; patches at the far faces may be cut."""
     depth, height, width = (-(-n // patch) for n in shape)
@@ -62,7 +40,7 @@ def token_mask(shape: Shape, spec: MaskSpec, patch: int = 4) -> np.ndarray:
 def test_single_voxels_equal_the_direct_solution(shape: Shape, ratio: float, tolerance: float) -> None:
     image = np.random.default_rng(1).random(shape, np.float32)
     hidden = np.random.default_rng(2).random(shape) < ratio
-    np.testing.assert_allclose(fill(image, hidden, tolerance), direct(image, hidden), atol=tolerance, rtol=0)
+    np.testing.assert_allclose(fill(image, hidden, tolerance), direct_fill(image, hidden), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(24, 16, 32), (23, 17, 21), (9, 33, 18)])
@@ -75,14 +53,14 @@ def test_patches_equal_the_direct_solution(shape: Shape, strategy: str, share: f
     image = np.random.default_rng(1).random(shape, np.float32)
     ratio = 1 - (1 - share) ** 0.5
     hidden = token_mask(shape, MaskSpec(strategy, ratio, ratio))
-    np.testing.assert_allclose(fill(image, hidden, tolerance), direct(image, hidden), atol=tolerance, rtol=0)
+    np.testing.assert_allclose(fill(image, hidden, tolerance), direct_fill(image, hidden), atol=tolerance, rtol=0)
 
 
 def test_padding_is_filled_like_what_is_hidden() -> None:
     image = smooth_volume((16, 24, 16))
     hidden = patch_mask(image.shape, 0.6)
     hidden[13:], hidden[:, 20:] = True, True
-    np.testing.assert_allclose(fill(image, hidden), direct(image, hidden), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(fill(image, hidden), direct_fill(image, hidden), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(40, 33, 47), (64, 8, 8)])
@@ -149,20 +127,23 @@ def test_nothing_unknown_and_nothing_known(shape: Shape) -> None:
     assert harmonic_fill(torch.full_like(image, torch.nan), nothing).eq(0.5).all()
 
 
+def batch_of(shape: Shape, *masks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and what is known of them: under ``masks``, of all and of nothing."""
+    hidden = np.stack([*masks, np.zeros(shape, bool), np.ones(shape, bool)])
+    image = np.stack([smooth_volume(shape, seed) for seed in range(len(hidden))])
+    return torch.from_numpy(image)[:, None], torch.from_numpy(~hidden)[:, None]
+
+
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-2])
 def test_samples_of_a_batch_do_not_influence_one_another(tolerance: float) -> None:
     """Others that need more cycles, more grids, or none."""
     shape = (32, 24, 40)
     one_patch = np.ones(shape, bool)
     one_patch[8:16, :8, 8:16] = False
-    masks = [patch_mask(shape, 0.75), patch_mask(shape, 0.2, seed=1), one_patch]
-    masks += [np.zeros(shape, bool), np.ones(shape, bool)]
-    image = torch.from_numpy(np.stack([smooth_volume(shape, seed) for seed in range(len(masks))]))[:, None]
-    known = torch.from_numpy(~np.stack(masks))[:, None]
-    together = harmonic_fill(image, known, tolerance)
-    for number in range(len(masks)):
-        alone = harmonic_fill(image[number : number + 1], known[number : number + 1], tolerance)
-        torch.testing.assert_close(together[number : number + 1], alone, atol=1e-6, rtol=0)
+    image, known = batch_of(shape, patch_mask(shape, 0.75), patch_mask(shape, 0.2, seed=1), one_patch)
+    for alone, together in zip(zip(image, known, strict=True), harmonic_fill(image, known, tolerance), strict=True):
+        one = harmonic_fill(*(x[None] for x in alone), tolerance)[0]
+        torch.testing.assert_close(together, one, atol=1e-6, rtol=0)
 
 
 def plate(image: np.ndarray, hidden: np.ndarray, tolerance: float = 1e-5) -> np.ndarray:
@@ -172,28 +153,12 @@ def plate(image: np.ndarray, hidden: np.ndarray, tolerance: float = 1e-5) -> np.
     return biharmonic_fill(harmonic_one, known, tolerance)[0, 0].numpy()
 
 
-def direct_plate(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Solve the normal equations of squared Laplacian and squared gradient by sparse elimination."""
-    axes = []
-    for axis, n in enumerate(image.shape):
-        steps = sparse.diags([-np.ones(n - 1), np.ones(n - 1)], [0, 1], (n - 1, n))
-        factors = [sparse.eye(m) for m in image.shape]
-        factors[axis] = steps.T @ steps
-        axes.append(sparse.kron(sparse.kron(factors[0], factors[1]), factors[2]))
-    laplacian = sum(axes).tocsr()
-    matrix = (laplacian @ laplacian + TENSION * laplacian).tocsr()
-    is_hidden, values = hidden.ravel(), image.astype(float).ravel()
-    right = -matrix[is_hidden][:, ~is_hidden] @ values[~is_hidden]
-    values[is_hidden] = spsolve(matrix[is_hidden][:, is_hidden].tocsc(), right)
-    return values.reshape(image.shape)
-
-
 @pytest.mark.parametrize("shape", [(24, 16, 24), (23, 17, 9)])
 @pytest.mark.parametrize("strategy", ["dual", "uniform", "group"])
 def test_the_plate_equals_the_direct_solution(shape: Shape, strategy: str) -> None:
     image = smooth_volume(shape)
     hidden = token_mask(shape, MaskSpec(strategy, 0.5, 0.5))
-    wanted = np.where(hidden, direct_plate(image, hidden).clip(0, 1), image)
+    wanted = np.where(hidden, direct_fill(image, hidden, TENSION).clip(0, 1), image)
     np.testing.assert_allclose(plate(image, hidden), wanted, atol=1e-4, rtol=0)
     # as it is used: what is left hardly counts
     rough = plate(image, hidden, 0.1) - image
@@ -209,7 +174,7 @@ def bending(image: np.ndarray) -> float:
 @pytest.mark.parametrize(("strategy", "share"), [("block", 0.9), ("group", 0.9), ("product", 0.9), ("dual", 0.95)])
 def test_large_holes_have_a_plate_too(strategy: str, share: float) -> None:
     """They take many more cycles; one in a thousand voxels is known."""
-    image = smooth_volume((96, 64, 80))
+    image = smooth_volume((64, 48, 64))
     hidden = token_mask(image.shape, MaskSpec(strategy, share, share), patch=8)
     filled = plate(image, hidden, 0.1)
     assert np.array_equal(filled[~hidden], image[~hidden])
@@ -226,13 +191,11 @@ def test_a_plate_goes_on_with_the_slope() -> None:
 
 def test_plates_of_a_batch_keep_what_is_known_and_do_not_influence_one_another() -> None:
     shape = (24, 16, 16)
-    masks = [patch_mask(shape, 0.75), patch_mask(shape, 0.3, seed=1), np.zeros(shape, bool), np.ones(shape, bool)]
-    image = torch.from_numpy(np.stack([smooth_volume(shape, seed) for seed in range(len(masks))]))[:, None]
-    known = torch.from_numpy(~np.stack(masks))[:, None]
+    image, known = batch_of(shape, patch_mask(shape, 0.75), patch_mask(shape, 0.3, seed=1))
     start = harmonic_fill(image, known)
-    together = biharmonic_fill(start, known)
-    assert torch.equal(together[known], image[known])
-    assert together[3].eq(0.5).all()
-    for number in range(len(masks)):
-        alone = biharmonic_fill(start[number : number + 1], known[number : number + 1])
-        torch.testing.assert_close(together[number : number + 1], alone, atol=1e-6, rtol=0)
+    filled = biharmonic_fill(start, known)
+    assert torch.equal(filled[known], image[known])
+    assert filled[3].eq(0.5).all()
+    for alone, together in zip(zip(start, known, strict=True), filled, strict=True):
+        one = biharmonic_fill(*(x[None] for x in alone))[0]
+        torch.testing.assert_close(together, one, atol=1e-6, rtol=0)

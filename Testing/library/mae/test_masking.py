@@ -34,28 +34,24 @@ def visible_grids(grid: Grid, spec: MaskSpec, batch: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("ratios", RATIOS)
-def test_counts_are_exact_and_rows_sorted_and_unique(strategy: str, grid: Grid, ratios: tuple[float, float]) -> None:
-    spec = MaskSpec(strategy, *ratios)
-    visible = draw_visible(grid, spec, 5, generator_for(1))
-    assert visible.shape == (5, visible_count(grid, spec))
-    assert visible.dtype == torch.int64
-    assert (visible.diff(dim=1) > 0).all(), "not strictly ascending"
-    assert visible.min() >= 0
-    assert visible.max() < math.prod(grid)
+def test_counts_are_exact_and_rows_sorted_and_unique(strategy: str) -> None:
+    for grid, ratios in itertools.product(GRIDS, RATIOS):
+        spec = MaskSpec(strategy, *ratios)
+        visible = draw_visible(grid, spec, 5, generator_for(1))
+        assert visible.shape == (5, visible_count(grid, spec))
+        assert visible.dtype == torch.int64
+        assert (visible.diff(dim=1) > 0).all(), "not strictly ascending"
+        assert visible.min() >= 0
+        assert visible.max() < math.prod(grid)
 
 
-def test_dual_counts_follow_the_definition() -> None:
+def test_counts_follow_the_definition_of_dual() -> None:
+    assert tuple(STRATEGIES) == STRATEGY_NAMES
     # round(256 * .5) = 128 positions, of these round(128 * .5) = 64 at each of 16 depths
     assert visible_count((16, 16, 16), MaskSpec("dual", 0.5, 0.5)) == 16 * 64
     # round(20 * .75) = 15, round(15 * .4) = 6
     assert visible_count((3, 4, 5), MaskSpec("dual", 0.25, 0.6)) == 3 * 6
-
-
-@pytest.mark.parametrize("strategy", ["uniform", "group", "block"])
-def test_unstructured_masks_show_as_many_tokens_as_dual(strategy: str) -> None:
-    for grid, ratios in itertools.product(GRIDS, RATIOS):
+    for strategy, grid, ratios in itertools.product(("uniform", "group", "block"), GRIDS, RATIOS):
         assert visible_count(grid, MaskSpec(strategy, *ratios)) == visible_count(grid, MaskSpec("dual", *ratios))
 
 
@@ -66,20 +62,14 @@ def test_the_exact_mask_of_a_seed(strategy: str, expected: list[int]) -> None:
 
 def test_a_mask_depends_on_its_generator_alone() -> None:
     def draw(*seed: object) -> torch.Tensor:
-        return draw_visible((4, 4, 4), MaskSpec("dual"), 2, generator_for(*seed))  # type: ignore[arg-type]
+        return draw_visible((8, 8, 8), MaskSpec("dual"), 8, generator_for(*seed))  # type: ignore[arg-type]
 
-    torch.manual_seed(0)
     first = draw(7, "volume", 3)
-    torch.manual_seed(1)
+    torch.rand(1)
     assert torch.equal(first, draw(7, "volume", 3))
-    assert not torch.equal(first, draw(8, "volume", 3))
-    assert not torch.equal(first, draw(7, "volume", 4))
-
-
-def test_samples_of_a_batch_differ() -> None:
-    visible = draw_visible((8, 8, 8), MaskSpec("uniform"), 8, generator_for(0))
-    for a, b in itertools.combinations(visible, 2):
-        assert not torch.equal(a, b)
+    others = [draw(8, "volume", 3), draw(7, "volume", 4)]
+    # nor are two samples of a batch alike
+    assert len(torch.cat([first, *others]).unique(dim=0)) == 24
 
 
 @pytest.mark.parametrize("strategy", HIDING_NAMES)
@@ -92,24 +82,17 @@ def test_every_token_is_drawn_equally_often(strategy: str, grid: Grid) -> None:
     assert (share - 0.25).abs().max() < 5 * (0.25 * 0.75 / draws) ** 0.5
 
 
-def test_dual_keeps_the_same_positions_at_every_depth_and_the_same_number() -> None:
+def test_structured_masks() -> None:
     grid, n_plane, n_axis = (64, 6, 5), 15, 8
     for row in visible_grids(grid, MaskSpec("dual"), 4).reshape(4, 64, -1):
         assert (row.sum(1) == n_axis).all()
         # over many depths the union is the whole plane set, not less
         assert row.any(0).sum() == n_plane
-
-
-def test_product_shows_whole_columns_of_whole_slices() -> None:
-    (product,) = visible_grids((8, 6, 6), MaskSpec("product"))
+    (product,), (tube,) = (visible_grids((8, 6, 6), MaskSpec(name)) for name in ("product", "tube"))
     slices, columns = product.any((1, 2)), product.any(0)
     assert (product == slices[:, None, None] & columns).all()
     assert slices.sum() == 4
     assert columns.sum() == 18
-
-
-def test_tube_shows_the_same_positions_at_every_depth() -> None:
-    (tube,) = visible_grids((8, 6, 6), MaskSpec("tube"))
     assert (tube == tube[:1]).all()
 
 
@@ -169,7 +152,3 @@ def test_hidden_is_the_sorted_complement() -> None:
 def test_a_wrong_mask_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"dial|plane_ratio|axis_ratio"):
         MaskSpec(**bad)  # type: ignore[arg-type]
-
-
-def test_every_named_strategy_is_there() -> None:
-    assert tuple(STRATEGIES) == STRATEGY_NAMES

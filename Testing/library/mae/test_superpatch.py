@@ -90,11 +90,8 @@ def test_blend_is_the_weighted_mean() -> None:
 @pytest.mark.parametrize(
     ("superpatch", "patch"), [((30, 32, 32), (8, 8, 8)), ((4, 4, 4), (8, 8, 8)), ((8, 8, 8), (0, 8, 8))]
 )
-def test_sizes_that_do_not_divide_are_refused(superpatch: tuple[int, int, int], patch: tuple[int, int, int]) -> None:
+def test_what_is_refused(superpatch: tuple[int, int, int], patch: tuple[int, int, int]) -> None:
     with pytest.raises(InputError, match="not a multiple"):
         partition((40, 40, 40), superpatch, patch)
-
-
-def test_an_overlap_out_of_range_is_refused() -> None:
     with pytest.raises(InputError, match="overlap"):
         partition((40, 40, 40), (32, 32, 32), (8, 8, 8), 0.8)
