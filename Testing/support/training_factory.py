@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,12 +55,7 @@ def tiny_config(**train: object) -> Config:
         None,
         "tiny",
         {
-            "model": {
-                "superpatch_size": (32, 32, 32),
-                "encoder_width": 48,
-                "decoder_width": 24,
-                "head_width": 24,
-            },
+            "model": {"superpatch_size": (32, 32, 32), "encoder_width": 48, "decoder_width": 24, "head_width": 24},
             "train": {
                 "steps": 8,
                 "crop_size": (32, 32, 32),
@@ -85,6 +81,11 @@ def write_of_first_release(path: Path) -> Path:
     described = {"format": "maesil-checkpoint/1", "model": {"prior": True}, "library_version": "0.1.0"}
     save_file({"a": torch.zeros(1)}, path, {"maesil": json.dumps(described)})
     return path
+
+
+def assert_same(one: Mapping[str, object], other: Mapping[str, object]) -> None:
+    """Check that all weights, or whatever tensors are nested in these, are the same to the last bit."""
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 Module = TypeVar("Module", bound=torch.nn.Module)

@@ -60,9 +60,6 @@ def test_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\(D, H, W\)"):
         write_volume(tmp_path / "scan.nrrd", trunk()[0], GRID)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_folder_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         write_volume(tmp_path / "results" / "scan.nrrd", trunk(), GRID)

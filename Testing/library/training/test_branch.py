@@ -8,9 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from cli_factory import QUIET, assert_refused, maesil
-from training_factory import four_volumes, tiny_config
+from training_factory import assert_same, four_volumes, tiny_config
 
 from MAESILLib.config import from_dict, to_dict
 from MAESILLib.data.cache import Cache, read_cache
@@ -102,9 +101,8 @@ def test_every_second_update_of_a_branch_has_the_larger_crops(folder: Path) -> N
     saved = read_state(folder / "run")
     config = from_dict(cooled_down(saved, 4))
     trainer = Watching(config, read_cache(folder / "cache"), folder / "watched", start=saved)
-    for name, weight in trainer.model.named_parameters():
-        assert torch.equal(weight, saved.values["model"][name])
-        assert torch.equal(trainer.update.average.get_parameter(name), saved.values["average"][name])
+    for part, module in (("model", trainer.model), ("average", trainer.update.average)):
+        assert_same(module.state_dict(), saved.values[part])
     trainer.run()
     assert shapes == [(8, 1, 16, 16, 16), (1, 1, 32, 32, 32)] * 2
     assert_same_weights(folder / "watched", folder / "branch")
@@ -112,10 +110,8 @@ def test_every_second_update_of_a_branch_has_the_larger_crops(folder: Path) -> N
 
 def assert_same_weights(one: Path, other: Path) -> None:
     here, there = (read_state(path).values for path in (one, other))
-    for part in ("model", "average"):
-        assert all(torch.equal(here[part][name], weight) for name, weight in there[part].items())
-    for name, moments in there["optimizer"].items():
-        assert all(torch.equal(here["optimizer"][name][key], value) for key, value in moments.items())
+    for part in ("model", "average", "optimizer"):
+        assert_same(here[part], there[part])
 
 
 def test_branching_twice_gives_the_same_weights_and_a_broken_branch_resumes(folder: Path) -> None:

@@ -51,15 +51,11 @@ def test_the_learning_rate_rises_stays_and_falls_with_one_minus_the_root() -> No
     assert rates[75] == pytest.approx(0.1 + 0.9 * 0.8)
     assert rates[99] == 0.1
     assert all(a > b for a, b in itertools.pairwise(rates[74:]))
-
-
-def test_a_run_without_end_never_cools_down() -> None:
+    # without a cool-down
     train = tiny_config(steps=100, warmup_steps=0, cooldown_share=0.0, final_learning_rate=0.1).train
     assert train.cooldown_from == 100
     assert {learning_rate(train, step, 1.0) for step in range(100)} == {1.0}
-
-
-def test_a_lower_rate_of_the_readers_falls_no_lower_than_itself() -> None:
+    # a lower rate, of the readers, falls no lower than itself
     train = tiny_config(steps=10, warmup_steps=0, cooldown_share=1.0, final_learning_rate=0.1).train
     assert [learning_rate(train, step, 0.05) for step in range(10)] == [0.05] * 10
 

@@ -5,6 +5,7 @@ Training takes it on a CPU too, where it is measured to be faster, and keeps wha
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import time
@@ -17,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 from cli_factory import QUIET, maesil, reconstruct
-from training_factory import make_cache, tiny_config
+from training_factory import assert_same, make_cache, tiny_config
 from volume_factory import trunk
 
+from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
 from MAESILLib.mae.checkpoint import load_checkpoint, read_info
 from MAESILLib.mae.masking import MaskSpec
@@ -123,12 +125,14 @@ def test_measuring_takes_less_than_half_a_second() -> None:
 def test_a_run_says_what_it_takes_and_keeps_it(tmp_path: Path, cache: Cache, measured: Callable[[float], None]) -> None:
     """An exact resume does not depend on a timing."""
 
+    def config_of(steps: int) -> Config:
+        return tiny_config(steps=steps, precision="auto", cooldown_share=0.0, validate_every=100)
+
     def trained(steps: int, folder: str, ratio: float, resume: bool = False) -> str:
         measured(ratio)
         log = io.StringIO()
         reporter = Reporter("off", io.StringIO(), log)
-        config = tiny_config(steps=steps, precision="auto", cooldown_share=0.0, validate_every=100)
-        Trainer(config, cache, tmp_path / folder, resume=resume, reporter=reporter).run()
+        Trainer(config_of(steps), cache, tmp_path / folder, resume=resume, reporter=reporter).run()
         (line,) = [line for line in log.getvalue().splitlines() if line.startswith("precision: ")]
         return line
 
@@ -140,24 +144,15 @@ def test_a_run_says_what_it_takes_and_keeps_it(tmp_path: Path, cache: Cache, mea
     trained(4, "whole", 2.0)
     assert trained(4, "other", 0.1) == "precision: fp32 (bf16 is 0.1 times as fast as fp32 on this CPU)"
     whole, broken, other = (read_state(tmp_path / name).values["model"] for name in ("whole", "broken", "other"))
-    assert all(torch.equal(weight, broken[name]) for name, weight in whole.items())
+    assert_same(whole, broken)
     assert not all(torch.equal(weight, other[name]) for name, weight in whole.items())
-
-
-def test_on_another_kind_of_device_it_is_chosen_anew(
-    tmp_path: Path, cache: Cache, measured: Callable[[float], None]
-) -> None:
-    config = tiny_config(steps=1, precision="auto")
-    measured(2.0)
-    Trainer(config, cache, tmp_path / "run").run()
+    # on another kind of device it is chosen anew, and where it was saved before it was measured
     measured(0.1)
-    saved = read_state(tmp_path / "run")
-    assert Trainer(config, cache, tmp_path / "run", resume=True).precision == "bf16"
-    saved.values["device"] = "cuda"
-    assert Trainer(config, cache, tmp_path / "run", resume=True, start=saved).precision == "fp32"
-    # as it was saved before it was measured
-    del saved.values["device"], saved.values["bf16"]
-    assert Trainer(config, cache, tmp_path / "run", resume=True, start=saved).precision == "fp32"
+    saved = read_state(tmp_path / "broken")
+    before = {key: value for key, value in saved.values.items() if key not in ("device", "bf16")}
+    for values in ({**saved.values, "device": "cuda"}, before):
+        start = dataclasses.replace(saved, values=values)
+        assert Trainer(config_of(4), cache, tmp_path / "broken", resume=True, start=start).precision == "fp32"
 
 
 def test_the_first_rank_decides(measured: Callable[[float], None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +20,20 @@ from MAESILLib.training.trainer import Trainer
 CONFIG = tiny_config(steps=4, checkpoint_every=2)
 
 
-@pytest.fixture
-def run(tmp_path: Path, cache: Cache) -> Path:
-    """A run of four steps."""
-    Trainer(CONFIG, cache, tmp_path / "run").run()
-    return tmp_path / "run"
-
-
-def cut(data: bytes) -> bytes:
-    return data[:1000]
-
-
-def zeroed(data: bytes) -> bytes:
-    return data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
-
-
-def foreign(data: bytes) -> bytes:
-    packed = io.BytesIO()
-    torch.save({"format": "another"}, packed)
-    return packed.getvalue()
-
-
-DAMAGES = {
-    "empty": lambda _: b"",
-    "noise": lambda _: bytes(range(3, 40)),
-    "cut": cut,
-    "zeroed": zeroed,
-    "foreign": foreign,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
-def test_a_damaged_state_is_refused(cache: Cache, run: Path, damage: Callable[[bytes], bytes]) -> None:
-    state = run / "state.pt"
-    state.write_bytes(damage(state.read_bytes()))
-    with pytest.raises(InputError, match=r"state\.pt cannot be read \(.*with --init from a checkpoint of this one"):
-        Trainer(CONFIG, cache, run, resume=True)
-
-
-def test_a_folder_that_holds_a_state_is_in_use(tmp_path: Path, cache: Cache) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "state.pt").write_bytes(b"x")
-    with pytest.raises(InputError, match="already holds a run"):
-        Trainer(CONFIG, cache, tmp_path / "run")
-
-
-def test_saving_is_at_no_moment_without_a_state(cache: Cache, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_state_is_refused_and_there_is_no_moment_without_one(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ended before its rename, a save leaves the state of the step before."""
+    run = tmp_path / "run"
+    Trainer(CONFIG, cache, run).run()
+    state, foreign = (run / "state.pt").read_bytes(), io.BytesIO()
+    torch.save({"format": "another"}, foreign)
+    zeroed = state[: len(state) // 2] + bytes(len(state) - len(state) // 2)
+    for damaged in (b"", bytes(range(3, 40)), state[:1000], zeroed, foreign.getvalue()):
+        (run / "state.pt").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"state\.pt cannot be read \(.*with --init from a checkpoint of this one"):
+            Trainer(CONFIG, cache, run, resume=True)
+    (run / "state.pt").write_bytes(state)
     trainer = Trainer(CONFIG, cache, run, resume=True)
     before = (run / "state.pt").read_bytes()
 
@@ -98,15 +64,6 @@ def test_a_state_cannot_run_code(tmp_path: Path) -> None:
 class TestFirstRelease:
     """What it left is refused in one line, and nothing of it is lost."""
 
-    @pytest.fixture
-    def run(self, tmp_path: Path) -> Path:
-        """A run of the first release."""
-        run = tmp_path / "run"
-        run.mkdir()
-        torch.save({"format": "maesil-training-state/2", "task": "maesil", "config": {}}, run / "state.pt")
-        (run / "log.csv").write_text("step\n1\n")
-        return run
-
     @pytest.mark.parametrize(
         ("options", "words"),
         [
@@ -114,25 +71,23 @@ class TestFirstRelease:
             (("--resume", "auto"), ("state.pt cannot be read (its format is not",)),
             ((), ("already holds a run",)),
             (("--preset", "tiny", "--steps", 3), ("already holds a run",)),
+            (("--from", "RUN", "--cooldown", 5), ("state.pt cannot be read (its format is not",)),
+            (("--init", "CHECKPOINT"), ("first.safetensors has format 'maesil-checkpoint/1'", "/2'; train it anew")),
         ],
     )
-    def test_its_runs(self, cache: Cache, run: Path, options: tuple[object, ...], words: tuple[str, ...]) -> None:
+    def test_its_runs(self, tmp_path: Path, cache: Cache, options: tuple[object, ...], words: tuple[str, ...]) -> None:
+        """Resumed, branched from, and their checkpoints."""
+        run = tmp_path / "run"
+        run.mkdir()
+        torch.save({"format": "maesil-training-state/2", "task": "maesil", "config": {}}, run / "state.pt")
+        (run / "log.csv").write_text("step\n1\n")
+        paths = {"RUN": run, "CHECKPOINT": write_of_first_release(run / "first.safetensors")}
         before = {path.name: path.read_bytes() for path in run.iterdir()}
-        result = maesil("pretrain", "--data", cache.folder, "--output", run, "--threads", 1, *options, *QUIET)
+        output = run if paths.keys().isdisjoint(options) else tmp_path / "new"
+        given = (paths.get(str(option), option) for option in options)
+        result = maesil("pretrain", "--data", cache.folder, "--output", output, "--threads", 1, *given, *QUIET)
         assert_refused(result, str(run), *words)
         assert {path.name: path.read_bytes() for path in run.iterdir()} == before
-
-    def test_branches_from_its_runs(self, tmp_path: Path, cache: Cache, run: Path) -> None:
-        arguments = ("--data", cache.folder, "--output", tmp_path / "new", "--threads", 1)
-        result = maesil("pretrain", *arguments, "--from", run, "--cooldown", 5, *QUIET)
-        assert_refused(result, "state.pt cannot be read (its format is not")
-        assert not (tmp_path / "new").exists()
-
-    def test_its_checkpoints(self, tmp_path: Path, cache: Cache) -> None:
-        arguments = ("--data", cache.folder, "--output", tmp_path / "new", "--threads", 1)
-        first = write_of_first_release(tmp_path / "first.safetensors")
-        result = maesil("pretrain", *arguments, "--init", first, *QUIET)
-        assert_refused(result, str(first), "maesil-checkpoint/1", "train it anew")
         assert not (tmp_path / "new").exists()
 
     def test_caches_of_earlier_versions(self, tmp_path: Path) -> None:

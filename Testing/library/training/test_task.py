@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
-from training_factory import awakened, tiny_config
+from training_factory import assert_same, awakened, tiny_config
 
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
@@ -32,12 +34,9 @@ def trainer(tmp_path: Path, cache: Cache) -> Trainer:
 
 def loss_of(trainer: Trainer, **changes: object) -> Loss:
     """The loss of one batch; ``changes`` are of the batch."""
-    loader = trainer._loader()
-    try:
+    with closing(trainer._loader()) as loader:
         batch = dataclasses.replace(next(loader), **changes)  # type: ignore[arg-type]
-        return trainer.task.loss(trainer.update, batch)
-    finally:
-        loader.close()
+    return trainer.task.loss(trainer.update, batch)
 
 
 def gradients(loss: torch.Tensor, trainer: Trainer) -> dict[str, torch.Tensor | None]:
@@ -65,20 +64,12 @@ def test_readers_teach_the_core_nothing_and_learn_nothing_of_its_loss(trainer: T
 
 
 def test_the_teacher_is_the_averaged_encoder_and_gets_no_gradient(trainer: Trainer) -> None:
-    loader = trainer._loader()
-    seen: list[tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]] = []
-
-    def watched(predicted: torch.Tensor, teacher: list[torch.Tensor], index: torch.Tensor) -> torch.Tensor:
-        seen.append((predicted, teacher, index))
-        return latent_loss(predicted, teacher, index)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("MAESILLib.training.task.latent_loss", watched)
-        noiseless = torch.zeros(2, 3) + torch.tensor([1.0, 0.0, 0.0])
+    noiseless = torch.tensor([[1.0, 0.0, 0.0]] * 2)
+    with closing(trainer._loader()) as loader:
         batch = dataclasses.replace(next(loader), jitter=noiseless)
+    with mock.patch("MAESILLib.training.task.latent_loss", wraps=latent_loss) as watched:
         loss = trainer.task.loss(trainer.update, batch)
-    loader.close()
-    ((_, teacher, index),) = seen
+    ((_, teacher, index),) = (call.args for call in watched.call_args_list)
     assert torch.equal(index, batch.decoded), "the last four of two crops are both"
     assert not any(block.requires_grad for block in teacher)
     own = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
@@ -90,8 +81,8 @@ def test_the_teacher_is_the_averaged_encoder_and_gets_no_gradient(trainer: Train
     for one, other in zip(teacher, expected[-4:], strict=True):
         torch.testing.assert_close(one, other)
     assert gradient.any()
-    for name, weight in trainer.model.state_dict().items():
-        assert torch.equal(weight, own[name]), "calling the teacher changed the network"
+    # calling the teacher changed nothing of the network
+    assert_same(trainer.model.state_dict(), own)
     with torch.no_grad():
         student = trainer.model.core.encoder(image, torch.arange(64).expand(2, -1))
     assert (student[-1] - teacher[-1]).abs().max() > 1e-3, "the teacher is the network itself"
@@ -127,9 +118,7 @@ def test_the_core_is_the_same_to_the_last_bit_with_and_without_readers(tmp_path:
         assert parts == ("completion",) * completion + ("readout",) * readout
     assert any(name.startswith("latent_head.") for name in cores[0])
     for other in cores[1:]:
-        assert other.keys() == cores[0].keys()
-        for name, weight in cores[0].items():
-            assert torch.equal(other[name], weight), name
+        assert_same(other, cores[0])
 
 
 def test_the_teachers_head_is_in_the_state_and_not_in_the_checkpoint(tmp_path: Path, cache: Cache) -> None:
