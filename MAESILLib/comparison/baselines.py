@@ -21,8 +21,7 @@ from torch import nn
 
 from MAESILLib.config import Config, ModelConfig, Window, to_dict
 from MAESILLib.mae.checkpoint_info import CheckpointInfo
-from MAESILLib.mae.dct import dct_matrix
-from MAESILLib.mae.loss import Loss, mean_of_samples
+from MAESILLib.mae.loss import Loss, dct_matrix, mean_of_samples
 from MAESILLib.mae.masking import hidden_from_visible
 from MAESILLib.mae.model import patchify, take_tokens, token_grid, unpatchify
 from MAESILLib.mae.network import Reconstructed

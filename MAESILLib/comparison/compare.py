@@ -132,7 +132,7 @@ def train(name: str, config: Config, measuring: Measuring, run: Path, reporter: 
     trainer = Trainer(config, measuring.cache, run, resume=holds_state(run), task=task, **options)
     if trainer.progress.step == config.train.steps:
         # a crash may have come between the state and the checkpoint
-        trainer.write_weights()
+        trainer.save_weights(MODEL)
     else:
         try:
             trainer.run()

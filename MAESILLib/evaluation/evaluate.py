@@ -130,7 +130,7 @@ class Measuring:
                     found = measure(
                         unit, result, plan, model.config.patch_size, own, shown_hu=shown, body=body, stop=self.stop
                     )
-                metrics = found.metrics | trivial.result()
+                metrics = found | trivial.result()
                 if self.lpips is not None:
                     # of the composite where a share is hidden, else of the whole prediction
                     made = found.prediction

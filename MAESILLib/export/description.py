@@ -51,7 +51,7 @@ def read_encoder_info(path: Path | str) -> EncoderInfo:
     if values.get("format") != FORMAT:
         identity = {"name": Path(path).name, "sha256": sha256_of(path)}
         return EncoderInfo(**vars(read_info(path)), path=str(path), source=identity)
-    info, kind, source = read_info(path, (FORMAT,)), values.get("kind"), values.get("source")
+    info, kind, source = read_info(path, FORMAT), values.get("kind"), values.get("source")
     if kind not in KINDS or not isinstance(source, dict):
         raise InputError(f"{path} has invalid metadata", "export it again")
     return EncoderInfo(**vars(info), path=str(path), kind=kind, source=source)

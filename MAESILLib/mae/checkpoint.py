@@ -21,17 +21,6 @@ from MAESILLib.mae.network import Network
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path, sha256_of
 
-__all__ = [
-    "DTYPES",
-    "CheckpointInfo",
-    "checkpoint_identity",
-    "load_checkpoint",
-    "load_weights",
-    "read_info",
-    "read_weights",
-    "save_checkpoint",
-]
-
 DTYPES = ("fp32", "fp16", "int8")
 FLOATS = (torch.float32, torch.float16)
 DAMAGED = "the file is incomplete or was changed; get it again"

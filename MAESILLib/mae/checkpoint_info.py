@@ -69,11 +69,8 @@ def read_header(path: Path | str) -> dict[str, Any]:
     return dict(header)
 
 
-def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT,)) -> CheckpointInfo:
+def read_info(path: Path | str, file_format: str = FORMAT) -> CheckpointInfo:
     """Read a checkpoint's metadata, without its weights.
-
-    Args:
-        formats: those that are read, the usual one first.
 
     Raises:
         InputError: no such file, not a safetensors file, or not one of MAESIL.
@@ -81,8 +78,8 @@ def read_info(path: Path | str, formats: tuple[str, ...] = (FORMAT,)) -> Checkpo
     metadata = read_header(path).get("__metadata__") or {}
     try:
         values = json.loads(metadata[KEY])
-        if values["format"] not in formats:
-            hint = f"this version reads {formats[0]!r}; train it anew"
+        if values["format"] != file_format:
+            hint = f"this version reads {file_format!r}; train it anew"
             raise InputError(f"{path} has format {values['format']!r}", hint)
         preprocessing = dict(values["preprocessing"])
         orientation = preprocessing.pop("orientation")
@@ -112,11 +109,6 @@ def parameter_counts(path: Path | str) -> dict[str, int]:
             part = name.removeprefix("core.").split(".")[0]
             counts[part] = counts.get(part, 0) + math.prod(tensor["shape"])
     return {part: count for part, count in counts.items() if count}
-
-
-def parameter_count(path: Path | str) -> int:
-    """Return the number of weights in a checkpoint."""
-    return sum(parameter_counts(path).values())
 
 
 def samples_seen(training: dict[str, Any]) -> int:

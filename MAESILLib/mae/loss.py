@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from MAESILLib.config import Triple
-from MAESILLib.mae.dct import dct_matrix
 from MAESILLib.mae.model import Prediction, patchify, take_tokens
 
 LEAST_ERROR = 1e-6
@@ -59,6 +59,14 @@ def patch_error(
         return error, None
     weight = take_tokens(patchify(valid.to(error.dtype), patch_size), index).repeat(1, 1, target.shape[1])
     return error * weight, weight
+
+
+def dct_matrix(length: int) -> torch.Tensor:
+    """Return the orthonormal DCT-II (Ahmed, Natarajan & Rao 1974), a row for each frequency, float64."""
+    k = torch.arange(length, dtype=torch.float64)
+    matrix = (2 / length) ** 0.5 * torch.cos(math.pi / length * k[:, None] * (k + 0.5))
+    matrix[0] *= 0.5**0.5
+    return matrix
 
 
 @lru_cache(maxsize=8)

@@ -30,21 +30,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from MAESILLib.mae.mask_spec import MAX_RATIO, Grid, MaskSpec, kept_count, visible_count
+from MAESILLib.mae.mask_spec import Grid, MaskSpec, kept_count, visible_count
 from MAESILLib.runtime.errors import InputError
-
-__all__ = [
-    "MAX_RATIO",
-    "STRATEGIES",
-    "MaskSpec",
-    "complete_cover",
-    "draw_visible",
-    "generator_for",
-    "hidden_from_visible",
-    "hidden_tokens",
-    "kept_count",
-    "visible_count",
-]
 
 
 def generator_for(seed: int, *labels: object) -> torch.Generator:

@@ -14,7 +14,7 @@ from torch import nn
 
 from MAESILLib.config import Window
 from MAESILLib.mae.checkpoint import CheckpointInfo, load_checkpoint
-from MAESILLib.mae.dct import dct_matrix
+from MAESILLib.mae.loss import dct_matrix
 from MAESILLib.mae.model import Encoder, patchify, windowed
 from MAESILLib.mae.superpatch import Shape
 from MAESILLib.probe.windows import PATCH, SPACING_MM, cut

@@ -25,6 +25,7 @@ ROWS = ("Input", "Masked input", "Reconstruction", "Error")
 ERROR_ROW = len(ROWS) - 1
 HIDDEN_COLOUR = "#4d6a80"
 TISSUE_HU = -500
+ERROR_LIMITS_HU = (-300, 300)
 DOTS_PER_INCH = 150
 GRID_WIDTH, GRID_HEIGHT = 8.5, 11.6
 """Inches that the pictures take at most."""
@@ -72,7 +73,6 @@ def reconstruction_figure(
     window_hu: tuple[float, float] = (-1000, 1000),
     title: str = "",
     subtitle: str = "",
-    error_range_hu: float = 300,
 ) -> None:
     """Write a figure of four rows (input, masked, reconstruction, error) in three planes.
 
@@ -89,7 +89,6 @@ def reconstruction_figure(
         window_hu: grey window of the first three rows, low and high.
         title: line at the top: case, mask, checkpoint. Long lines are wrapped.
         subtitle: line at the bottom: metrics.
-        error_range_hu: the error's colours run from minus this to plus this.
 
     Raises:
         InputError: the shapes do not fit, or the suffix is another one.
@@ -104,12 +103,11 @@ def reconstruction_figure(
 
     centre = body_centre(reference_hu)
     grey = colormaps["gray"].with_extremes(bad=HIDDEN_COLOUR)
-    error_limits = (-error_range_hu, error_range_hu)
     rows = (
         (reference_hu, window_hu, grey),
         (np.ma.masked_where(hidden, reference_hu), window_hu, grey),
         (reconstruction_hu, window_hu, grey),
-        (reconstruction_hu - reference_hu, error_limits, "RdBu_r"),
+        (reconstruction_hu - reference_hu, ERROR_LIMITS_HU, "RdBu_r"),
     )
     sides = [size * spacing for size, spacing in zip(reference_hu.shape, spacing_dhw, strict=True)]
     extents = [(sides[plane.horizontal], sides[plane.vertical]) for plane in PLANES]
@@ -128,7 +126,7 @@ def reconstruction_figure(
             _draw_letters(cell, plane, *extent)
     _draw_scale_bar(axes[ERROR_ROW - 1, 0], *extents[0])
     _draw_colour_bar(figure, axes[:ERROR_ROW], window_hu, with_hidden=bool(hidden.any()))
-    _draw_colour_bar(figure, axes[ERROR_ROW:], error_limits)
+    _draw_colour_bar(figure, axes[ERROR_ROW:], ERROR_LIMITS_HU)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 

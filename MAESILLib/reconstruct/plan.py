@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,43 +49,21 @@ def superpatch_masks(grid: Shape, plan: Plan, volume: str, index: int) -> torch.
     return draw_visible(grid, plan.mask, 1, generator)
 
 
-@dataclass(frozen=True)
-class VolumeMask:
-    """Which patches of a whole volume one pass hides, kept as one bool a patch.
-
-    Attributes:
-        tokens: (D, H, W) bool of the volume's patch grid, True where hidden.
-        shape: of the volume.
-    """
-
-    tokens: np.ndarray
-    shape: Shape
-    patch_size: Shape
-
-    def voxels(self, first: int = 0, last: int | None = None) -> np.ndarray:
-        """Return the hidden voxels (D, H, W) of the planes ``first`` to ``last`` - 1; of all by default."""
-        last = self.shape[0] if last is None else min(last, self.shape[0])
-        d, h, w = (np.arange(n) // p for n, p in zip(self.shape, self.patch_size, strict=True))
-        return self.tokens[np.ix_(d[first:last], h, w)]
-
-
 def masks_of_volume(
     shape: Shape, boxes: list[Superpatch], masks: list[torch.Tensor], patch_size: Shape
-) -> tuple[VolumeMask, ...]:
-    """Return what each pass over a volume hides; for superpatches that do not overlap.
+) -> Iterator[np.ndarray]:
+    """Yield the voxels (D, H, W) that each pass over a volume hides, bool; for superpatches that do not overlap.
 
     Args:
         boxes: the superpatches of a volume of ``shape``.
         masks: of each box (K, n_visible), one row for each pass. Boxes that need fewer passes repeat their first.
     """
-    d, h, w = (-(-n // p) for n, p in zip(shape, patch_size, strict=True))
-    passes = []
+    patches = np.ix_(*(np.arange(n) // p for n, p in zip(shape, patch_size, strict=True)))
     for number in range(max(len(of_box) for of_box in masks)):
-        tokens = np.zeros((d, h, w), bool)
+        tokens = np.zeros([-(-n // p) for n, p in zip(shape, patch_size, strict=True)], bool)
         for box, of_box in zip(boxes, masks, strict=True):
             one = of_box[number if number < len(of_box) else 0][None]
             begin, grid = token_grid(box.start, patch_size), token_grid(box.size, patch_size)
             place = tuple(slice(b, b + n) for b, n in zip(begin, grid, strict=True))
             tokens[place] = hidden_tokens(one, grid)[0].numpy()
-        passes.append(VolumeMask(tokens, shape, patch_size))
-    return tuple(passes)
+        yield tokens[patches]

@@ -6,6 +6,7 @@ the superpatches of one forward pass, however many passes there are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -81,14 +82,14 @@ def reconstruct(
     passes = max(len(of_box) for of_box in masks)
     # with overlap a neighbour shows what this superpatch hides, so no mask and no fill is that of the whole volume
     is_filled = plan.overlap == 0 and plan.mask.strategy != "none"
-    whole = masks_of_volume(shape, boxes, masks, config.patch_size) if is_filled else ()
+    whole = masks_of_volume(shape, boxes, masks, config.patch_size)
     hidden_blend, visible_blend, fill_blend = Blend(shape), Blend(shape), Blend(shape)
     hidden_once, biharmonic = np.zeros(shape, bool), None
     done, total = 0, sum(len(of_box) for of_box in masks)
     for number in range(passes):
         fill = None
-        if whole:
-            of_volume = whole[number].voxels()
+        if is_filled:
+            of_volume = next(whole)
             harmonic, fill = _fills(unit, of_volume, completed, torch.device(device), stop)
             fill_blend.add(Superpatch(0, (0, 0, 0), shape), harmonic, of_volume)
             del harmonic
@@ -109,7 +110,7 @@ def reconstruct(
             done += len(group)
             if progress is not None:
                 progress(done / total)
-    tokens = sum(_tokens(box.size, config.patch_size) for box in boxes)
+    tokens = sum(math.prod(token_grid(box.size, config.patch_size)) for box in boxes)
     visible_tokens = sum(one.shape[1] for one in masks)
     prediction = hidden_blend.mean(visible_blend.mean())
     filled = fill_blend.mean(unit) if is_filled else None
@@ -139,11 +140,6 @@ def _fills(
     harmonic = harmonic_fill(image, known, stop=stop)
     fill = biharmonic_fill(harmonic, known, stop=stop) if completed else harmonic
     return harmonic[0, 0].cpu().numpy(), fill[0, 0].cpu().numpy()
-
-
-def _tokens(size: Shape, patch_size: Shape) -> int:
-    d, h, w = token_grid(size, patch_size)
-    return d * h * w
 
 
 @torch.inference_mode()

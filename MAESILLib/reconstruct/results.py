@@ -94,8 +94,8 @@ def reconstruct_volume(
             metrics = {
                 **_describe(volume, checkpoint, plan, grid, result),
                 "completion": completed and "completion" in info.parts,
-                **measured.metrics,
-                "superpatches": superpatch_metrics(measured, result),
+                **measured,
+                "superpatches": superpatch_metrics(unit, result, window),
                 "window_hu": list(window),
                 "device": device_name(device),
                 "precision": "bf16" if bf16 else "fp32",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,25 +17,6 @@ from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.stopping import NEVER, StopRequest
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What :func:`measure` found; arrays (D, H, W) are intensities of the window the metrics refer to.
-
-    Attributes:
-        metrics: those of metrics.json; None where one does not apply.
-        reference: the input.
-        prediction: what the model made of it.
-        filled: the harmonic fill of the same masks; None where nothing is hidden or superpatches overlap.
-        window_hu: the window.
-    """
-
-    metrics: dict[str, Any]
-    reference: np.ndarray
-    prediction: np.ndarray
-    filled: np.ndarray | None
-    window_hu: Window
-
-
 def measure(
     unit: np.ndarray,
     result: Reconstruction,
@@ -47,8 +27,8 @@ def measure(
     shown_hu: Window | None = None,
     body: np.ndarray | None = None,
     stop: StopRequest = NEVER,
-) -> Measured:
-    """Compare a reconstruction with its input, and the harmonic fill with both.
+) -> dict[str, Any]:
+    """Return the metrics of a reconstruction and of the smooth fills beside it; None where one does not apply.
 
     Args:
         unit: (D, H, W) the reference, intensities in [0, 1] of the model's window ``window_hu``.
@@ -97,29 +77,28 @@ def measure(
     if result.biharmonic is not None:
         biharmonic = in_window(result.biharmonic, window_hu, shown)
         metrics["baseline_biharmonic_psnr_masked_db"] = finite(psnr(reference, biharmonic, result.hidden))
-    return Measured(rounded(metrics), reference, prediction, filled, shown)
+    return rounded(metrics)
 
 
-def superpatch_metrics(measured: Measured, result: Reconstruction) -> list[dict[str, Any]]:
+def superpatch_metrics(unit: np.ndarray, result: Reconstruction, window_hu: Window) -> list[dict[str, Any]]:
     """Return the place and the metrics of every superpatch; padding does not count.
 
     Keys as in metrics.json: ``masked`` over what its part of the mask hid; where that is nothing, ``autoencoding``
     over every voxel.
     """
-    low, high = measured.window_hu
     rows = []
     for box in result.superpatches:
         part = box.in_volume(result.hidden.shape)
         hidden = result.hidden[part]
         where, mode = (hidden, "masked") if hidden.any() else (np.ones_like(hidden), "autoencoding")
-        reference, prediction = measured.reference[part], measured.prediction[part]
+        reference, prediction = unit[part], result.prediction[part]
         metrics: dict[str, float | None] = {
             "mask_ratio": float(hidden.mean()),
             f"psnr_{mode}_db": finite(psnr(reference, prediction, where)),
-            f"mae_{mode}_hu": mae_hu(reference, prediction, (low, high), where),
+            f"mae_{mode}_hu": mae_hu(reference, prediction, window_hu, where),
         }
-        if measured.filled is not None and mode == "masked":
-            metrics["baseline_harmonic_psnr_masked_db"] = finite(psnr(reference, measured.filled[part], where))
+        if result.filled is not None and mode == "masked":
+            metrics["baseline_harmonic_psnr_masked_db"] = finite(psnr(reference, result.filled[part], where))
         rows.append({"start_dhw": list(box.start), "size_dhw": list(box.size), **rounded(metrics)})
     return rows
 

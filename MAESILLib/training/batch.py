@@ -60,15 +60,6 @@ class Batch:
     completed: Chosen
     taught: Chosen
 
-    def grid(self, patch_size: Triple) -> Triple:
-        """Return the token grid (D, H, W) of the crops."""
-        d, h, w = (n // p for n, p in zip(self.hu.shape[2:], patch_size, strict=True))
-        return d, h, w
-
-    def tokens(self, patch_size: Triple) -> int:
-        """Return the number of tokens of a crop."""
-        return math.prod(self.grid(patch_size))
-
     def pinned(self) -> Batch:
         """Return the batch in page-locked memory, from which a card copies without waiting."""
         names = ("hu", "valid_size", "visible", "decoded", "jitter")

@@ -6,18 +6,16 @@ import torch
 from torch import nn
 
 from MAESILLib.config import TrainConfig
-
-READERS = ("completion", "readout")
-"""Children of a network that read it without teaching it; each is optimised apart."""
+from MAESILLib.mae.checkpoint_info import PARTS
 
 
 def make_optimizers(model: nn.Module, train: TrainConfig) -> dict[str, torch.optim.AdamW]:
     """Return one AdamW for the core, if it is trained, and one for each reader there is; matrices alone decay."""
-    parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in ("core", *READERS)}
+    parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in ("core", *PARTS)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             child = name.partition(".")[0]
-            parts[child if child in READERS else "core"][name] = parameter
+            parts[child if child in PARTS else "core"][name] = parameter
     return {
         part: torch.optim.AdamW(
             [

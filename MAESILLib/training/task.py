@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
@@ -20,13 +20,12 @@ from MAESILLib.mae.checkpoint_info import PARTS
 from MAESILLib.mae.harmonic import biharmonic_fill, harmonic_fill
 from MAESILLib.mae.loss import Loss, completion_loss, core_loss, latent_loss, mean_of_samples, patch_error
 from MAESILLib.mae.masking import generator_for, hidden_tokens
-from MAESILLib.mae.model import Prediction, spread
+from MAESILLib.mae.model import Prediction, spread, token_grid
 from MAESILLib.mae.network import Network
 from MAESILLib.runtime.device import precision_context
 from MAESILLib.training.batch import Batch, intensities
 from MAESILLib.training.diagnostics import attention_shares, patch_r2
-from MAESILLib.training.ranks import Ranks
-from MAESILLib.training.validation import Preview, ValidationSuperpatch, preview, validate
+from MAESILLib.training.validation import ValidationSuperpatch, validate
 
 if TYPE_CHECKING:
     from MAESILLib.probe.reduced import ReducedPoints
@@ -60,15 +59,9 @@ class Task(Protocol):
         """Return the names of what :meth:`validate` can give."""
         return ("psnr_masked_db",)
 
-    def validate(
-        self, model: Any, superpatches: list[ValidationSuperpatch], device: torch.device, bf16: bool, ranks: Ranks
-    ) -> dict[str, float]:
-        """Return ``psnr_masked_db``, of which more is better, and other metrics; of them a validation may lack some."""
-        return {"psnr_masked_db": validate(model, superpatches, device, bf16, ranks)}
-
-    def preview(self, model: Any, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
-        """Return what previews show of a superpatch: its hidden patches predicted."""
-        return preview(model, superpatch, device, bf16)
+    def validate(self, update: Update, superpatches: list[ValidationSuperpatch]) -> dict[str, float]:
+        """Return of the averaged network ``psnr_masked_db``, of which more is better, and perhaps other metrics."""
+        return {"psnr_masked_db": validate(update.average, superpatches, update.device, update.bf16, update.ranks)}
 
     def save(self, path: Path, weights: dict[str, torch.Tensor], info: CheckpointInfo) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -125,7 +118,7 @@ class MaskedAutoencoding(Task):
         image, target, valid = intensities(batch, config.preprocessing.windows_hu, device)
         visible, decoded = (x.to(device, non_blocking=True) for x in (batch.visible, batch.decoded))
         crops = batch.completed.crops
-        counted = spread(hidden_tokens(visible[crops], batch.grid(patch_size)), patch_size)
+        counted = spread(hidden_tokens(visible[crops], token_grid(batch.hu, patch_size)), patch_size)
         known = ~counted
         if valid is not None:
             counted, known = counted & valid[crops], known & valid[crops]
@@ -167,20 +160,14 @@ class MaskedAutoencoding(Task):
             predicted = model.latent_head(prediction.tokens[crops])
         return batch.taught.weight * latent_loss(predicted, teacher, prediction.decoded[crops])
 
-    def validate(
-        self,
-        model: Pretraining,
-        superpatches: list[ValidationSuperpatch],
-        device: torch.device,
-        bf16: bool,
-        ranks: Ranks,
-    ) -> dict[str, float]:
+    def validate(self, update: Update, superpatches: list[ValidationSuperpatch]) -> dict[str, float]:
         """Return the mean PSNR of hidden voxels, and on the first rank what tells how the encoder does."""
-        found = {"psnr_masked_db": validate(model, superpatches, device, bf16, ranks)}
-        if not ranks.is_main:
+        found = super().validate(update, superpatches)
+        if not update.ranks.is_main:
             return found
+        model: Pretraining = update.average  # type: ignore[assignment]
         encoder, one = model.core.encoder, superpatches[0]
-        image, valid = one.image.to(device), one.valid.to(device)
+        image, valid = one.image.to(update.device), one.valid.to(update.device)
         shares = attention_shares(encoder, image)
         found |= {f"attention_share_{block}": share for block, share in enumerate(shares, start=1)}
         found["patch_r2"] = patch_r2(encoder, image, valid)
@@ -190,7 +177,7 @@ class MaskedAutoencoding(Task):
             from MAESILLib.probe.reduced import reduced_probe
 
             begin = time.monotonic()
-            probed = reduced_probe(HUEncoder(encoder, model.windows_hu), self.points, device=device)
+            probed = reduced_probe(HUEncoder(encoder, model.windows_hu), self.points, device=update.device)
             found |= {f"probe_{name}": value for name, value in probed.items()}
             self._next_probe = time.monotonic() + 19 * (time.monotonic() - begin)
         return found

@@ -45,6 +45,7 @@ from MAESILLib.training.task import MASKED_AUTOENCODING, Task
 from MAESILLib.training.update import Update
 from MAESILLib.training.validation import (
     ValidationSuperpatch,
+    preview,
     validation_set,
     write_preview_picture,
     write_preview_volume,
@@ -105,7 +106,12 @@ class Trainer:
             raise InputError(f"no training volume of {cache.folder} can be read: {self.damaged[0]}", "")
         self.data = describe_data(cache, self.entries)
         self.validation_entries = validation.entries if validation else cache.select("val", share)
-        self._check_validation()
+        seen = trained_on({"data": self.data}, self.validation_entries)
+        if seen:
+            raise InputError(
+                f"{len(seen)} validation volumes, first '{seen[0]}', or their patients are in the training data",
+                "validate on patients that nothing was trained on",
+            )
         self.fingerprint = f"{cache.fingerprint()}/{validation.fingerprint()}" if validation else cache.fingerprint()
 
         saved = read_state(self.folder) if resume and start is None else start
@@ -115,7 +121,9 @@ class Trainer:
         if saved is None and initial is None and not config.train.core:
             raise InputError("train.core=false needs a trained core", "give its checkpoint as --init")
         with self._memory_guard():
-            self._build(initial)
+            self.model = task.build(config).to(self.device).train()
+            self.initial = {} if initial is None else self._start_from(initial)
+            self.update = Update(config, self.model, ranks, self.device, self.bf16, task)
         self.progress = Progress()
         if saved is not None:
             self._restore(saved, is_branch=not resume)
@@ -130,15 +138,6 @@ class Trainer:
             flip=config.train.flip,
             seed=config.train.seed,
         )
-
-    def _build(self, initial: Path | str | None) -> None:
-        """Put the model on its device."""
-        config, ranks = self.config, self.ranks
-        self.model = self.task.build(config).to(self.device).train()
-        self.initial: dict[str, Any] = {}
-        if initial is not None:
-            self._start_from(initial)
-        self.update = Update(config, self.model, ranks, self.device, self.bf16, self.task)
 
     @contextmanager
     def _compile_guard(self) -> Iterator[None]:
@@ -260,8 +259,7 @@ class Trainer:
     def _validate(self) -> dict[str, float] | None:
         if not self.validation_superpatches:
             return None
-        average = self.update.average
-        found = self.task.validate(average, self.validation_superpatches, self.device, self.bf16, self.ranks)
+        found = self.task.validate(self.update, self.validation_superpatches)
         psnr = found["psnr_masked_db"]
         if not math.isfinite(psnr):
             self.reporter.warning(f"validation at step {self.progress.step}: PSNR is not finite")
@@ -271,7 +269,7 @@ class Trainer:
         self._warn_of_falling_probe()
         if self.progress.best_psnr_masked_db is None or psnr > self.progress.best_psnr_masked_db:
             self.progress.best_psnr_masked_db = psnr
-            self._save_weights(BEST)
+            self.save_weights(BEST)
         return rounded
 
     def _warn_of_falling_probe(self) -> None:
@@ -282,25 +280,21 @@ class Trainer:
                 "loses anatomy"
             )
 
-    @property
-    def previewed(self) -> ValidationSuperpatch:
-        """The validation superpatch of the previews: the one with most to see."""
-        return max(self.validation_superpatches, key=lambda superpatch: float(superpatch.image.std()))
-
     def _preview(self) -> None:
         if not self.validation_superpatches or not self.ranks.is_main:
             return
-        shown = self.task.preview(self.update.average, self.previewed, self.device, self.bf16)
+        # the one with most to see
+        shown = max(self.validation_superpatches, key=lambda superpatch: float(superpatch.image.std()))
+        views = preview(self.update.average, shown, self.device, self.bf16)
         picture = self.folder / "previews" / f"step_{self.progress.step:07d}.png"
-        write_preview_picture(picture, shown)
+        write_preview_picture(picture, *views)
         self.reporter.artifact("preview", picture)
         # pictures are kept, the volume is for whoever watches: the latest one is enough
-        write_preview_volume(self.folder / PREVIEW_VOLUME, shown, self.config.preprocessing)
+        write_preview_volume(self.folder / PREVIEW_VOLUME, *views, self.config.preprocessing)
         self.reporter.artifact("preview_volume", self.folder / PREVIEW_VOLUME)
 
     def _log(self, log: TrainingLog, metrics: dict[str, float], validated: dict[str, float] | None) -> None:
-        batch, step, train = self.batch, self.progress.step, self.config.train
-        # monotonic
+        batch, step, train, patch_size = self.batch, self.progress.step, self.config.train, self.config.model.patch_size
         now = time.monotonic()
         seconds = max(now - self.lap_began, 1e-9)
         self.progress.seconds += seconds
@@ -310,20 +304,21 @@ class Trainer:
             "lr": learning_rate(train, step - 1, train.learning_rate),
             "samples_per_s": round((step - self.lap_step) * train.batch_size / seconds, 3),
         }
+        values = {name: value if math.isfinite(value) else None for name, value in values.items()}
         found = {f"val_{name}": value for name, value in (validated or {}).items()}
-        self.reporter.metric(step, **{k: v if math.isfinite(v) else None for k, v in values.items()}, **found)
+        self.reporter.metric(step, **values, **found)
         log.write(
             step,
             samples=self.progress.samples,
             **{name: metrics[name] for name in self.task.metrics},
             gradient_norm=metrics["gradient_norm"],
             mask=batch.mask.strategy,
-            mask_ratio=round(1 - batch.visible.shape[1] / batch.tokens(self.config.model.patch_size), 4),
+            mask_ratio=round(1 - batch.visible.shape[1] / (batch.hu[0].numel() / math.prod(patch_size)), 4),
             loader_wait=round(self.waited / seconds, 4),
             **found,
             skipped=self.progress.skipped,
             seconds=round(self.progress.seconds, 1),
-            **{k: v if math.isfinite(v) else "" for k, v in values.items()},
+            **values,
         )
         self.lap_began, self.lap_step, self.waited = now, step, 0.0
 
@@ -340,15 +335,12 @@ class Trainer:
                 "progress": vars(self.progress),
             }
             save_state(self.folder, state | self.update.state())
-        self._save_weights(MODEL)
+        self.save_weights(MODEL)
         # a rank that ends before the first has written makes a launcher end that
         self.ranks.wait()
 
-    def write_weights(self) -> None:
-        """Write the run's latest checkpoint anew, from its state: a crash may have come between the two."""
-        self._save_weights(MODEL)
-
-    def _save_weights(self, name: str) -> None:
+    def save_weights(self, name: str) -> None:
+        """Write the averaged weights as the checkpoint ``name`` of the run."""
         if self.ranks.is_main:
             self.task.save(self.folder / name, self.update.average.state_dict(), self.info())
 
@@ -373,7 +365,8 @@ class Trainer:
             training["initialised_from"] = self.initial
         return CheckpointInfo(self.config.model, self.config.preprocessing, to_dict(self.config.mask), training)
 
-    def _start_from(self, path: Path | str) -> None:
+    def _start_from(self, path: Path | str) -> dict[str, Any]:
+        """Take the weights of a checkpoint; return what the run's own checkpoints tell of it."""
         info = read_info(path)
         model = info.model
         if "completion" not in info.parts:
@@ -395,7 +388,7 @@ class Trainer:
             if module is not None:
                 own = {name.removeprefix(part + "."): w for name, w in weights.items() if name.startswith(part + ".")}
                 load_weights(module, own, path)
-        self.initial = {"name": Path(path).name, "training": info.training}
+        return {"name": Path(path).name, "training": info.training}
 
     def _validation(self, cache: Cache) -> list[ValidationSuperpatch]:
         entries, problems = readable(cache, self.validation_entries)
@@ -405,14 +398,6 @@ class Trainer:
         if not superpatches and self.config.train.validation_superpatches > 0:
             self.reporter.warning("no volume is held out for validation, so no best checkpoint is kept")
         return superpatches
-
-    def _check_validation(self) -> None:
-        seen = trained_on({"data": self.data}, self.validation_entries)
-        if seen:
-            raise InputError(
-                f"{len(seen)} validation volumes, first '{seen[0]}', or their patients are in the training data",
-                "validate on patients that nothing was trained on",
-            )
 
     @property
     def precision(self) -> str:

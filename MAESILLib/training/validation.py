@@ -7,8 +7,11 @@ masks depend on the data alone, so every run over a cache is measured on the sam
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +26,6 @@ from MAESILLib.mae.network import Network, Reconstructed
 from MAESILLib.mae.superpatch import Superpatch, extract, partition, token_grid
 from MAESILLib.runtime.device import precision_context
 from MAESILLib.runtime.files import atomic_path
-from MAESILLib.training.png import write_grey_png
 from MAESILLib.training.ranks import ALONE, Ranks
 
 SEED = 1000
@@ -60,15 +62,11 @@ def validation_set(cache: Cache, entries: tuple[CacheEntry, ...], config: Config
 
 def _by_foreground(volume: np.ndarray, config: Config) -> list[Superpatch]:
     """Return the superpatches of a volume in which the mask hides something, by their share of foreground."""
-    shape = (volume.shape[0], volume.shape[1], volume.shape[2])
-    boxes = partition(shape, config.model.superpatch_size, config.model.patch_size)
-    shares = {box.index: float((volume[box.in_volume(shape)] > FOREGROUND_HU).mean()) for box in boxes}
-    usable = [box for box in boxes if _hides_something(token_grid(box.size, config.model.patch_size))]
-    return sorted(usable, key=lambda box: -shares[box.index])
-
-
-def _hides_something(grid: tuple[int, int, int]) -> bool:
-    return visible_count(grid, MASK) < grid[0] * grid[1] * grid[2]
+    patch_size = config.model.patch_size
+    boxes = partition((volume.shape[0], volume.shape[1], volume.shape[2]), config.model.superpatch_size, patch_size)
+    grids = [token_grid(box.size, patch_size) for box in boxes]
+    usable = [box for box, grid in zip(boxes, grids, strict=True) if visible_count(grid, MASK) < math.prod(grid)]
+    return sorted(usable, key=lambda box: -float((volume[box.in_volume(volume.shape)] > FOREGROUND_HU).mean()))
 
 
 def _superpatch(volume: np.ndarray, name: str, box: Superpatch, config: Config) -> ValidationSuperpatch:
@@ -86,37 +84,25 @@ def _superpatch(volume: np.ndarray, name: str, box: Superpatch, config: Config) 
 
 @torch.no_grad()
 def validate(
-    model: Network,
-    superpatches: list[ValidationSuperpatch],
-    device: torch.device,
-    bf16: bool,
-    ranks: Ranks = ALONE,
+    model: Any, superpatches: list[ValidationSuperpatch], device: torch.device, bf16: bool, ranks: Ranks = ALONE
 ) -> float:
     """Return the mean over superpatches of the PSNR over hidden voxels, in dB; the ranks share them out."""
-    total = 0.0
+    total, patch_size = 0.0, model.config.patch_size
     for superpatch in superpatches[ranks.rank :: ranks.size]:
-        total += _psnr_masked(model, superpatch, _reconstruct(model, superpatch, device, bf16))
+        made = _reconstruct(model, superpatch, device, bf16)
+        hidden = made.hidden.cpu()
+        target = take_tokens(patchify(superpatch.image[:, :1], patch_size), hidden).double()
+        weight = take_tokens(patchify(superpatch.valid.double(), patch_size), hidden)
+        error = (made.hidden_patches.cpu().double().clamp(0, 1) - target).square() * weight
+        total += -10 * math.log10(max(float(error.sum() / weight.sum()), 1e-12))
     return float(ranks.sum(torch.tensor(total, dtype=torch.float64))) / len(superpatches)
 
 
-@dataclass(frozen=True)
-class Preview:
-    """A validation superpatch as the model sees and completes it; arrays (D, H, W) in [0, 1], LPS order.
-
-    Attributes:
-        image: the input.
-        masked: hidden patches at 0.
-        composite: hidden patches predicted.
-    """
-
-    image: np.ndarray
-    masked: np.ndarray
-    composite: np.ndarray
-
-
 @torch.no_grad()
-def preview(model: Network, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool) -> Preview:
-    """Complete one superpatch."""
+def preview(
+    model: Any, superpatch: ValidationSuperpatch, device: torch.device, bf16: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a superpatch, the same with hidden patches at 0, and with them predicted; (D, H, W) in [0, 1], LPS."""
     made = _reconstruct(model, superpatch, device, bf16)
     image = superpatch.image[:, :1]
     patches = made.hidden_patches.float().cpu().clamp(0, 1)
@@ -124,34 +110,50 @@ def preview(model: Network, superpatch: ValidationSuperpatch, device: torch.devi
         composite(image, made.hidden.cpu(), p, model.config.patch_size)[0, 0].numpy()
         for p in (torch.zeros_like(patches), patches)
     )
-    return Preview(image[0, 0].numpy(), masked, whole)
+    return image[0, 0].numpy(), masked, whole
 
 
-def write_preview_picture(path: Path, shown: Preview) -> None:
+def write_preview_picture(path: Path, image: np.ndarray, masked: np.ndarray, composite: np.ndarray) -> None:
     """Write a picture: rows axial, coronal, sagittal; columns input, masked, composite, error.
 
     The error is drawn around mid-grey, black and white at -300 and +300 HU of the wide window.
     """
-    error = 0.5 + (shown.composite - shown.image) / 0.3
-    rows = []
-    for axis in range(3):
-        views = [_middle(v, axis) for v in (shown.image, shown.masked, shown.composite, error)]
-        rows.append(np.concatenate(views, 1))
+    volumes = (image, masked, composite, 0.5 + (composite - image) / 0.3)
+    rows = [np.concatenate([_middle(volume, axis) for volume in volumes], 1) for axis in range(3)]
     width = max(row.shape[1] for row in rows)
-    write_grey_png(path, np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows]))
+    picture = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_grey_png(picture))
 
 
-def write_preview_volume(path: Path, shown: Preview, preprocessing: Preprocessing) -> None:
+def write_preview_volume(
+    path: Path, image: np.ndarray, masked: np.ndarray, composite: np.ndarray, preprocessing: Preprocessing
+) -> None:
     """Write masked, reconstruction and error in HU, int16, with ``spacing_mm``, as one .npz for a viewer."""
     low, high = preprocessing.window_hu
     arrays = {
-        "masked": low + shown.masked * (high - low),
-        "reconstruction": low + shown.composite * (high - low),
-        "error": (shown.composite - shown.image) * (high - low),
+        "masked": low + masked * (high - low),
+        "reconstruction": low + composite * (high - low),
+        "error": (composite - image) * (high - low),
     }
     whole = {kind: np.rint(array).astype(np.int16) for kind, array in arrays.items()}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **whole, spacing_mm=np.float64(preprocessing.spacing_mm))
+
+
+def _grey_png(picture: np.ndarray) -> bytes:
+    """Return (H, W) intensities in [0, 1] as an 8-bit PNG, by the standard library alone: training nodes are bare.
+
+    Format: PNG specification (ISO/IEC 15948), colour type 0, filter 0 on every row.
+    """
+    grey = np.clip(np.rint(np.asarray(picture, np.float32) * 255), 0, 255).astype(np.uint8)
+    height, width = grey.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(np.pad(grey, ((0, 0), (1, 0))).tobytes(), 6)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    )
 
 
 def _middle(volume: np.ndarray, axis: int) -> np.ndarray:
@@ -164,11 +166,3 @@ def _reconstruct(model: Network, superpatch: ValidationSuperpatch, device: torch
     with precision_context(device, bf16):
         image, filled = superpatch.image.to(device), superpatch.filled.to(device)
         return model.reconstruct(image, superpatch.visible.to(device), filled)
-
-
-def _psnr_masked(model: Network, superpatch: ValidationSuperpatch, made: Reconstructed) -> float:
-    patch_size, hidden = model.config.patch_size, made.hidden.cpu()
-    target = take_tokens(patchify(superpatch.image[:, :1], patch_size), hidden).double()
-    weight = take_tokens(patchify(superpatch.valid.double(), patch_size), hidden)
-    error = (made.hidden_patches.cpu().double().clamp(0, 1) - target).square() * weight
-    return -10 * math.log10(max(float(error.sum() / weight.sum()), 1e-12))

@@ -38,7 +38,7 @@ for plan in protocol(0).values():
         continue
     masks = [superpatch_masks(token_grid(b.size, (8,) * 3), plan, entry.name, b.index) for b in boxes]
     for mask in masks_of_volume(unit.shape, boxes, masks, (8,) * 3):
-        harmonic_fill(torch.from_numpy(unit)[None, None], torch.from_numpy(~mask.voxels())[None, None])
+        harmonic_fill(torch.from_numpy(unit)[None, None], torch.from_numpy(~mask)[None, None])
 """
 
 

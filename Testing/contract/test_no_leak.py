@@ -156,8 +156,8 @@ class TestNoLeak:
             plan = Plan(MaskSpec(strategy, 0.4, 0.4), "complete", seed=3)
             boxes = partition((40, 33, 50), (32, 32, 32), (8, 8, 8))
             drawn = [superpatch_masks(token_grid(box.size, (8, 8, 8)), plan, "scan", box.index) for box in boxes]
-            masks = masks_of_volume((40, 33, 50), boxes, drawn, (8, 8, 8))
-            assert np.logical_or.reduce([mask.voxels() for mask in masks]).all()
+            masks = list(masks_of_volume((40, 33, 50), boxes, drawn, (8, 8, 8)))
+            assert np.logical_or.reduce(masks).all()
 
 
 class TestPasses:
@@ -262,21 +262,21 @@ class TestFill:
         made = reconstruction.reconstruct(model, unit, plan, name="scan")
         size, patch = model.config.superpatch_size, model.config.patch_size
         boxes = partition(self.SHAPE, size, patch)
-        masks = masks_of_volume(self.SHAPE, boxes, self.masks(model, plan), patch)
+        masks = list(masks_of_volume(self.SHAPE, boxes, self.masks(model, plan), patch))
         assert len(boxes) > 1
         assert len(solved) == len(masks) == made.passes == (1 if coverage == "single" else len(masks))
         total, count, fills = np.zeros(self.SHAPE), np.zeros(self.SHAPE), []
         for mask in masks:
-            fills.append(self.fill(unit, mask.voxels()))
-            total += fills[-1] * mask.voxels()
-            count += mask.voxels()
+            fills.append(self.fill(unit, mask))
+            total += fills[-1] * mask
+            count += mask
         expected = np.where(count > 0, total / np.maximum(count, 1), unit)
         np.testing.assert_allclose(made.filled, expected, atol=1e-6)
         # the boxes of the first pass come first, those of one size together
         first = [filled[0, 0].numpy() for filled in seen[: len(boxes)]]
         for box in sorted(boxes, key=lambda box: box.size != boxes[0].size):
             np.testing.assert_allclose(first.pop(0), extract(made.biharmonic, box), atol=1e-6)
-        np.testing.assert_allclose(made.biharmonic, self.plate(unit, masks[0].voxels()), atol=1e-6)
+        np.testing.assert_allclose(made.biharmonic, self.plate(unit, masks[0]), atol=1e-6)
 
     def test_where_superpatches_overlap_each_has_its_own(self, given: tuple[Network, list[torch.Tensor]]) -> None:
         model, seen = given

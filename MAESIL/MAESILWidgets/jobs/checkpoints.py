@@ -47,14 +47,14 @@ def label(path: str) -> str:
 
 def describe(path: str) -> Checkpoint:
     """Read a checkpoint's metadata; the embedded one's if ``path`` is empty."""
-    from MAESILLib.mae.checkpoint_info import parameter_count, read_info, samples_seen
+    from MAESILLib.mae.checkpoint_info import parameter_counts, read_info, samples_seen
     from MAESILLib.runtime.errors import InputError
     from MAESILLib.runtime.resources import embedded_checkpoint
 
     try:
         file = Path(path) if path else embedded_checkpoint()
         info = read_info(file)
-        weights = parameter_count(file) / 1e6
+        weights = sum(parameter_counts(file).values()) / 1e6
     except (InputError, OSError) as error:
         return Checkpoint(path, "", problem=str(error))
     training = info.training

@@ -34,9 +34,9 @@ from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.loader import batches
 from MAESILLib.training.optimizer import learning_rate
-from MAESILLib.training.ranks import ALONE
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
+from MAESILLib.training.validation import preview
 
 pytest.importorskip("monai")
 
@@ -305,7 +305,7 @@ def test_a_baseline_is_validated_on_patches_that_are_hidden_from_maesil(tmp_path
     """It sees them; padding does not count."""
     cache = make_cache(tmp_path / "cache", [(24, 32, 40), (20, 28, 28)], ["train", "val"])
     trainer = Trainer(config_of("ae", small_crops(), {}), cache, tmp_path / "run", task=BaselineTraining("ae"))
-    model: Any = trainer.model.eval()
+    model: Any = trainer.update.average
     (one,) = trainer.validation_superpatches
     assert one.image.shape == (1, 1, 24, 32, 32)
     hidden = torch.ones(3 * 4 * 4, dtype=torch.bool)
@@ -317,10 +317,9 @@ def test_a_baseline_is_validated_on_patches_that_are_hidden_from_maesil(tmp_path
     counts = patches & one.valid[0, 0].numpy()
     assert 0 < counts.sum() < patches.sum()
     psnr = -10 * np.log10(np.square(made - image)[counts].mean())
-    found = trainer.task.validate(model, [one], trainer.device, False, ALONE)
-    assert found == {"psnr_masked_db": pytest.approx(psnr, abs=1e-3)}
-    shown = trainer.task.preview(model, one, trainer.device, False)
-    np.testing.assert_allclose(shown.composite, np.where(patches, made, image), atol=1e-6)
+    assert trainer.task.validate(trainer.update, [one]) == {"psnr_masked_db": pytest.approx(psnr, abs=1e-3)}
+    *_, composite = preview(model, one, trainer.device, False)
+    np.testing.assert_allclose(composite, np.where(patches, made, image), atol=1e-6)
 
 
 def test_the_autoencoding_of_maesil_is_that_of_evaluate(data: Path, output: Path, result: dict[str, Any]) -> None:

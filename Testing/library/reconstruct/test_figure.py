@@ -77,7 +77,7 @@ def test_planes_are_shown_as_radiologists_see_them(tmp_path: Path, drawn: list) 
     hu[18:36, 5:27, 8:32] = 1000
     reconstruction_figure(
         tmp_path / "f.png", reference_hu=hu, reconstruction_hu=2 * hu, hidden=np.zeros(shape, bool),
-        spacing_dhw=(1, 1, 1), error_range_hu=1000,
+        spacing_dhw=(1, 1, 1),
     )  # fmt: skip
     page = imread(tmp_path / "f.png")
     spans = {0: (slice(5, 27), slice(8, 32)), 1: (slice(4, 22), slice(8, 32)), 2: (slice(4, 22), slice(5, 27))}
@@ -179,12 +179,15 @@ def test_pdf_and_what_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["f.pdf"]
 
 
-def test_the_colour_of_hidden_voxels_is_named_if_there_are_any(tmp_path: Path, drawn: list) -> None:
-    arguments = volumes((12, 14, 16)) | {"title": ""}
-    for hidden in (arguments["hidden"], np.zeros((12, 14, 16), bool)):
-        reconstruction_figure(tmp_path / "f.png", **(arguments | {"hidden": hidden}))
+def test_hidden_voxels_are_named_if_there_are_any_and_long_titles_are_wrapped(tmp_path: Path, drawn: list) -> None:
+    arguments = volumes((12, 14, 16))
+    for hidden, title in ((arguments["hidden"], "one two " + "x" * 200), (np.zeros((12, 14, 16), bool), "")):
+        reconstruction_figure(tmp_path / "f.png", **(arguments | {"hidden": hidden, "title": title}))
     named = ["hidden" in [text.get_text() for text in figure.findobj(Text)] for figure in drawn]
     assert named == [True, False]
+    title = drawn[0].get_suptitle()
+    assert title.count("\n") >= 2
+    assert title.replace("\n", "").replace(" ", "") == "onetwo" + "x" * 200
 
 
 def test_centre_is_in_the_body() -> None:
@@ -193,10 +196,3 @@ def test_centre_is_in_the_body() -> None:
     centre = body_centre(hu)
     np.testing.assert_allclose(centre, (7, 47, 71.5), atol=3)
     assert body_centre(np.full((4, 6, 8), -1000)) == (2, 3, 4)
-
-
-def test_long_titles_are_wrapped(tmp_path: Path, drawn: list) -> None:
-    reconstruction_figure(tmp_path / "f.png", **(volumes((12, 14, 16)) | {"title": "one two " + "x" * 200}))
-    title = drawn[0].get_suptitle()
-    assert title.count("\n") >= 2
-    assert title.replace("\n", "").replace(" ", "") == "onetwo" + "x" * 200
