@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_training_step import monai_network
 from torch.utils.flop_counter import FlopCounterMode
 
 from MAESILLib.config import from_dict
@@ -197,26 +198,16 @@ def flops(config: Any, device: torch.device) -> float:
 
 def measure_monai(name: str, device: torch.device, args: argparse.Namespace) -> dict[str, Any] | None:
     """Time MONAI's network at the same encoder size, inputs at hand; None where MONAI is not installed."""
+    config = from_dict({"preset": name})
     try:
-        from monai.networks.nets import MaskedAutoEncoderViT
+        # it does not run under autocast
+        model = monai_network(config).to(device, torch.bfloat16)
     except ImportError:
         return None
-    whole = from_dict({"preset": name})
-    config, crop_size, windows = whole.model, whole.train.crop_size, len(whole.preprocessing.windows_hu)
-    model = MaskedAutoEncoderViT(
-        in_channels=windows,
-        img_size=crop_size,
-        patch_size=config.patch_size,
-        hidden_size=config.encoder_width,
-        # as many weights as a gated MLP of 8/3 the width
-        mlp_dim=4 * config.encoder_width,
-        num_layers=config.encoder_depth,
-        num_heads=config.encoder_width // config.head_width,
-        masking_ratio=0.75,
-    ).to(device, torch.bfloat16)  # it does not run under autocast
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     size = args.batch or max(1, BATCHES[name] // 4)
-    image = torch.rand(size, windows, *crop_size, device=device, dtype=torch.bfloat16)
+    windows = len(config.preprocessing.windows_hu)
+    image = torch.rand(size, windows, *config.train.crop_size, device=device, dtype=torch.bfloat16)
 
     def step() -> None:
         predicted, mask = model(image)

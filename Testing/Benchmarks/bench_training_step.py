@@ -67,15 +67,14 @@ def maesil(config: Any, folder: Path) -> tuple[Any, Callable[[int], object]]:
     return trainer.model, lambda number: trainer._update(loader, number)
 
 
-def monai(config: Any) -> tuple[Any, Callable[[int], object]]:
-    """Return MONAI's network at the same encoder size, with its own default decoder, and its training step."""
-    import torch
+def monai_network(config: Any) -> Any:
+    """Return MONAI's network at the same encoder size, with its own default decoder."""
     from monai.networks.nets import MaskedAutoEncoderViT
 
-    model, size, windows = config.model, config.train.crop_size, len(config.preprocessing.windows_hu)
-    network = MaskedAutoEncoderViT(
-        in_channels=windows,
-        img_size=size,
+    model = config.model
+    return MaskedAutoEncoderViT(
+        in_channels=len(config.preprocessing.windows_hu),
+        img_size=config.train.crop_size,
         patch_size=model.patch_size,
         hidden_size=model.encoder_width,
         # as many weights as a gated MLP of 8/3 the width
@@ -84,8 +83,15 @@ def monai(config: Any) -> tuple[Any, Callable[[int], object]]:
         num_heads=model.encoder_width // model.head_width,
         masking_ratio=0.75,
     )
+
+
+def monai(config: Any) -> tuple[Any, Callable[[int], object]]:
+    """Return MONAI's network and its training step."""
+    import torch
+
+    network = monai_network(config)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-    image = torch.rand(config.train.batch_size, windows, *size)
+    image = torch.rand(config.train.batch_size, len(config.preprocessing.windows_hu), *config.train.crop_size)
 
     def step(_: int) -> None:
         predicted, mask = network(image)

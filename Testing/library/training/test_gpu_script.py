@@ -50,19 +50,21 @@ def test_a_cache_arrives_part_by_part(tmp_path: Path, step: int) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_the_script_trains_in_calls_and_brings_the_weights_back(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path / "here", [(70, 70, 70)] * 4, SPLITS)
+    cache = make_cache(tmp_path / "here", [(64, 64, 64)] * 4, SPLITS)
     carry.pack(cache, tmp_path / "carried", 2, 12)
-    small = "--set train.batch_size=2 --set train.validate_every=3 --set train.log_every=1"
+    small = "--set train.batch_size=2 --set train.validate_every=3 --set train.log_every=1 --set train.warmup_steps=2"
+    small += " --set train.crop_size=[32,32,32] --set train.cooldown_crop_size=[32,32,32]"
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
         "CARRIED": str(tmp_path / "carried"),
         "WORK": str(tmp_path / "work"),
         "OUT": str(tmp_path / "out"),
         "PRESET": "tiny",
         "PRESETS": "tiny",
         "MINUTES": "0.02",
-        "BENCH": "--device cpu --batch 2 --steps 2 --warm-up 1 --eager --no-monai",
+        "BENCH": "--device cpu --batch 1 --steps 1 --warm-up 1 --eager --no-monai",
         "TRAIN": f"--device cpu --threads 1 --set train.compile=false {small}",
     }
 
