@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 from typing import Any
 
 from PySide6 import QtCore, QtWidgets
 
-from . import rendered_view, state
+from . import state
 from .io_manager import qSlicerCoreIOManager
 from .layout_manager import qSlicerLayoutManager
 from .module_factory import qSlicerModuleManager
 
-VERSION = (5, 12, 4)
 PANEL_WIDTH = 500
-
-
-class CommandOptions:
-    """slicer.app.commandOptions()."""
-
-    def __init__(self) -> None:
-        self.testingEnabled = False
-        self.runPythonAndExit = False
-        self.noMainWindow = False
 
 
 class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
     """The application object. Its parts are put in by the host's boot."""
 
     startupCompleted = QtCore.Signal()
-    mrmlSceneChanged = QtCore.Signal(object)
-    pausedRenderingChanged = QtCore.Signal(bool)
-    _signal_aliases = {"mrmlSceneChanged(vtkMRMLScene*)": "mrmlSceneChanged(PyObject)"}  # noqa: RUF012
 
     def _start(self, application_logic: Any, scene: Any, window: qSlicerMainWindow) -> None:
         self._logic = application_logic
-        self._scene = scene
         self._temporary = tempfile.mkdtemp(prefix="slicer-host-")
-        self._environment = QtCore.QProcessEnvironment.systemEnvironment()
-        self._options = CommandOptions()
         self._io = qSlicerCoreIOManager()
         self._modules = qSlicerModuleManager()
         self._window = window
@@ -48,9 +30,6 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
 
     def applicationLogic(self) -> Any:
         return self._logic
-
-    def mrmlScene(self) -> Any:
-        return self._scene
 
     def layoutManager(self) -> Any:
         return self._layout
@@ -61,90 +40,37 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
     def coreIOManager(self) -> Any:
         return self._io
 
-    def ioManager(self) -> Any:
-        return self._io
-
-    def commandOptions(self) -> CommandOptions:
-        return self._options
-
     def testingEnabled(self) -> bool:
-        return self._options.testingEnabled
-
-    def settings(self) -> QtCore.QSettings:
-        return QtCore.QSettings()
+        return False
 
     def userSettings(self) -> QtCore.QSettings:
         return QtCore.QSettings()
 
-    def revisionUserSettings(self) -> QtCore.QSettings:
-        return QtCore.QSettings()
-
-    def startupEnvironment(self) -> QtCore.QProcessEnvironment:
-        return self._environment
-
-    def isInstalled(self) -> bool:
-        return True
-
-    def pythonConsole(self) -> None:
-        return None
-
     def mainWindow(self) -> Any:
         return self._window
-
-    def pauseRender(self) -> None:
-        rendered_view.pause_rendering()
-
-    def resumeRender(self) -> None:
-        rendered_view.resume_rendering()
-
-    def setRenderPaused(self, paused: bool) -> None:
-        (rendered_view.pause_rendering if paused else rendered_view.resume_rendering)()
-
-    def openNodeModule(self, node: Any, *_: Any) -> None:
-        raise NotImplementedError("the host has no modules of C++ to open")
 
     def exit(self, status: int = 0) -> None:
         state.complain(f"the module ends the application with {status}")
 
-    def restart(self) -> None:
-        state.complain("the module restarts the application")
-
-    def translate(self, context: str, text: str) -> str:
-        return text
-
     applicationVersion = QtCore.Property(str, lambda self: "5.12.4")
     revision = QtCore.Property(str, lambda self: "34000")
-    majorVersion = QtCore.Property(int, lambda self: VERSION[0])
-    minorVersion = QtCore.Property(int, lambda self: VERSION[1])
     os = QtCore.Property(str, lambda self: "linux")
-    arch = QtCore.Property(str, lambda self: "amd64")
-    platform = QtCore.Property(str, lambda self: "linux-amd64")
-    slicerHome = QtCore.Property(str, lambda self: os.path.dirname(sys.executable))
     temporaryPath = QtCore.Property(str, lambda self: self._temporary, lambda self, p: setattr(self, "_temporary", p))
-    slicerSharePath = QtCore.Property(str, lambda self: "share/Slicer-5.12")
-    documentationBaseUrl = QtCore.Property(str, lambda self: "https://slicer.readthedocs.io/en/5.12/")
 
 
 class qSlicerModuleSelectorToolBar(QtWidgets.QToolBar):  # noqa: N801
     """Which module is open."""
 
-    moduleSelected = QtCore.Signal(str)
-
     def __init__(self, window: qSlicerMainWindow) -> None:
         super().__init__(window)
         self._window = window
-        self._name = ""
 
     def selectModule(self, name: str) -> None:
         self._window._open(name)
 
-    selectedModule = QtCore.Property(str, lambda self: self._name)
-
 
 class qSlicerMainWindow(QtWidgets.QMainWindow):  # noqa: N801
     """Module panel on the left, views on the right."""
-
-    initialWindowShown = QtCore.Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,13 +97,10 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):  # noqa: N801
         module = qSlicerApplication.instance()._modules.module(name)
         if module is None:
             raise RuntimeError(f"no module {name}")
-        self._selector._name = name
         widget = module.widgetRepresentation()
         if widget is self._shown:
             return
         self._close_panel()
-        if widget is None:
-            return
         self._shown = widget
         # as in Slicer, the panel leaves the spare room below the module's widget
         panel = QtWidgets.QWidget()
@@ -189,7 +112,6 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):  # noqa: N801
         widget.show()
         self._title.setText(f"Module: {module.title}")
         widget._enter()
-        self._selector.moduleSelected.emit(name)
 
     def _close_panel(self) -> None:
         if self._shown is not None:

@@ -24,15 +24,12 @@ class StallMeter:
 
     def __init__(self) -> None:
         self.worst_ms = 0.0
-        self.gaps_ms: list[float] = []
         self._last = time.perf_counter()
 
     def _tick(self) -> None:
         now = time.perf_counter()
-        gap = (now - self._last) * 1000
+        self.worst_ms = max(self.worst_ms, (now - self._last) * 1000)
         self._last = now
-        self.gaps_ms.append(gap)
-        self.worst_ms = max(self.worst_ms, gap)
 
 
 class Host:
@@ -41,35 +38,21 @@ class Host:
     def __init__(self, settings_dir: Path) -> None:
         self.settings_dir = settings_dir
         self.errors, self.messages, self.answers = state.errors, state.messages, state.answers
-        self.opened_urls, self.vtk_errors = state.opened_urls, state.vtk_errors
+        self.vtk_errors = state.vtk_errors
         sys.excepthook = state.collect_unhandled
         self._app = install(settings_dir)
         from . import sample_data
 
         self.sample_data = sample_data.registered
         self._folders: list[Path] = []
-        self._started = False
         self._initial_path = os.environ.get("PATH", "")
-        self.show()
-        scene = self._app.mrmlScene()
-        self._nodes_at_start = {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
-
-    @property
-    def main_window(self) -> Any:
-        from .wrapping import wrap
-
-        return wrap(self._app._window)
-
-    @property
-    def layout_manager(self) -> Any:
-        from .wrapping import wrap
-
-        return wrap(self._app._layout)
-
-    def show(self) -> None:
         self._app._window.resize(*WINDOW_SIZE)
         self._app._window.show()
         self.process_events()
+        import slicer
+
+        scene = slicer.mrmlScene
+        self._nodes_at_start = {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
 
     # modules
 
@@ -77,16 +60,11 @@ class Host:
         """A folder as in Slicer's "Additional module paths"."""
         self._folders.append(Path(folder).resolve())
 
-    def load_module(self, name: str) -> Any:
+    def load_module(self, name: str) -> None:
         """Load <name>.py from the module paths, then fire startupCompleted once for this module."""
-        from .wrapping import wrap
-
-        folder = next((folder for folder in self._folders if (folder / f"{name}.py").is_file()), None)
-        if folder is None:
-            raise FileNotFoundError(f"{name}.py in {self._folders}")
-        module = self._app._modules._load_scripted(name, folder)
+        folder = next(folder for folder in self._folders if (folder / f"{name}.py").is_file())
+        self._app._modules._load_scripted(name, folder)
         self._app.startupCompleted.emit()
-        return wrap(module)
 
     def open_module(self, name: str) -> Any:
         """Select the module; returns its Python widget."""
@@ -146,49 +124,27 @@ class Host:
                 view.forceRender()
         self.process_events()
 
-    def view_image(self, view: Any) -> Any:
-        """What a rendered view shows: (height, width, 3), uint8."""
-        from .wrapping import unwrap
-
-        return unwrap(view)._pixels()
-
     def view_pixels(self, name: str) -> Any:
-        """What the slice view shows: (height, width, 3), uint8."""
+        """What a slice view shows: (height, width, 3), uint8."""
         view = self._app._layout.sliceWidget(name).sliceView()
         view.forceRender()
         return view._pixels()
 
-    def screenshot(self, path: str | Path, widget: Any = None) -> None:
-        """A PNG of the main window, or of a widget, with rendered views."""
-        from .wrapping import unwrap
-
+    def screenshot(self, path: str | Path) -> None:
+        """A PNG of the main window with rendered views."""
         self.render()
-        target = unwrap(widget) if widget is not None else self._app._window
-        if not target.grab().save(str(path), "PNG"):
+        if not self._app._window.grab().save(str(path), "PNG"):
             raise OSError(f"cannot write {path}")
 
     def click_in_slice(self, name: str, x: int, y: int) -> tuple[float, float, float]:
         """Press and release the left button at display position (from the lower left); returns its RAS."""
         view = self._app._layout.sliceWidget(name).sliceView()
-        interactor = view.interactor()
-        self._mouse(interactor, x, y, "MouseMoveEvent", "LeftButtonPressEvent", "LeftButtonReleaseEvent")
+        for event in ("MouseMoveEvent", "LeftButtonPressEvent", "LeftButtonReleaseEvent"):
+            view.interactor().SetEventInformation(x, y, 0, 0, "\0", 0, None)
+            view.interactor().InvokeEvent(event)
         self.process_events(0.05)
         matrix = view.mrmlSliceNode().GetXYToRAS()
         return matrix.MultiplyPoint((x, y, 0.0, 1.0))[:3]
-
-    def scroll_slice(self, name: str, steps: int) -> None:
-        """Turn the wheel over the middle of a slice view."""
-        view = self._app._layout.sliceWidget(name).sliceView()
-        event = "MouseWheelForwardEvent" if steps > 0 else "MouseWheelBackwardEvent"
-        self._mouse(view.interactor(), view.width() // 2, view.height() // 2, "EnterEvent", "MouseMoveEvent")
-        for _ in range(abs(steps)):
-            self._mouse(view.interactor(), view.width() // 2, view.height() // 2, event)
-        self.process_events(0.05)
-
-    def _mouse(self, interactor: Any, x: int, y: int, *events: str) -> None:
-        for event in events:
-            interactor.SetEventInformation(x, y, 0, 0, "\0", 0, None)
-            interactor.InvokeEvent(event)
 
     # scenes
 
@@ -216,10 +172,14 @@ class Host:
 
     # environment
 
-    def install_python_slicer(self, folder: str | Path) -> Path:
-        """Write a launcher PythonSlicer that runs Python as its child, and put folder first on PATH."""
+    def install_python_slicer(self, folder: str | Path, first: str = "") -> Path:
+        """Write a launcher PythonSlicer that runs Python as its child, and put folder first on PATH.
+
+        Args:
+            first: a line of shell that it runs before: limits that a user's machine may have.
+        """
         launcher = Path(folder) / "PythonSlicer"
-        launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
+        launcher.write_text(f'#!/bin/sh\n{first}\n"{sys.executable}" "$@"\nexit $?\n')
         launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"
         return launcher
@@ -246,8 +206,6 @@ class Host:
         import slicer
         from PySide6 import QtCore
 
-        from . import rendered_view
-
         self.unload_modules()
         slicer.mrmlScene.Clear(False)
         slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutNone)
@@ -255,11 +213,9 @@ class Host:
         for node in [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]:
             if node.GetID() not in self._nodes_at_start and scene.IsNodePresent(node):
                 scene.RemoveNode(node)
-        rendered_view._paused[0] = 0
-        slicer.app.commandOptions().testingEnabled = False
         QtCore.QLocale.setDefault(QtCore.QLocale.system())
         os.environ["PATH"] = self._initial_path
-        self._app.settings().clear()
+        self._app.userSettings().clear()
         self.sample_data.clear()
         self.process_events()
         gc.collect()

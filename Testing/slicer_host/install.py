@@ -28,16 +28,6 @@ def clean_slicer_namespace(slicer: types.ModuleType) -> None:
     slicer.util = util
 
 
-def tr(text: str) -> str:
-    """slicer.i18n.tr"""
-    return text
-
-
-def translate(context: str, text: str) -> str:
-    """slicer.i18n.translate"""
-    return text
-
-
 def collect_vtk_errors() -> None:
     """Errors that VTK and MRML print go into state.vtk_errors too; in Slicer they are red lines of its log."""
     import vtk
@@ -67,7 +57,6 @@ def qt_message(kind: Any, context: Any, text: str) -> None:
 
 def install(settings_dir: Path) -> Any:
     """Make and connect everything; returns the application (PySide's view of it)."""
-    prepare_environment()
     from PySide6 import QtCore
 
     QtCore.qInstallMessageHandler(qt_message)
@@ -153,10 +142,9 @@ def install_python_modules(slicer: Any) -> None:
     from . import parameter_node_wrapper, sample_data, scripted_loadable_module
 
     i18n = types.ModuleType("slicer.i18n")
-    i18n.tr, i18n.translate = tr, translate
+    i18n.tr, i18n.translate = (lambda text: text), (lambda context, text: text)
     sys.modules["slicer.i18n"] = slicer.i18n = i18n
     sys.modules["slicer.ScriptedLoadableModule"] = scripted_loadable_module
     slicer.ScriptedLoadableModule = scripted_loadable_module
     sys.modules["slicer.parameterNodeWrapper"] = slicer.parameterNodeWrapper = parameter_node_wrapper.make()
     sys.modules["SampleData"] = sample_data.make()
-    sys.modules.pop("slicer.packaging", None)

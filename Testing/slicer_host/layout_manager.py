@@ -13,9 +13,9 @@ from . import plot_view, slice_view
 VIEW_WIDGETS = {
     "vtkMRMLSliceNode": slice_view.qMRMLSliceWidget,
     "vtkMRMLPlotViewNode": plot_view.qMRMLPlotWidget,
-    "vtkMRMLTableViewNode": plot_view.qMRMLTableWidget,
     "vtkMRMLViewNode": plot_view.BlankView,
 }
+BOXES = {"horizontal": QtWidgets.QHBoxLayout, "vertical": QtWidgets.QVBoxLayout}
 
 
 class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801
@@ -38,18 +38,14 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801
         self._tags: list[tuple[Any, int]] = []
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
             self._observe(scene, event, self._scene_changed)
-        for event in (scene.EndBatchProcessEvent,):
-            self._observe(scene, event, self._update)
+        self._observe(scene, scene.EndBatchProcessEvent, self._update)
         self._logic.SetMRMLScene(scene)
-        self._watch_layout_node()
+        # the logic is told first (its observer has been there longer), so that the views exist
+        self._observe(self._logic.GetLayoutNode(), vtk.vtkCommand.ModifiedEvent, self._update)
         self._scene_changed()
 
     def _observe(self, thing: Any, event: Any, function: Any) -> None:
         self._tags.append((thing, thing.AddObserver(event, function)))
-
-    def _watch_layout_node(self) -> None:
-        # the logic is told first (its observer has been there longer), so that the views exist
-        self._observe(self._logic.GetLayoutNode(), vtk.vtkCommand.ModifiedEvent, self._update)
 
     def _stop(self) -> None:
         for thing, tag in self._tags:
@@ -61,12 +57,8 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801
         self._logic.SetMRMLScene(None)
 
     def _view_nodes(self) -> list[Any]:
-        found = []
-        for i in range(self._scene.GetNumberOfNodes()):
-            node = self._scene.GetNthNode(i)
-            if node.GetClassName() in VIEW_WIDGETS:
-                found.append(node)
-        return found
+        every = (self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes()))
+        return [node for node in every if node.GetClassName() in VIEW_WIDGETS]
 
     def _scene_changed(self, *_: Any) -> None:
         """A widget for each view node."""
@@ -124,44 +116,19 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801
                 raise RuntimeError(f"layout: no view for {element.GetAttribute('singletontag')}")
             widget.show()
             return widget
-        frame = QtWidgets.QTabWidget() if element.GetAttribute("type") == "tab" else QtWidgets.QWidget()
+        frame = QtWidgets.QWidget()
+        layout = BOXES[element.GetAttribute("type")](frame)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
         for item in (element.GetNestedElement(i) for i in range(element.GetNumberOfNestedElements())):
             content = self._build(item.GetNestedElement(0))
-            self._place(frame, element.GetAttribute("type"), item, content)
-        return frame
-
-    def _place(self, frame: QtWidgets.QWidget, kind: str | None, item: Any, content: QtWidgets.QWidget) -> None:
-        if isinstance(frame, QtWidgets.QTabWidget):
-            frame.addTab(content, item.GetAttribute("name") or "")
-            return
-        if frame.layout() is None:
-            layouts = {"horizontal": QtWidgets.QHBoxLayout, "grid": QtWidgets.QGridLayout}
-            layout = layouts.get(kind or "", QtWidgets.QVBoxLayout)(frame)
-            layout.setContentsMargins(0, 0, 0, 0)
-            layout.setSpacing(2)
-        layout = frame.layout()
-        if isinstance(layout, QtWidgets.QGridLayout):
-            row, column, rows, columns = (
-                int(item.GetAttribute(name) or default)
-                for name, default in (("row", 0), ("column", 0), ("rowspan", 1), ("colspan", 1))
-            )
-            layout.addWidget(content, row, column, rows, columns)
-        else:
             layout.addWidget(content, max(1, int(item.GetAttribute("splitSize") or 1)))
+        return frame
 
     # what modules call
 
     def layoutLogic(self) -> Any:
         return self._logic
-
-    def mrmlScene(self) -> Any:
-        return self._scene
-
-    def applicationLogic(self) -> Any:
-        return self._application_logic
-
-    def viewport(self) -> QtWidgets.QWidget:
-        return self._viewport
 
     def setLayout(self, layout: int) -> None:
         self._logic.GetLayoutNode().SetViewArrangement(int(layout))
@@ -178,30 +145,10 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801
     def mrmlSliceLogics(self) -> Any:
         return self._application_logic.GetSliceLogics()
 
-    def resetSliceViews(self) -> None:
-        for _, widget in self._kind("vtkMRMLSliceNode"):
-            widget.fitSliceToBackground()
-
-    def resetThreeDViews(self) -> None:
-        pass
-
-    def threeDWidget(self, index: int) -> None:
-        return None
-
-    def _nth(self, class_name: str, index: int) -> Any:
-        found = self._kind(class_name)
-        return found[index][1] if 0 <= index < len(found) else None
-
     def plotWidget(self, index: int) -> Any:
-        return self._nth("vtkMRMLPlotViewNode", index)
-
-    def tableWidget(self, index: int) -> Any:
-        return self._nth("vtkMRMLTableViewNode", index)
+        return dict(enumerate(widget for _, widget in self._kind("vtkMRMLPlotViewNode"))).get(index)
 
     layout = QtCore.Property(int, lambda self: self._logic.GetLayoutNode().GetViewArrangement(), setLayout)
-    threeDViewCount = QtCore.Property(int, lambda self: 0)
-    plotViewCount = QtCore.Property(int, lambda self: len(self._kind("vtkMRMLPlotViewNode")))
-    tableViewCount = QtCore.Property(int, lambda self: len(self._kind("vtkMRMLTableViewNode")))
 
 
 ALL = (qSlicerLayoutManager,)

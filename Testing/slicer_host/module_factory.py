@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,12 @@ from .wrapping import wrap
 CPP_LOGICS = {
     "colors": "vtkSlicerColorLogic",
     "volumes": "vtkSlicerVolumesLogic",
-    "models": "vtkSlicerModelsLogic",
     "markups": "vtkSlicerMarkupsLogic",
     "plots": "vtkSlicerPlotsLogic",
     "tables": "vtkSlicerTablesLogic",
     "texts": "vtkSlicerTextsLogic",
-    "transforms": "vtkSlicerTransformLogic",
     "segmentations": "vtkSlicerSegmentationsModuleLogic",
     "subjecthierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
-    "sequences": "vtkSlicerSequencesLogic",
-    "units": "vtkSlicerUnitsLogic",
-    "cameras": "vtkSlicerCamerasModuleLogic",
-    "viewcontrollers": "vtkSlicerViewControllersLogic",
-    "cropvolume": "vtkSlicerCropVolumeLogic",
 }
 
 
@@ -43,24 +36,9 @@ class qSlicerAbstractModule(Stored, QtCore.QObject):  # noqa: N801
     categories = stored("QStringList", "categories", [])
     dependencies = stored("QStringList", "dependencies", [])
     contributors = stored("QStringList", "contributors", [])
-    associatedNodeTypes = stored("QStringList", "associatedNodeTypes", [])
     helpText = stored(str, "helpText", "")
     acknowledgementText = stored(str, "acknowledgementText", "")
-    hidden = stored(bool, "hidden", False)
-    index = stored(int, "index", -1)
-    widgetRepresentationCreationEnabled = stored(bool, "widgetRepresentationCreationEnabled", True)
-
-    def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
-        self._icon = QtGui.QIcon()
-        super().__init__()
-
-    def _set_icon(self, icon: QtGui.QIcon) -> None:
-        if not isinstance(icon, QtGui.QIcon):
-            raise TypeError(f"{icon!r} is no QIcon")
-        self._icon = icon
-
-    icon = QtCore.Property(QtGui.QIcon, lambda self: self._icon, _set_icon)
+    icon = stored(QtGui.QIcon, "icon", None)
 
 
 class qSlicerLoadableModule(qSlicerAbstractModule):  # noqa: N801
@@ -73,9 +51,6 @@ class qSlicerLoadableModule(qSlicerAbstractModule):  # noqa: N801
 
     def logic(self) -> Any:
         return self._logic
-
-    def widgetRepresentation(self) -> None:
-        return None
 
 
 class qSlicerScriptedLoadableModuleWidget(SceneFollower, QtWidgets.QWidget):  # noqa: N801
@@ -110,9 +85,6 @@ class qSlicerScriptedLoadableModuleWidget(SceneFollower, QtWidgets.QWidget):  # 
         if was_entered:
             self._python.enter()
 
-    def moduleName(self) -> str:
-        return self._module.name
-
     def _enter(self) -> None:
         if not self._entered:
             self._entered = True
@@ -133,33 +105,18 @@ class qSlicerScriptedLoadableModule(qSlicerAbstractModule):  # noqa: N801
         self.path = path
         self._widget: qSlicerScriptedLoadableModuleWidget | None = None
         self._python: Any = None
-        self._core_logic = slicer.vtkSlicerScriptedLoadableModuleLogic()
-
-    def self(self) -> Any:
-        return self._python
-
-    def logic(self) -> Any:
-        return self._core_logic
 
     def widgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:
         if self._widget is None:
-            self._widget = self.createNewWidgetRepresentation()
+            self._widget = qSlicerScriptedLoadableModuleWidget(self)
+            self._widget._fill()
         return self._widget
-
-    def createNewWidgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:
-        made = qSlicerScriptedLoadableModuleWidget(self)
-        if self._widget is None:
-            self._widget = made
-        made._fill()
-        return made
 
 
 class qSlicerModuleManager(QtCore.QObject):  # noqa: N801
     """Knows the modules, also as attributes of slicer.modules."""
 
-    moduleLoaded = QtCore.Signal(str)
     moduleAboutToBeUnloaded = QtCore.Signal(str)
-    moduleUnloaded = QtCore.Signal(str)
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,7 +125,6 @@ class qSlicerModuleManager(QtCore.QObject):  # noqa: N801
     def _add(self, module: qSlicerAbstractModule) -> None:
         self._modules[module.name] = module
         setattr(slicer.modules, module.name.lower(), wrap(module))
-        self.moduleLoaded.emit(module.name)
 
     def _load_cpp(self, scene: Any, application_logic: Any) -> None:
         for name, class_name in CPP_LOGICS.items():
@@ -183,12 +139,8 @@ class qSlicerModuleManager(QtCore.QObject):  # noqa: N801
         path = folder / f"{name}.py"
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise FileNotFoundError(path)
-        imported = importlib.util.module_from_spec(spec)
-        sys.modules[name] = imported
-        spec.loader.exec_module(imported)
+        sys.modules.pop(name, None)
+        imported = importlib.import_module(name)
         module = qSlicerScriptedLoadableModule(name, str(path))
         module._python = getattr(imported, name)(wrap(module))
         if not module.title or not module.categories:
@@ -208,19 +160,9 @@ class qSlicerModuleManager(QtCore.QObject):  # noqa: N801
             delattr(slicer.modules, name.lower())
         if hasattr(slicer.modules, name + "Widget"):
             delattr(slicer.modules, name + "Widget")
-        self.moduleUnloaded.emit(name)
 
     def module(self, name: str) -> Any:
         return self._modules.get(name)
-
-    def modulesNames(self) -> list[str]:
-        return list(self._modules)
-
-    def factoryManager(self) -> Any:
-        return self
-
-    def loadedModuleNames(self) -> list[str]:
-        return list(self._modules)
 
 
 ALL = (

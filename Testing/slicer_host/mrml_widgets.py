@@ -8,7 +8,6 @@ import shiboken6
 import vtk
 from PySide6 import QtCore, QtWidgets
 
-from . import ctk_widgets
 from .ui_loader import register
 from .widget_parts import Stored, stored, with_setters
 
@@ -89,16 +88,9 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
 
     mrmlSceneChanged = QtCore.Signal(object)
     currentNodeChanged = QtCore.Signal((object,), (bool,))
-    currentNodeIDChanged = QtCore.Signal(str)
-    nodeAddedByUser = QtCore.Signal(object)
-    nodeActivated = QtCore.Signal(object)
-    nodeAdded = QtCore.Signal(object)
     _signal_aliases = {  # noqa: RUF012
         **SCENE_SIGNAL,
         "currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged(PyObject)",
-        "nodeAddedByUser(vtkMRMLNode*)": "nodeAddedByUser(PyObject)",
-        "nodeActivated(vtkMRMLNode*)": "nodeActivated(PyObject)",
-        "nodeAdded(vtkMRMLNode*)": "nodeAdded(PyObject)",
     }
 
     nodeTypes = stored("QStringList", "nodeTypes", [])
@@ -106,16 +98,11 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
     noneDisplay = stored(str, "noneDisplay", "")
     addEnabled = stored(bool, "addEnabled", True)
     removeEnabled = stored(bool, "removeEnabled", True)
-    editEnabled = stored(bool, "editEnabled", False)
     renameEnabled = stored(bool, "renameEnabled", False)
     showHidden = stored(bool, "showHidden", False)
     showChildNodeTypes = stored(bool, "showChildNodeTypes", True)
-    selectNodeUponCreation = stored(bool, "selectNodeUponCreation", True)
-    baseName = stored(str, "baseName", "")
-    interactionNodeSingletonTag = stored(str, "interactionNodeSingletonTag", "")
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
-        self._values: dict[str, Any] = {}
         self._current = ""
         self._ids: list[str] = []
         self._watched: dict[Any, int] = {}
@@ -124,7 +111,7 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
         row = QtWidgets.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._box)
-        self._box.activated.connect(self._picked)
+        self._box.activated.connect(lambda index: self._select(self._ids[index]))
         self.setEnabled(False)
 
     def _scene_events(self) -> list[int]:
@@ -158,14 +145,11 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
         self._watch_names(nodes)
         self._ids = ([""] if self.noneEnabled else []) + [node.GetID() for node in nodes]
         self._box.clear()
-        self._box.setPlaceholderText(self.noneDisplay or f"Select a {' or '.join(self._type_names())}")
+        self._box.setPlaceholderText(self.noneDisplay)
         self._box.addItems(([self.noneDisplay or "None"] if self.noneEnabled else []) + [n.GetName() for n in nodes])
         if self._current and self._current not in self._ids:
             self._select("")
         self._show_current()
-
-    def _type_names(self) -> list[str]:
-        return [kind.replace("vtkMRML", "").replace("Node", "") for kind in self.nodeTypes]
 
     def _watch_names(self, nodes: list[Any]) -> None:
         """Observe what is listed, for its name and for its being hidden."""
@@ -180,10 +164,6 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
     def _show_current(self) -> None:
         self._box.setCurrentIndex(self._ids.index(self._current) if self._current in self._ids else -1)
 
-    def _picked(self, index: int) -> None:
-        self._select(self._ids[index])
-        self.nodeActivated.emit(self.currentNode())
-
     def _select(self, node_id: str) -> None:
         if node_id == self._current:
             return
@@ -192,38 +172,16 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
         node = self.currentNode()
         self.currentNodeChanged[object].emit(node)
         self.currentNodeChanged[bool].emit(node is not None)
-        self.currentNodeIDChanged.emit(node_id)
 
     def currentNode(self) -> Any:
         return self._scene.GetNodeByID(self._current) if self._scene is not None and self._current else None
 
     def setCurrentNode(self, node: Any) -> None:
-        self._set_id(node.GetID() if node is not None else "")
-
-    def _set_id(self, node_id: str | None) -> None:
+        node_id = node.GetID() if node is not None else ""
         self._select(node_id if node_id in self._ids else "")
-
-    def setCurrentNodeID(self, node_id: str | None) -> None:
-        self._set_id(node_id)
-
-    def setCurrentNodeIndex(self, index: int) -> None:
-        nodes = [node_id for node_id in self._ids if node_id]
-        self._select(nodes[index] if 0 <= index < len(nodes) else "")
 
     def nodeCount(self) -> int:
         return len([node_id for node_id in self._ids if node_id])
-
-    def nodeFromIndex(self, index: int) -> Any:
-        return self._scene.GetNodeByID([node_id for node_id in self._ids if node_id][index])
-
-    def addNode(self, class_name: str = "") -> Any:
-        node = self._scene.AddNewNodeByClass(class_name or self.nodeTypes[0], self.baseName or self._type_names()[0])
-        if self.selectNodeUponCreation:
-            self.setCurrentNode(node)
-        self.nodeAddedByUser.emit(node)
-        return node
-
-    currentNodeID = QtCore.Property(str, lambda self: self._current, _set_id)
 
 
 @register
@@ -239,15 +197,6 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):  # noqa: N801
     def checkedNodes(self) -> list[Any]:
         return [node for node in self._nodes() if node.GetID() in self._checked]
 
-    def uncheckedNodes(self) -> list[Any]:
-        return [node for node in self._nodes() if node.GetID() not in self._checked]
-
-    def noneChecked(self) -> bool:
-        return not self.checkedNodes()
-
-    def allChecked(self) -> bool:
-        return not self.uncheckedNodes()
-
     def setCheckState(self, node: Any, state: QtCore.Qt.CheckState) -> None:
         if state == QtCore.Qt.CheckState.Checked:
             self._checked.add(node.GetID())
@@ -256,53 +205,4 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):  # noqa: N801
         self.checkedNodesChanged.emit()
 
 
-@register
-class qMRMLTableView(SceneFollower, QtWidgets.QTableWidget):  # noqa: N801
-    """Shows a vtkMRMLTableNode."""
-
-    mrmlSceneChanged = QtCore.Signal(object)
-    _signal_aliases = SCENE_SIGNAL
-    _node: Any = None
-
-    def mrmlTableNode(self) -> Any:
-        return self._node
-
-    def setMRMLTableNode(self, node: Any) -> None:
-        if node is not self._node:
-            self._stop_observing()
-            self._node = node
-            if node is not None:
-                self._observe(node, vtk.vtkCommand.ModifiedEvent)
-        self._refresh()
-
-    def _refresh(self) -> None:
-        table = self._node.GetTable() if self._node is not None else None
-        self.setRowCount(table.GetNumberOfRows() if table else 0)
-        self.setColumnCount(table.GetNumberOfColumns() if table else 0)
-        if table:
-            self.setHorizontalHeaderLabels([table.GetColumnName(c) for c in range(table.GetNumberOfColumns())])
-            for row in range(table.GetNumberOfRows()):
-                for column in range(table.GetNumberOfColumns()):
-                    item = QtWidgets.QTableWidgetItem(table.GetValue(row, column).ToString())
-                    self.setItem(row, column, item)
-
-
-@register
-class qMRMLSliderWidget(SceneFollower, ctk_widgets.ctkSliderWidget):  # noqa: N801
-    """A slider that knows the scene's units."""
-
-    mrmlSceneChanged = QtCore.Signal(object)
-    _signal_aliases = SCENE_SIGNAL
-
-
-@register
-class qMRMLSpinBox(SceneFollower, ctk_widgets.ctkDoubleSpinBox):  # noqa: N801
-    """A spin box that knows the scene's units."""
-
-    mrmlSceneChanged = QtCore.Signal(object)
-    _signal_aliases = SCENE_SIGNAL
-
-
-ALL = (
-    qMRMLWidget, qMRMLNodeComboBox, qMRMLCheckableNodeComboBox, qMRMLTableView, qMRMLSliderWidget, qMRMLSpinBox,
-)  # fmt: skip
+ALL = (qMRMLWidget, qMRMLNodeComboBox, qMRMLCheckableNodeComboBox)

@@ -1,106 +1,152 @@
-"""slicer.parameterNodeWrapper: typed attributes on a parameter node, and two-way binding to widgets."""
+"""slicer.parameterNodeWrapper: typed attributes on a parameter node, and two-way binding to widgets.
+
+As much of it as the module uses: numbers, texts and nodes, in ranges. What else Slicer knows is refused.
+"""
 
 from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
+import ctk
 import qt
 import slicer
 import vtk
 
-from . import parameter_types, state
-from .gui_connectors import create_connector
-from .parameter_types import Default, Validator, find_annotation, serializer_for, split_annotations
+from . import state
 
-PROPERTY = "SlicerParameterName"
+
+class WithinRange:
+    """Annotation: the least and the greatest value."""
+
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum, self.maximum = minimum, maximum
+
+    def validate(self, value: Any) -> None:
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"Value must be within range [{self.minimum}, {self.maximum}], is {value}")
 
 
 class Parameter:
-    """One declared parameter of a wrapper class."""
+    """One declared parameter of a wrapper class: checked, and kept as a string or reference of the node."""
 
     def __init__(self, name: str, hint: Any, owner: type) -> None:
-        kind, annotations = split_annotations(hint)
-        self.name, self.hint = name, hint
-        self.serializer = serializer_for(kind)
-        self.validators = [a for a in annotations if isinstance(a, Validator)]
-        given = find_annotation(annotations, Default)
-        if name in vars(owner):
-            self.default = vars(owner)[name]
-        else:
-            self.default = given.value if given is not None else self.serializer.default()
+        self.kind, *annotations = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
+        self.name = name
+        self.range: WithinRange | None = annotations[0] if annotations else None
+        self.is_node = isinstance(self.kind, type) and issubclass(self.kind, slicer.vtkMRMLNode)
+        if not self.is_node and self.kind not in (int, float, str, bool):
+            raise Exception(f"Unable to create serializer for type: {self.kind}")
+        self.default = vars(owner).get(name, None if self.is_node else self.kind())
 
     def write(self, node: Any, key: str, value: Any) -> None:
-        self.serializer.check(value)
-        for validator in self.validators:
-            validator.validate(value)
-        self.serializer.write(node, key, value)
+        if value is None and not self.is_node:
+            raise ValueError("Value must not be None")
+        if value is not None and not isinstance(value, (int, float) if self.kind is float else self.kind):
+            raise TypeError(f"Value must be of type {self.kind}, is {type(value)} ({value!r})")
+        if self.range is not None:
+            self.range.validate(value)
+        if self.is_node:
+            node.SetParameter(key, "")
+            node.SetNodeReferenceID(key, value.GetID() if value is not None else None)
+        else:
+            node.SetParameter(key, str(value))
 
     def read(self, node: Any, key: str) -> Any:
-        if not self.serializer.is_in(node, key):
+        if not node.HasParameter(key):
             self.write(node, key, self.default)
-        return self.serializer.read(node, key)
+        if self.is_node:
+            return node.GetNodeReference(key)
+        text = node.GetParameter(key)
+        return text == "True" if self.kind is bool else self.kind(text)
+
+
+class Connector:
+    """A widget bound to a parameter: exactly the pairs of types that Slicer's wrapper knows.
+
+    Raises:
+        RuntimeError: Slicer has no such binding, or the host has not.
+    """
+
+    def __init__(self, widget: Any, parameter: Parameter) -> None:
+        self.widget, of = widget, type(widget)
+        self.name, self.signal = "value", "valueChanged"
+        if parameter.is_node and of is slicer.qMRMLNodeComboBox:
+            widget.nodeTypes = [parameter.kind.__name__]
+            self.signal = "currentNodeChanged"
+        elif (parameter.kind, of) == (bool, qt.QCheckBox):
+            self.name, self.signal = "checked", "stateChanged"
+        elif (parameter.kind, of) in ((int, qt.QSpinBox), (float, ctk.ctkSliderWidget)) and parameter.range:
+            widget.setMinimum(parameter.range.minimum)
+            widget.setMaximum(parameter.range.maximum)
+        else:
+            raise RuntimeError(f"Unable to create GUI connector from datatype '{parameter.kind}' to widget type '{of}'")
+
+    def read(self) -> Any:
+        node_box = self.signal == "currentNodeChanged"
+        return self.widget.currentNode() if node_box else getattr(self.widget, self.name)
+
+    def write(self, value: Any) -> None:
+        if self.signal == "currentNodeChanged":
+            self.widget.setCurrentNode(value)
+        else:
+            setattr(self.widget, self.name, value)
 
 
 class _Cell:
     """A parameter of one wrapper; the value is kept until the node says that it was modified."""
 
-    def __init__(self, parameter: Parameter, node: Any, prefix: str) -> None:
-        self.parameter, self.node, self.key = parameter, node, prefix + parameter.name
+    def __init__(self, parameter: Parameter, node: Any) -> None:
+        self.parameter, self.node = parameter, node
         self.writing = False
-        self.value = parameter.read(node, self.key)
-        self.tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._modified)
+        self._modified()
+        node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._modified)
 
     def _modified(self, *_: Any) -> None:
         if not self.writing:
-            self.value = self.parameter.read(self.node, self.key)
+            self.value = self.parameter.read(self.node, self.parameter.name)
 
     def write(self, value: Any) -> None:
         self.writing = True
         try:
             with slicer.util.NodeModify(self.node):
-                self.parameter.write(self.node, self.key, value)
-                self.value = self.parameter.read(self.node, self.key)
+                self.parameter.write(self.node, self.parameter.name, value)
+                self.value = self.parameter.read(self.node, self.parameter.name)
         finally:
             self.writing = False
 
 
-def _start(self: Any, parameterNode: Any, prefix: str | None = None) -> None:
+def _start(self: Any, parameterNode: Any) -> None:
     self.parameterNode = parameterNode
     self._guis = {}
-    self._next_tag = 0
     self._updating = False
-    self._cells = {
-        name: _Cell(parameter, parameterNode, prefix or "") for name, parameter in self.allParameters.items()
-    }
-
-
-def _cell(self: Any, name: str) -> _Cell:
-    if name not in self._cells:
-        raise ValueError(f"Cannot find a param with the given name: {name}; found {list(self._cells)}")
-    return self._cells[name]
+    self._cells = {name: _Cell(parameter, parameterNode) for name, parameter in self.allParameters.items()}
 
 
 def _connect_parameters(self: Any, mapping: dict[str, Any]) -> int:
-    for name in mapping:
-        _cell(self, name)
-    connectors = {name: create_connector(widget, self.allParameters[name].hint) for name, widget in mapping.items()}
-    tag = self._next_tag
-    self._next_tag += 1
+    """Bind widgets by parameter's name; returns a tag."""
+    unknown = [name for name in mapping if name not in self._cells]
+    if unknown:
+        raise ValueError(f"Cannot find a param with the given name: {unknown[0]}; found {list(self._cells)}")
+    connectors = {name: Connector(widget, self.allParameters[name]) for name, widget in mapping.items()}
+    slots = []
     for name, connector in connectors.items():
-        connector.write(_cell(self, name).value)
-        connector.on_changed(_gui_changed(self, name, connector))
+        connector.write(self._cells[name].value)
+        signal, slot = getattr(connector.widget, connector.signal), _gui_changed(self, name, connector)
+        signal.connect(slot)
+        slots.append((signal, slot))
     observer = self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _show(self))
-    self._guis[tag] = (connectors, observer)
-    return tag
+    self._guis[observer] = (connectors, slots)
+    return int(observer)
 
 
-def _gui_changed(self: Any, name: str, connector: Any) -> Any:
+def _gui_changed(self: Any, name: str, connector: Connector) -> Callable[[], None]:
     def callback() -> None:
         with slicer.util.NodeModify(self):
             if not self._updating:
-                _cell(self, name).write(connector.read())
+                self._cells[name].write(connector.read())
 
     return callback
 
@@ -114,91 +160,50 @@ def _show(self: Any) -> None:
         with slicer.util.NodeModify(self):
             for connectors, _ in list(self._guis.values()):
                 for name, connector in connectors.items():
-                    connector.write(_cell(self, name).value)
+                    connector.write(self._cells[name].value)
     except Exception:
         state.record("while a parameter node updated its widgets")
     finally:
         self._updating = False
 
 
-def _connect_gui(self: Any, gui: Any) -> int:
-    """Bind the widgets that have a SlicerParameterName: children of a widget, or attributes of a ui object."""
-    is_widget = getattr(gui, "isWidgetType", lambda: False)()
-    widgets = gui.findChildren(qt.QWidget) if is_widget else vars(gui).values()
-    return _connect_parameters(
-        self, {widget.property(PROPERTY): widget for widget in widgets if widget.property(PROPERTY)}
-    )
-
-
 def _disconnect_gui(self: Any, tag: int) -> None:
     if tag in self._guis:
-        connectors, observer = self._guis.pop(tag)
-        for connector in connectors.values():
-            connector.on_changed(None)
-        self.parameterNode.RemoveObserver(observer)
+        for signal, slot in self._guis.pop(tag)[1]:
+            signal.disconnect(slot)
+        self.parameterNode.RemoveObserver(tag)
 
 
 def _attribute(name: str) -> property:
-    return property(lambda self: _cell(self, name).value, lambda self, value: _cell(self, name).write(value))
+    return property(lambda self: self._cells[name].value, lambda self, value: self._cells[name].write(value))
 
 
 MEMBERS = {
-    "_is_parameter_node_wrapper": True,
-    "default": lambda self, name: Default(_cell(self, name).parameter.default),
-    "isCached": lambda self, name: (
-        not isinstance(_cell(self, name).parameter.serializer, parameter_types.ListSerializer)
-    ),
-    "getValue": lambda self, name: _cell(self, name).value,
-    "setValue": lambda self, name, value: _cell(self, name).write(value),
-    "dataType": lambda self, name: _cell(self, name).parameter.hint,
-    "connectGui": _connect_gui,
     "connectParametersToGui": _connect_parameters,
     "disconnectGui": _disconnect_gui,
     "StartModify": lambda self: self.parameterNode.StartModify(),
     "EndModify": lambda self, was: self.parameterNode.EndModify(was),
     "AddObserver": lambda self, event, call, priority=0.0: self.parameterNode.AddObserver(event, call, priority),
     "RemoveObserver": lambda self, tag: self.parameterNode.RemoveObserver(tag),
-    "Modified": lambda self: self.parameterNode.Modified(),
 }
 
 
-def parameterNodeWrapper(classtype: type | None = None) -> Any:
+def parameterNodeWrapper(cls: Any) -> Any:
     """Class decorator."""
-
-    def decorate(cls: Any) -> Any:
-        hints = typing.get_type_hints(cls, include_extras=True)
-        parameters = {name: Parameter(name, hint, cls) for name, hint in hints.items()}
-        for name, value in {**MEMBERS, "allParameters": parameters}.items():
-            if name in hints or name in vars(cls):
-                raise ValueError(f"Cannot use reserved name '{name}' in a parameterNodeWrapper")
-            setattr(cls, name, value)
-        cls.__init__ = _start
-        for name in parameters:
-            setattr(cls, name, _attribute(name))
-        return cls
-
-    return decorate if classtype is None else decorate(classtype)
-
-
-def isParameterNodeWrapper(thing: Any) -> bool:
-    return getattr(thing, "_is_parameter_node_wrapper", False)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    parameters = {name: Parameter(name, hint, cls) for name, hint in hints.items()}
+    for name, value in {**MEMBERS, "allParameters": parameters}.items():
+        if name in hints or name in vars(cls):
+            raise ValueError(f"Cannot use reserved name '{name}' in a parameterNodeWrapper")
+        setattr(cls, name, value)
+    cls.__init__ = _start
+    for name in parameters:
+        setattr(cls, name, _attribute(name))
+    return cls
 
 
 def make() -> types.ModuleType:
     module = types.ModuleType("slicer.parameterNodeWrapper")
     module.parameterNodeWrapper = parameterNodeWrapper
-    module.isParameterNodeWrapper = isParameterNodeWrapper
-    module.SlicerParameterNamePropertyName = PROPERTY
-    for name in (
-        "WithinRange",
-        "Minimum",
-        "Maximum",
-        "Choice",
-        "Exclude",
-        "NotNone",
-        "Default",
-        "Decimals",
-        "SingleStep",
-    ):
-        setattr(module, name, getattr(parameter_types, name))
+    module.WithinRange = WithinRange
     return module

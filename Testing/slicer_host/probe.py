@@ -9,12 +9,10 @@ import numpy as np
 
 MODULE = """
 from typing import Annotated
-import logging, pathlib
-import qt, slicer, vtk
+import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import *
-from slicer.util import VTKObservationMixin
-from slicer.parameterNodeWrapper import parameterNodeWrapper, WithinRange, Choice
+from slicer.parameterNodeWrapper import parameterNodeWrapper, WithinRange
 from slicer import vtkMRMLScalarVolumeNode
 
 
@@ -23,14 +21,6 @@ class Probe(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("Probe")
         self.parent.categories = ["Testing"]
-        slicer.app.connect("startupCompleted()", started)
-
-
-def started():
-    import SampleData
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="Probe", sampleName="A", uris="https://example.org/a.nrrd", fileNames="a.nrrd", nodeNames="a",
-        checksums="SHA256:" + "0" * 64)
 
 
 @parameterNodeWrapper
@@ -39,16 +29,12 @@ class ProbeParameters:
     threshold: Annotated[float, WithinRange(-100, 200)] = 100
     count: Annotated[int, WithinRange(0, 9)] = 3
     invert: bool = False
-    mode: Annotated[str, Choice(["fast", "good"])] = "good"
     label: str = "start"
-    folder: pathlib.Path = pathlib.Path("a")
-    names: list[str]
 
 
-class ProbeWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class ProbeWidget(ScriptedLoadableModuleWidget):
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
         self.calls = []
 
     def setup(self):
@@ -59,7 +45,8 @@ class ProbeWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ProbeLogic()
         self.parameters = ProbeParameters(self.logic.getParameterNode())
-        self.tag = self.parameters.connectGui(self.ui)
+        bound = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+        self.tag = self.parameters.connectParametersToGui({name: widget for name, widget in bound.items() if name})
 
     def enter(self):
         self.calls.append("enter")
@@ -69,7 +56,6 @@ class ProbeWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         self.calls.append("cleanup")
-        self.removeObservers()
 
 
 class ProbeLogic(ScriptedLoadableModuleLogic):
@@ -94,13 +80,9 @@ UI = """<?xml version="1.0" encoding="UTF-8"?>
 <property name="SlicerParameterName" stdset="0"><string>count</string></property></widget></item>
 <item row="3" column="1"><widget class="QCheckBox" name="check">
 <property name="SlicerParameterName" stdset="0"><string>invert</string></property></widget></item>
-<item row="4" column="1"><widget class="QComboBox" name="combo">
-<property name="SlicerParameterName" stdset="0"><string>mode</string></property></widget></item>
-<item row="5" column="1"><widget class="QLineEdit" name="edit">
-<property name="SlicerParameterName" stdset="0"><string>label</string></property></widget></item>
+<item row="5" column="1"><widget class="QLineEdit" name="edit"/></item>
 <item row="6" column="1"><widget class="ctkPathLineEdit" name="path">
-<property name="filters"><set>ctkPathLineEdit::Dirs|ctkPathLineEdit::Writable</set></property>
-<property name="SlicerParameterName" stdset="0"><string>folder</string></property></widget></item>
+<property name="filters"><set>ctkPathLineEdit::Dirs|ctkPathLineEdit::Writable</set></property></widget></item>
 <item row="7" column="1"><widget class="qMRMLNodeComboBox" name="unconnected">
 <property name="nodeTypes"><stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property></widget></item>
 </layout></widget></item>

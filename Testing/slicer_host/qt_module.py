@@ -7,7 +7,7 @@ from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from . import dialogs, state
+from . import state
 from .signals import guarded
 from .ui_loader import UiLoader
 from .wrapping import Wrapper, expose, override, unwrap, wrap, wrapper_class
@@ -46,12 +46,7 @@ def single_shot(milliseconds: int, *target: Any) -> None:
     """qt.QTimer.singleShot(ms, callable); only on the class, on a timer singleShot is a property."""
     if isinstance(milliseconds, Wrapper):
         raise TypeError("QTimer.singleShot is static")
-    if len(target) == 2:
-        from .signals import receiver_slot
-
-        slot = receiver_slot(*target)
-    else:
-        (slot,) = target
+    (slot,) = target
     if not callable(slot) or not isinstance(milliseconds, int):
         raise TypeError(f"singleShot({milliseconds!r}, {slot!r})")
     QtCore.QTimer.singleShot(int(milliseconds), guarded(slot, "QTimer.singleShot"))
@@ -60,11 +55,6 @@ def single_shot(milliseconds: int, *target: Any) -> None:
 @override("QByteArray", "data")
 def byte_array_data(self: Any) -> bytes:
     return bytes(unwrap(self).data())
-
-
-@override("QProcess", "startDetached")
-def start_detached(*args: Any) -> bool:
-    raise NotImplementedError("the host has no QProcess.startDetached")
 
 
 def _matches(child: QtCore.QObject, kind: Any, name: str | None) -> bool:
@@ -91,14 +81,6 @@ def find_child(self: Any, kind: Any = "QObject", name: str | None = None) -> Any
     return found[0] if found else None
 
 
-@override("QObject", "setProperty")
-def set_property(self: Any, name: str, value: Any) -> bool:
-    return bool(unwrap(self).setProperty(name, unwrap(value)))
-
-
 @override("QApplication", "quit")
 def quit_application(*_: Any) -> None:
     state.complain("the module quits the application")
-
-
-__all__ = ["QtModule", "dialogs", "make"]

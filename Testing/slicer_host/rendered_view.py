@@ -10,16 +10,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from vtk.util import numpy_support
 
 RENDER_INTERVAL_MS = 16
-_paused: list[int] = [0]
 _free_windows: list[Any] = []
-
-
-def pause_rendering() -> None:
-    _paused[0] += 1
-
-
-def resume_rendering() -> None:
-    _paused[0] = max(0, _paused[0] - 1)
 
 
 class RenderedView(QtWidgets.QWidget):
@@ -31,8 +22,6 @@ class RenderedView(QtWidgets.QWidget):
         self._window.SetOffScreenRendering(1)
         self._window.SetMultiSamples(0)
         self._image = QtGui.QImage()
-        self._renders = 0
-        self._render_enabled = True
         self._timer = QtCore.QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(RENDER_INTERVAL_MS)
@@ -44,17 +33,12 @@ class RenderedView(QtWidgets.QWidget):
         self._window.SetInteractor(None)
         _free_windows.append(self._window)
 
-    def renderWindow(self) -> Any:
-        return self._window
-
     def scheduleRender(self, *_: Any) -> None:
-        if self._render_enabled and not self._timer.isActive():
+        if not self._timer.isActive():
             self._timer.start()
 
     def _render_if_due(self) -> None:
-        if _paused[0]:
-            self._timer.start()
-        elif self.isVisible():
+        if self.isVisible():
             self.forceRender()
 
     def forceRender(self) -> None:
@@ -66,7 +50,6 @@ class RenderedView(QtWidgets.QWidget):
         pixels = self._pixels()
         height, width = pixels.shape[:2]
         self._image = QtGui.QImage(pixels.tobytes(), width, height, width * 3, QtGui.QImage.Format.Format_RGB888).copy()
-        self._renders += 1
         self.update()
 
     def _before_render(self) -> None:
@@ -83,12 +66,6 @@ class RenderedView(QtWidgets.QWidget):
         width, height, _ = image.GetDimensions()
         flat = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
         return np.ascontiguousarray(flat.reshape(height, width, 3)[::-1])
-
-    def _set_render_enabled(self, value: bool) -> None:
-        self._render_enabled = bool(value)
-        self.scheduleRender()
-
-    renderEnabled = QtCore.Property(bool, lambda self: self._render_enabled, _set_render_enabled)
 
     def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         painter = QtGui.QPainter(self)

@@ -75,16 +75,13 @@ def _resolve(real: QtCore.QObject, signature: str) -> str | None:
     return name
 
 
-def connect(wrapper: Any, signal: Any, *target: Any) -> bool:
-    """wrapper.connect("signal(args)", callable) or ("signal(args)", receiver, "slot(args)")."""
+def connect(wrapper: Any, signal: Any, slot: Any) -> bool:
+    """wrapper.connect("signal(args)", callable)."""
     real = wrapper._alive("connect")
     if not isinstance(real, QtCore.QObject):
         raise AttributeError(f"{type(wrapper).__name__} has no attribute named 'connect'")
-    if not isinstance(signal, str) or not target:
-        raise TypeError("connect(signal, callable)")
-    slot = target[0] if len(target) == 1 else receiver_slot(*target)
-    if not callable(slot):
-        raise TypeError(f"connect: {slot!r} cannot be called")
+    if not isinstance(signal, str) or not callable(slot):
+        raise TypeError(f"connect(signal, callable), not {signal!r}, {slot!r}")
     signature = _resolve(real, signal)
     if signature is None:
         state.complain(f"connect: {type(wrapper).__name__} has no signal '{signal}'")
@@ -101,13 +98,6 @@ def attach(real: QtCore.QObject, signature: str, slot: Callable[..., Any], where
         _connections[pointer] = []
         real.destroyed.connect(lambda *_: _connections.pop(pointer, None))
     _connections[pointer].append((signature, slot, connection, call))
-
-
-def receiver_slot(receiver: Any, slot: str) -> Callable[..., Any]:
-    name, _, rest = slot.partition("(")
-    method = getattr(receiver, name.strip())
-    count = 0 if rest.strip(") ") == "" else rest.count(",") + 1
-    return lambda *args: method(*args[:count])
 
 
 def disconnect(wrapper: Any, signal: Any, *target: Any) -> bool:
@@ -130,7 +120,7 @@ def detach(real: QtCore.QObject, signature: str, *target: Any) -> bool:
 
 
 class BoundSignal:
-    """`object.signal`: connect, disconnect, and a call emits."""
+    """`object.signal`: connect and disconnect."""
 
     __slots__ = ("name", "owner")
 
@@ -148,10 +138,3 @@ class BoundSignal:
 
     def disconnect(self, *slot: Callable[..., Any]) -> bool:
         return detach(self.owner._q, self._signature(), *slot)
-
-    def emit(self, *args: Any) -> None:
-        from .wrapping import unwrap
-
-        getattr(self.owner._q, self.name).emit(*[unwrap(arg) for arg in args])
-
-    __call__ = emit

@@ -117,20 +117,8 @@ class qMRMLSliceView(RenderedView):  # noqa: N801
     def interactor(self) -> Any:
         return self._interactor
 
-    def interactorStyle(self) -> Any:
-        return self._style
-
-    def sliceViewInteractorStyle(self) -> Any:
-        return self._style
-
-    def cornerAnnotation(self) -> Any:
-        return self._annotation
-
     def mrmlSliceNode(self) -> Any:
         return self._logic.GetSliceNode()
-
-    def displayableManagerByClassName(self, name: str) -> Any:
-        return self._group.GetDisplayableManagerByClassName(name)
 
 
 class qMRMLSliceControllerWidget(QtWidgets.QWidget):  # noqa: N801
@@ -186,16 +174,6 @@ class qMRMLSliceControllerWidget(QtWidgets.QWidget):  # noqa: N801
         self._logic.SetSliceOffset(low + (high - low) * position / 1000)
         self._logic.EndSliceOffsetInteraction()
 
-    def sliceLogic(self) -> Any:
-        return self._logic
-
-    def mrmlSliceNode(self) -> Any:
-        return self._logic.GetSliceNode()
-
-    def fitSliceToBackground(self) -> None:
-        self._logic.FitSliceToBackground()
-        self._logic.SnapSliceOffsetToIJK()
-
 
 class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801
     """Controller and view of one slice node."""
@@ -226,9 +204,6 @@ class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801
     def sliceView(self) -> qMRMLSliceView:
         return self._view
 
-    def sliceController(self) -> qMRMLSliceControllerWidget:
-        return self._controller
-
     def sliceLogic(self) -> Any:
         return self._logic
 
@@ -237,16 +212,6 @@ class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801
 
     def mrmlSliceCompositeNode(self) -> Any:
         return self._logic.GetSliceCompositeNode()
-
-    def fitSliceToBackground(self) -> None:
-        self._controller.fitSliceToBackground()
-
-    sliceOrientation = QtCore.Property(
-        str,
-        lambda self: self.mrmlSliceNode().GetOrientation(),
-        lambda self, name: self.mrmlSliceNode().SetOrientation(name),
-    )
-    sliceViewName = QtCore.Property(str, lambda self: self.mrmlSliceNode().GetLayoutName())
 
 
 ALL = (qMRMLSliceView, qMRMLSliceControllerWidget, qMRMLSliceWidget)

@@ -1,4 +1,4 @@
-"""What the host collects while code runs on it: errors, popups, opened links; and the answers given to popups."""
+"""What the host collects while code runs on it: errors and popups; and the answers given to popups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Message(NamedTuple):
-    """A popup that was shown: kind is information, warning, critical, question, message or dialog."""
+    """A popup that was shown: kind is information, warning, critical, question, noicon or dialog."""
 
     kind: str
     text: str
@@ -19,15 +19,12 @@ class Message(NamedTuple):
 errors: list[str] = []
 messages: list[Message] = []
 answers: deque[Any] = deque()
-opened_urls: list[str] = []
 vtk_errors: list[str] = []
 
 
 def record(where: str) -> None:
     """Collect the exception being handled, with its traceback."""
-    text = f"{where}\n{traceback.format_exc()}"
-    errors.append(text)
-    print(text, file=sys.stderr)
+    complain(f"{where}\n{traceback.format_exc()}")
 
 
 def complain(text: str) -> None:
@@ -41,11 +38,9 @@ def collect_unhandled(kind: type[BaseException], value: BaseException, trace: An
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, value, trace)
         return
-    text = "unhandled exception\n" + "".join(traceback.format_exception(kind, value, trace))
-    errors.append(text)
-    print(text, file=sys.stderr)
+    complain("unhandled exception\n" + "".join(traceback.format_exception(kind, value, trace)))
 
 
 def reset() -> None:
-    for collected in (errors, messages, answers, opened_urls, vtk_errors):
+    for collected in (errors, messages, answers, vtk_errors):
         collected.clear()

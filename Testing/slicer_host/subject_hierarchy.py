@@ -7,18 +7,8 @@ from typing import Any
 import slicer
 import vtk
 
-SHOWN = (
-    "vtkMRMLVolumeNode",
-    "vtkMRMLModelNode",
-    "vtkMRMLTableNode",
-    "vtkMRMLTextNode",
-    "vtkMRMLTransformNode",
-    "vtkMRMLPlotChartNode",
-    "vtkMRMLPlotSeriesNode",
-    "vtkMRMLMarkupsNode",
-    "vtkMRMLSegmentationNode",
-    "vtkMRMLSequenceNode",
-)
+KINDS = ("Volume", "Model", "Table", "Text", "Transform", "PlotChart", "PlotSeries")
+SHOWN = tuple(f"vtkMRML{kind}Node" for kind in KINDS)
 
 
 class SubjectHierarchy:
@@ -26,11 +16,8 @@ class SubjectHierarchy:
 
     def __init__(self, scene: Any) -> None:
         self.scene = scene
-        for event, function in (
-            (scene.NodeAddedEvent, self._added),
-            (scene.NodeAboutToBeRemovedEvent, self._about_to_be_removed),
-        ):
-            scene.AddObserver(event, _with_node(function))
+        scene.AddObserver(scene.NodeAddedEvent, _with_node(self._added))
+        scene.AddObserver(scene.NodeAboutToBeRemovedEvent, _with_node(self._about_to_be_removed))
         scene.AddObserver(scene.EndCloseEvent, self._closed)
         scene.AddObserver(scene.EndImportEvent, self._imported)
         self.node()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import pathlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import slicer
+import vtk
 
 from . import Host
 from .fixtures import host, probe  # noqa: F401
 from .probe import PLANES, UI, add_volume, grid_layout, write_module
+from .wrapping import unwrap
 
 
 def names(row: str) -> list[str]:
@@ -25,21 +29,13 @@ def names(row: str) -> list[str]:
 
 
 def test_module_life(host: Host, probe: Any) -> None:  # noqa: F811
-    import slicer
-
     module = slicer.modules.probe
     assert (module.title, module.name) == ("Probe", "Probe")
     assert Path(module.path).name == "Probe.py"
     assert slicer.util.modulePath("Probe") == module.path
     assert module.widgetRepresentation().self() is probe is slicer.modules.ProbeWidget
-    assert slicer.util.getModuleLogic("Probe") is probe.logic
-    assert slicer.util.selectedModule() == "Probe"
     assert probe.calls == ["enter"]
     assert probe.parent.inherits("QWidget")
-    # other modules of this process may have registered theirs
-    assert [entry["sampleName"] for entry in host.sample_data].count("A") == 1
-    assert slicer.util.mainWindow().objectName == "qSlicerMainWindow"
-    assert slicer.util.showStatusMessage("hello") is True
     slicer.util.reloadScriptedModule("Probe")
     assert probe.calls == ["enter", "cleanup"]
     reloaded = slicer.modules.ProbeWidget
@@ -51,12 +47,10 @@ def test_module_life(host: Host, probe: Any) -> None:  # noqa: F811
 
 
 def test_slicer_has_no_more_than_slicer(host: Host) -> None:  # noqa: F811
-    import slicer
-
     for name in ("loadVolume", "arrayFromVolume", "packaging"):
         assert not hasattr(slicer, name)
     with pytest.raises(ImportError):
-        import slicer.packaging
+        importlib.import_module("slicer.packaging")
     assert not hasattr(slicer.app, "pythonManager")
 
 
@@ -82,8 +76,6 @@ def test_load_ui(host: Host, probe: Any) -> None:  # noqa: F811
 
 
 def test_unknown_widget_class(host: Host, tmp_path: Path) -> None:  # noqa: F811
-    import slicer
-
     write_module(tmp_path / "m", UI.replace("ctkSliderWidget", "ctkNoSuchWidget"))
     widget = slicer.util.loadUI(str(tmp_path / "m" / "Resources" / "UI" / "Probe.ui"))
     slider = slicer.util.childWidgetVariables(widget).slider
@@ -97,8 +89,6 @@ def test_unknown_widget_class(host: Host, tmp_path: Path) -> None:  # noqa: F811
 
 
 def test_node_combo_box(host: Host, probe: Any) -> None:  # noqa: F811
-    import slicer
-
     box, seen = probe.ui.selector, []
     assert box.enabled
     assert not probe.ui.unconnected.enabled
@@ -112,7 +102,7 @@ def test_node_combo_box(host: Host, probe: Any) -> None:  # noqa: F811
     assert box.currentNode() is None
     assert seen == []
     box.setCurrentNode(volume)
-    assert (box.currentNode(), box.currentNodeID) == (volume, volume.GetID())
+    assert box.currentNode() is volume
     volume.SetName("renamed")
     assert box.findChild("QComboBox").currentText == "renamed"
     slicer.mrmlScene.RemoveNode(volume)
@@ -125,26 +115,19 @@ def test_node_combo_box(host: Host, probe: Any) -> None:  # noqa: F811
 
 def test_parameters(host: Host, probe: Any) -> None:  # noqa: F811
     parameters, ui = probe.parameters, probe.ui
-    assert (parameters.threshold, parameters.count, parameters.mode, parameters.label) == (100, 3, "good", "start")
+    assert (parameters.threshold, parameters.count, parameters.invert, parameters.label) == (100, 3, False, "start")
     with pytest.raises(ValueError, match="within range"):
         parameters.threshold = 300
-    with pytest.raises(ValueError, match="one of"):
-        parameters.mode = "slow"
     with pytest.raises(TypeError):
         parameters.count = "many"
     with pytest.raises(TypeError):
-        parameters.folder = "not a Path"
+        parameters.inputVolume = "not a node"
     parameters.treshold = 5  # a misspelled attribute is silently accepted, as in Slicer
-    ui.slider.value, ui.spin.value, ui.check.checked, ui.edit.text = 12.5, 4, True, "new"
-    ui.combo.currentIndex, ui.path.currentPath = 0, "/some/where"
+    ui.slider.value, ui.spin.value, ui.check.checked = 12.5, 4, True
     assert (parameters.threshold, parameters.count, parameters.invert) == (12.5, 4, True)
-    assert (parameters.label, parameters.mode, parameters.folder) == ("new", "fast", pathlib.Path("/some/where"))
     volume = add_volume()
-    parameters.inputVolume, parameters.threshold, parameters.mode = volume, 7.5, "good"
-    assert (ui.selector.currentNode(), ui.slider.value, ui.combo.currentText) == (volume, 7.5, "good")
-    parameters.names = ["a", "b"]
-    parameters.names.append("c")
-    assert parameters.names == ["a", "b", "c"]
+    parameters.inputVolume, parameters.threshold = volume, 7.5
+    assert (ui.selector.currentNode(), ui.slider.value) == (volume, 7.5)
     parameters.disconnectGui(probe.tag)
     parameters.threshold = 1
     assert ui.slider.value == 7.5
@@ -153,8 +136,6 @@ def test_parameters(host: Host, probe: Any) -> None:  # noqa: F811
 
 
 def test_scene_round_trip(host: Host, probe: Any, tmp_path: Path) -> None:  # noqa: F811
-    import slicer
-
     volume = add_volume("kept")
     expected = slicer.util.arrayFromVolume(volume).copy()
     probe.parameters.inputVolume, probe.parameters.count = volume, 7
@@ -172,28 +153,23 @@ def test_scene_round_trip(host: Host, probe: Any, tmp_path: Path) -> None:  # no
     assert (parameters.inputVolume, parameters.count) == (node, 7)
 
 
-def test_files(host: Host, tmp_path: Path) -> None:  # noqa: F811
-    import slicer
-
-    volume = add_volume()
-    matrix = slicer.util.vtkMatrixFromArray(np.array([[-2, 0, 0, 5], [0, 0, 3, 6], [0, 1, 0, 7], [0, 0, 0, 1.0]]))
-    volume.SetIJKToRASMatrix(matrix)
-    for ending in (".nrrd", ".nii.gz"):
-        path = str(tmp_path / f"vol\u00e9{ending}")
-        assert slicer.util.saveNode(volume, path)
-        loaded = slicer.util.loadVolume(path)
-        assert loaded.GetName().startswith("vol\u00e9")
-        assert np.array_equal(slicer.util.arrayFromVolume(loaded), slicer.util.arrayFromVolume(volume))
-        found = slicer.util.vtkMatrixFromArray(np.eye(4))
-        loaded.GetIJKToRASMatrix(found)
-        assert np.allclose(slicer.util.arrayFromVTKMatrix(found), slicer.util.arrayFromVTKMatrix(matrix))
+def test_load_volume(host: Host, tmp_path: Path) -> None:  # noqa: F811
+    image = sitk.GetImageFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    image.SetSpacing((2, 1, 3))
+    image.SetOrigin((5, 6, 7))
+    path = tmp_path / "vol\u00e9.nii.gz"
+    sitk.WriteImage(image, str(path))
+    loaded = slicer.util.loadVolume(str(path))
+    assert loaded.GetName().startswith("vol\u00e9")
+    assert np.array_equal(slicer.util.arrayFromVolume(loaded), sitk.GetArrayFromImage(image))
+    matrix = slicer.util.vtkMatrixFromArray(np.eye(4))
+    loaded.GetIJKToRASMatrix(matrix)
+    assert np.allclose(slicer.util.arrayFromVTKMatrix(matrix)[:3], [[-2, 0, 0, -5], [0, -1, 0, -6], [0, 0, 3, 7]])
     with pytest.raises(RuntimeError):
         slicer.util.loadVolume(str(tmp_path / "absent.nrrd"))
 
 
 def test_subject_hierarchy(host: Host, tmp_path: Path) -> None:  # noqa: F811
-    import slicer
-
     volume = add_volume("inside")
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     item = hierarchy.GetItemByDataNode(volume)
@@ -226,9 +202,7 @@ def test_decimal_comma(host: Host, probe: Any) -> None:  # noqa: F811
 # views
 
 
-def test_nine_views(host: Host, tmp_path: Path) -> None:  # noqa: F811
-    import slicer
-
+def test_nine_views(host: Host) -> None:  # noqa: F811
     volumes = {row: add_volume(row, seed) for row, seed in (("A", 0), ("B", 3), ("C", 5))}
     grid_layout(702)
     manager = slicer.app.layoutManager()
@@ -244,14 +218,12 @@ def test_nine_views(host: Host, tmp_path: Path) -> None:  # noqa: F811
     assert len({picture.tobytes() for picture in pictures.values()}) == 9
     for name in pictures:
         widget = manager.sliceWidget(name)
-        assert widget.sliceOrientation == name.split("-")[2]
+        assert widget.mrmlSliceNode().GetOrientation() == name.split("-")[2]
         assert widget.sliceView().visible
         assert widget.mrmlSliceNode().GetViewGroup() == 7
         size = widget.sliceView().size
         assert widget.mrmlSliceNode().GetDimensions()[:2] == (size.width(), size.height())
     assert not manager.sliceWidget("Red") or not manager.sliceWidget("Red").visible
-    host.screenshot(tmp_path / "nine.png")
-    assert (tmp_path / "nine.png").stat().st_size > 50_000
     manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     host.process_events(0.1)
     assert manager.sliceWidget("Red").visible
@@ -259,8 +231,6 @@ def test_nine_views(host: Host, tmp_path: Path) -> None:  # noqa: F811
 
 
 def test_linked_scroll_moves_the_column(host: Host) -> None:  # noqa: F811
-    import slicer
-
     volume = add_volume()
     grid_layout(702)
     manager = slicer.app.layoutManager()
@@ -279,16 +249,9 @@ def test_linked_scroll_moves_the_column(host: Host) -> None:  # noqa: F811
     logic.EndSliceOffsetInteraction()
     moved = {name for name in every if manager.sliceWidget(name).mrmlSliceNode().GetSliceOffset() != before[name]}
     assert moved == {"Probe-A-Axial", "Probe-B-Axial", "Probe-C-Axial"}
-    host.scroll_slice("Probe-C-Coronal", 2)
-    moved = {name for name in every if manager.sliceWidget(name).mrmlSliceNode().GetSliceOffset() != before[name]}
-    assert moved >= {"Probe-A-Coronal", "Probe-B-Coronal", "Probe-C-Coronal"}
-    assert "Probe-A-Sagittal" not in moved
 
 
 def test_click_in_slice(host: Host) -> None:  # noqa: F811
-    import slicer
-    import vtk
-
     volume = add_volume()
     grid_layout(702)
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
@@ -310,9 +273,6 @@ def test_click_in_slice(host: Host) -> None:  # noqa: F811
 
 
 def test_color_legend(host: Host) -> None:  # noqa: F811
-    import slicer
-    import vtk
-
     volume = add_volume()
     colors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", "diverging")
     function = vtk.vtkDiscretizableColorTransferFunction()
@@ -333,8 +293,6 @@ def test_color_legend(host: Host) -> None:  # noqa: F811
 
 
 def test_plot(host: Host) -> None:  # noqa: F811
-    import slicer
-
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView)
     steps = np.arange(1, 20.0)
     nodes: dict[str, Any] = {}
@@ -343,20 +301,18 @@ def test_plot(host: Host) -> None:  # noqa: F811
     slicer.app.applicationLogic().GetSelectionNode().SetReferenceActivePlotChartID(chart.GetID())
     slicer.app.applicationLogic().PropagatePlotChartSelection()
     manager = slicer.app.layoutManager()
-    assert manager.plotViewCount == 1
-    view = manager.plotWidget(0).plotView()
+    view = unwrap(manager.plotWidget(0).plotView())
+    assert manager.plotWidget(1) is None
     view.forceRender()
-    picture = host.view_image(view)
+    picture = view._pixels()
     red = (picture[..., 0] > 200) & (picture[..., 1] < 100)
     assert red.sum() > 50
     slicer.util.updateTableFromArray(nodes["table"], np.column_stack([steps, steps]), ["step", "loss"])
     host.process_events(0.2)
-    assert not np.array_equal(host.view_image(view), picture)
+    assert not np.array_equal(view._pixels(), picture)
 
 
 def test_layout_manager_refuses_unknown_layouts_views(host: Host) -> None:  # noqa: F811
-    import slicer
-
     manager = slicer.app.layoutManager()
     seen: list[int] = []
     manager.connect("layoutChanged(int)", seen.append)
@@ -368,8 +324,6 @@ def test_layout_manager_refuses_unknown_layouts_views(host: Host) -> None:  # no
 
 
 def test_vtk_errors_are_kept(host: Host) -> None:  # noqa: F811
-    import slicer
-
     slicer.mrmlScene.AddNode(None)
     assert any("AddNode" in text for text in host.vtk_errors)
 
@@ -397,19 +351,3 @@ def test_close(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "['enter', 'exit', 'cleanup', 'quit'] []"
-
-
-def test_application(host: Host) -> None:  # noqa: F811
-    import slicer
-
-    assert (slicer.app.majorVersion, slicer.app.minorVersion) == (5, 12)
-    assert slicer.app.applicationName == "Slicer"
-    assert Path(slicer.app.temporaryPath).is_dir()
-    assert slicer.app.testingEnabled() is False
-    assert "PATH" in slicer.util.startupEnvironment()
-    with slicer.util.RenderBlocker(), slicer.util.WaitCursor():
-        slicer.app.processEvents()
-    slicer.util.delayDisplay("short", 0)
-    with pytest.raises(RuntimeError, match="wanted"), slicer.util.tryWithErrorDisplay("Failed"):
-        raise RuntimeError("wanted")
-    assert host.messages[-1].kind == "critical"

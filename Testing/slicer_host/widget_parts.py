@@ -15,7 +15,7 @@ def checked(kind: Any, value: Any) -> Any:
         return int(value)
     if kind is bool and isinstance(value, (bool, int)):
         return bool(value)
-    if kind is str and isinstance(value, str):
+    if isinstance(kind, type) and kind not in (float, int, bool) and isinstance(value, kind):
         return value
     if kind == "QStringList" and isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return list(value)
@@ -23,15 +23,15 @@ def checked(kind: Any, value: Any) -> Any:
 
 
 def stored(kind: Any, name: str, default: Any) -> QtCore.Property:
-    """A property kept in the widget's _values; _property_changed(name) is told of changes."""
+    """A property that the object keeps; _property_changed(name) is told of changes."""
 
     def read(self: Any) -> Any:
-        return self._values.get(name, default)
+        return self.__dict__.get(f"_{name}", default)
 
     def write(self: Any, value: Any) -> None:
         value = checked(kind, value)
         if value != read(self):
-            self._values[name] = value
+            self.__dict__[f"_{name}"] = value
             self._property_changed(name)
 
     return QtCore.Property(kind, read, write)
@@ -55,10 +55,7 @@ def _setter(name: str) -> Any:
 
 
 class Stored:
-    """Mixin: where `stored` keeps its values."""
-
-    def _start_values(self) -> None:
-        self._values: dict[str, Any] = {}
+    """Mixin of what has `stored` properties."""
 
     def _property_changed(self, name: str) -> None:
         pass

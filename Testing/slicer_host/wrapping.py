@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import operator
 import types
 from collections.abc import Callable
 from typing import Any
@@ -260,8 +259,8 @@ class Wrapper(metaclass=QtMeta):
             raise AttributeError(f"Slot '{name}' can not be overwritten on {type(self).__name__} object")
         object.__setattr__(self, name, value)
 
-    def connect(self, signal: Any, *target: Any) -> bool:
-        return signals.connect(self, signal, *target)
+    def connect(self, signal: Any, slot: Any) -> bool:
+        return signals.connect(self, signal, slot)
 
     def disconnect(self, signal: Any, *target: Any) -> bool:
         return signals.disconnect(self, signal, *target)
@@ -303,21 +302,6 @@ class Wrapper(metaclass=QtMeta):
         if isinstance(self._q, QtCore.QByteArray):
             return str(self._q.data())
         return repr(self)
-
-
-def _operator(symbol: str) -> Callable[[Wrapper, Any], Any]:
-    apply = getattr(operator, symbol)
-
-    def compute(self: Wrapper, other: Any) -> Any:
-        if isinstance(self._q, (QtCore.QObject, QtCore.QByteArray)):
-            raise TypeError(f"unsupported operand for {type(self).__name__}")
-        return wrap(apply(self._q, unwrap(other)))
-
-    return compute
-
-
-for _symbol in ("add", "sub", "mul", "truediv", "or_", "and_", "lt", "le", "gt", "ge"):
-    setattr(Wrapper, f"__{_symbol.rstrip('_')}__", _operator(_symbol))
 
 
 def address(real: Any) -> int:
