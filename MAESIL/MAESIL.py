@@ -166,13 +166,13 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: there is no such volume, or it is not a CT.
         :raises RuntimeError: with ``waitForCompletion``, if it failed; says why and what to do.
         """
-        from MAESILWidgets.jobs import running, starting
+        from MAESILWidgets.jobs import running
         from MAESILWidgets.jobs.commands import ReconstructOptions
         from MAESILWidgets.scene.results_scene import Result
 
         ratios = (planeRatio, axisRatio)
         options = ReconstructOptions(str(checkpoint), mask, *ratios, coverage, overlap, seed, device, completion)
-        task = starting.reconstruct_checked(volumeNode, options, onProgress, onEnd)
+        task = running.reconstruct_checked(volumeNode, options, onProgress, onEnd)
         if not waitForCompletion:
             return task
         running.wait(task)
@@ -210,19 +210,21 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :raises ValueError: there is nothing to train on.
         :raises RuntimeError: with ``waitForCompletion``, if it failed; says why and what to do.
         """
-        from MAESILWidgets.jobs import running, starting
+        from MAESILWidgets.jobs import running
         from MAESILWidgets.jobs.commands import TrainOptions
+        from MAESILWidgets.jobs.training_task import TrainingTask
 
         if not resume and not folders and not volumeNodes:
             raise ValueError("there is nothing to train on: give folders or volumeNodes")
         options = TrainOptions(str(runFolder), preset, steps, mask, device, seed, resume)
-        task = starting.start_training(
+        task = TrainingTask(
             options,
             [str(folder) for folder in folders],
             list(volumeNodes),
             on_event=onEvent or (lambda _: None),
             on_end=onEnd or (lambda *_: None),
         )
+        running.start(task)
         if not waitForCompletion:
             return task
         running.wait(task)

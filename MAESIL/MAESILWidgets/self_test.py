@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
 
 from MAESILWidgets.jobs.packages import packages
+from MAESILWidgets.scene.export import ijk_to_lps
 from MAESILWidgets.scene.results_scene import VOLUMES
 
 
@@ -47,16 +47,9 @@ def sample_is_reconstructed_where_it_lies(test: Any, logic: Any) -> None:
     result = logic.reconstruct(volume, waitForCompletion=True)
     for kind in VOLUMES:
         node = result.node(kind)
-        test.assertEqual(matrix_of(node), matrix_of(volume), kind)
+        test.assertEqual(ijk_to_lps(node).tolist(), ijk_to_lps(volume).tolist(), kind)
         test.assertEqual(slicer.util.arrayFromVolume(node).shape, slicer.util.arrayFromVolume(volume).shape, kind)
     metrics = result.metrics
     test.assertGreater(metrics["psnr_masked_db"], metrics["baseline_harmonic_psnr_masked_db"])
     test.assertEqual("torch" in sys.modules, had_torch)
     test.delayDisplay("Reconstructed")
-
-
-def matrix_of(node: Any) -> list[list[float]]:
-    """Return the node's IJK-to-RAS matrix."""
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix).tolist()

@@ -161,10 +161,10 @@ def test_every_voxel_type_is_exported(host: Any, panel: Any, tmp_path: Path, dty
 
 def test_a_preview_has_its_left_on_the_patient_s_left(host: Any, panel: Any, tmp_path: Path) -> None:
     """Previews are in LPS order: growing indices go to posterior and left, so RAS coordinates fall."""
-    from MAESILWidgets.scene.training_preview import TrainingPreview
+    from MAESILWidgets.scene import training_preview
 
     arrays = {kind: np.zeros((4, 5, 6), np.int16) for kind in ("masked", "reconstruction", "error")}
     np.savez(tmp_path / "latest.npz", **arrays, spacing_mm=np.float64(1.5))
-    node = TrainingPreview().load(tmp_path / "latest.npz")["masked"]
+    node = training_preview.load(tmp_path / "latest.npz")["masked"]
     first, last = world_points(node, np.array([[0, 0, 0], [5, 4, 3]], float))
     assert last - first == pytest.approx([-7.5, -6.0, 4.5])

@@ -80,13 +80,14 @@ class TestChoices:
         import re
 
         import torch
-        from MAESILWidgets.panels.choices import presets, train_masks
+        from MAESILWidgets.panels.choices import PRESETS as TITLES
+        from MAESILWidgets.panels.choices import TRAIN_MASKS
 
         from MAESILLib.config import PRESETS, from_dict
         from MAESILLib.mae.network import Network
 
-        assert list(presets()) == list(PRESETS)
-        for name, title in presets().items():
+        assert list(TITLES) == list(PRESETS)
+        for name, title in TITLES.items():
             config = from_dict({"preset": name})
             parts = [part for part in ("completion", "readout") if getattr(config.train, part)]
             with torch.device("meta"):
@@ -95,15 +96,15 @@ class TestChoices:
             (told,) = re.findall(r"([\d.]+) M weights", title)
             assert told == (f"{weights:.1f}" if weights < 1 else f"{weights:.0f}"), name
         for strategy in from_dict({}).mask.strategies:
-            assert strategy in train_masks()["mix"]
+            assert strategy in TRAIN_MASKS["mix"]
 
     def test_every_mask_is_offered(self, host: Any) -> None:
-        from MAESILWidgets.panels.choices import masks, train_masks
+        from MAESILWidgets.panels.choices import MASKS, TRAIN_MASKS
 
         from MAESILLib.config import HIDING_NAMES, STRATEGY_NAMES
 
-        assert tuple(masks()) == STRATEGY_NAMES
-        assert tuple(train_masks()) == ("mix", *HIDING_NAMES)
+        assert tuple(MASKS) == STRATEGY_NAMES
+        assert tuple(TRAIN_MASKS) == ("mix", *HIDING_NAMES)
 
 
 class TestTraining:

@@ -18,7 +18,6 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from MAESILWidgets.jobs.library import library_parent
 from MAESILWidgets.messages import Failure, failure_of
 
 FINISHED, FAILED, CANCELLED = "finished", "failed", "cancelled"
@@ -86,12 +85,14 @@ class BackgroundJob:
         """Start the process.
 
         Raises:
-            FileNotFoundError: PythonSlicer or MAESILLib is missing.
+            FileNotFoundError: PythonSlicer is missing.
         """
+        import MAESILLib
+
         program, *arguments = self.command_line()
         environment = qt.QProcessEnvironment.systemEnvironment()
         inherited = environment.value("PYTHONPATH", "")
-        paths = [str(library_parent()), *([inherited] if inherited else [])]
+        paths = [str(Path(MAESILLib.__file__).parents[1]), *([inherited] if inherited else [])]
         environment.insert("PYTHONPATH", os.pathsep.join(paths))
         environment.insert("PYTHONUTF8", "1")
         environment.insert("PYTHONUNBUFFERED", "1")

@@ -91,16 +91,18 @@ def install(wanted: list[Package]) -> list[str]:
 
 
 def _pip(requirement: str) -> None:
-    ensure = _pip_ensure()
-    if ensure is None:
+    try:
+        from slicer.packaging import pip_ensure
+    except ImportError:
+        # before Slicer 5.12
         slicer.util.pip_install(requirement)
         return
     from packaging.requirements import Requirement
 
     # what is installed was shown and agreed to already; the name of that option has changed
-    known = inspect.signature(ensure).parameters
+    known = inspect.signature(pip_ensure).parameters
     quiet = {name: False for name in ("prompt_install", "prompt", "skip_in_testing") if name in known}
-    ensure([Requirement(requirement)], requester="MAESIL", **quiet)
+    pip_ensure([Requirement(requirement)], requester="MAESIL", **quiet)
 
 
 def _to_repeat(name: str, requirement: str) -> str:
@@ -110,16 +112,6 @@ def _to_repeat(name: str, requirement: str) -> str:
         return _("To repeat: open the PyTorch Utils module and install it there")
     # double quotes, because Windows knows no others
     return _("To repeat: {command}").format(command=f'PythonSlicer -m pip install "{requirement}"')
-
-
-def _pip_ensure() -> Any:
-    """Return Slicer's own installer, or None before Slicer 5.12."""
-    for name in ("slicer.packaging", "slicer.pydeps"):
-        try:
-            return importlib.import_module(name).pip_ensure
-        except (ImportError, AttributeError):
-            continue
-    return None
 
 
 def _install_torch(needed: str) -> None:

@@ -1,13 +1,18 @@
-"""The tasks that run, whoever started them: when Slicer closes, none is left behind."""
+"""Starting tasks, for the panel and for scripts. When Slicer closes, none is left behind."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import slicer
 
-from MAESILWidgets.jobs.commands import for_terminal
+from MAESILWidgets.jobs import checkpoints
+from MAESILWidgets.jobs.commands import ReconstructOptions, for_terminal
+from MAESILWidgets.jobs.reconstruction_task import ReconstructionTask
+from MAESILWidgets.scene.results_scene import Result
+from MAESILWidgets.scene.volume_info import describe
 
 _tasks: list[Any] = []
 last_arguments: list[str] = []
@@ -21,6 +26,31 @@ def start(task: Any) -> Any:
     task.on_log(f"$ {for_terminal(task.arguments)}")
     task.start()
     return task
+
+
+def reconstruct_checked(
+    node: Any,
+    options: ReconstructOptions,
+    on_progress: Callable[..., None] | None,
+    on_end: Callable[..., None] | None,
+) -> Any:
+    """Start to reconstruct a volume node that a script gives.
+
+    Raises:
+        ValueError: there is no such volume, it is not a CT, or the checkpoint cannot be used.
+    """
+    if node is None:
+        raise ValueError("there is no volume to reconstruct: give a scalar volume node")
+    model = checkpoints.describe(options.checkpoint)
+    problem = model.problem or describe(node, model.info).refusal
+    if problem:
+        raise ValueError(problem)
+
+    def ended(state: str, text: Any, failure: Any) -> None:
+        if on_end is not None:
+            on_end(state, Result(text) if text is not None else None, failure)
+
+    return start(ReconstructionTask(node, options, on_progress=on_progress or (lambda *_: None), on_end=ended))
 
 
 def wait(task: Any) -> None:

@@ -7,57 +7,44 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-
-def masks() -> dict[str, str]:
-    """Return what the masks are called."""
-    return {
-        "dual": _("Dual: in-plane positions, then along the axis"),
-        "uniform": _("Uniform: anywhere"),
-        "product": _("Product: whole slices and columns"),
-        "tube": _("Tube: the same positions at every depth"),
-        "group": _("Group: cubes of 2 x 2 x 2 patches"),
-        "block": _("Block: cubes of 4 x 4 x 4 patches"),
-        "none": _("None: auto-encoding"),
-    }
-
-
-def coverages() -> dict[str, str]:
-    """Return what the coverages are called."""
-    return {
-        "single": _("Single: one mask"),
-        "complete": _("Complete: every patch predicted unseen"),
-    }
-
-
-def data_sources() -> dict[str, str]:
-    """Return what the sources of training data are called."""
-    return {
-        "folder": _("A folder of CTs"),
-        "scene": _("Volumes in the scene"),
-    }
-
-
-def presets() -> dict[str, str]:
-    """Return what the presets are called."""
-    return {
-        "tiny": _("Tiny: 0.6 M weights, to try things out"),
-        "small": _("Small: 4 M weights"),
-        "base": _("Base: 95 M weights, for a GPU"),
-        "paper": _("Paper: 49 M weights, as the paper describes it, for a GPU"),
-    }
+MASKS = {
+    "dual": _("Dual: in-plane positions, then along the axis"),
+    "uniform": _("Uniform: anywhere"),
+    "product": _("Product: whole slices and columns"),
+    "tube": _("Tube: the same positions at every depth"),
+    "group": _("Group: cubes of 2 x 2 x 2 patches"),
+    "block": _("Block: cubes of 4 x 4 x 4 patches"),
+    "none": _("None: auto-encoding"),
+}
+COVERAGES = {
+    "single": _("Single: one mask"),
+    "complete": _("Complete: every patch predicted unseen"),
+}
+DATA_SOURCES = {
+    "folder": _("A folder of CTs"),
+    "scene": _("Volumes in the scene"),
+}
+PRESETS = {
+    "tiny": _("Tiny: 0.6 M weights, to try things out"),
+    "small": _("Small: 4 M weights"),
+    "base": _("Base: 95 M weights, for a GPU"),
+    "paper": _("Paper: 49 M weights, as the paper describes it, for a GPU"),
+}
+TRAIN_MASKS = {
+    "mix": _("Mixture of dual, uniform and group"),
+    "dual": _("Dual only"),
+    "uniform": _("Uniform only"),
+    "product": _("Product only"),
+    "tube": _("Tube only"),
+    "group": _("Group only"),
+    "block": _("Block only"),
+}
 
 
-def train_masks() -> dict[str, str]:
-    """Return what training can hide."""
-    return {
-        "mix": _("Mixture of dual, uniform and group"),
-        "dual": _("Dual only"),
-        "uniform": _("Uniform only"),
-        "product": _("Product only"),
-        "tube": _("Tube only"),
-        "group": _("Group only"),
-        "block": _("Block only"),
-    }
+def show_text(label: Any, text: str) -> None:
+    """Show a label with this text; hide it if there is none."""
+    label.text = text
+    label.setVisible(bool(text))
 
 
 class Choice:

@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from MAESILWidgets.jobs import checkpoints
-from MAESILWidgets.panels.choices import Choice
+from MAESILWidgets.panels.choices import Choice, show_text
 from MAESILWidgets.scene.volume_info import VolumeInfo, describe
 
 
@@ -44,12 +44,6 @@ class InputPanel:
         ui.browseCheckpointButton.connect("clicked(bool)", self._browse)
         ui.sampleButton.connect("clicked(bool)", self.load_sample)
 
-    def set_parameters(self, parameters: Any) -> None:
-        """Take the parameter node, or None while there is none."""
-        self.parameters = parameters
-        self.list_checkpoints()
-        self.update()
-
     def update(self) -> None:
         """Show what is chosen now."""
         if self.parameters is None:
@@ -59,13 +53,10 @@ class InputPanel:
         self._read_checkpoint()
         node = self.parameters.inputVolume
         self._describe(node)
-        self.ui.volumeInfoLabel.text = self.volume.line
-        self.ui.checkpointInfoLabel.text = self.checkpoint.line
+        show_text(self.ui.volumeInfoLabel, self.volume.line)
+        show_text(self.ui.checkpointInfoLabel, self.checkpoint.line)
         problems = [t for t in (self.volume.refusal, self.checkpoint.problem, *self.volume.warnings) if t]
-        self.ui.volumeWarningLabel.text = "\n".join(f"⚠ {text}" for text in problems)
-        self.ui.volumeInfoLabel.setVisible(bool(self.volume.line))
-        self.ui.checkpointInfoLabel.setVisible(bool(self.checkpoint.line))
-        self.ui.volumeWarningLabel.setVisible(bool(problems))
+        show_text(self.ui.volumeWarningLabel, "\n".join(f"⚠ {text}" for text in problems))
 
     def problem(self) -> str:
         """Return why nothing can be reconstructed now; empty if it can."""

@@ -10,7 +10,7 @@ import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
-from MAESILWidgets.jobs import running, starting
+from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.system import System
 from MAESILWidgets.panels.advanced_panel import AdvancedPanel
 from MAESILWidgets.panels.input_panel import InputPanel
@@ -55,12 +55,8 @@ class ModulePanel(VTKObservationMixin):
         self.advanced = AdvancedPanel(self.ui, self.system, lambda: running.last_arguments)
         self.input = InputPanel(self.ui, self.update, logic.loadSample, self.views.is_shown)
         self.results = ResultPanel(self.ui, self.views)
-        self.reconstruct = ReconstructPanel(
-            self.ui, self.input, self.system, starting.start_reconstruction, self.advanced.log, self.show_result
-        )
-        self.train = TrainPanel(
-            self.ui, self.system, self.views, starting.start_training, self.advanced.log, self.input.add_checkpoint
-        )
+        self.reconstruct = ReconstructPanel(self.ui, self.input, self.system, self.advanced.log, self.show_result)
+        self.train = TrainPanel(self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint)
         for name, icon in ICONS.items():
             getattr(self.ui, name).setIcon(qt.QIcon(resource(f"Icons/{icon}.png")))
         scene = slicer.mrmlScene
@@ -132,9 +128,12 @@ class ModulePanel(VTKObservationMixin):
             bound = {widget.property("SlicerParameterName"): widget for widget in widgets}
             self._gui_tag = parameters.connectParametersToGui({name: w for name, w in bound.items() if name})
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-        for section in (self.input, self.reconstruct, self.results, self.train):
-            section.set_parameters(parameters)
-        self.advanced.update()
+        sections = (self.input, self.reconstruct, self.results, self.train)
+        for section in sections:
+            section.parameters = parameters
+        self.input.list_checkpoints()
+        for section in (*sections, self.advanced):
+            section.update()
 
     def _scene_closes(self, caller: Any, event: Any) -> None:
         self.results.stop()

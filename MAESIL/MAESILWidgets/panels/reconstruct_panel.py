@@ -9,26 +9,25 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.commands import ReconstructOptions
 from MAESILWidgets.jobs.job import CANCELLED, FINISHED
+from MAESILWidgets.jobs.reconstruction_task import ReconstructionTask
 from MAESILWidgets.jobs.system import System, memory_warning
 from MAESILWidgets.messages import Failure
-from MAESILWidgets.panels.choices import Choice, coverages, masks
+from MAESILWidgets.panels.choices import COVERAGES, MASKS, Choice, show_text
 from MAESILWidgets.panels.input_panel import InputPanel
 from MAESILWidgets.scene.volume_info import mask_ratio
 
-
-def stage_names() -> dict[str, str]:
-    """Return what the stages of a reconstruction are called."""
-    return {
-        "export": _("Writing the volume"),
-        "start": _("Starting"),
-        "read": _("Reading"),
-        "reconstruct": _("Reconstructing"),
-        "measure": _("Measuring"),
-        "write": _("Writing results"),
-        "load": _("Loading results"),
-    }
+STAGES = {
+    "export": _("Writing the volume"),
+    "start": _("Starting"),
+    "read": _("Reading"),
+    "reconstruct": _("Reconstructing"),
+    "measure": _("Measuring"),
+    "write": _("Writing results"),
+    "load": _("Loading results"),
+}
 
 
 class ReconstructPanel:
@@ -36,7 +35,6 @@ class ReconstructPanel:
 
     Args:
         ui: the widgets of MAESIL.ui.
-        start: called with volume node, options and the callbacks of a task; returns the running task.
         on_result: called with the text node of a new result.
     """
 
@@ -45,25 +43,19 @@ class ReconstructPanel:
         ui: Any,
         input_panel: InputPanel,
         system: System,
-        start: Callable[..., Any],
         on_log: Callable[[str], None],
         on_result: Callable[[Any], None],
     ) -> None:
         self.ui, self.input, self.system = ui, input_panel, system
-        self.start_task, self.on_log, self.on_result = start, on_log, on_result
+        self.on_log, self.on_result = on_log, on_result
         self.parameters: Any = None
         self.task: Any = None
-        self.mask = Choice(ui.maskSelector, masks(), lambda value: self._set("mask", value))
-        self.coverage = Choice(ui.coverageSelector, coverages(), lambda value: self._set("coverage", value))
+        self.mask = Choice(ui.maskSelector, MASKS, lambda value: self._set("mask", value))
+        self.coverage = Choice(ui.coverageSelector, COVERAGES, lambda value: self._set("coverage", value))
         self.device = Choice(ui.deviceSelector, system.device_items(), lambda value: self._set("device", value))
         ui.applyButton.connect("clicked(bool)", self.apply)
         ui.cancelButton.connect("clicked(bool)", self.cancel)
         ui.statusLabel.setVisible(False)
-
-    def set_parameters(self, parameters: Any) -> None:
-        """Take the parameter node, or None while there is none."""
-        self.parameters = parameters
-        self.update()
 
     def update(self) -> None:
         """Show what is chosen, and whether it can be done."""
@@ -81,9 +73,7 @@ class ReconstructPanel:
         share = mask_ratio(self.input.volume.grids, parameters.mask, parameters.planeRatio, parameters.axisRatio)
         self.ui.hiddenShareLabel.text = _("{share:.1f} % of the patches").format(share=100 * share)
         problem = self.problem(share)
-        hint = problem or memory_warning(self.input.volume, parameters.coverage)
-        self.ui.hintLabel.text = hint
-        self.ui.hintLabel.setVisible(bool(hint))
+        show_text(self.ui.hintLabel, problem or memory_warning(self.input.volume, parameters.coverage))
         self.ui.applyButton.enabled = not problem and self.task is None
         self.ui.applyButton.toolTip = problem or _("Reconstruct the selected volume.")
         self.ui.cancelButton.enabled = self.task is not None
@@ -119,14 +109,10 @@ class ReconstructPanel:
         with slicer.util.tryWithErrorDisplay(_("The reconstruction could not be started."), waitCursor=False):
             self._began = time.monotonic()
             self.ui.progressBar.setVisible(True)
-            self._show_status("")
-            self.task = self.start_task(
-                self.parameters.inputVolume,
-                self.options(),
-                on_progress=self._progress,
-                on_log=self.on_log,
-                on_end=self._ended,
-            )
+            show_text(self.ui.statusLabel, "")
+            callbacks = {"on_progress": self._progress, "on_log": self.on_log, "on_end": self._ended}
+            task = ReconstructionTask(self.parameters.inputVolume, self.options(), **callbacks)
+            self.task = running.start(task)
         if self.task is not None and not self.task.is_running:
             # it ended while it was being started
             self.task = None
@@ -153,7 +139,7 @@ class ReconstructPanel:
     def _progress(self, share: float, stage: str, eta_s: float | None) -> None:
         bar = self.ui.progressBar
         bar.value = int(1000 * share)
-        text = stage_names().get(stage, stage)
+        text = STAGES.get(stage, stage)
         passed = time.monotonic() - self._began
         if share > 0.2:
             text += _(", about {s:.0f} s left").format(s=max(1.0, passed * (1 - share) / share))
@@ -165,14 +151,10 @@ class ReconstructPanel:
         self.ui.progressBar.setVisible(False)
         self.ui.progressBar.value = 0
         if state == FINISHED:
-            self._show_status("\n".join(f"⚠ {warning}" for warning in warnings))
+            show_text(self.ui.statusLabel, "\n".join(f"⚠ {warning}" for warning in warnings))
             self.on_result(text_node)
         elif state == CANCELLED:
-            self._show_status(_("Cancelled. The scene is unchanged."))
+            show_text(self.ui.statusLabel, _("Cancelled. The scene is unchanged."))
         elif failure is not None:
-            self._show_status(f"⚠ {failure.text()}")
+            show_text(self.ui.statusLabel, f"⚠ {failure.text()}")
         self.update()
-
-    def _show_status(self, text: str) -> None:
-        self.ui.statusLabel.text = text
-        self.ui.statusLabel.setVisible(bool(text))

@@ -45,11 +45,6 @@ class ResultPanel:
         ui.outlinesCheckBox.connect("toggled(bool)", lambda _checked: self._show_outlines())
         ui.removeResultButton.connect("clicked(bool)", lambda _checked: self.remove())
 
-    def set_parameters(self, parameters: Any) -> None:
-        """Take the parameter node, or None while there is none."""
-        self.parameters = parameters
-        self.update()
-
     def stop(self) -> None:
         """Let go of nodes and views."""
         self.window.stop()

@@ -11,20 +11,18 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.commands import TrainOptions
 from MAESILWidgets.jobs.job import CANCELLED, FINISHED
 from MAESILWidgets.jobs.system import System
-from MAESILWidgets.jobs.training_task import is_resumable, read_settings
+from MAESILWidgets.jobs.training_task import TrainingTask, is_resumable, read_settings
 from MAESILWidgets.messages import Failure
-from MAESILWidgets.panels.choices import Choice, data_sources, presets, train_masks
+from MAESILWidgets.panels.choices import DATA_SOURCES, PRESETS, TRAIN_MASKS, Choice, show_text
+from MAESILWidgets.scene import training_preview
 from MAESILWidgets.scene.layout import TRAINING_LAYOUT_ID, Views
 from MAESILWidgets.scene.training_plots import TrainingPlots
-from MAESILWidgets.scene.training_preview import TrainingPreview
 
-
-def stage_names() -> dict[str, str]:
-    """Return what the stages of a training are called."""
-    return {"export": _("Writing the volumes"), "prepare": _("Preparing the data"), "pretrain": _("Training")}
+STAGES = {"export": _("Writing the volumes"), "prepare": _("Preparing the data"), "pretrain": _("Training")}
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,6 @@ class TrainPanel:
 
     Args:
         ui: the widgets of MAESIL.ui.
-        start: called with options, inputs, nodes and the callbacks of a task; returns the running task.
         on_checkpoint: called with the path of a new checkpoint, and whether to choose it.
     """
 
@@ -50,19 +47,18 @@ class TrainPanel:
         ui: Any,
         system: System,
         views: Views,
-        start: Callable[..., Any],
         on_log: Callable[[str], None],
         on_checkpoint: Callable[[str, bool], None],
     ) -> None:
         self.ui, self.system, self.views = ui, system, views
-        self.start_task, self.on_log, self.on_checkpoint = start, on_log, on_checkpoint
+        self.on_log, self.on_checkpoint = on_log, on_checkpoint
         self.parameters: Any = None
         self.task: Any = None
         self._looked: Folders | None = None
-        self.plots, self.preview = TrainingPlots(), TrainingPreview()
-        self.source = Choice(ui.dataSourceSelector, data_sources(), lambda value: self._set("dataSource", value))
-        self.preset = Choice(ui.presetSelector, presets(), lambda value: self._set("preset", value))
-        self.mask = Choice(ui.trainMaskSelector, train_masks(), lambda value: self._set("trainMask", value))
+        self.plots = TrainingPlots()
+        self.source = Choice(ui.dataSourceSelector, DATA_SOURCES, lambda value: self._set("dataSource", value))
+        self.preset = Choice(ui.presetSelector, PRESETS, lambda value: self._set("preset", value))
+        self.mask = Choice(ui.trainMaskSelector, TRAIN_MASKS, lambda value: self._set("trainMask", value))
         ui.dataFolderSelector.connect("currentPathChanged(QString)", lambda path: self._set("dataFolder", path))
         ui.runFolderSelector.connect("currentPathChanged(QString)", lambda path: self._set("runFolder", path))
         ui.sceneVolumesSelector.connect("checkedNodesChanged()", lambda: self.update())
@@ -72,11 +68,6 @@ class TrainPanel:
         ui.curvesButton.connect("clicked(bool)", lambda _checked: self.show())
         ui.trainStatusLabel.setVisible(False)
         ui.trainFiguresLabel.setVisible(False)
-
-    def set_parameters(self, parameters: Any) -> None:
-        """Take the parameter node, or None while there is none."""
-        self.parameters = parameters
-        self.update()
 
     def update(self) -> None:
         """Show what is chosen, and whether it can be done."""
@@ -102,9 +93,7 @@ class TrainPanel:
         ui.resumeTrainButton.enabled = not is_running and not no_resume
         ui.resumeTrainButton.toolTip = no_resume or _("Go on with the training in the output folder.")
         ui.stopTrainButton.enabled = is_running
-        told = "" if is_running or not no_resume else problem
-        ui.trainInfoLabel.text = told
-        ui.trainInfoLabel.setVisible(bool(told))
+        show_text(ui.trainInfoLabel, "" if is_running or not no_resume else problem)
 
     def problem(self) -> str:
         """Return why Start is disabled; empty if it is not."""
@@ -165,9 +154,9 @@ class TrainPanel:
             self.plots.begin(read_rows(Path(p.runFolder)) if resume else None)
             self.show()
             self.ui.trainProgressBar.setVisible(True)
-            self._show_status("")
-            self._show_figures("")
-            self.task = self.start_task(
+            show_text(self.ui.trainStatusLabel, "")
+            show_text(self.ui.trainFiguresLabel, "")
+            task = TrainingTask(
                 options,
                 [p.dataFolder] if p.dataSource == "folder" else [],
                 self._scene_nodes() if p.dataSource == "scene" and not resume else [],
@@ -176,6 +165,7 @@ class TrainPanel:
                 on_log=self.on_log,
                 on_end=self._ended,
             )
+            self.task = running.start(task)
         if self.task is not None and not self.task.is_running:
             self.task = None
         if self.task is None:
@@ -215,7 +205,7 @@ class TrainPanel:
 
     def _on_stage(self, stage: str) -> None:
         self.ui.trainProgressBar.value = 0
-        self.ui.trainProgressBar.setFormat(f"{stage_names()[stage]} (%p%)")
+        self.ui.trainProgressBar.setFormat(f"{STAGES[stage]} (%p%)")
 
     def _on_event(self, event: dict[str, Any]) -> None:
         kind = event["event"]
@@ -223,11 +213,11 @@ class TrainPanel:
             self.ui.trainProgressBar.value = int(1000 * event["fraction"])
         elif kind == "metric":
             self.plots.add(event)
-            self._show_figures(self._figures(event))
+            show_text(self.ui.trainFiguresLabel, self._figures(event))
         elif kind == "artifact" and event["kind"] == "preview_volume":
             self._show_preview(Path(event["path"]))
         elif kind == "warning":
-            self._show_status(f"⚠ {event['message']}")
+            show_text(self.ui.trainStatusLabel, f"⚠ {event['message']}")
 
     def _figures(self, event: dict[str, Any]) -> str:
         step, now = int(event["step"]), time.monotonic()
@@ -255,7 +245,7 @@ class TrainPanel:
             # another scene than the one it was begun in: that one's user did not ask for it
             return
         try:
-            nodes = self.preview.load(path)
+            nodes = training_preview.load(path)
         except (OSError, ValueError, KeyError) as error:
             self.on_log(f"preview {path}: {error}")
             return
@@ -263,31 +253,23 @@ class TrainPanel:
             self.views.fill(nodes, ("Axial",))
 
     def _ended(self, state: str, checkpoint: str, failure: Failure | None) -> None:
-        can_resume = is_resumable(Path(self._run))
+        can_resume, status = is_resumable(Path(self._run)), self.ui.trainStatusLabel
         self.task = None
         self.plots.end()
-        self._show_figures(self._last_figures)
+        show_text(self.ui.trainFiguresLabel, self._last_figures)
         self.ui.trainProgressBar.setVisible(False)
         if checkpoint and state in (FINISHED, CANCELLED):
             # a stopped training is not done: its checkpoint is offered, not chosen
             self.on_checkpoint(checkpoint, state == FINISHED)
         if state == FINISHED:
-            self._show_status(_("Done. The checkpoint is selected above: {path}").format(path=checkpoint))
+            show_text(status, _("Done. The checkpoint is selected above: {path}").format(path=checkpoint))
         elif state == CANCELLED and can_resume:
-            self._show_status(_("Stopped. Click Resume to continue."))
+            show_text(status, _("Stopped. Click Resume to continue."))
         elif state == CANCELLED:
-            self._show_status(_("Stopped; there is nothing to resume."))
+            show_text(status, _("Stopped; there is nothing to resume."))
         elif failure is not None:
-            self._show_status(f"⚠ {failure.text()}")
+            show_text(status, f"⚠ {failure.text()}")
         self.look_at_folders()
-
-    def _show_status(self, text: str) -> None:
-        self.ui.trainStatusLabel.text = text
-        self.ui.trainStatusLabel.setVisible(bool(text))
-
-    def _show_figures(self, text: str) -> None:
-        self.ui.trainFiguresLabel.text = text
-        self.ui.trainFiguresLabel.setVisible(bool(text))
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:

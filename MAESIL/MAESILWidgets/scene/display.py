@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -22,7 +21,8 @@ ERROR_COLOURS = (
     (1.0, (1.0, 0.85, 0.45)),
 )
 """Too dark is blue, too bright is red; dark where there is no error, as the background of a CT is."""
-ERROR_COLOUR_NODE, MASK_COLOUR_NODE = "MAESIL error", "MAESIL hidden patches"
+ERROR_COLOUR_NODE = ("vtkMRMLProceduralColorNode", "MAESIL error")
+MASK_COLOUR_NODE = ("vtkMRMLColorTableNode", "MAESIL hidden patches")
 MASK_COLOUR = (0.25, 0.45, 0.75)
 
 
@@ -52,7 +52,7 @@ def set_window(result: Any, level: float, width: float) -> None:
         node = result.node(kind)
         if node is not None and node.GetDisplayNode() is not None:
             shown = node.GetDisplayNode()
-            with _one_change(shown):
+            with slicer.util.NodeModify(shown):
                 shown.SetAutoWindowLevel(False)
                 shown.SetWindowLevel(width, level)
 
@@ -63,7 +63,7 @@ def set_error_range(result: Any, hu: float) -> None:
     if node is None or node.GetDisplayNode() is None:
         return
     shown = node.GetDisplayNode()
-    with _one_change(shown):
+    with slicer.util.NodeModify(shown):
         colours = _error_colours()
         colours.SetAndObserveColorTransferFunction(_diverging(hu))
         shown.SetAndObserveColorNodeID(colours.GetID())
@@ -75,7 +75,7 @@ def show_legend(result: Any, view_ids: list[str]) -> None:
     """Show the error's colour legend in these views alone; the layers must have been set before."""
     node = result.node("error")
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
-    with _one_change(legend):
+    with slicer.util.NodeModify(legend):
         legend.SetTitleText(_("Error (HU)"))
         legend.SetLabelFormat("%.0f")
         legend.SetNumberOfLabels(3)
@@ -136,9 +136,9 @@ def _error_colours() -> Any:
 
     Its range is what :func:`set_error_range` set last; a new volume must not change it under the legend.
     """
-    node = _find("vtkMRMLProceduralColorNode", ERROR_COLOUR_NODE)
+    node = slicer.util.getFirstNodeByClassByName(*ERROR_COLOUR_NODE)
     if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", ERROR_COLOUR_NODE)
+        node = slicer.mrmlScene.AddNewNodeByClass(*ERROR_COLOUR_NODE)
         node.SetHideFromEditors(True)
         node.SetAndObserveColorTransferFunction(_diverging(ERROR_RANGE_HU))
     return node
@@ -159,11 +159,8 @@ def remove_unused_colours() -> None:
     volumes = slicer.util.getNodesByClass("vtkMRMLVolumeNode")
     if any(node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview") for node in volumes):
         return
-    for class_name, name in (
-        ("vtkMRMLProceduralColorNode", ERROR_COLOUR_NODE),
-        ("vtkMRMLColorTableNode", MASK_COLOUR_NODE),
-    ):
-        node = _find(class_name, name)
+    for class_and_name in (ERROR_COLOUR_NODE, MASK_COLOUR_NODE):
+        node = slicer.util.getFirstNodeByClassByName(*class_and_name)
         if node is not None:
             storage = node.GetStorageNode()
             slicer.mrmlScene.RemoveNode(node)
@@ -171,14 +168,10 @@ def remove_unused_colours() -> None:
                 slicer.mrmlScene.RemoveNode(storage)
 
 
-def _find(class_name: str, name: str) -> Any:
-    return next((node for node in slicer.util.getNodesByClass(class_name) if node.GetName() == name), None)
-
-
 def _mask_colours() -> Any:
-    node = _find("vtkMRMLColorTableNode", MASK_COLOUR_NODE)
+    node = slicer.util.getFirstNodeByClassByName(*MASK_COLOUR_NODE)
     if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", MASK_COLOUR_NODE)
+        node = slicer.mrmlScene.AddNewNodeByClass(*MASK_COLOUR_NODE)
         node.SetTypeToUser()
         node.SetHideFromEditors(True)
     # a node that came back without its file has none
@@ -186,13 +179,3 @@ def _mask_colours() -> Any:
     node.SetColor(0, _("visible"), 0.0, 0.0, 0.0, 0.0)
     node.SetColor(1, _("hidden"), *MASK_COLOUR, 1.0)
     return node
-
-
-@contextmanager
-def _one_change(node: Any) -> Iterator[None]:
-    """Let several changes of a node cause one event."""
-    was = node.StartModify()
-    try:
-        yield
-    finally:
-        node.EndModify(was)

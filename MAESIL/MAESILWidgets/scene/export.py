@@ -20,20 +20,8 @@ from slicer.i18n import tr as _
 from MAESILWidgets.messages import Failure
 
 PIECE_BYTES = 8 << 20
-NRRD_TYPES = {
-    "int8": "int8",
-    "uint8": "uint8",
-    "int16": "int16",
-    "uint16": "uint16",
-    "int32": "int32",
-    "uint32": "uint32",
-    "int64": "int64",
-    "uint64": "uint64",
-    "float32": "float",
-    "float64": "double",
-}
-
-
+NRRD_TYPES = {"float32": "float", "float64": "double"}
+"""Where Teem and numpy call a type by different names."""
 LPS_AND_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From LPS (files, MAESILLib) to RAS (the scene), and back."""
 
@@ -58,7 +46,7 @@ def nrrd_header(array: np.ndarray, lps: np.ndarray) -> bytes:
 
     lines = [
         "NRRD0005",
-        f"type: {NRRD_TYPES[array.dtype.name]}",
+        f"type: {NRRD_TYPES.get(array.dtype.name, array.dtype.name)}",
         "dimension: 3",
         "space: left-posterior-superior",
         "sizes: " + " ".join(str(n) for n in array.shape[::-1]),
@@ -86,9 +74,8 @@ class VolumeExport:
         on_progress: Callable[[float], None],
         on_end: Callable[[Failure | None], None],
     ) -> None:
-        self.node_id, self.path = node.GetID(), Path(path)
+        self.path = Path(path)
         self.on_progress, self.on_end = on_progress, on_end
-        self.scene = node.GetScene()
         array = slicer.util.arrayFromVolume(node)
         # numpy keeps the memory of the node's image alive, whatever becomes of the node
         self.image = node.GetImageData()
@@ -113,14 +100,8 @@ class VolumeExport:
 
     def cancel(self) -> None:
         """Stop and remove what was written; ``on_end`` is not called."""
-        if self.is_ended:
-            return
-        self.is_ended = True
-        self.timer.stop()
-        self.timer.deleteLater()
-        self._close()
-        with suppress(OSError):
-            self.path.unlink()
+        if not self.is_ended:
+            self._close(keep=False)
 
     def _write_piece(self) -> None:
         planes = len(self.array)
@@ -139,21 +120,20 @@ class VolumeExport:
             self._end(None)
 
     def _end(self, failure: Failure | None) -> None:
-        self.is_ended = True
-        self.timer.stop()
-        self._close()
-        self.timer.deleteLater()
-        if failure is not None:
-            with suppress(OSError):
-                self.path.unlink()
+        self._close(keep=failure is None)
         self.on_end(failure)
 
-    def _close(self) -> None:
+    def _close(self, keep: bool) -> None:
+        self.is_ended = True
+        self.timer.stop()
+        self.timer.deleteLater()
         if self.file is not None:
             with suppress(OSError):
                 self.file.close()
-            self.file = None
-        self.array = self.image = None
+        if not keep:
+            with suppress(OSError):
+                self.path.unlink()
+        self.file = self.array = self.image = None
 
 
 def _failure(error: OSError, path: Path) -> Failure:

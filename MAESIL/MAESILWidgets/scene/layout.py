@@ -130,11 +130,13 @@ class Views:
 
     def fill(self, nodes: dict[str, Any], columns: tuple[str, ...]) -> None:
         """Show volumes by kind in the rows of these columns, along the volume's own axes, fitted."""
+        composites = []
         for kind, row, _letter, _colour in ROWS:
             for column in columns:
                 node = nodes[kind]
                 logic = slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic()
                 composite, slice_node = logic.GetSliceCompositeNode(), logic.GetSliceNode()
+                composites.append(composite)
                 shown_before = composite.GetBackgroundVolumeID()
                 composite.SetBackgroundVolumeID(node.GetID() if node is not None else None)
                 composite.SetForegroundVolumeID(None)
@@ -143,11 +145,8 @@ class Views:
                 composite.SetLabelOpacity(HIDDEN_OPACITY)
                 if node is not None:
                     self._fit(view_name(row, column), logic, slice_node, node, shown_before)
-        for _kind, row, _letter, _colour in ROWS:
-            for column in columns:
-                name = view_name(row, column)
-                composite = slicer.app.layoutManager().sliceWidget(name).sliceLogic().GetSliceCompositeNode()
-                composite.SetLinkedControl(True)
+        for composite in composites:
+            composite.SetLinkedControl(True)
 
     def _fit(self, name: str, logic: Any, slice_node: Any, node: Any, shown_before: str | None) -> None:
         """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled.

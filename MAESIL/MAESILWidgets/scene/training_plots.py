@@ -33,9 +33,7 @@ MOST_POINTS = 4000
 """A chart of more is slow, and shows no more."""
 
 
-def titles() -> dict[str, str]:
-    """Return what the charts are called."""
-    return {"Loss": _("Loss"), "PSNR": _("PSNR of hidden patches (dB)"), "Encoder": _("Encoder")}
+TITLES = {"Loss": _("Loss"), "PSNR": _("PSNR of hidden patches (dB)"), "Encoder": _("Encoder")}
 
 
 class TrainingPlots:
@@ -97,7 +95,7 @@ class TrainingPlots:
         for name, curves in CURVES.items():
             chart = _node("vtkMRMLPlotChartNode", f"MAESIL {name}")
             chart.RemoveAllPlotSeriesNodeIDs()
-            chart.SetTitle(titles()[name])
+            chart.SetTitle(TITLES[name])
             chart.SetXAxisTitle(_("step"))
             chart.SetYAxisTitle("")
             chart.SetLegendVisibility(len(curves) > 1)

@@ -13,42 +13,33 @@ from MAESILWidgets.scene import display
 KINDS = ("masked", "reconstruction", "error")
 
 
-class TrainingPreview:
-    """Shows previews/latest.npz of a run: one validation superpatch, masked, reconstructed, and its error."""
+def load(path: Path) -> dict[str, Any]:
+    """Read previews/latest.npz of a run into the scene: one validation superpatch; the nodes are reused.
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Read a preview into the scene; the nodes are reused.
+    Returns:
+        the volume nodes by kind.
 
-        Returns:
-            the volume nodes by kind.
-
-        Raises:
-            OSError, ValueError, KeyError: it cannot be read.
-        """
-        # no pickles: a file must not be able to run code
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {kind: file[kind] for kind in KINDS}
-            spacing = float(file["spacing_mm"])
-        return {kind: self._node(kind, arrays[kind], spacing) for kind in KINDS}
-
-    def _node(self, kind: str, array: np.ndarray, spacing: float) -> Any:
-        node = find(kind)
-        is_new = node is None
-        if is_new:
-            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"MAESIL preview {kind}")
-            node.SetAttribute("MAESIL.Preview", kind)
-            # the array is in LPS order (D superior, H posterior, W left): RAS needs the first two axes turned round
-            node.SetIJKToRASDirections(-1, 0, 0, 0, -1, 0, 0, 0, 1)
-        node.SetSpacing(spacing, spacing, spacing)
-        slicer.util.updateVolumeFromArray(node, array)
-        if is_new:
-            display.set_up(node, kind)
-        return node
+    Raises:
+        OSError, ValueError, KeyError: it cannot be read.
+    """
+    # no pickles: a file must not be able to run code
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {kind: file[kind] for kind in KINDS}
+        spacing = float(file["spacing_mm"])
+    return {kind: _node(kind, arrays[kind], spacing) for kind in KINDS}
 
 
-def find(kind: str) -> Any:
-    """Return the preview's volume of this kind, or None."""
-    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-        if node.GetAttribute("MAESIL.Preview") == kind:
-            return node
-    return None
+def _node(kind: str, array: np.ndarray, spacing: float) -> Any:
+    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    node = next((volume for volume in volumes if volume.GetAttribute("MAESIL.Preview") == kind), None)
+    is_new = node is None
+    if is_new:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"MAESIL preview {kind}")
+        node.SetAttribute("MAESIL.Preview", kind)
+        # the array is in LPS order (D superior, H posterior, W left): RAS needs the first two axes turned round
+        node.SetIJKToRASDirections(-1, 0, 0, 0, -1, 0, 0, 0, 1)
+    node.SetSpacing(spacing, spacing, spacing)
+    slicer.util.updateVolumeFromArray(node, array)
+    if is_new:
+        display.set_up(node, kind)
+    return node

@@ -53,7 +53,7 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
         return VolumeInfo("", refusal=_("{name} is not a scalar 3D volume").format(name=name))
     matrix = ijk_to_lps(node)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-    low, high = _extremes(node, array)
+    low, high, warnings, refusal = _look(node, array, name)
     line = _("{size} voxels, {spacing} mm, {low:.0f} to {high:.0f} HU").format(
         size=" x ".join(str(n) for n in array.shape[::-1]),
         spacing=" x ".join(f"{s:.3g}" for s in spacing),
@@ -64,9 +64,10 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
         direction = tuple(float(x) for x in (matrix[:3, :3] / spacing).ravel())
     try:
         check_grid(array.shape[::-1], tuple(float(s) for s in spacing), direction, name)
-        warnings = _checked(node, array, name)
     except InputError as error:
-        return VolumeInfo(line, refusal=str(error))
+        refusal = str(error)
+    if refusal:
+        return VolumeInfo(line, refusal=refusal)
     if node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview"):
         warnings = (_("{name} is a MAESIL result, not a CT").format(name=name), *warnings)
     if checkpoint is None:
@@ -96,29 +97,21 @@ def mask_ratio(grids: tuple[tuple[int, int, int], ...], mask: str, plane: float,
     return 1 - sum(visible_count(g, spec) for g in grids) / sum(int(np.prod(g)) for g in grids)
 
 
-_cache: dict[str, tuple[Any, ...]] = {}
-"""Of the last volume: what needs a look at every voxel, by node id; a large CT takes a quarter of a second."""
+_looked: list[Any] = [None, None]
+"""The last volume and what :func:`_look` found in it; a large CT takes a quarter of a second."""
 
 
-def _extremes(node: Any, array: np.ndarray) -> tuple[float, float]:
-    stamp = (node.GetID(), node.GetImageData().GetMTime())
-    if _cache.get("extremes", (None,))[0] != stamp:
-        _cache["extremes"] = (stamp, float(array.min()), float(array.max()))
-    return _cache["extremes"][1], _cache["extremes"][2]
-
-
-def _checked(node: Any, array: np.ndarray, name: str) -> tuple[str, ...]:
-    """Return the warnings of check_values, or raise what it raises."""
+def _look(node: Any, array: np.ndarray, name: str) -> tuple[float, float, tuple[str, ...], str]:
+    """Return what needs a look at every voxel: least and greatest value, the warnings and the refusal of a check."""
     from MAESILLib.ct.check import check_values
     from MAESILLib.runtime.errors import InputError
 
     stamp = (node.GetID(), node.GetImageData().GetMTime(), name)
-    if _cache.get("checked", (None,))[0] != stamp:
+    if _looked[0] != stamp:
+        warnings, refusal = (), ""
         try:
-            _cache["checked"] = (stamp, check_values(array, name), None)
+            warnings = check_values(array, name)
         except InputError as error:
-            _cache["checked"] = (stamp, (), error)
-    _stamp, warnings, error = _cache["checked"]
-    if error is not None:
-        raise error
-    return warnings
+            refusal = str(error)
+        _looked[:] = stamp, (float(array.min()), float(array.max()), warnings, refusal)
+    return _looked[1]
