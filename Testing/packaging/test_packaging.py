@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,6 @@ MODULES = sorted(
     for path in PACKAGE.rglob("*.py")
     if "__pycache__" not in path.parts
 )
-FOLDERS = sorted(".".join(path.parent.relative_to(REPOSITORY).parts) for path in PACKAGE.rglob("__init__.py"))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -43,29 +43,22 @@ def test_every_module_can_be_imported(name: str) -> None:
             pytest.skip(f"{error.name} is optional and not installed")
 
 
-def test_every_folder_with_modules_is_a_package() -> None:
+def test_every_folder_with_modules_is_a_listed_package() -> None:
     found = {path.parent for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts}
-    assert {".".join(folder.relative_to(REPOSITORY).parts) for folder in found} == set(FOLDERS)
+    folders = {".".join(folder.relative_to(REPOSITORY).parts) for folder in found}
     walked = {m.name for m in pkgutil.walk_packages([str(PACKAGE)], "MAESILLib.") if m.ispkg} | {"MAESILLib"}
-    assert walked == set(FOLDERS)
+    assert walked == folders
+    assert folders <= set(PYPROJECT["tool"]["setuptools"]["packages"])
 
 
-def test_pyproject_lists_every_package() -> None:
-    listed = PYPROJECT["tool"]["setuptools"]["packages"]
-    assert set(FOLDERS) <= set(listed)
-
-
-def test_version_is_stated_once() -> None:
+def test_version_and_script() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", MAESILLib.__version__)
     assert "version" in PYPROJECT["project"]["dynamic"]
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "MAESILLib.__version__"}
-
-
-def test_the_script_is_the_command_line() -> None:
     assert PYPROJECT["project"]["scripts"] == {"maesil": "MAESILLib.cli:main"}
-    from MAESILLib.cli import main
-
-    assert callable(main)
+    assert callable(importlib.import_module("MAESILLib.cli").main)
+    with suppress(importlib.metadata.PackageNotFoundError):
+        assert importlib.metadata.version("maesil") == MAESILLib.__version__
 
 
 def test_what_is_imported_is_declared() -> None:
@@ -88,7 +81,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 class TestLayers:
-    """DESIGN.md: the library knows nothing of Slicer, and the panel's side nothing of torch."""
+    """The library imports nothing of Slicer, and what the panel imports no torch."""
 
     def test_no_slicer_or_qt(self) -> None:
         for path in PACKAGE.rglob("*.py"):
@@ -132,11 +125,8 @@ class TestResources:
 
     def test_found_beside_the_package(self) -> None:
         folder = REPOSITORY / "Resources"
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        if not files:
-            pytest.skip("Resources is empty")
-        for path in files:
-            assert resource_path(str(path.relative_to(folder))) == path
+        for path in folder.rglob("*"):
+            assert not path.is_file() or resource_path(str(path.relative_to(folder))) == path
 
     def test_found_inside_an_installed_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         inside = tmp_path / "site-packages" / "MAESILLib" / "Resources" / "a.txt"
@@ -160,10 +150,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (copy / "Resources" / "Test").mkdir(parents=True)
     (copy / "Resources" / "Test" / "resource.txt").write_text("here")
     for name in ("pyproject.toml", "LICENSE", "README.md"):
-        if (REPOSITORY / name).is_file():
-            shutil.copy(REPOSITORY / name, copy)
-        else:
-            (copy / name).touch()
+        shutil.copy(REPOSITORY / name, copy)
     code = "from setuptools import build_meta; build_meta.build_wheel('dist')"
     done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -172,17 +159,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestWheel:
-    def test_holds_every_module(self, wheel: Path) -> None:
+    def test_holds_modules_and_resources_and_nothing_else(self, wheel: Path) -> None:
         names = set(zipfile.ZipFile(wheel).namelist())
-        expected = [*PACKAGE.rglob("*.py"), PACKAGE / "py.typed"]
-        missing = {str(path.relative_to(REPOSITORY)) for path in expected} - names
-        assert not missing
-
-    def test_holds_the_resources(self, wheel: Path) -> None:
-        assert "MAESILLib/Resources/Test/resource.txt" in zipfile.ZipFile(wheel).namelist()
-
-    def test_holds_nothing_else(self, wheel: Path) -> None:
-        for name in zipfile.ZipFile(wheel).namelist():
+        expected = {str(path.relative_to(REPOSITORY)) for path in (*PACKAGE.rglob("*.py"), PACKAGE / "py.typed")}
+        assert not expected - names
+        assert "MAESILLib/Resources/Test/resource.txt" in names
+        for name in names:
             assert name.startswith(("MAESILLib/", "maesil-")), name
             assert not name.endswith((".pyc", ".nii.gz", ".dcm")), name
 
@@ -200,11 +182,3 @@ class TestWheel:
         )
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("\n") == 1
-
-
-def test_the_installed_version_is_this_one() -> None:
-    try:
-        installed = importlib.metadata.version("maesil")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("maesil is not installed here")
-    assert installed == MAESILLib.__version__

@@ -5,9 +5,6 @@
 #  - a listed file is copied to <build>/lib/Slicer-5.12/qt-scripted-modules
 #    under its listed name, so one with ".." ends outside of that folder;
 #  - install copies that folder, and nothing else.
-#
-# Unlike there, a missing file does not end the configuration at once: all of
-# them are reported, and every listed entry is written to <build>/listed.txt.
 
 set(Slicer_VERSION_MAJOR 5)
 set(Slicer_VERSION_MINOR 12)
