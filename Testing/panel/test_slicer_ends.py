@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import stat
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import slicer
 from gui_factory import (
-    REPOSITORY,
     apply_and_wait,
     ct_node,
     is_alive,
     result_of,
     scene_state,
+    slicer_process,
     use_checkpoint,
     wait_for_end,
     wait_for_worker,
@@ -43,13 +43,6 @@ def assert_as_it_was(panel: Any, before: dict[str, Any], *words: str) -> None:
     assert not panel.ui.cancelButton.enabled
 
 
-def launcher(folder: Path, before: str) -> None:
-    """Replace PythonSlicer by one that first runs a line of shell: limits that a user's machine may have."""
-    path = folder / "PythonSlicer"
-    path.write_text(f'#!/bin/sh\n{before}\n"{sys.executable}" "$@"\nexit $?\n')
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
 @pytest.fixture
 def ready(panel: Any, checkpoint: Path) -> Any:
     """The panel with a volume that takes a while."""
@@ -58,46 +51,55 @@ def ready(panel: Any, checkpoint: Path) -> Any:
     return panel
 
 
+def start(host: Any, panel: Any) -> int:
+    """Click Apply; return the worker's process id."""
+    panel.ui.applyButton.click()
+    return wait_for_worker(host, lambda: panel.reconstruct.task)
+
+
 class TestCancel:
-    @pytest.mark.parametrize("after_s", [0.0, 0.05, 0.3, 1.0, 2.0])
-    def test_at_any_moment(self, host: Any, ready: Any, after_s: float) -> None:
+    def test_at_any_moment(self, host: Any, ready: Any) -> None:
         before = scene_state()
-        ready.ui.applyButton.click()
-        host.process_events(after_s)
-        if ready.reconstruct.task is None:
-            pytest.fail("it ended before it could be cancelled: the volume is too small")
-        pid = ready.reconstruct.task.job.worker_pid
-        ready.ui.cancelButton.click()
-        begin = time.monotonic()
-        wait_for_end(host, ready.reconstruct, 10)
-        assert time.monotonic() - begin < 3
-        if pid:
-            assert not is_alive(pid)
-        assert_as_it_was(ready, before, "Cancelled")
-        assert ready.ui.applyButton.enabled
+        for after_s in (0.0, 0.3, 1.0):
+            ready.ui.applyButton.click()
+            host.process_events(after_s)
+            assert ready.reconstruct.task is not None, "it ended before it could be cancelled: the volume is too small"
+            pid = ready.reconstruct.task.job.worker_pid
+            ready.ui.cancelButton.click()
+            begin = time.monotonic()
+            wait_for_end(host, ready.reconstruct, 10)
+            assert time.monotonic() - begin < 3
+            if pid:
+                assert not is_alive(pid)
+            assert_as_it_was(ready, before, "Cancelled")
+            assert ready.ui.applyButton.enabled
 
-    @pytest.mark.parametrize("stage", ["read", "reconstruct", "measure", "write", "load"])
-    def test_in_every_stage(self, host: Any, ready: Any, stage: str) -> None:
-        before, seen = scene_state(), []
-        ready.ui.applyButton.click()
-        task = ready.reconstruct.task
-        told = task.on_progress
+    def test_in_every_stage_and_then_again(self, host: Any, ready: Any) -> None:
+        before = scene_state()
+        for stage in ("read", "reconstruct", "measure", "write", "load"):
+            seen: list[str] = []
+            ready.ui.applyButton.click()
+            task = ready.reconstruct.task
+            told = task.on_progress
 
-        def note(share: float, name: str, eta: float | None) -> None:
-            told(share, name, eta)
-            if name == stage and not seen:
-                seen.append(name)
-                ready.ui.cancelButton.click()
+            def note(
+                share: float, name: str, eta: float | None, told: Any = told, stage: str = stage, seen: Any = seen
+            ) -> None:
+                told(share, name, eta)
+                if name == stage and not seen:
+                    seen.append(name)
+                    ready.ui.cancelButton.click()
 
-        task.on_progress = note
-        wait_for_end(host, ready.reconstruct, 60)
-        assert seen == [stage]
-        assert_as_it_was(ready, before, "Cancelled")
+            task.on_progress = note
+            wait_for_end(host, ready.reconstruct, 60)
+            assert seen == [stage]
+            assert_as_it_was(ready, before, "Cancelled")
+        apply_and_wait(host, ready)
+        assert result_of(ready).is_whole()
 
     def test_a_worker_that_does_not_listen_is_killed(self, host: Any, ready: Any) -> None:
         before = scene_state()
-        ready.ui.applyButton.click()
-        pid = wait_for_worker(host, lambda: ready.reconstruct.task)
+        pid = start(host, ready)
         os.kill(pid, signal.SIGSTOP)
         ready.ui.cancelButton.click()
         begin = time.monotonic()
@@ -106,29 +108,15 @@ class TestCancel:
         wait_until_gone(pid, 1)
         assert_as_it_was(ready, before, "Cancelled")
 
-    def test_then_again(self, host: Any, ready: Any) -> None:
-        ready.ui.applyButton.click()
-        host.process_events(0.5)
-        ready.ui.cancelButton.click()
-        wait_for_end(host, ready.reconstruct, 10)
-        apply_and_wait(host, ready)
-        assert result_of(ready).is_whole()
-
 
 class TestFailures:
-    def test_worker_killed(self, host: Any, ready: Any) -> None:
+    def test_killed(self, host: Any, ready: Any) -> None:
+        """The worker; and the launcher: the worker notices that nobody waits for it."""
         before = scene_state()
-        ready.ui.applyButton.click()
-        pid = wait_for_worker(host, lambda: ready.reconstruct.task)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(start(host, ready), signal.SIGKILL)
         wait_for_end(host, ready.reconstruct, 20)
         assert_as_it_was(ready, before, "signal 9", "memory", "Close other programs")
-
-    def test_launcher_killed(self, host: Any, ready: Any) -> None:
-        """The worker notices that nobody waits for it."""
-        before = scene_state()
-        ready.ui.applyButton.click()
-        pid = wait_for_worker(host, lambda: ready.reconstruct.task)
+        pid = start(host, ready)
         os.kill(int(ready.reconstruct.task.job._process.processId()), signal.SIGKILL)
         wait_for_end(host, ready.reconstruct, 20)
         wait_until_gone(pid, 5)
@@ -147,17 +135,11 @@ class TestFailures:
             "most = pages * resource.getpagesize() + (250 << 20)\n"
             "resource.setrlimit(resource.RLIMIT_AS, (most, most))\n"
         )
-        launcher(tmp_path / "launchers", f'export PYTHONPATH="{limit}:$PYTHONPATH"')
+        host.install_python_slicer(tmp_path / "launchers", f'export PYTHONPATH="{limit}:$PYTHONPATH"')
         apply_and_wait(host, ready, 120)
         assert_as_it_was(ready, before, "memory")
         assert "bug" not in ready.ui.statusLabel.text
         assert "fault of MAESIL" not in ready.ui.statusLabel.text
-
-    def test_disk_full_while_the_worker_writes(self, host: Any, ready: Any, tmp_path: Path) -> None:
-        before = scene_state()
-        launcher(tmp_path / "launchers", "ulimit -f 512")
-        apply_and_wait(host, ready)
-        assert_as_it_was(ready, before, "larger than the system allows")
 
     def test_disk_full_while_the_volume_is_written(
         self, host: Any, ready: Any, monkeypatch: pytest.MonkeyPatch
@@ -178,179 +160,109 @@ class TestFailures:
         apply_and_wait(host, ready)
         assert_as_it_was(ready, before, "disk full")
 
-    def test_checkpoint_truncated_after_it_was_chosen(
-        self, host: Any, ready: Any, checkpoint: Path, tmp_path: Path
-    ) -> None:
+    def test_what_goes_wrong_in_the_worker(self, host: Any, ready: Any, checkpoint: Path, tmp_path: Path) -> None:
+        """Disk full, torch missing, an unforeseen exception, a checkpoint damaged after it was chosen."""
+        before = scene_state()
         mine = tmp_path / "mine.safetensors"
         mine.write_bytes(checkpoint.read_bytes())
         use_checkpoint(ready, mine)
+        fakes = {"missing": "ModuleNotFoundError(\"No module named 'torch'\")", "bug": 'ArithmeticError("unforeseen")'}
+        for name, error in fakes.items():
+            (tmp_path / name / "torch").mkdir(parents=True)
+            (tmp_path / name / "torch" / "__init__.py").write_text(f"raise {error}\n")
+        for line, words in (
+            (f'export PYTHONPATH="{tmp_path}/bug:$PYTHONPATH"', ["ArithmeticError: unforeseen", "Copy diagnostics"]),
+            ("ulimit -f 512", ["larger than the system allows"]),
+            (f'export PYTHONPATH="{tmp_path}/missing:$PYTHONPATH"', ["No module named 'torch'", "Python packages"]),
+            (f'truncate -s 5000 "{mine}"', ["mine.safetensors", "damaged"]),
+        ):
+            host.install_python_slicer(tmp_path / "launchers", line)
+            apply_and_wait(host, ready)
+            assert_as_it_was(ready, before, *words)
+        assert re.search(r"Traceback[\s\S]*ArithmeticError: unforeseen", ready.ui.logView.toPlainText())
+
+    def test_no_python_to_start(self, host: Any, ready: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         before = scene_state()
-        launcher(tmp_path / "launchers", f'truncate -s 5000 "{mine}"')
+        (tmp_path / "launchers" / "PythonSlicer").write_text("#!/nowhere/sh\n")
         apply_and_wait(host, ready)
-        assert_as_it_was(ready, before, "mine.safetensors", "damaged")
-
-    def test_volume_deleted(self, host: Any, ready: Any) -> None:
-        import slicer
-
-        ready.ui.applyButton.click()
-        pid = wait_for_worker(host, lambda: ready.reconstruct.task)
-        slicer.mrmlScene.RemoveNode(ready.parameters.inputVolume)
-        before = scene_state()
-        begin = time.monotonic()
-        wait_for_end(host, ready.reconstruct, 20)
-        assert time.monotonic() - begin < 3
-        assert not is_alive(pid)
-        assert_as_it_was(ready, before, "is gone", "deleted")
-
-    def test_volume_deleted_while_it_is_written(self, host: Any, ready: Any) -> None:
-        import slicer
-
-        ready.ui.applyButton.click()
-        slicer.mrmlScene.RemoveNode(ready.parameters.inputVolume)
-        before = scene_state()
-        wait_for_end(host, ready.reconstruct, 20)
-        assert_as_it_was(ready, before, "is gone", "deleted")
-
-    def test_scene_closed(self, host: Any, ready: Any) -> None:
-        ready.ui.applyButton.click()
-        pid = wait_for_worker(host, lambda: ready.reconstruct.task)
-        host.close_scene()
-        wait_for_end(host, ready.reconstruct, 20)
-        assert not is_alive(pid)
-        assert_as_it_was(ready, {}, "is gone", "scene was closed")
-
-    def test_no_python_slicer(self, host: Any, ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        before = scene_state()
+        assert_as_it_was(ready, before, "could not be started")
         monkeypatch.setenv("PATH", "")
         monkeypatch.setattr(sys, "executable", "/opt/Slicer/SlicerApp-real")
         apply_and_wait(host, ready)
         assert_as_it_was(ready, before, "PythonSlicer was not found")
 
-    def test_a_python_that_cannot_be_started(self, host: Any, ready: Any, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("when", ["exported", "worked on"])
+    def test_volume_deleted(self, host: Any, ready: Any, when: str) -> None:
+        ready.ui.applyButton.click()
+        pid = wait_for_worker(host, lambda: ready.reconstruct.task) if when == "worked on" else 0
+        slicer.mrmlScene.RemoveNode(ready.parameters.inputVolume)
         before = scene_state()
-        path = tmp_path / "launchers" / "PythonSlicer"
-        path.write_text("#!/nowhere/sh\n")
-        apply_and_wait(host, ready)
-        assert_as_it_was(ready, before, "could not be started")
+        begin = time.monotonic()
+        wait_for_end(host, ready.reconstruct, 20)
+        assert time.monotonic() - begin < 3
+        assert not pid or not is_alive(pid)
+        assert_as_it_was(ready, before, "is gone", "deleted")
 
-    def test_torch_missing_in_the_worker(self, host: Any, ready: Any, tmp_path: Path) -> None:
-        before = scene_state()
-        fake = tmp_path / "fake"
-        (fake / "torch").mkdir(parents=True)
-        (fake / "torch" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")\n")
-        launcher(tmp_path / "launchers", f'export PYTHONPATH="{fake}:$PYTHONPATH"')
-        apply_and_wait(host, ready)
-        assert_as_it_was(ready, before, "No module named 'torch'", "Python packages")
-
-    def test_a_bug_of_the_worker(self, host: Any, ready: Any, tmp_path: Path) -> None:
-        """An unforeseen exception: its last line is told, the log holds the traceback."""
-        before = scene_state()
-        fake = tmp_path / "fake"
-        (fake / "torch").mkdir(parents=True)
-        (fake / "torch" / "__init__.py").write_text('raise ArithmeticError("unforeseen")\n')
-        launcher(tmp_path / "launchers", f'export PYTHONPATH="{fake}:$PYTHONPATH"')
-        apply_and_wait(host, ready)
-        assert_as_it_was(ready, before, "ArithmeticError: unforeseen", "Copy diagnostics")
-        assert "Traceback" in ready.ui.logView.toPlainText()
+    def test_scene_closed(self, host: Any, ready: Any) -> None:
+        pid = start(host, ready)
+        host.close_scene()
+        wait_for_end(host, ready.reconstruct, 20)
+        assert not is_alive(pid)
+        assert_as_it_was(ready, {}, "is gone", "scene was closed")
 
 
-QUIT_SCRIPT = """
-import sys, os, time
-sys.path[:0] = [{testing!r}, {testing!r} + "/support"]
-from pathlib import Path
-from slicer_host import boot
-host = boot(settings_dir=Path({folder!r}))
-host.install_python_slicer({launchers!r})
-host.add_module_path({module!r})
-host.load_module("MAESIL")
-panel = host.open_module("MAESIL").panel
+@pytest.mark.parametrize(
+    "how",
+    ["host.close(); print('closed', flush=True); os._exit(0)", "os.kill(os.getpid(), 9)"],
+    ids=["closed", "killed"],
+)
+def test_no_orphan(tmp_path: Path, checkpoint: Path, how: str) -> None:
+    """Slicer in a process of its own: closed, or killed, while the worker runs."""
+    (tmp_path / "temporary").mkdir()
+    script = f"""
 import slicer
-slicer.app.temporaryPath = {temporary!r}
 from gui_factory import ct_node
-panel.input.add_checkpoint({checkpoint!r})
-panel.parameters.inputVolume = ct_node((96, 128, 128))
+slicer.app.temporaryPath = {str(tmp_path / "temporary")!r}
+panel.input.add_checkpoint({str(checkpoint)!r})
+panel.parameters.inputVolume = ct_node({BIG})
 panel.ui.applyButton.click()
 host.process_events(until=lambda: panel.reconstruct.task.job.worker_pid, timeout=60)
 print(panel.reconstruct.task.job.worker_pid, flush=True)
 {how}
 """
+    process = slicer_process(tmp_path, script)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    process.wait(30)
+    wait_until_gone(pid, 5)
+    if "close" in how:
+        assert "closed" in process.stdout.read()
+        assert not list((tmp_path / "temporary").iterdir())
 
 
-class TestSlicerEnds:
-    @pytest.mark.parametrize(
-        ("how", "cleans_up"),
-        [
-            ("host.close(); print('closed', flush=True); os._exit(0)", True),
-            ("os.kill(os.getpid(), 9)", False),
-        ],
-        ids=["closed", "killed"],
-    )
-    def test_no_orphan(self, tmp_path: Path, checkpoint: Path, how: str, cleans_up: bool) -> None:
-        """Slicer in a process of its own: closed, or killed, while the worker runs."""
-        for name in ("temporary", "launchers"):
-            (tmp_path / name).mkdir()
-        code = QUIT_SCRIPT.format(
-            testing=str(REPOSITORY / "Testing"),
-            folder=str(tmp_path),
-            launchers=str(tmp_path / "launchers"),
-            module=str(REPOSITORY / "MAESIL"),
-            temporary=str(tmp_path / "temporary"),
-            checkpoint=str(checkpoint),
-            how=how,
-        )
-        slicer_process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert slicer_process.stdout is not None
-        pid = int(slicer_process.stdout.readline())
-        slicer_process.wait(30)
-        wait_until_gone(pid, 5)
-        if cleans_up:
-            assert "closed" in slicer_process.stdout.read()
-            assert not list((tmp_path / "temporary").iterdir())
+def test_other_letters_and_a_decimal_comma(
+    host: Any, panel: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A German desktop; temporary folder, checkpoint and volume with spaces, umlauts, Japanese and an emoji."""
+    import qt
 
-
-class TestPlaces:
-    def test_spaces_and_other_letters(
-        self, host: Any, panel: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Temporary folder, checkpoint and volume name with spaces, umlauts, Japanese and an emoji."""
-        import slicer
-
-        folder = tmp_path / "Müller, Ärzte & Söhne 医用 🩻"
-        folder.mkdir()
-        slicer.app.temporaryPath = str(folder)
-        mine = folder / "prüfung 1.safetensors"
-        mine.write_bytes(checkpoint.read_bytes())
-        use_checkpoint(panel, mine)
-        panel.parameters.inputVolume = ct_node(name='Thorax nativ / Übersicht 胸部 "a\'b"')
-        apply_and_wait(host, panel)
-        result = result_of(panel)
-        assert result.metrics["checkpoint"]["name"] == "prüfung 1.safetensors"
-        assert [path.name for path in folder.iterdir()] == ["prüfung 1.safetensors"]
-
-    def test_decimal_comma(self, host: Any, panel: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A German desktop: ratios still reach the worker as numbers."""
-        import qt
-
-        for name in ("LC_ALL", "LC_NUMERIC", "LANG"):
-            monkeypatch.setenv(name, "de_DE.UTF-8")
-        was = qt.QLocale()
-        qt.QLocale.setDefault(qt.QLocale("de_DE"))
-        try:
-            use_checkpoint(panel, checkpoint)
-            panel.parameters.inputVolume = ct_node()
-            panel.ui.planeRatioSlider.value = 0.25
-            panel.ui.axisRatioSlider.value = 0.35
-            apply_and_wait(host, panel)
-            mask = result_of(panel).metrics["mask"]
-            assert (mask["plane_ratio"], mask["axis_ratio"]) == (0.25, 0.35)
-        finally:
-            qt.QLocale.setDefault(was)
+    for name in ("LC_ALL", "LC_NUMERIC", "LANG"):
+        monkeypatch.setenv(name, "de_DE.UTF-8")
+    qt.QLocale.setDefault(qt.QLocale("de_DE"))
+    folder = tmp_path / "Müller, Ärzte & Söhne 医用 🩻"
+    folder.mkdir()
+    slicer.app.temporaryPath = str(folder)
+    mine = folder / "prüfung 1.safetensors"
+    mine.write_bytes(checkpoint.read_bytes())
+    use_checkpoint(panel, mine)
+    panel.parameters.inputVolume = ct_node(name='Thorax nativ / Übersicht 胸部 "a\'b"')
+    panel.ui.planeRatioSlider.value = 0.25
+    panel.ui.axisRatioSlider.value = 0.35
+    apply_and_wait(host, panel)
+    metrics = result_of(panel).metrics
+    assert metrics["checkpoint"]["name"] == "prüfung 1.safetensors"
+    assert (metrics["mask"]["plane_ratio"], metrics["mask"]["axis_ratio"]) == (0.25, 0.35)
+    assert [path.name for path in folder.iterdir()] == ["prüfung 1.safetensors"]
 
 
 def test_lines_arrive_in_pieces(host: Any, panel: Any, tmp_path: Path) -> None:
@@ -366,7 +278,7 @@ def test_lines_arrive_in_pieces(host: Any, panel: Any, tmp_path: Path) -> None:
         "for i in range(0, len(data), 3):\n"
         "    sys.stdout.buffer.write(data[i:i + 3]); sys.stdout.buffer.flush(); time.sleep(0.002)\n"
     )
-    launcher(tmp_path / "launchers", f'exec "{sys.executable}" "{script}"')
+    host.install_python_slicer(tmp_path / "launchers", f'exec "{sys.executable}" "{script}"')
     events: list[Any] = []
     lines: list[str] = []
     ended: list[Any] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +40,29 @@ def panel(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield widget
     widget.stop_jobs()
     slicer.app.temporaryPath = was
+
+
+START = """
+import os, sys
+from slicer_host import boot
+host = boot(sys.argv[1])
+host.install_python_slicer(sys.argv[1])
+host.add_module_path(sys.argv[2])
+host.load_module("MAESIL")
+panel = host.open_module("MAESIL").panel
+"""
+
+
+def slicer_process(folder: Path, script: str) -> subprocess.Popen[str]:
+    """Slicer in a process of its own, which runs a script with ``host`` and ``panel``.
+
+    Args:
+        folder: for its settings, and for PythonSlicer.
+    """
+    paths = (REPOSITORY, REPOSITORY / "Testing", REPOSITORY / "Testing" / "support")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    command = [sys.executable, "-c", START + script, str(folder), str(REPOSITORY / "MAESIL")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def ct_node(size_dhw: tuple[int, int, int] = (40, 48, 44), name: str = "ct", seed: int = 0) -> Any:
@@ -105,28 +130,12 @@ def is_alive(pid: int) -> bool:
 
 def workers_of_this_process() -> list[int]:
     """Process ids of living MAESILLib processes below this one."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"MAESILLib" in command and is_alive(int(folder.name)) and _descends(int(folder.name), os.getpid()):
-            found.append(int(folder.name))
-    return found
-
-
-def _descends(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            return False
-        if pid == ancestor:
-            return True
-    return False
+    below = [os.getpid()]
+    for pid in below:
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            below += map(int, children.read_text().split())
+    commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in below if is_alive(pid)}
+    return [pid for pid, path in commands.items() if b"MAESILLib" in path.read_bytes().split(b"\0")]
 
 
 def wait_until_gone(pid: int, seconds: float) -> float:
@@ -138,31 +147,30 @@ def wait_until_gone(pid: int, seconds: float) -> float:
     return time.monotonic() - begin
 
 
+def ijk_to_ras(node: Any) -> np.ndarray:
+    """A volume node's own 4x4 matrix, parent transforms left out."""
+    import slicer
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))
+
+
 def scene_state() -> dict[str, Any]:
     """What a user has in the scene: the nodes, where they lie, and their voxels."""
     import slicer
 
-    state = {}
-    for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
-        if node.GetHideFromEditors():
-            # the application's own: planes of the slice views
-            continue
-        voxels = slicer.util.arrayFromVolume(node).copy() if node.IsA("vtkMRMLVolumeNode") else None
-        matrix = None
-        if voxels is not None:
-            import vtk
-
-            matrix = vtk.vtkMatrix4x4()
-            node.GetIJKToRASMatrix(matrix)
-            matrix = slicer.util.arrayFromVTKMatrix(matrix).tolist()
-        checksum = None if voxels is None else hash(voxels.tobytes())
-        state[node.GetID()] = (node.GetName(), node.GetTransformNodeID(), matrix, checksum)
-    classes = ("Text", "Table", "Model", "ScalarVolumeDisplay", "LabelMapVolumeDisplay", "ColorLegendDisplay")
-    for class_name in (f"vtkMRML{name}Node" for name in (*classes, "ModelDisplay", "ProceduralColor")):
-        for node in slicer.util.getNodesByClass(class_name):
+    state: dict[str, Any] = {}
+    for kind in ("Displayable", "Text", "Table", "VolumeDisplay", "ColorLegendDisplay", "ModelDisplay", "Color"):
+        for node in slicer.util.getNodesByClass(f"vtkMRML{kind}Node"):
             if node.GetHideFromEditors():
+                # the application's own: planes of the slice views
                 continue
-            state[node.GetID()] = node.GetName()
+            state[node.GetID()] = [node.GetName()]
+            if node.IsA("vtkMRMLVolumeNode"):
+                checksum = hash(slicer.util.arrayFromVolume(node).tobytes())
+                state[node.GetID()] += [node.GetTransformNodeID(), ijk_to_ras(node).tolist(), checksum]
     return state
 
 
