@@ -133,10 +133,10 @@ class Measuring:
                 metrics = found | trivial.result()
                 if self.lpips is not None:
                     # of the composite where a share is hidden, else of the whole prediction
-                    made = found.prediction
+                    reference, made = (in_window(v, own, shown) for v in (unit, result.prediction))
                     if _is_masked(plan):
-                        made = np.where(result.hidden, made, found.reference)
-                    metrics["lpips"] = round(self.lpips.of_slices(found.reference, made), 5)
+                        made = np.where(result.hidden, made, reference)
+                    metrics["lpips"] = round(self.lpips.of_slices(reference, made), 5)
                 where = {"volume": entry.name, "dataset": entry.dataset, "setting": setting}
                 yield where | {"mask_ratio": round(result.mask_ratio, 5)} | metrics, unit, result
 

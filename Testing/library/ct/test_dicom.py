@@ -113,10 +113,8 @@ class TestChoice:
         return tmp_path
 
     def test_several_are_listed(self, folder: Path) -> None:
-        message = refusal(folder)
-        assert "2 CT series" in message
-        assert "CT series 5 'SYNTHETIC TRUNK' (12 slices, UID ...2.3.100), 2.5 mm apart = 1.2.3.100" in message
-        assert "CT series 7 'LUNG' (9 slices" in message
+        trunk_series = "CT series 5 'SYNTHETIC TRUNK' (12 slices, UID ...2.3.100), 2.5 mm apart = 1.2.3.100"
+        assert_refused(folder, "2 CT series", trunk_series, "CT series 7 'LUNG' (9 slices")
 
     def test_the_only_complete_one_is_taken(self, folder: Path) -> None:
         (folder / "b" / "s005.dcm").unlink()
