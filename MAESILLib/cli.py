@@ -80,7 +80,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("options of every command")
     group.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps")
     group.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 takes all cores")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="random seed")
     group.add_argument("--progress", choices=MODES, default="bar", help="bar on stderr, JSON events on stdout, or off")
     group.add_argument("--stop-file", metavar="FILE", help="stop cleanly when this file appears")
     group.add_argument(

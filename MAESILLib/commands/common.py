@@ -55,8 +55,20 @@ def warn_unfinished(cache: Cache, reporter: Reporter) -> None:
 def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what a :class:`Plan` is made of."""
     parser.add_argument("--mask", choices=STRATEGY_NAMES, default="dual", help="which tokens are hidden")
-    parser.add_argument("--plane-ratio", type=float, default=0.5, metavar="R", help="share hidden in-plane, 0 to 0.95")
-    parser.add_argument("--axis-ratio", type=float, default=0.5, metavar="R", help="share hidden along D, 0 to 0.95")
+    parser.add_argument(
+        "--plane-ratio",
+        type=float,
+        default=0.5,
+        metavar="R",
+        help="share of the in-plane positions that are hidden, 0 to 0.95",
+    )
+    parser.add_argument(
+        "--axis-ratio",
+        type=float,
+        default=0.5,
+        metavar="R",
+        help="share of the rest that is hidden at each depth, 0 to 0.95",
+    )
     parser.add_argument(
         "--coverage",
         choices=COVERAGE_NAMES,
@@ -64,7 +76,11 @@ def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
         help="one mask, or masks that hide every patch at least once, each predicted from passes that hid it",
     )
     parser.add_argument(
-        "--overlap", type=float, default=0.0, metavar="S", help="share of its length a superpatch overlaps the next by"
+        "--overlap",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="overlap of neighbouring superpatches, a fraction of their side",
     )
 
 
@@ -74,7 +90,7 @@ def add_completion_argument(parser: argparse.ArgumentParser) -> None:
         "--completion",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="let the completion, which reads across patch borders, predict hidden patches; else the decoder alone",
+        help="refine hidden patches by the completion, which reads across patch borders; else the decoder's picture",
     )
 
 

@@ -28,8 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=RATE",
         help="learning rate of a method, as vae=3e-4; train.learning_rate if not given",
     )
-    parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
-    parser.add_argument("--lpips", metavar="FOLDER", help="holds alexnet-owt-7be5be79.pth; adds LPIPS")
+    parser.add_argument(
+        "--no-figures", action="store_true", help="no figures; else DIR/figures has one for each volume"
+    )
+    parser.add_argument("--lpips", metavar="FOLDER", help="folder with alexnet-owt-7be5be79.pth; adds LPIPS")
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:

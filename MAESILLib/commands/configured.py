@@ -17,10 +17,16 @@ def add_configuration_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`configuration_from` takes."""
     from MAESILLib.config import PRESETS
 
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="where the configuration starts; small if not given")
-    parser.add_argument("--config", metavar="TOML", help="configuration over the preset")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as train.batch_size=4; repeat")
-    parser.add_argument("--steps", type=int, metavar="N", help="updates; overrules the configuration")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="base configuration; small if not given")
+    parser.add_argument("--config", metavar="TOML", help="configuration file, over the preset")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one value, as train.batch_size=4; may be repeated",
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="number of updates; overrides the configuration")
     # a seed that was not given must not overrule the configuration's
     parser.set_defaults(seed=None)
 

@@ -18,20 +18,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", nargs="*", metavar="C", help="checkpoints; the embedded one if not given")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for evaluation.json, .csv and .md")
     parser.add_argument(
-        "--split", choices=("val", "train", "all"), default="val", help="part of the cache to measure on"
-    )
-    parser.add_argument("--window", nargs=2, type=float, metavar=("LOW", "HIGH"), help="HU the metrics refer to")
-    parser.add_argument(
-        "--settings", nargs="*", metavar="NAME", help="settings to measure, as 'dual 0.75'; all if not given"
+        "--split", choices=("val", "train", "all"), default="val", help="part of the cache to evaluate on"
     )
     parser.add_argument(
-        "--masks", metavar="FILE", help="masks to measure on, .npz: read, or written from the seed where there is none"
+        "--window",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="HU window of the metrics; the checkpoint's if not given",
+    )
+    parser.add_argument(
+        "--settings", nargs="*", metavar="NAME", help="settings to evaluate, as 'dual 0.75'; all if not given"
+    )
+    parser.add_argument(
+        "--masks", metavar="FILE", help=".npz of the masks: read if it exists, else written from the seed"
     )
     add_completion_argument(parser)
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="most superpatches at once, for a card")
-    parser.add_argument("--no-figures", action="store_true", help="draw nothing; else DIR/figures has every volume")
-    parser.add_argument("--lpips", metavar="FOLDER", help="holds alexnet-owt-7be5be79.pth; adds LPIPS")
-    parser.add_argument("--html", action="store_true", help="write report.html too, one page with everything in it")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="superpatches of a forward pass")
+    parser.add_argument(
+        "--no-figures", action="store_true", help="no figures; else DIR/figures has one for each volume"
+    )
+    parser.add_argument("--lpips", metavar="FOLDER", help="folder with alexnet-owt-7be5be79.pth; adds LPIPS")
+    parser.add_argument("--html", action="store_true", help="also write report.html, one self-contained page")
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:

@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="checkpoint, export, cache folder, volume file or DICOM folder"
     )
-    parser.add_argument("--system", action="store_true", help="instead of a file: versions, devices and their memory")
-    parser.add_argument("--verify", action="store_true", help="of a cache: read all volumes and name the damaged ones")
-    parser.add_argument("--series", metavar="UID", help="the DICOM series to take where there are several")
+    parser.add_argument("--system", action="store_true", help="describe this machine: versions, devices, memory")
+    parser.add_argument("--verify", action="store_true", help="cache: read all volumes and list the damaged ones")
+    parser.add_argument("--series", metavar="UID", help="DICOM series: UID, number, or largest")
     add_reading_arguments(parser, "--spacing", "--input-spacing")
 
 

@@ -25,14 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files, folders, DICOM trees, or a CSV/JSON manifest with 'file' and perhaps 'patient', 'split' "
         "(train or val), 'dataset', 'licence', 'labels'; with --layout, folders of that public data set",
     )
-    parser.add_argument("--output", required=True, metavar="CACHE", help="folder of the cache; resumed if it exists")
+    parser.add_argument("--output", required=True, metavar="CACHE", help="cache folder; resumed if it exists")
     parser.add_argument(
-        "--layout", choices=LAYOUTS, help="the folders are laid out as this public data set, see docs/Datasets.md"
+        "--layout", choices=LAYOUTS, help="inputs are folders of this public data set, see docs/Datasets.md"
     )
     parser.add_argument(
         "--split",
         choices=("train", "val", "test"),
-        help="of a --layout, this split alone; train and val if not given. Test cases become the cache's val",
+        help="with --layout: this split alone; train and val if not given. Test cases become the cache's val",
     )
     parser.add_argument(
         "--workers",
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard",
         default="1/1",
         metavar="I/N",
-        help="prepare the I-th of N parts of the inputs: all parts may run at the same time, into the same CACHE",
+        help="prepare the I-th of N parts of the inputs; all parts may run at the same time, into the same CACHE",
     )
-    parser.add_argument("--verify", action="store_true", help="read what is there already, and repair what is damaged")
+    parser.add_argument("--verify", action="store_true", help="read all stored volumes, and prepare damaged ones again")
     parser.add_argument("--spacing", type=float, default=1.5, metavar="MM", help="isotropic voxel size in mm")
     add_reading_arguments(parser, "--input-spacing")
 

@@ -22,13 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
     parser.add_argument("--output", required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument("--validation", metavar="CACHE", help="another cache to validate on; else its held-out part")
+    parser.add_argument("--validation", metavar="CACHE", help="cache to validate on; else the held-out part of --data")
     parser.add_argument(
-        "--points", metavar="CSV", help="labelled points (as of maesil probe): probe the encoder with each validation"
+        "--points", metavar="CSV", help="labelled points, as of maesil probe: probe the encoder at each validation"
     )
     parser.add_argument("--root", metavar="DIR", help="folder of the points' files; the CSV's own if not given")
     add_configuration_arguments(parser)
-    parser.add_argument("--init", metavar="C", help="checkpoint whose weights to start from")
+    parser.add_argument("--init", metavar="C", help="checkpoint to initialise the weights from")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     branch = parser.add_argument_group(
         "cool-down: branch from a run, which is only read, and let the learning rate fall"
     )
-    branch.add_argument("--from", dest="branch_of", metavar="RUN", help="run whose last state to begin with")
-    branch.add_argument("--cooldown", type=int, metavar="N", help="number of updates until it ends")
-    parser.add_argument("--minutes", type=_minutes, metavar="M", help="stop after this time, to be resumed")
+    branch.add_argument("--from", dest="branch_of", metavar="RUN", help="run to branch from, at its last state")
+    branch.add_argument("--cooldown", type=int, metavar="N", help="number of updates of the cool-down")
+    parser.add_argument("--minutes", type=_minutes, metavar="M", help="stop after this time; resume with --resume")
 
 
 def _minutes(text: str) -> float:

@@ -13,7 +13,9 @@ from MAESILLib.runtime.stopping import StopRequest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("--points", metavar="CSV", help="columns file, k, j, i, structure, patient; maybe split")
+    parser.add_argument(
+        "--points", metavar="CSV", help="points: columns file, k, j, i, structure, patient and optionally split"
+    )
     parser.add_argument("--root", metavar="DIR", help="folder of the points' files; the CSV's own if not given")
     parser.add_argument(
         "--most", type=int, metavar="N", help="at most N points, spread over structures and patients; all if not given"
@@ -22,11 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="C", help="checkpoint; the embedded one if not given")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for probe.json, .csv and .md")
     parser.add_argument(
-        "--window", action="append", type=int, metavar="N", help="side in voxels, repeatable; 64 and 128 if not given"
+        "--window",
+        action="append",
+        type=int,
+        metavar="N",
+        help="side of the windows in voxels, may be repeated; 64 and 128 if not given",
     )
-    parser.add_argument("--random", type=int, default=3, metavar="N", help="encoders with random weights")
+    parser.add_argument("--random", type=int, default=3, metavar="N", help="number of encoders with random weights")
     parser.add_argument(
-        "--patients-apart", nargs="*", default=[], metavar="NAME", help="stated apart, besides those of split val"
+        "--patients-apart",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="patients to state apart, besides those of split val",
     )
     parser.add_argument(
         "--cases",
@@ -34,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[1, 5, 10],
         metavar="N",
-        help="labelled patients for the Dice of label maps; none: no Dice",
+        help="numbers of labelled patients for the Dice of label maps; none: no Dice",
     )
     parser.add_argument("--draws", type=int, default=5, metavar="N", help="random draws of the labelled patients")
 

@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, or a DICOM folder")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--checkpoint", metavar="C", help="a .safetensors checkpoint; the embedded one if not given")
-    parser.add_argument("--series", metavar="UID", help="the DICOM series to take where there are several")
+    parser.add_argument("--series", metavar="UID", help="DICOM series: UID, number, or largest")
     add_reading_arguments(parser, "--spacing", "--input-spacing")
-    parser.add_argument("--name", help="of the volume: part of the masks' seed; the file's if not given")
+    parser.add_argument("--name", help="volume name, part of the mask seed; the file's if not given")
     add_mask_arguments(parser)
     add_completion_argument(parser)
     add_output_arguments(parser)
@@ -37,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how results are written."""
-    parser.add_argument("--format", choices=FORMATS, default="nrrd", help="of the volumes written")
+    parser.add_argument("--format", choices=FORMATS, default="nrrd", help="file format of the volumes")
     parser.add_argument(
         "--compress",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compress .nrrd volumes; .nii.gz always is",
+        help="compress .nrrd volumes; .nii.gz always are",
     )
     parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=True, help="write figure.png")
 
