@@ -88,9 +88,8 @@ def _walk(folder: Path) -> Iterator[Path]:
     if any(not is_volume(f) for f in below):
         # as a folder it would be read with the subfolders, which are sources of their own
         yield from _one_of_each_series([f for f in others if is_dicom(f)])
-    elif slices := [f for f in others if is_dicom(f)]:
-        series = list(_one_of_each_series(slices))
-        yield from series if len(series) > 1 else [folder]
+    elif any(is_dicom(f) for f in others):
+        yield folder
     yield from below
 
 

@@ -182,18 +182,12 @@ class TestDicom:
         np.testing.assert_array_equal(stored(tmp_path / "cache", upper), trunk((10, *SMALL[1:]), 1))
         np.testing.assert_array_equal(stored(tmp_path / "cache", "below"), trunk(SMALL, 2))
 
-    def test_two_series_in_one_folder(self, tmp_path: Path) -> None:
-        series(tmp_path / "s", "1.2.1", 10, seed=1, prefix="a")
-        series(tmp_path / "s", "1.2.2", 16, seed=2, prefix="b")
-        prepare(tmp_path / "cache", tmp_path / "s", *JSON)
-        np.testing.assert_array_equal(stored(tmp_path / "cache", "s_a001"), trunk((10, *SMALL[1:]), 1))
-        np.testing.assert_array_equal(stored(tmp_path / "cache", "s_b001"), trunk(SMALL, 2))
-
-    def test_several_series_that_a_manifest_names_as_one(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("given", ["s", "manifest.csv"])
+    def test_of_two_series_in_one_folder_the_largest(self, tmp_path: Path, given: str) -> None:
         series(tmp_path / "s", "1.2.1", 10, seed=1, prefix="a")
         series(tmp_path / "s", "1.2.2", 16, seed=2, prefix="b")
         (tmp_path / "manifest.csv").write_text("file,patient\ns,P1\n")
-        result = prepare(tmp_path / "cache", tmp_path / "manifest.csv", *JSON)
+        result = prepare(tmp_path / "cache", tmp_path / given, *JSON)
         np.testing.assert_array_equal(stored(tmp_path / "cache", "s"), trunk(SMALL, 2))
         assert any("of 2 CT series took" in event["message"] for event in result.named("warning"))
 
