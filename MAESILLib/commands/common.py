@@ -139,4 +139,6 @@ def given_from(args: argparse.Namespace) -> Given:
     spacing = args.input_spacing
     if spacing is not None and not all(math.isfinite(s) and s > 0 for s in spacing):
         raise InputError(f"a voxel size of {' x '.join(f'{s:g}' for s in spacing)} mm", "give three positive numbers")
+    if not math.isfinite(args.hu_offset):
+        raise InputError(f"--hu-offset {args.hu_offset}", "give a number of HU")
     return Given(None if spacing is None else tuple(spacing), args.hu_offset, args.fill_gaps)

@@ -119,7 +119,11 @@ def read_dicom(path: Path, wanted: str | None, fill_gaps: bool, header_alone: bo
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder in order; links to folders are followed, each folder is entered once."""
     seen: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         if (real := os.path.realpath(root)) in seen:
             folders.clear()

@@ -45,6 +45,7 @@ DAMAGE = (
     TypeError,
     NotImplementedError,
     OverflowError,
+    RecursionError,
     struct.error,
     zlib.error,
 )
@@ -89,6 +90,7 @@ class Slice:
         position: LPS position in mm of the first voxel.
         thickness: SliceThickness in mm, None when absent.
         rescale: (slope, intercept); (1, 0) when absent.
+        bits: of a stored value; 32 and more are integers or floating point.
     """
 
     path: Path
@@ -104,6 +106,7 @@ class Slice:
     position: tuple[float, ...]
     thickness: float | None
     rescale: tuple[float, float]
+    bits: int
 
     def axes(self) -> NDArray[np.float64]:
         """Return i, j and k axes as rows: DICOM's rounded cosines made exactly perpendicular (Gram-Schmidt)."""
@@ -127,6 +130,7 @@ def slices_of(path: Path) -> list[Slice] | str:
         InputError: a CT slice that is damaged, or does not state where it lies.
     """
     from pydicom import dcmread
+    from pydicom.errors import BytesLengthException
 
     with open(path, "rb") as file:
         start = file.read(132)
@@ -141,7 +145,7 @@ def slices_of(path: Path) -> list[Slice] | str:
             data = dcmread(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
             rest = path.stat().st_size - file.tell()
             return _described(path, data, rest)
-        except DAMAGE as error:
+        except (*DAMAGE, BytesLengthException) as error:
             raise InputError(f"{path} is no readable DICOM file ({_one_line(error)})", AGAIN) from None
 
 
@@ -202,7 +206,7 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
         return next((place for place in places if place.get(keyword) not in (None, "")), data)
 
     kind = _text(first("RescaleType"), "RescaleType")
-    if kind not in HU_TYPES:
+    if kind.upper() not in HU_TYPES:
         raise InputError(f"{path} has values in {kind} (RescaleType), not in HU", "give the CT series itself")
     numbers = {
         tag: _numbers(first(tag), tag) for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -213,6 +217,9 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
     slope, intercept, thickness = (
         _numbers(first(tag), tag) for tag in ("RescaleSlope", "RescaleIntercept", "SliceThickness")
     )
+    for tag, found in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        if not found and _text(first(tag), tag):
+            raise InputError(f"{path} has no usable {tag}", "export the original CT series")
     if slope and slope[0] == 0:
         raise InputError(f"{path} has a RescaleSlope of 0", "export the original CT series")
     return Slice(
@@ -230,6 +237,7 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
         position=numbers["ImagePositionPatient"],
         thickness=thickness[0] if thickness else None,
         rescale=(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0),
+        bits=int(data.get("BitsAllocated") or 16),
     )
 
 
@@ -240,9 +248,10 @@ def read_pixels(slices: list[Slice]) -> list[NDArray[Any]]:
         InputError: they are damaged, or compressed in a way that needs another package.
     """
     from pydicom import dcmread
+    from pydicom.errors import BytesLengthException
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    path = slices[0].path
+    path, data = slices[0].path, None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -252,13 +261,14 @@ def read_pixels(slices: list[Slice]) -> list[NDArray[Any]]:
                 data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if data.is_implicit_VR else explicit
             frames = _values(data.pixel_array, data)
     except RuntimeError as error:
-        syntax = data.file_meta.TransferSyntaxUID
-        if "missing dependencies" in str(error) or "plugin" in str(error):
+        syntax = data.file_meta.TransferSyntaxUID if data is not None else None
+        if syntax is not None and ("dependencies" in str(error) or "plugin" in str(error)):
             raise InputError(f"{path} is compressed ({syntax.name})", "pip install 'maesil[dicom]'") from None
         raise InputError(f"{path} is damaged: {_one_line(error)}", AGAIN) from None
-    except DAMAGE as error:
+    except (*DAMAGE, BytesLengthException) as error:
         raise InputError(f"{path} is damaged or cut short: {_one_line(error)}", AGAIN) from None
-    return [frames if one.frame is None else frames[one.frame] for one in slices]
+    frames = frames.reshape(-1, *frames.shape[-2:])
+    return [frames[one.frame or 0] for one in slices]
 
 
 def _values(stored: NDArray[Any], data: Any) -> NDArray[Any]:

@@ -25,6 +25,8 @@ MISSING_STEP = 1.5
 """A distance over this many medians is a gap of missing slices, or of slices that were made further apart."""
 BESIDE_PIXELS = 0.5
 """How far a slice may lie beside the line through the first and the last one, in pixels."""
+LARGEST_MEANT = 4.5
+"""Distance over this many medians is a hole in the scan, unless the slices are as thick."""
 IN_A_ROW = 3
 """Gaps that follow one another from which they are a part of the body that was scanned with slices further apart."""
 NAMED = 3
@@ -64,10 +66,9 @@ def arrange(label: str, slices: Iterable[Slice], fill_gaps: bool) -> Arranged:
     """
     slices = list(slices)
     _refuse_mixed(label, slices)
-    ordered = sorted(slices, key=lambda s: (s.height, s.path, s.frame or 0))
+    ordered = _without_doubles(label, sorted(slices, key=lambda s: (s.height, s.path, s.frame or 0)))
     if len(ordered) < 2:
         raise InputError(f"{label} has one slice only", "give the folder with the whole series")
-    ordered = _without_doubles(label, ordered)
     heights = np.array([s.height for s in ordered])
     step, warnings = _step(label, ordered, heights, fill_gaps)
     affine, size = _grid(label, ordered, heights, step)
@@ -81,7 +82,8 @@ def read_voxels(arranged: Arranged) -> NDArray[Any]:
         InputError: pixels are damaged or compressed in an unsupported way; names the file.
     """
     slices, size = arranged.slices, (len(arranged.slices), *arranged.size_dhw[1:])
-    whole = all(slope == int(slope) and intercept == int(intercept) for slope, intercept in (s.rescale for s in slices))
+    # other numbers, and stored ones of more than 16 bits, are calculated in double precision
+    whole = all(s.bits <= 16 and all(v == int(v) and abs(v) < 1 << 14 for v in s.rescale) for s in slices)
     voxels = np.empty(size, np.int16 if whole else np.float32)
     by_file = sorted(range(len(slices)), key=lambda n: (slices[n].path, slices[n].frame or 0))
     for _, group in itertools.groupby(by_file, key=lambda n: slices[n].path):
@@ -96,12 +98,11 @@ def read_voxels(arranged: Arranged) -> NDArray[Any]:
 
 
 def _to_hu(stored: NDArray[Any], slope: float, intercept: float, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if stored.dtype == np.uint16 and stored.max() >= WRAPPED_FROM:
+    if stored.dtype.kind == "u" and stored.dtype.itemsize == 2 and stored.max() >= WRAPPED_FROM:
         stored = np.where(stored >= WRAPPED_FROM, stored.astype(np.int32) - (1 << 16), stored)
     if dtype != np.int16:
         return stored * np.float64(slope) + intercept
-    hu = stored.astype(np.int32) * int(slope) + int(intercept)
-    return np.clip(hu, -32768, 32767)
+    return np.clip(stored.astype(np.int32) * int(slope) + int(intercept), -32768, 32767)
 
 
 def _refuse_mixed(label: str, slices: list[Slice]) -> None:
@@ -157,7 +158,7 @@ def _step(
     steps = np.diff(heights)
     usual = float(np.median(steps))
     if _is_even(heights, usual):
-        return round(float(heights[-1] - heights[0]) / (len(slices) - 1), 6), ()
+        return float(heights[-1] - heights[0]) / (len(slices) - 1), ()
     gaps = np.flatnonzero(steps > MISSING_STEP * usual)
     if not len(gaps) or _are_meant(slices, steps, gaps, usual):
         even = max(float(steps.min()), usual / 3)
@@ -177,19 +178,24 @@ def _step(
 def _are_meant(slices: list[Slice], steps: NDArray[np.float64], gaps: NDArray[np.intp], usual: float) -> bool:
     """Tell slices made further apart from missing ones.
 
-    They are as thick as they are apart, their distance is no multiple of the usual one, or they follow one another.
+    They are as thick as they are apart; or, where their thickness does not say otherwise, the gaps are no multiples of
+    the usual distance, or follow one another.
     """
-    if len(gaps) >= IN_A_ROW and gaps[-1] - gaps[0] == len(gaps) - 1:
-        return True
-    thick = [max(slices[g].thickness or 0, slices[g + 1].thickness or 0) for g in gaps]
-    if all(t >= (1 - STEP_TOLERANCE) * steps[g] for g, t in zip(gaps, thick, strict=True)):
+    thick = np.array([max(slices[g].thickness or 0, slices[g + 1].thickness or 0) for g in gaps])
+    if np.all(thick >= (1 - STEP_TOLERANCE) * steps[gaps]):
         return True
     multiples = steps[gaps] / usual
-    return bool(np.all(np.abs(multiples - np.rint(multiples)) > STEP_TOLERANCE))
+    if multiples.max() > LARGEST_MEANT:
+        return False
+    in_a_row = len(gaps) >= IN_A_ROW and gaps[-1] - gaps[0] == len(gaps) - 1
+    return bool(in_a_row or np.all(np.abs(multiples - np.rint(multiples)) > STEP_TOLERANCE))
 
 
 def _is_even(heights: NDArray[np.float64], step: float) -> bool:
-    return bool(np.all(np.abs(np.diff(heights) - step) <= STEP_TOLERANCE * step))
+    """Tell whether slices lie a step apart, and nowhere further from their place than a step may deviate."""
+    places = np.linspace(heights[0], heights[-1], len(heights))
+    apart = max(np.abs(np.diff(heights) - step).max(), np.abs(heights - places).max())
+    return bool(apart <= STEP_TOLERANCE * step)
 
 
 def _grid(

@@ -30,13 +30,14 @@ def check_nrrd(path: Path, expected_bytes: int) -> Stated:
         InputError: its gzip data are damaged or cut short.
     """
     header, data_start = _text_header(path, b"\n\n", b"\r\n\r\n")
-    fields = dict(line.split(":", 1) for line in header.splitlines() if ":" in line and not line.startswith("#"))
+    lines = [line.split(":", 1) for line in header.splitlines() if ":" in line and not line.startswith("#")]
+    fields = {name.strip().lower(): text.strip() for name, text in lines}
     directions = "space directions" in fields
     spacings = fields.get("spacings", "").lower().split()
     # a list axis has no spacing
     numbers = [text for text in spacings if text != "nan"]
     stated = Stated(directions or len(numbers) >= 3, directions)
-    if not expected_bytes or fields.get("encoding", "").strip() not in ("gzip", "gz"):
+    if not expected_bytes or fields.get("encoding", "").lower() not in ("gzip", "gz"):
         return stated
     if {"line skip", "lineskip", "byte skip", "byteskip"} & fields.keys():
         return stated

@@ -66,7 +66,7 @@ def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
                 _verify_rest(voxels_file)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is damaged or cut short: {error}", AGAIN) from None
-    except (ImageFileError, HeaderDataError) as error:
+    except (ImageFileError, HeaderDataError, ValueError, OverflowError) as error:
         raise InputError(f"{path} cannot be read as NIfTI: {_one_line(error)}", CHECK_FORMAT) from None
     except OSError as error:
         if error.errno is not None:
@@ -127,16 +127,18 @@ def _affine(
     sform, qform = header.get_sform(coded=True)[0], _qform(header)
     warnings: tuple[str, ...] = ()
     affine = sform if sform is not None else qform
+    if affine is not None:
+        check_affine(affine, str(path))
     if affine is None:
         stated = np.all(np.isfinite(pixdim)) and np.all(pixdim > 0)
         spacing = pixdim if stated else given.spacing_of(str(path))
+        unit = unit if stated else 1.0
         affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
         warnings += ("the NIfTI header gives no orientation (qform and sform codes are 0): left and right are a guess",)
     elif sform is not None and qform is not None and (apart := largest_shift(qform, sform, size)) > DISAGREE_VOXELS:
         warnings += (f"qform and sform differ by up to {apart:.2g} voxels: the sform is taken",)
     elif (apart := _scale_apart(affine, pixdim, size)) > DISAGREE_VOXELS:
         warnings += (f"pixdim and the affine's spacing differ by up to {apart:.2g} voxels: the affine is taken",)
-    check_affine(affine, str(path))
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if np.allclose(spacing, pixdim, rtol=1e-6, atol=0):
         # forms are in single precision: 1.5 mm are 1.4999999

@@ -58,10 +58,12 @@ def read_volume(
     if check:
         warnings += check_values(hu, scan.where)
         np.maximum(hu, AIR_HU, out=hu)
-        _refuse_unknown_in_body(hu, unknown, geometry, scan.where)
     if why:
-        hu = resampled(hu, scan.affine, geometry)
+        # what is no CT may be a label map, of which no value is to be made up
+        hu = resampled(hu, scan.affine, geometry, AIR_HU) if check else resampled(hu, scan.affine, geometry, 0, order=0)
+        unknown = None if unknown is None else resampled(unknown, scan.affine, geometry, 0) > 0
         warnings += (why,)
+    _refuse_unknown_in_body(hu, unknown, geometry, scan.where)
     return CTVolume(hu, geometry, scan.name or volume_stem(path), warnings, str(path))
 
 
@@ -92,12 +94,12 @@ def _suffix_of(name: str) -> str:
 
 
 def _scan(path: Path, series: str | None, given: Given, header_alone: bool) -> Scan:
-    if not path.exists():
-        raise InputError(f"no such file or folder: {path}", "check the path")
-    if not (path.is_file() or path.is_dir()):
-        raise InputError(f"{path} is a pipe, socket or device", "give a file or a folder")
     suffix = _suffix_of(path.name)
     try:
+        if not path.exists():
+            raise InputError(f"no such file or folder: {path}", "check the path")
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is a pipe, socket or device", "give a file or a folder")
         if path.is_dir() or (not suffix and looks_like_dicom(path)):
             return read_dicom(path, series, given.fill_gaps, header_alone)
         if series is not None:

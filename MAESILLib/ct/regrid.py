@@ -40,15 +40,22 @@ def rectangular_grid(affine: NDArray[np.float64], size_dhw: tuple[int, ...]) -> 
     )
 
 
-def resampled(voxels: NDArray[Any], affine: NDArray[np.float64], geometry: Geometry) -> NDArray[Any]:
-    """Interpolate voxels (D, H, W) of a grid linearly on another one; beyond the volume they are air."""
+def resampled(
+    voxels: NDArray[Any], affine: NDArray[np.float64], geometry: Geometry, beyond: float, order: int = 1
+) -> NDArray[Any]:
+    """Interpolate voxels (D, H, W) of a grid linearly on another one, or take the nearest ones (``order`` 0).
+
+    Args:
+        beyond: the value beyond the volume.
+    """
     from scipy.ndimage import affine_transform
 
     # from index (k, j, i) of the target to that of the source
     step = (np.linalg.inv(affine) @ geometry.ijk_to_lps())[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
-    found = affine_transform(
-        voxels.astype(np.float32), step[:3, :3], step[:3, 3], geometry.size_dhw, order=1, cval=AIR_HU, prefilter=False
-    )
+    # rounded, because an index of -1e-16 lies beyond the volume
+    step = np.round(step, 9)
+    source = voxels.astype(np.float32)
+    found = affine_transform(source, step[:3, :3], step[:3, 3], geometry.size_dhw, order=order, cval=beyond)
     return _like(found, voxels)
 
 

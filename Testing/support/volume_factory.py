@@ -38,11 +38,13 @@ def trunk(size_dhw: tuple[int, int, int] = (12, 40, 48), seed: int = 0) -> NDArr
     return np.clip(hu + rng.normal(0, 12, size_dhw), -1024, 3071).astype(np.int16)
 
 
-def linear_hu(ijk_to_lps: NDArray[Any], size_dhw: tuple[int, int, int]) -> NDArray[np.int16]:
-    """Return int16 HU (D, H, W) that are a linear function of the place in LPS mm, so that interpolation is exact."""
+def linear_hu(
+    ijk_to_lps: NDArray[Any], size_dhw: tuple[int, int, int], middle_lps: tuple[float, float, float]
+) -> NDArray[np.int16]:
+    """Return int16 HU (D, H, W) that are a linear function of the place, 0 in the middle: interpolation is exact."""
     k, j, i = np.meshgrid(*(np.arange(n) for n in size_dhw), indexing="ij")
-    x, y, z = np.moveaxis(np.stack([i, j, k, np.ones_like(i)], -1) @ np.asarray(ijk_to_lps)[:3].T, -1, 0)
-    return np.rint(4 * x - 3 * y + 2 * z).astype(np.int16)
+    places = np.stack([i, j, k, np.ones_like(i)], -1) @ np.asarray(ijk_to_lps)[:3].T
+    return np.rint((places - middle_lps) @ (12, -9, 6)).astype(np.int16)
 
 
 def smooth_volume(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:

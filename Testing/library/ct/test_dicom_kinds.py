@@ -23,6 +23,7 @@ UID = "1.2.826.0.1.3680043.8.498.7"
 HU = trunk()
 GRID = np.array([[0.7, 0, 0, -20], [0, 0.8, 0, -30], [0, 0, 2.5, 100], [0, 0, 0, 1.0]])
 """From (i, j, k, 1) to LPS mm."""
+MIDDLE = (-3.0, -14.0, 125.0)
 
 
 def slices(hu: np.ndarray = HU, grid: np.ndarray = GRID, signed: bool = True, **tags: Any) -> list[Any]:
@@ -93,33 +94,54 @@ class TestGeometry:
             grid[:3, 1] = np.array([0, np.cos(angle), -np.sin(angle)]) * 0.8
         else:
             grid[1, 2] = np.tan(angle) * 2.5
-        save(tmp_path, slices(linear_hu(grid, (20, 40, 48)), grid))
-        volume = read_volume(tmp_path, check=False)
+        save(tmp_path, slices(linear_hu(grid, (20, 40, 48), MIDDLE), grid))
+        volume = read_volume(tmp_path)
         assert any("15 degrees off perpendicular" in warning for warning in volume.warnings)
         imaged = volume.hu > -1024
         assert imaged.mean() > 0.6
-        expected = linear_hu(volume.geometry.ijk_to_lps(), volume.geometry.size_dhw)
+        expected = linear_hu(volume.geometry.ijk_to_lps(), volume.geometry.size_dhw, MIDDLE)
         np.testing.assert_allclose(volume.hu[imaged], expected[imaged], atol=2)
 
     def test_unequal_distances_are_interpolated(self, tmp_path: Path) -> None:
         # as heads are scanned: fine below, coarse above
         kept = [*range(12), *range(15, 40, 4)]
-        found = slices(linear_hu(GRID, (40, 40, 48)))
+        found = slices(linear_hu(GRID, (40, 40, 48), MIDDLE))
         save(tmp_path, [found[k] for k in kept])
-        volume = read_volume(tmp_path, check=False)
+        volume = read_volume(tmp_path)
         assert "2.5 to 10 mm apart: interpolated to equal distances of 2.5 mm" in volume.warnings[-1]
-        np.testing.assert_allclose(volume.hu, linear_hu(GRID, (40, 40, 48)), atol=1)
+        np.testing.assert_allclose(volume.hu, linear_hu(GRID, (40, 40, 48), MIDDLE), atol=1)
+
+    def test_a_hole_in_the_scan_is_not_made_up(self, tmp_path: Path) -> None:
+        found = slices(linear_hu(GRID, (40, 40, 48), MIDDLE), SliceThickness="2.5")
+        save(tmp_path, [found[k] for k in (*range(12), *range(30, 40))])
+        assert "is missing about 18 slices" in refusal(tmp_path)
+
+    def test_a_distance_that_drifts_is_no_even_one(self, tmp_path: Path) -> None:
+        found = slices(linear_hu(GRID, (24, 40, 48), MIDDLE))
+        heights = 100 + np.cumsum([0, *[2.35] * 12, *[2.65] * 11])
+        for data, height in zip(found, heights, strict=True):
+            data.ImagePositionPatient = ["-20", "-30", f"{height:.6g}"]
+        save(tmp_path, found)
+        assert "interpolated to equal distances" in read_volume(tmp_path).warnings[-1]
+
+    def test_many_even_slices(self, tmp_path: Path) -> None:
+        grid = GRID.copy()
+        grid[2, 2] = 5 / 12
+        save(tmp_path, slices(np.tile(HU, (20, 1, 1)), grid))
+        volume = read_volume(tmp_path)
+        assert len(volume.hu) == 240
+        assert volume.warnings == ()
 
     def test_missing_slices_are_refused_or_interpolated(self, tmp_path: Path) -> None:
-        paths = save(tmp_path, slices(linear_hu(GRID, (20, 40, 48))))
+        paths = save(tmp_path, slices(linear_hu(GRID, (20, 40, 48), MIDDLE)))
         for number in (5, 6, 11):
             paths[number].unlink()
-        message = refusal(tmp_path, check=False)
+        message = refusal(tmp_path)
         assert "is missing about 3 slices" in message
         assert "between s005.dcm (110.00 mm) and s008.dcm (117.50 mm)" in message
-        volume = read_volume(tmp_path, check=False, given=Given(fill_gaps=True))
+        volume = read_volume(tmp_path, given=Given(fill_gaps=True))
         assert "missing about 3 slices" in volume.warnings[0]
-        np.testing.assert_allclose(volume.hu, linear_hu(GRID, (20, 40, 48)), atol=1)
+        np.testing.assert_allclose(volume.hu, linear_hu(GRID, (20, 40, 48), MIDDLE), atol=1)
 
 
 class TestSeries:
@@ -234,6 +256,18 @@ class TestValues:
             data.PixelData = stored.tobytes()
         save(tmp_path, found)
         np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
+
+    def test_big_endian_padding(self, tmp_path: Path) -> None:
+        found = slices(signed=False)
+        for data in found:
+            stored = np.frombuffer(data.PixelData, "<u2").copy().reshape(40, 48)
+            stored[:3] = 63536
+            data.PixelData = stored.astype(">u2").tobytes()
+            data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.2"
+        for number, data in enumerate(found):
+            pydicom.dcmwrite(tmp_path / f"{number}.dcm", data, little_endian=False, implicit_vr=False)
+        np.testing.assert_array_equal(read_volume(tmp_path).hu[:, 3:], HU[:, 3:])
+        assert (read_volume(tmp_path).hu[:, :3] == -1024).all()
 
     def test_a_slope_of_0(self, tmp_path: Path) -> None:
         save(tmp_path, slices(RescaleSlope=0))

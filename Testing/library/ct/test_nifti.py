@@ -16,6 +16,7 @@ from MAESILLib.runtime.errors import InputError
 
 AFFINE = np.array([[-0.8, 0, 0, 30], [0, -0.9, 0, 20], [0, 0, 2.5, -50], [0, 0, 0, 1.0]])
 LPS = np.diag([-1.0, -1, 1, 1])
+MIDDLE = (-11.0, -2.0, -25.0)
 
 
 def sheared(degrees: float) -> np.ndarray:
@@ -37,17 +38,26 @@ def write(path: Path, array: np.ndarray, affine: Any = AFFINE, kind: Any = nibab
 
 def test_a_sheared_sform_is_resampled_by_it(tmp_path: Path) -> None:
     affine = sheared(15)
-    path = write(tmp_path / "tilted.nii.gz", linear_hu(LPS @ affine, (20, 40, 48)), affine)
-    volume = read_volume(path, check=False)
+    path = write(tmp_path / "tilted.nii.gz", linear_hu(LPS @ affine, (20, 40, 48), MIDDLE), affine)
+    volume = read_volume(path)
     assert any("15 degrees off perpendicular" in warning for warning in volume.warnings)
     assert any("qform and sform differ" in warning for warning in volume.warnings)
     axes = volume.geometry.axes_lps()
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-9)
-    expected = linear_hu(volume.geometry.ijk_to_lps(), volume.geometry.size_dhw)
+    expected = linear_hu(volume.geometry.ijk_to_lps(), volume.geometry.size_dhw, MIDDLE)
     imaged = volume.hu > -1024
     # slices are shifted, not turned: all voxels of a slice have their place, a rim of half a voxel apart
     assert imaged.mean() > 0.7
     np.testing.assert_allclose(volume.hu[imaged], expected[imaged], atol=1)
+
+
+def test_labels_on_a_sheared_grid_are_not_blended(tmp_path: Path) -> None:
+    labels = np.zeros((20, 40, 48), np.uint8)
+    labels[4:16, 10:30, 10:30] = 7
+    volume = read_volume(write(tmp_path / "seg.nii", labels, sheared(15)), check=False)
+    assert set(np.unique(volume.hu)) == {0, 7}
+    # every slice is there, shifted
+    assert np.count_nonzero(volume.hu) == pytest.approx(np.count_nonzero(labels), rel=0.05)
 
 
 @pytest.mark.parametrize("degrees", [0.02, 0.3])
