@@ -29,6 +29,8 @@ LARGEST_MEANT = 4.5
 """Distance over this many medians is a hole in the scan, unless the slices are as thick."""
 IN_A_ROW = 3
 """Gaps that follow one another from which they are a part of the body that was scanned with slices further apart."""
+MOST_TIMES = 8
+"""How many times as many slices as there are are interpolated at most."""
 NAMED = 3
 """How many files or gaps a message names before it counts the rest."""
 
@@ -72,6 +74,12 @@ def arrange(label: str, slices: Iterable[Slice], fill_gaps: bool) -> Arranged:
     heights = np.array([s.height for s in ordered])
     step, warnings = _step(label, ordered, heights, fill_gaps)
     affine, size = _grid(label, ordered, heights, step)
+    if size[0] > MOST_TIMES * len(ordered):
+        raise InputError(
+            f"{label} has slices from {heights[0]:.6g} to {heights[-1]:.6g} mm, {step:.3g} mm apart at the least: "
+            f"{size[0]} slices would be made of {len(ordered)}",
+            "remove the slices that lie apart",
+        )
     return Arranged(tuple(ordered), heights, step, affine, size, warnings + _thin_slice_warning(ordered, step))
 
 

@@ -73,9 +73,15 @@ def check_meta_image(path: Path, expected_bytes: int) -> Stated:
             return stated
         require_file(path.parent / name, path)
         path, data_start = path.parent / name, 0
-    if not expected_bytes or "HeaderSize" in fields:
+    is_packed = fields.get("CompressedData", "False").lower() == "true"
+    packed_bytes, found = fields.get("CompressedDataSize", ""), path.stat().st_size - data_start
+    if is_packed and packed_bytes not in ("", str(found)):
+        is_short = packed_bytes.isdigit() and found < int(packed_bytes)
+        what = "is cut short" if is_short else "has another length than its CompressedDataSize"
+        raise InputError(f"{path} {what}", AGAIN)
+    if not expected_bytes or ("HeaderSize" in fields and not is_packed):
         return stated
-    if fields.get("CompressedData", "False").lower() == "true":
+    if is_packed:
         _require_length(_unpacked_bytes(path, data_start), expected_bytes, path)
     else:
         _require_length(path.stat().st_size - data_start, expected_bytes, path)

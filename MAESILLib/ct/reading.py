@@ -51,7 +51,7 @@ def read_volume(
     """
     path = Path(path)
     scan = _scan(path, series, given, header_alone=False)
-    geometry, why = rectangular_grid(scan.affine, scan.voxels.shape)
+    geometry, why = rectangular_grid(scan.affine, scan.voxels.shape, scan.where)
     check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, scan.where)
     warnings = scan.warnings
     hu, unknown = _to_hu(scan, given.hu_offset, clip=check)
@@ -77,7 +77,7 @@ def read_geometry(path: Path | str) -> Geometry:
         InputError: it cannot be read, or has no believable grid.
     """
     scan = _scan(Path(path), None, NOTHING, header_alone=True)
-    geometry = rectangular_grid(scan.affine, scan.voxels.shape)[0]
+    geometry = rectangular_grid(scan.affine, scan.voxels.shape, scan.where)[0]
     check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, scan.where)
     return geometry
 

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.resampling import linear_matrix
+from MAESILLib.runtime.errors import InputError
 
 AS_IT_IS_VOXELS = 0.2
 """How far a voxel may lie from its place on the rectangular grid taken for its own, in voxels along an axis."""
 AIR_HU = -1024
+MOST_TIMES = 8
+"""How many times as many voxels as there are a rectangular grid has at most."""
 
 
-def rectangular_grid(affine: NDArray[np.float64], size_dhw: tuple[int, ...]) -> tuple[Geometry, str]:
+def rectangular_grid(affine: NDArray[np.float64], size_dhw: tuple[int, ...], where: str) -> tuple[Geometry, str]:
     """Return the rectangular grid of a volume: the nearest one, or one around it.
 
     Args:
@@ -28,12 +31,20 @@ def rectangular_grid(affine: NDArray[np.float64], size_dhw: tuple[int, ...]) -> 
 
     Returns:
         the grid, and why voxels have to be interpolated on it; empty where they are taken as they are.
+
+    Raises:
+        InputError: the axes are too far from perpendicular.
     """
     size_ijk = size_dhw[::-1]
     nearest = _nearest(affine, size_ijk)
     if largest_shift(affine, nearest, size_ijk) <= AS_IT_IS_VOXELS:
         return _geometry(nearest, size_ijk), ""
     around, size_around = _around(affine, size_ijk)
+    if np.prod(size_around) > MOST_TIMES * np.prod(size_ijk):
+        raise InputError(
+            f"{where} has axes {_largest_angle(affine):.2g} degrees off perpendicular: too many to be resampled",
+            "correct the orientation in the file's header",
+        )
     degrees = _largest_angle(affine)
     return _geometry(around, size_around), (
         f"its axes are {degrees:.2g} degrees off perpendicular (as gantry tilt makes): resampled to a rectangular grid"

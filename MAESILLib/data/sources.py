@@ -82,7 +82,10 @@ def _walk(folder: Path) -> Iterator[Path]:
     yield from (f for f in files if is_volume(f) and not _is_named_like_labels(f))
     names = {c.name.lower() for c in children if c.is_dir()}
     has_volume = any(is_volume(f) for f in files)
-    inner = [c for c in children if c.is_dir() and not _is_label_folder(c.name.lower(), names, has_volume)]
+    # a link may lead back up
+    inside = os.path.realpath(folder) + os.sep
+    folders = [c for c in children if c.is_dir() and not inside.startswith(os.path.realpath(c.path) + os.sep)]
+    inner = [c for c in folders if not _is_label_folder(c.name.lower(), names, has_volume)]
     below = [f for c in inner for f in _walk(Path(c.path))]
     others = (f for f in files if not is_volume(f))
     if any(not is_volume(f) for f in below):

@@ -116,6 +116,12 @@ class TestGeometry:
         save(tmp_path, [found[k] for k in (*range(12), *range(30, 40))])
         assert "is missing about 18 slices" in refusal(tmp_path)
 
+    def test_slices_far_apart_are_not_filled_up(self, tmp_path: Path) -> None:
+        found = slices()
+        found[-1].ImagePositionPatient = ["-20", "-30", "90000"]
+        save(tmp_path, found)
+        assert "slices would be made of 12" in refusal(tmp_path, given=Given(fill_gaps=True))
+
     def test_a_distance_that_drifts_is_no_even_one(self, tmp_path: Path) -> None:
         found = slices(linear_hu(GRID, (24, 40, 48), MIDDLE))
         heights = 100 + np.cumsum([0, *[2.35] * 12, *[2.65] * 11])

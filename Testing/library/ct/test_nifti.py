@@ -51,6 +51,11 @@ def test_a_sheared_sform_is_resampled_by_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(volume.hu[imaged], expected[imaged], atol=1)
 
 
+def test_axes_that_are_nearly_parallel_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="84 degrees off perpendicular: too many"):
+        read_volume(write(tmp_path / "ct.nii", trunk(), sheared(84)))
+
+
 def test_labels_on_a_sheared_grid_are_not_blended(tmp_path: Path) -> None:
     labels = np.zeros((20, 40, 48), np.uint8)
     labels[4:16, 10:30, 10:30] = 7

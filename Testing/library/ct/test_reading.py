@@ -172,6 +172,13 @@ class TestFileRefusals:
         refusal(path)
         assert capfd.readouterr().err == ""
 
+    def test_another_compressed_size_than_stated(self, tmp_path: Path) -> None:
+        path = save(tmp_path, trunk(), "scan.mha")
+        data = path.read_bytes()
+        start = data.index(b"CompressedDataSize = ") + 21
+        path.write_bytes(data[:start] + b"0" + data[start + 1 :])
+        assert "another length than its CompressedDataSize" in refusal(path)
+
     def test_gzip_of_two_members_is_whole(self, tmp_path: Path) -> None:
         plain = save(tmp_path, trunk(), "scan.nii").read_bytes()
         (tmp_path / "two.nii.gz").write_bytes(gzip.compress(plain[:20000]) + gzip.compress(plain[20000:]))

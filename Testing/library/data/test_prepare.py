@@ -182,6 +182,12 @@ class TestDicom:
         np.testing.assert_array_equal(stored(tmp_path / "cache", upper), trunk((10, *SMALL[1:]), 1))
         np.testing.assert_array_equal(stored(tmp_path / "cache", "below"), trunk(SMALL, 2))
 
+    def test_a_link_that_leads_back_up(self, tmp_path: Path) -> None:
+        series(tmp_path / "in" / "s", "1.2.1", 16, seed=1)
+        (tmp_path / "in" / "s" / "up").symlink_to(tmp_path / "in", target_is_directory=True)
+        prepare(tmp_path / "cache", tmp_path / "in")
+        assert set(entries_of(tmp_path / "cache")) == {"s"}
+
     @pytest.mark.parametrize("given", ["s", "manifest.csv"])
     def test_of_two_series_in_one_folder_the_largest(self, tmp_path: Path, given: str) -> None:
         series(tmp_path / "s", "1.2.1", 10, seed=1, prefix="a")
