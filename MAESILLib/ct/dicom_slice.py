@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from MAESILLib.ct.regrid import AIR_HU
 from MAESILLib.ct.scan import AGAIN
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import check_name
@@ -36,6 +37,8 @@ NOT_IN_HU = {
 """Values of ImageType of multi-energy CT (DICOM PS3.3 C.8.15.2.1.6, and what scanners write) that are no HU."""
 WRAPPED_FROM = (1 << 16) - (1 << 12)
 """Stored values of unsigned 16 bits from here on are padding below 0 that was written without its sign."""
+LARGEST_TISSUE_HU = 3071
+"""The end of the usual CT scale."""
 DAMAGE = (
     EOFError,
     ValueError,
@@ -260,6 +263,7 @@ def read_pixels(slices: list[Slice]) -> list[NDArray[Any]]:
                 explicit = ExplicitVRLittleEndian if data.is_little_endian else ExplicitVRBigEndian
                 data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if data.is_implicit_VR else explicit
             frames = _values(data.pixel_array, data)
+            frames = _without_padding(frames, data.get("PixelPaddingValue"), *slices[0].rescale)
     except RuntimeError as error:
         syntax = data.file_meta.TransferSyntaxUID if data is not None else None
         if syntax is not None and ("dependencies" in str(error) or "plugin" in str(error)):
@@ -279,6 +283,18 @@ def _values(stored: NDArray[Any], data: Any) -> NDArray[Any]:
     if spare > 0 and stored.dtype.kind in "iu" and stored.dtype.itemsize * 8 == int(data.BitsAllocated):
         return (stored << spare) >> spare
     return stored
+
+
+def _without_padding(stored: NDArray[Any], padding: Any, slope: float, intercept: float) -> NDArray[Any]:
+    """Make air of padding that would be metal; below that it is air, or a value that voxels have as well."""
+    if (
+        not isinstance(padding, int)
+        or stored.dtype.kind not in "iu"
+        or padding * slope + intercept <= LARGEST_TISSUE_HU
+    ):
+        return stored
+    air = max(np.iinfo(stored.dtype).min, round((AIR_HU - intercept) / slope))
+    return np.where(stored == padding, stored.dtype.type(air), stored)
 
 
 def _is_multiple(value: Any) -> bool:

@@ -186,8 +186,8 @@ def _step(
 def _are_meant(slices: list[Slice], steps: NDArray[np.float64], gaps: NDArray[np.intp], usual: float) -> bool:
     """Tell slices made further apart from missing ones.
 
-    They are as thick as they are apart; or, where their thickness does not say otherwise, the gaps are no multiples of
-    the usual distance, or follow one another.
+    They are as thick as they are apart; or the gaps are small, and no multiples of the usual distance or, where no
+    thickness is stated, follow one another.
     """
     thick = np.array([max(slices[g].thickness or 0, slices[g + 1].thickness or 0) for g in gaps])
     if np.all(thick >= (1 - STEP_TOLERANCE) * steps[gaps]):
@@ -195,7 +195,7 @@ def _are_meant(slices: list[Slice], steps: NDArray[np.float64], gaps: NDArray[np
     multiples = steps[gaps] / usual
     if multiples.max() > LARGEST_MEANT:
         return False
-    in_a_row = len(gaps) >= IN_A_ROW and gaps[-1] - gaps[0] == len(gaps) - 1
+    in_a_row = not thick.any() and len(gaps) >= IN_A_ROW and gaps[-1] - gaps[0] == len(gaps) - 1
     return bool(in_a_row or np.all(np.abs(multiples - np.rint(multiples)) > STEP_TOLERANCE))
 
 

@@ -105,7 +105,7 @@ class TestGeometry:
     def test_unequal_distances_are_interpolated(self, tmp_path: Path) -> None:
         # as heads are scanned: fine below, coarse above
         kept = [*range(12), *range(15, 40, 4)]
-        found = slices(linear_hu(GRID, (40, 40, 48), MIDDLE))
+        found = slices(linear_hu(GRID, (40, 40, 48), MIDDLE), SliceThickness=None)
         save(tmp_path, [found[k] for k in kept])
         volume = read_volume(tmp_path)
         assert "2.5 to 10 mm apart: interpolated to equal distances of 2.5 mm" in volume.warnings[-1]
@@ -263,6 +263,16 @@ class TestValues:
         save(tmp_path, found)
         np.testing.assert_array_equal(read_volume(tmp_path).hu, hu)
 
+    def test_padding_that_would_be_metal(self, tmp_path: Path) -> None:
+        found = slices(signed=False)
+        for data in found:
+            stored = np.frombuffer(data.PixelData, "<u2").copy().reshape(40, 48)
+            stored[:3] = 0x8000
+            data.PixelData, data.PixelPaddingValue = stored.tobytes(), 0x8000
+        save(tmp_path, found)
+        np.testing.assert_array_equal(read_volume(tmp_path).hu[:, 3:], HU[:, 3:])
+        assert (read_volume(tmp_path).hu[:, :3] == -1024).all()
+
     def test_big_endian_padding(self, tmp_path: Path) -> None:
         found = slices(signed=False)
         for data in found:
@@ -304,7 +314,9 @@ class TestValues:
         save(tmp_path, found)
         for name in ("pylibjpeg", "openjpeg", "libjpeg", "gdcm", "jpeg_ls", "PIL"):
             monkeypatch.setitem(sys.modules, name, None)
-        assert "JPEG-LS" in refusal(tmp_path)
+        message = refusal(tmp_path)
+        assert "is compressed (JPEG-LS" in message
+        assert "maesil[dicom]" in message
 
 
 class TestFrames:
