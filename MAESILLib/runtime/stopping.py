@@ -133,6 +133,9 @@ def _runs(process: Any) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:
+        # another user's: it is there
+        return True
 
 
 NEVER = StopRequest()

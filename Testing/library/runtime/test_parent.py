@@ -23,6 +23,16 @@ def test_a_parent_that_lives() -> None:
     assert StopRequest(watch_parent=os.getpid()).requested(), "it is not above itself"
 
 
+def test_a_process_that_may_not_be_looked_at_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = ParentWatch()
+
+    def refuse(process: psutil.Process) -> str:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "status", refuse)
+    assert not watch.has_ended()
+
+
 def test_asking_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
