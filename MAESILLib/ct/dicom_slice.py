@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import struct
+import re
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MAESILLib.ct.regrid import AIR_HU
-from MAESILLib.ct.scan import AGAIN
+from MAESILLib.ct.scan import AGAIN, one_line
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import check_name
 
@@ -25,59 +24,14 @@ ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 """Enhanced CT and Legacy Converted Enhanced CT."""
 HU_TYPES = ("", "HU", "US")
 """RescaleType of Hounsfield units; US is unspecified."""
-NOT_IN_HU = {
-    "IODINE",
-    "MAT_SPECIFIC",
-    "MAT_FRACTIONAL",
-    "MAT_VALUE_BASED",
-    "EFF_ATOMIC_NUM",
-    "ELECTRON_DENSITY",
-    "Z_EFF",
-}
+NOT_IN_HU = re.compile(r"\b(IODINE|MAT_\w+|EFF_ATOMIC_NUM|ELECTRON_DENSITY|Z_EFF)\b")
 """Values of ImageType of multi-energy CT (DICOM PS3.3 C.8.15.2.1.6, and what scanners write) that are no HU."""
 WRAPPED_FROM = (1 << 16) - (1 << 12)
 """Stored values of unsigned 16 bits from here on are padding below 0 that was written without its sign."""
 LARGEST_TISSUE_HU = 3071
 """The end of the usual CT scale."""
-DAMAGE = (
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    TypeError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom raises of damaged files."""
+ORIGINAL = "export the original CT series"
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-TAGS = [
-    "SOPClassUID",
-    "Modality",
-    "ImageType",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "SeriesDescription",
-    "AcquisitionNumber",
-    "ConvolutionKernel",
-    "SliceThickness",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "RescaleType",
-    SHARED,
-    PER_FRAME,
-]
 
 
 @dataclass(frozen=True)
@@ -133,7 +87,6 @@ def slices_of(path: Path) -> list[Slice] | str:
         InputError: a CT slice that is damaged, or does not state where it lies.
     """
     from pydicom import dcmread
-    from pydicom.errors import BytesLengthException
 
     with open(path, "rb") as file:
         start = file.read(132)
@@ -145,20 +98,20 @@ def slices_of(path: Path) -> list[Slice] | str:
         file.seek(0)
         check_name(path)
         try:
-            data = dcmread(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
-            rest = path.stat().st_size - file.tell()
-            return _described(path, data, rest)
-        except (*DAMAGE, BytesLengthException) as error:
-            raise InputError(f"{path} is no readable DICOM file ({_one_line(error)})", AGAIN) from None
+            data = dcmread(file, stop_before_pixels=True, force=True)
+            return _described(path, data, path.stat().st_size - file.tell())
+        except InputError:
+            raise
+        except Exception as error:  # pydicom raises any of damaged files, some only when a value is asked for
+            raise InputError(f"{path} is no readable DICOM file ({one_line(error)})", AGAIN) from None
 
 
 def _described(path: Path, data: Any, rest: int) -> list[Slice] | str:
     sop_class = _text(data, "SOPClassUID") or _text(data.file_meta, "MediaStorageSOPClassUID")
-    kind = _other_kind(data, sop_class)
-    if kind is not None:
+    if (kind := _other_kind(data, sop_class)) is not None:
         return kind
     if missing := [tag for tag in ("Rows", "Columns") if tag not in data]:
-        raise InputError(f"{path} has no {missing[0]}", "export the original CT series")
+        raise InputError(f"{path} has no {missing[0]}", ORIGINAL)
     frames = int(data.get("NumberOfFrames") or 1)
     syntax = data.file_meta.get("TransferSyntaxUID")
     if syntax is None or not (syntax.is_compressed or syntax.is_deflated):
@@ -167,17 +120,14 @@ def _described(path: Path, data: Any, rest: int) -> list[Slice] | str:
             what = "has no pixels" if rest <= 0 else "is cut short: it has fewer pixels than it states"
             raise InputError(f"{path} {what}", AGAIN)
     if frames == 1 and sop_class not in ENHANCED:
-        slices = [_slice(path, None, data, [data])]
-    else:
-        groups = data.get(PER_FRAME) or []
-        if len(groups) != frames:
-            raise InputError(
-                f"{path} has {frames} frames and does not state where each lies",
-                "export single slices or an enhanced CT",
-            )
-        shared = [group for item in data.get(SHARED) or [] for group in _groups(item)]
-        slices = [_slice(path, n, data, [*_groups(item), *shared, data]) for n, item in enumerate(groups)]
-    return slices
+        return [_slice(path, None, data, [data])]
+    groups = data.get(PER_FRAME) or []
+    if len(groups) != frames:
+        raise InputError(
+            f"{path} has {frames} frames and does not state where each lies", "export single slices or an enhanced CT"
+        )
+    shared = [group for item in data.get(SHARED) or [] for group in _groups(item)]
+    return [_slice(path, n, data, [*_groups(item), *shared, data]) for n, item in enumerate(groups)]
 
 
 def _other_kind(data: Any, sop_class: str) -> str | None:
@@ -185,10 +135,10 @@ def _other_kind(data: Any, sop_class: str) -> str | None:
     modality = _text(data, "Modality")
     if modality not in ("CT", "") or (not modality and sop_class not in (CT, *ENHANCED)):
         return f"{modality or 'unknown modality'} {'images' if 'Rows' in data else 'objects'}" if sop_class else ""
-    image_type = _text(data, "ImageType").upper().split("\\")
+    image_type = _text(data, "ImageType").upper()
     if "LOCALIZER" in image_type:
         return "CT localisers"
-    if NOT_IN_HU.intersection(image_type):
+    if NOT_IN_HU.search(image_type):
         return "CT maps of a material, not in HU"
     if sop_class not in ("", CT, *ENHANCED):
         return "CT objects that are no slices"
@@ -211,20 +161,18 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
     kind = _text(first("RescaleType"), "RescaleType")
     if kind.upper() not in HU_TYPES:
         raise InputError(f"{path} has values in {kind} (RescaleType), not in HU", "give the CT series itself")
-    numbers = {
-        tag: _numbers(first(tag), tag) for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    }
+    place = {}
     for tag, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
-        if len(numbers[tag]) != count:
-            raise InputError(f"{path} has no {tag}", "export the original CT series")
-    slope, intercept, thickness = (
-        _numbers(first(tag), tag) for tag in ("RescaleSlope", "RescaleIntercept", "SliceThickness")
-    )
-    for tag, found in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
-        if not found and _text(first(tag), tag):
-            raise InputError(f"{path} has no usable {tag}", "export the original CT series")
-    if slope and slope[0] == 0:
-        raise InputError(f"{path} has a RescaleSlope of 0", "export the original CT series")
+        place[tag] = _numbers(first(tag), tag)
+        if len(place[tag]) != count:
+            raise InputError(f"{path} has no {tag}", ORIGINAL)
+    rescale = []
+    for tag, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+        found = _numbers(first(tag), tag)
+        if (not found and _text(first(tag), tag)) or (tag == "RescaleSlope" and found[:1] == (0,)):
+            raise InputError(f"{path} has a {tag} of {_text(first(tag), tag)}, which is unusable", ORIGINAL)
+        rescale.append(found[0] if found else default)
+    thickness = _numbers(first("SliceThickness"), "SliceThickness")
     return Slice(
         path=path,
         frame=frame,
@@ -235,11 +183,11 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
         or _text(data, "AcquisitionNumber"),
         kernel=_text(first("ConvolutionKernel"), "ConvolutionKernel"),
         size=(int(data.Columns), int(data.Rows)),
-        pixel_spacing=numbers["PixelSpacing"],
-        orientation=numbers["ImageOrientationPatient"],
-        position=numbers["ImagePositionPatient"],
+        pixel_spacing=place["PixelSpacing"],
+        orientation=place["ImageOrientationPatient"],
+        position=place["ImagePositionPatient"],
         thickness=thickness[0] if thickness else None,
-        rescale=(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0),
+        rescale=(rescale[0], rescale[1]),
         bits=int(data.get("BitsAllocated") or 16),
     )
 
@@ -251,10 +199,9 @@ def read_pixels(slices: list[Slice]) -> list[NDArray[Any]]:
         InputError: they are damaged, or compressed in a way that needs another package.
     """
     from pydicom import dcmread
-    from pydicom.errors import BytesLengthException
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    path, data = slices[0].path, None
+    path, syntax = slices[0].path, None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -262,15 +209,13 @@ def read_pixels(slices: list[Slice]) -> list[NDArray[Any]]:
             if "TransferSyntaxUID" not in data.file_meta:
                 explicit = ExplicitVRLittleEndian if data.is_little_endian else ExplicitVRBigEndian
                 data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if data.is_implicit_VR else explicit
+            syntax = data.file_meta.TransferSyntaxUID
             frames = _values(data.pixel_array, data)
             frames = _without_padding(frames, data.get("PixelPaddingValue"), *slices[0].rescale)
-    except RuntimeError as error:
-        syntax = data.file_meta.TransferSyntaxUID if data is not None else None
-        if syntax is not None and ("dependencies" in str(error) or "plugin" in str(error)):
+    except Exception as error:
+        if isinstance(error, RuntimeError) and syntax and ("dependencies" in str(error) or "plugin" in str(error)):
             raise InputError(f"{path} is compressed ({syntax.name})", "pip install 'maesil[dicom]'") from None
-        raise InputError(f"{path} is damaged: {_one_line(error)}", AGAIN) from None
-    except (*DAMAGE, BytesLengthException) as error:
-        raise InputError(f"{path} is damaged or cut short: {_one_line(error)}", AGAIN) from None
+        raise InputError(f"{path} is damaged or cut short: {one_line(error)}", AGAIN) from None
     frames = frames.reshape(-1, *frames.shape[-2:])
     return [frames[one.frame or 0] for one in slices]
 
@@ -287,11 +232,8 @@ def _values(stored: NDArray[Any], data: Any) -> NDArray[Any]:
 
 def _without_padding(stored: NDArray[Any], padding: Any, slope: float, intercept: float) -> NDArray[Any]:
     """Make air of padding that would be metal; below that it is air, or a value that voxels have as well."""
-    if (
-        not isinstance(padding, int)
-        or stored.dtype.kind not in "iu"
-        or padding * slope + intercept <= LARGEST_TISSUE_HU
-    ):
+    is_whole = isinstance(padding, int) and stored.dtype.kind in "iu"
+    if not is_whole or padding * slope + intercept <= LARGEST_TISSUE_HU:
         return stored
     air = max(np.iinfo(stored.dtype).min, round((AIR_HU - intercept) / slope))
     return np.where(stored == padding, stored.dtype.type(air), stored)
@@ -318,7 +260,3 @@ def _numbers(data: Any, keyword: str) -> tuple[float, ...]:
     except (TypeError, ValueError):
         return ()
     return found if all(math.isfinite(v) for v in found) else ()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

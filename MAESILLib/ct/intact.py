@@ -12,12 +12,11 @@ import zlib
 from pathlib import Path
 
 from MAESILLib.ct.itk import Stated
-from MAESILLib.ct.scan import AGAIN, require_file
+from MAESILLib.ct.scan import AGAIN, GZIP_MAGIC, require_file
 from MAESILLib.runtime.errors import InputError
 
 CHUNK = 1 << 18
 HEADER_LIMIT = 1 << 20
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 def check_nrrd(path: Path, expected_bytes: int) -> Stated:

@@ -16,18 +16,20 @@ from MAESILLib.ct.regrid import largest_shift
 from MAESILLib.ct.scan import (
     AGAIN,
     CHECK_FORMAT,
+    GZIP_MAGIC,
     Given,
     Scan,
     check_affine,
     check_channels,
     check_size,
     file_grid,
+    one_line,
     require_file,
 )
 from MAESILLib.runtime.errors import InputError
 
-GZIP_MAGIC = b"\x1f\x8b"
-MM = {"meter": 1000.0, "micron": 0.001}
+MM = {1: 1000.0, 3: 0.001}
+"""Of a metre and a micrometre, by their codes."""
 DISAGREE_VOXELS = 0.1
 """How far two statements of the grid may put a voxel apart, in voxels, before a user is told."""
 CHUNK = 1 << 20
@@ -67,11 +69,11 @@ def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is damaged or cut short: {error}", AGAIN) from None
     except (ImageFileError, HeaderDataError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} cannot be read as NIfTI: {_one_line(error)}", CHECK_FORMAT) from None
+        raise InputError(f"{path} cannot be read as NIfTI: {one_line(error)}", CHECK_FORMAT) from None
     except OSError as error:
         if error.errno is not None:
             raise
-        raise InputError(f"{path} is cut short: {_one_line(error)}", AGAIN) from None
+        raise InputError(f"{path} is cut short: {one_line(error)}", AGAIN) from None
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     return Scan(voxels, affine, str(path), slope, intercept, warnings)
 
@@ -123,36 +125,28 @@ def _affine(
     given: Given,
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Return the grid in LPS mm: the sform unless its code is 0, else the qform, else the spacing alone."""
-    unit = MM.get(_unit(header), 1.0)
+    unit = MM.get(int(header["xyzt_units"]) & 7, 1.0)
     sform, qform = header.get_sform(coded=True)[0], _qform(header)
+    usable = bool(np.all(np.isfinite(pixdim)) and np.all(pixdim > 0))
     warnings: tuple[str, ...] = ()
     affine = sform if sform is not None else qform
-    if affine is not None:
-        check_affine(affine, str(path))
     if affine is None:
-        stated = np.all(np.isfinite(pixdim)) and np.all(pixdim > 0)
-        spacing = pixdim if stated else given.spacing_of(str(path))
-        unit = unit if stated else 1.0
+        spacing = pixdim if usable else np.array(given.spacing_of(str(path)))
+        unit = unit if usable else 1.0
         affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
         warnings += ("the NIfTI header gives no orientation (qform and sform codes are 0): left and right are a guess",)
-    elif sform is not None and qform is not None and (apart := largest_shift(qform, sform, size)) > DISAGREE_VOXELS:
-        warnings += (f"qform and sform differ by up to {apart:.2g} voxels: the sform is taken",)
-    elif (apart := _scale_apart(affine, pixdim, size)) > DISAGREE_VOXELS:
-        warnings += (f"pixdim and the affine's spacing differ by up to {apart:.2g} voxels: the affine is taken",)
+    check_affine(affine, str(path))
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if sform is not None and qform is not None and (apart := largest_shift(qform, sform, size)) > DISAGREE_VOXELS:
+        warnings += (f"qform and sform differ by up to {apart:.2g} voxels: the sform is taken",)
+    elif usable and (apart := largest_shift(affine * [*(pixdim / spacing), 1.0], affine, size)) > DISAGREE_VOXELS:
+        warnings += (f"pixdim and the affine's spacing differ by up to {apart:.2g} voxels: the affine is taken",)
     if np.allclose(spacing, pixdim, rtol=1e-6, atol=0):
         # forms are in single precision: 1.5 mm are 1.4999999
         affine = affine @ np.diag([*(pixdim / spacing), 1.0])
     lps = LPS_OF_RAS @ affine
     lps[:3] *= unit
     return lps, warnings
-
-
-def _unit(header: Any) -> str:
-    try:
-        return str(header.get_xyzt_units()[0])
-    except KeyError:  # a code that NIfTI does not have
-        return "unknown"
 
 
 def _qform(header: Any) -> NDArray[np.float64] | None:
@@ -166,14 +160,6 @@ def _qform(header: Any) -> NDArray[np.float64] | None:
     return qform if usable else None
 
 
-def _scale_apart(affine: NDArray[np.float64], pixdim: NDArray[np.float64], size: tuple[int, ...]) -> float:
-    """Return by how many voxels the last voxel of an axis lies elsewhere by ``pixdim``; 0 where that says nothing."""
-    if not np.isfinite(pixdim).all() or np.any(pixdim == 0):
-        return 0.0
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    return float(np.max(np.abs(pixdim / spacing - 1) * (np.array(size) - 1)))
-
-
 def _verify_rest(file: Any) -> None:
     """Read a packed file to its end, where its check sum is; what follows a whole one does no harm."""
     if not isinstance(file, gzip.GzipFile):
@@ -184,7 +170,3 @@ def _verify_rest(file: Any) -> None:
     except gzip.BadGzipFile as error:
         if "Not a gzipped file" not in str(error):
             raise
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -14,6 +14,7 @@ from MAESILLib.runtime.errors import InputError
 
 MAX_VOXELS = 1 << 32
 AGAIN = "copy or download it again"
+GZIP_MAGIC = b"\x1f\x8b"
 CHECK_FORMAT = "check that the file is whole and has this format"
 NOT_CT = "give a CT in Hounsfield units; MR, PET and rescaled images are not supported"
 
@@ -61,8 +62,9 @@ class Given:
             InputError: it is not given either.
         """
         if self.spacing_ijk is None:
-            hint = "give it in mm: --spacing I J K (maesil prepare: --input-spacing I J K)"
-            raise InputError(f"{where} states no spacing", hint)
+            raise InputError(
+                f"{where} states no spacing", "give it in mm: --spacing I J K (maesil prepare: --input-spacing I J K)"
+            )
         return self.spacing_ijk
 
 
@@ -136,3 +138,8 @@ def require_file(file: Path, path: Path) -> None:
 
 def _times(size: tuple[int, ...]) -> str:
     return "x".join(str(n) for n in size)
+
+
+def one_line(error: Exception) -> str:
+    """Return what a library says of a file, as one line of bounded length."""
+    return " ".join(str(error).split())[:200]
