@@ -158,6 +158,8 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
     def first(keyword: str) -> Any:
         return next((place for place in places if place.get(keyword) not in (None, "")), data)
 
+    if data.get("ModalityLUTSequence"):
+        raise InputError(f"{path} has a table of values (Modality LUT) in place of a rescale to HU", ORIGINAL)
     kind = _text(first("RescaleType"), "RescaleType")
     if kind.upper() not in HU_TYPES:
         raise InputError(f"{path} has values in {kind} (RescaleType), not in HU", "give the CT series itself")

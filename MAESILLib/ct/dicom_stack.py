@@ -7,6 +7,7 @@ along that normal (gantry tilt) keeps the sheared grid that its slices lie on.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ IN_A_ROW = 3
 """Gaps that follow one another from which they are a part of the body that was scanned with slices further apart."""
 MOST_TIMES = 8
 """How many times as many slices as there are are interpolated at most."""
+EXTENDED_INTERCEPT = -4096
+"""From here down the largest stored values are metal on an extended CT scale, and not padding."""
 NAMED = 3
 """How many files or gaps a message names before it counts the rest."""
 
@@ -106,7 +109,8 @@ def read_voxels(arranged: Arranged) -> NDArray[Any]:
 
 
 def _to_hu(stored: NDArray[Any], slope: float, intercept: float, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if stored.dtype.kind == "u" and stored.dtype.itemsize == 2 and stored.max() >= WRAPPED_FROM:
+    is_unsigned = stored.dtype.kind == "u" and stored.dtype.itemsize == 2
+    if is_unsigned and intercept > EXTENDED_INTERCEPT and stored.max() >= WRAPPED_FROM:
         stored = np.where(stored >= WRAPPED_FROM, stored.astype(np.int32) - (1 << 16), stored)
     if dtype != np.int16:
         return stored * np.float64(slope) + intercept
@@ -169,7 +173,7 @@ def _step(
         return float(heights[-1] - heights[0]) / (len(slices) - 1), ()
     gaps = np.flatnonzero(steps > MISSING_STEP * usual)
     if not len(gaps) or _are_meant(slices, steps, gaps, usual):
-        even = max(float(steps.min()), usual / 3)
+        even = _divided(heights, max(float(steps.min()), usual / 3))
         apart = f"{steps.min():.3g} to {steps.max():.3g} mm apart"
         return even, (f"slices are {apart}: interpolated to equal distances of {even:.3g} mm",)
     named = "; ".join(
@@ -179,8 +183,14 @@ def _step(
     missing = int(sum(max(1, round(float(steps[g]) / usual) - 1) for g in gaps))
     what = f"missing about {missing} slices (the others are {usual:.2f} mm apart) {named}{_and_more(len(gaps) - NAMED)}"
     if fill_gaps:
-        return usual, (f"is {what}: interpolated",)
+        return _divided(heights, usual), (f"is {what}: interpolated",)
     raise InputError(f"{label} is {what}", "restore the missing files, or interpolate them: --fill-gaps")
+
+
+def _divided(heights: NDArray[np.float64], step: float) -> float:
+    """Return a step of about ``step`` and no larger, a whole number of which leads from the first to the last slice."""
+    span = float(heights[-1] - heights[0])
+    return span / math.ceil(span / step - STEP_TOLERANCE)
 
 
 def _are_meant(slices: list[Slice], steps: NDArray[np.float64], gaps: NDArray[np.intp], usual: float) -> bool:
@@ -229,7 +239,7 @@ def _grid(
     straight = np.linalg.norm(offsets[-1] - risen[-1] * k) <= BESIDE_PIXELS * min(first.pixel_spacing)
     affine[:3, :3] = np.array([i * column_distance, j * row_distance, (k if straight else along) * step]).T
     affine[:3, 3] = first.position
-    return affine, (int(risen[-1] / step + 1e-3) + 1, first.size[1], first.size[0])
+    return affine, (round(risen[-1] / step) + 1, first.size[1], first.size[0])
 
 
 def _thin_slice_warning(slices: list[Slice], step: float) -> tuple[str, ...]:

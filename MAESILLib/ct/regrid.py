@@ -76,13 +76,12 @@ def even_slices(voxels: NDArray[Any], heights: NDArray[np.float64], step: float)
     Args:
         voxels: (D, H, W).
         heights: of the slices along their normal in mm, increasing, (D,).
-        step: distance in mm of the slices returned; the first one is the first one given.
+        step: distance in mm of the slices returned, a whole number of which leads from the first to the last one.
     """
-    count = int((heights[-1] - heights[0]) / step + 1e-3) + 1
-    wanted = heights[0] + step * np.arange(count)
+    wanted = heights[0] + step * np.arange(round((heights[-1] - heights[0]) / step) + 1)
     matrix = linear_matrix(np.interp(wanted, heights, np.arange(len(heights), dtype=float)), len(heights))
     flat = np.asarray(matrix.astype(np.float32) @ voxels.reshape(len(voxels), -1).astype(np.float32))
-    return _like(flat.reshape(count, *voxels.shape[1:]), voxels)
+    return _like(flat.reshape(-1, *voxels.shape[1:]), voxels)
 
 
 def largest_shift(affine: NDArray[np.float64], other: NDArray[np.float64], size_ijk: tuple[int, ...]) -> float:

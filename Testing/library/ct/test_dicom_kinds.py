@@ -111,6 +111,17 @@ class TestGeometry:
         assert "2.5 to 10 mm apart: interpolated to equal distances of 2.5 mm" in volume.warnings[-1]
         np.testing.assert_allclose(volume.hu, linear_hu(GRID, (40, 40, 48), MIDDLE), atol=1)
 
+    def test_unequal_distances_lose_nothing_at_the_top(self, tmp_path: Path) -> None:
+        grid = GRID.copy()
+        grid[2, 2] = 0.5
+        found = slices(linear_hu(grid, (48, 40, 48), MIDDLE), grid, SliceThickness=None)
+        save(tmp_path, [found[k] for k in (*range(0, 21, 5), *range(28, 48, 8))])
+        volume = read_volume(tmp_path)
+        places = volume.geometry.physical_point([[0, 0, 0], [len(volume.hu) - 1, 0, 0]])
+        np.testing.assert_allclose(places[:, 2], [100, 122], atol=1e-6)
+        matrix, size = volume.geometry.ijk_to_lps(), volume.geometry.size_dhw
+        np.testing.assert_allclose(volume.hu, linear_hu(matrix, size, MIDDLE), atol=1)
+
     def test_a_hole_in_the_scan_is_not_made_up(self, tmp_path: Path) -> None:
         found = slices(linear_hu(GRID, (40, 40, 48), MIDDLE), SliceThickness="2.5")
         save(tmp_path, [found[k] for k in (*range(12), *range(30, 40))])
@@ -284,6 +295,20 @@ class TestValues:
             pydicom.dcmwrite(tmp_path / f"{number}.dcm", data, little_endian=False, implicit_vr=False)
         np.testing.assert_array_equal(read_volume(tmp_path).hu[:, 3:], HU[:, 3:])
         assert (read_volume(tmp_path).hu[:, :3] == -1024).all()
+
+    def test_metal_on_an_extended_scale(self, tmp_path: Path) -> None:
+        found = slices(HU + 8192 - 1024, signed=False, RescaleIntercept=-8192)
+        for data in found:
+            stored = np.frombuffer(data.PixelData, "<u2").copy().reshape(40, 48)
+            stored[:3] = 65535
+            data.PixelData = stored.tobytes()
+        save(tmp_path, found)
+        np.testing.assert_array_equal(read_volume(tmp_path).hu[:, 3:], HU[:, 3:])
+        assert (read_volume(tmp_path).hu[:, :3] == 32767).all()
+
+    def test_a_table_of_values_is_not_a_rescale(self, tmp_path: Path) -> None:
+        save(tmp_path, slices(ModalityLUTSequence=[Dataset()]))
+        assert "has a table of values (Modality LUT)" in refusal(tmp_path)
 
     def test_a_slope_of_0(self, tmp_path: Path) -> None:
         save(tmp_path, slices(RescaleSlope=0))
