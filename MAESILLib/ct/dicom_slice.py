@@ -168,6 +168,11 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
         place[tag] = _numbers(first(tag), tag)
         if len(place[tag]) != count:
             raise InputError(f"{path} has no {tag}", ORIGINAL)
+    directions = np.reshape(place["ImageOrientationPatient"], (2, 3))
+    if not np.allclose(directions @ directions.T, np.eye(2), atol=0.02):
+        raise InputError(f"{path} has an unusable ImageOrientationPatient", ORIGINAL)
+    if min(place["PixelSpacing"]) <= 0:
+        raise InputError(f"{path} has an unusable PixelSpacing", ORIGINAL)
     rescale = []
     for tag, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
         found = _numbers(first(tag), tag)

@@ -134,11 +134,6 @@ def _refuse_mixed(label: str, slices: list[Slice]) -> None:
                 f"{label} mixes slices of different {what}: {len(usual[1])} have {usual[0]}, but {odd}",
                 "remove those files, or export one series of equal slices",
             )
-    first = slices[0]
-    if min(first.pixel_spacing) <= 0:
-        raise InputError(f"{label} has an unusable PixelSpacing", "export the original CT series")
-    if not np.allclose(np.linalg.norm(np.reshape(first.orientation, (2, 3)), axis=1), 1, atol=0.01):
-        raise InputError(f"{label} has an unusable ImageOrientationPatient", "export the original CT series")
 
 
 def _without_doubles(label: str, slices: list[Slice]) -> list[Slice]:

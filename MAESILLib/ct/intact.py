@@ -8,6 +8,7 @@ verify their check sum (0.15 s for 50 MB).
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from MAESILLib.runtime.errors import InputError
 
 CHUNK = 1 << 18
 HEADER_LIMIT = 1 << 20
+ANATOMICAL = r"(left|right)-(anterior|posterior)-superior(-time)?|(las|lps|ras)t?"
+"""Values of NRRD's ``space`` that say where left, front and top are."""
 
 
 def check_nrrd(path: Path, expected_bytes: int) -> Stated:
@@ -31,11 +34,14 @@ def check_nrrd(path: Path, expected_bytes: int) -> Stated:
     header, data_start = _text_header(path, b"\n\n", b"\r\n\r\n")
     lines = [line.split(":", 1) for line in header.splitlines() if ":" in line and not line.startswith("#")]
     fields = {name.strip().lower(): text.strip() for name, text in lines}
+    if units := set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"mm", "", "???"}:
+        raise InputError(f"{path} has positions in {min(units)}, not in mm", "save it in mm")
     directions = "space directions" in fields
+    is_anatomical = re.fullmatch(ANATOMICAL, fields.get("space", "").lower()) is not None
     spacings = fields.get("spacings", "").lower().split()
     # a list axis has no spacing
     numbers = [text for text in spacings if text != "nan"]
-    stated = Stated(directions or len(numbers) >= 3, directions)
+    stated = Stated(directions or len(numbers) >= 3, directions and is_anatomical)
     if not expected_bytes or fields.get("encoding", "").lower() not in ("gzip", "gz"):
         return stated
     if {"line skip", "lineskip", "byte skip", "byteskip"} & fields.keys():

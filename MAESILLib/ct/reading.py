@@ -28,6 +28,7 @@ HU_LIMITS = (AIR_HU, 32767)
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
+@np.errstate(all="ignore")  # numbers of damaged headers are judged by what comes of them
 def read_volume(
     path: Path | str,
     *,

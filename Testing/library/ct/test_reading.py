@@ -231,6 +231,16 @@ class TestHeaderRefusals:
         path.write_bytes(path.read_bytes().replace(b"(0,0,3)", b"(0,0,0)"))
         assert "mm along k" in refusal(path)
 
+    def test_nrrd_of_another_space_or_unit(self, tmp_path: Path) -> None:
+        path = save(tmp_path, trunk())
+        file = path.read_bytes()
+        path.write_bytes(file.replace(b"space: left-posterior-superior", b"space: scanner-xyz"))
+        assert "a guess" in read_volume(path).warnings[0]
+        path.write_bytes(file.replace(b"kinds:", b'space units: "cm" "cm" "cm"\nkinds:'))
+        assert "has positions in cm, not in mm" in refusal(path)
+        path.write_bytes(file.replace(b"kinds:", b'space units: "mm" "mm" "mm"\nkinds:'))
+        assert read_volume(path).warnings == ()
+
     def test_nifti_without_orientation_is_a_warning(self, tmp_path: Path) -> None:
         # qform_code, sform_code
         path = patched(save(tmp_path, trunk(), "scan.nii", spacing_dhw=(3.0, 1.0, 1.0)), 252, "<hh", 0, 0)
