@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def find_series(path: Path) -> Found:
     own = _found([path])
     if not own.series:
         return own
-    beside = _found(sorted(file for file in path.parent.iterdir() if file.is_file()))
+    # the file itself first: of copies the first one counts
+    beside = _found([path, *sorted(file for file in path.parent.iterdir() if file.is_file())])
     return replace(beside, series=tuple(s for s in beside.series if path in {one.path for one in s.slices}))
 
 
@@ -137,6 +139,7 @@ def _found(paths: Any) -> Found:
     others: Counter[str] = Counter()
     unusable: dict[Path, InputError] = {}
     read: set[str] = set()
+    instances: dict[str, Path] = {}
     for path in paths:
         # resource forks and other hidden files; pipes and dead links; a file that several links lead to
         if path.name.startswith(".") or not path.is_file() or (real := os.path.realpath(path)) in read:
@@ -151,7 +154,9 @@ def _found(paths: Any) -> Found:
             continue
         if isinstance(found, str):
             others.update([found] if found else [])
-        else:
+            continue
+        first = instances.setdefault(found[0].instance_uid, path)
+        if first == path or not cmp(first, path, shallow=False):
             slices.setdefault(found[0].series_uid or str(path.parent), []).extend(found)
     return Found(tuple(part for group in slices.values() for part in _acquisitions(group)), others, unusable)
 

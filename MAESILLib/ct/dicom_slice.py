@@ -40,6 +40,7 @@ class Slice:
 
     Attributes:
         path, frame: where its pixels are; ``frame`` is None in a file of one.
+        instance_uid: of its file.
         series_uid, series_number, description, acquisition, kernel: of its series; "" when absent.
         size: (columns, rows).
         pixel_spacing: mm between rows, then between columns, as DICOM orders them; empty when absent.
@@ -52,6 +53,7 @@ class Slice:
 
     path: Path
     frame: int | None
+    instance_uid: str
     series_uid: str
     series_number: str
     description: str
@@ -183,6 +185,7 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
     return Slice(
         path=path,
         frame=frame,
+        instance_uid=_text(data, "SOPInstanceUID"),
         series_uid=_text(data, "SeriesInstanceUID"),
         series_number=_text(data, "SeriesNumber"),
         description=_text(data, "SeriesDescription"),

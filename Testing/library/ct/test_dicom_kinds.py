@@ -167,9 +167,10 @@ class TestSeries:
         (tmp_path / "again").mkdir()
         for path in paths[2:8]:
             shutil.copy(path, tmp_path / "again" / f"{path.stem} (1).dcm")
-        volume = read_volume(tmp_path)
-        np.testing.assert_array_equal(volume.hu, HU)
-        assert volume.warnings == ()
+        for given in (tmp_path, tmp_path / "s004.dcm", shutil.copy(paths[3], tmp_path / "z.dcm")):
+            volume = read_volume(given)
+            np.testing.assert_array_equal(volume.hu, HU)
+            assert volume.warnings == ()
 
     @pytest.mark.parametrize("shift", [0.0, 1.25, 10.0, 30.0])
     def test_two_acquisitions_are_two_series(self, tmp_path: Path, shift: float) -> None:
@@ -384,6 +385,16 @@ class TestFrames:
         np.testing.assert_array_equal(volume.hu, HU)
         assert volume.geometry.spacing_dhw == (2.5, 0.8, 0.7)
         assert volume.geometry.origin_lps == (-20, -30, 100)
+
+    def test_copies_are_merged(
+        self, tmp_path: Path, enhanced: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save(tmp_path, [enhanced(), enhanced()])
+        read = []
+        monkeypatch.setattr(pydicom, "dcmread", lambda *a, _read=pydicom.dcmread, **k: read.append(a) or _read(*a, **k))
+        np.testing.assert_array_equal(read_volume(tmp_path).hu, HU)
+        # two headers and the pixels of one file
+        assert len(read) == 3
 
     def test_frames_whose_place_is_not_stated(self, tmp_path: Path) -> None:
         data = slices()[0]
