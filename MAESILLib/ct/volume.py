@@ -8,6 +8,7 @@ one-dimensional resampling only.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,12 @@ class ModelGrid:
         return np.ascontiguousarray(resampled.transpose(self.axes))
 
     def to_source(self, array: NDArray[Any], *, nearest: bool = False) -> NDArray[Any]:
-        """Bring an array from the model's grid back to the source grid.
+        """Bring an array from the model's grid back to the source grid: all planes of :meth:`planes_to_source`."""
+        (whole,) = self.planes_to_source(array, self.source.size_dhw[0], nearest=nearest)
+        return whole
+
+    def planes_to_source(self, array: NDArray[Any], count: int, *, nearest: bool = False) -> Iterator[NDArray[Any]]:
+        """Bring an array from the model's grid back to the source grid, ``count`` planes at a time.
 
         Values are interpolated at the source's voxel centres, without smoothing.
 
@@ -117,21 +123,26 @@ class ModelGrid:
             array: (D, H, W) of the model's grid.
             nearest: take the nearest voxel (label maps) instead of interpolating linearly.
 
-        Returns:
-            a new array (D, H, W) of the source grid with the dtype of ``array``; integers are rounded.
+        Yields:
+            new arrays (count or fewer, H, W) of the source grid with the dtype of ``array``; integers are rounded.
 
         Raises:
             ValueError: the array has another shape than the model's grid, or booleans are to be interpolated.
         """
         _check_shape(array, self.geometry, "model")
+        slabs = [slice(first, first + count) for first in range(0, self.source.size_dhw[0], count)]
         if not self.is_resampled:
-            return np.array(self._unoriented(array), order="C", copy=True)
-        in_source_order = array.transpose(np.argsort(self.axes))
+            yield from (np.array(self._unoriented(array)[slab], order="C", copy=True) for slab in slabs)
+            return
+        in_source_order = np.ascontiguousarray(array.transpose(np.argsort(self.axes)))
         if nearest:
-            return in_source_order[np.ix_(*self._per_source_axis(self._nearest_index))]
+            along_d, *along_plane = self._per_source_axis(self._nearest_index)
+            yield from (in_source_order[np.ix_(along_d[slab], *along_plane)] for slab in slabs)
+            return
         if array.dtype == np.bool_:
             raise ValueError("booleans cannot be interpolated linearly: pass nearest=True")
-        return grow_along_axes(in_source_order, self._per_source_axis(self._matrix_to_source))
+        matrix_d, matrix_h, matrix_w = self._per_source_axis(self._matrix_to_source)
+        yield from (grow_along_axes(in_source_order, (matrix_d[slab], matrix_h, matrix_w)) for slab in slabs)
 
     def _oriented(self, array: NDArray[Any]) -> NDArray[Any]:
         return array.transpose(self.axes)[self._flip_slices()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 
 from MAESILLib.config import Window
 from MAESILLib.ct.volume import CTVolume, ModelGrid, hu_to_unit, model_grid, unit_to_hu
-from MAESILLib.ct.writing import write_volume
+from MAESILLib.ct.writing import PLANES, volume_writer
 from MAESILLib.mae.checkpoint import checkpoint_identity, load_checkpoint
 from MAESILLib.metrics.catalogue import caption
 from MAESILLib.reconstruct.plan import Plan
@@ -175,28 +177,41 @@ def _write_volumes(
     reporter: Reporter,
     stop: StopRequest,
 ) -> None:
-    """Write the five volumes on the input's grid; HU are int16, clipped to the window where compared."""
-    stop.check()
-    hidden = grid.to_source(result.hidden, nearest=True)
-    clipped = np.clip(volume.hu, *window)
-    reconstruction = grid.to_source(unit_to_hu(result.prediction, window))
-
-    def whole(hu: np.ndarray) -> np.ndarray:
-        return np.rint(hu).astype(np.int16)
-
-    made = {
-        "masked": lambda: whole(np.where(hidden, window[0], clipped)),
-        "reconstruction": lambda: whole(reconstruction),
-        "composite": lambda: whole(np.where(hidden, reconstruction, clipped)),
-        "error": lambda: whole(reconstruction) - whole(clipped),
-        "mask": lambda: hidden.astype(np.uint8),
-    }
-    for number, kind in enumerate(KINDS):
-        stop.check()
-        reporter.progress("write", number / len(KINDS))
-        array = made[kind]()
-        stop.check()
-        write_volume(staging / f"{kind}.{outputs.format}", array, volume.geometry, compress=outputs.compress)
+    """Write the five volumes on the input's grid, a few planes at a time; HU are int16, clipped to the window."""
+    low, high = window
+    depth = volume.geometry.size_dhw[0]
+    predicted = grid.planes_to_source(unit_to_hu(result.prediction, window), PLANES)
+    hides = grid.planes_to_source(result.hidden, PLANES, nearest=True)
+    with ExitStack() as files, ThreadPoolExecutor(len(KINDS)) as pool:
+        write = {
+            kind: files.enter_context(
+                volume_writer(
+                    staging / f"{kind}.{outputs.format}",
+                    np.uint8 if kind == "mask" else np.int16,
+                    volume.geometry,
+                    compress=outputs.compress,
+                )
+            )
+            for kind in KINDS
+        }
+        for first, (reconstruction, hidden) in zip(
+            range(0, depth, PLANES), zip(predicted, hides, strict=True), strict=True
+        ):
+            stop.check()
+            reporter.progress("write", first / depth)
+            reconstruction, clipped = (
+                np.rint(hu).astype(np.int16)
+                for hu in (reconstruction, np.clip(volume.hu[first : first + PLANES], low, high))
+            )
+            made = {
+                "masked": np.where(hidden, np.int16(round(low)), clipped),
+                "reconstruction": reconstruction,
+                "composite": np.where(hidden, reconstruction, clipped),
+                "error": reconstruction - clipped,
+                "mask": hidden.astype(np.uint8),
+            }
+            # compression, most of the work, lets go of the interpreter
+            list(pool.map(lambda kind, made=made: write[kind](made[kind]), KINDS))
     reporter.progress("write", 1.0)
 
 

@@ -10,11 +10,11 @@ import pytest
 import SimpleITK as sitk
 from volume_factory import geometry, rotation, trunk
 
-from MAESILLib.ct.writing import write_volume
-from MAESILLib.runtime.errors import DiskFullError, InputError, MAESILError
+from MAESILLib.ct.writing import volume_writer, write_volume
+from MAESILLib.runtime.errors import DiskFullError, InputError
 
 GRID = geometry((12, 40, 48), (3.0, 0.8, 0.7), rotation(10, 20, 30) * [1, -1, 1])
-SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
+SUFFIXES = (".nrrd", ".nii.gz", ".nii")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -37,11 +37,10 @@ def test_round_trip(tmp_path: Path, suffix: str, dtype: type, compress: bool) ->
 
 def test_compression_makes_a_difference(tmp_path: Path) -> None:
     array = np.zeros((12, 40, 48), np.int16)
-    for suffix in (".nrrd", ".mha"):
-        write_volume(tmp_path / f"packed{suffix}", array, GRID)
-        write_volume(tmp_path / f"plain{suffix}", array, GRID, compress=False)
-        assert (tmp_path / f"packed{suffix}").stat().st_size < 2000
-        assert (tmp_path / f"plain{suffix}").stat().st_size > array.nbytes
+    write_volume(tmp_path / "packed.nrrd", array, GRID)
+    write_volume(tmp_path / "plain.nrrd", array, GRID, compress=False)
+    assert (tmp_path / "packed.nrrd").stat().st_size < 2000
+    assert (tmp_path / "plain.nrrd").stat().st_size > array.nbytes
 
 
 def test_view_with_strides(tmp_path: Path) -> None:
@@ -55,9 +54,9 @@ def test_wrong_use(tmp_path: Path) -> None:
         write_volume(tmp_path / "scan.png", trunk(), GRID)
     with pytest.raises(ValueError, match="float64"):
         write_volume(tmp_path / "scan.nrrd", trunk().astype(np.float64), GRID)
-    with pytest.raises(ValueError, match="size"):
+    with pytest.raises(ValueError, match="11 planes were written of 12"):
         write_volume(tmp_path / "scan.nrrd", trunk()[1:], GRID)
-    with pytest.raises(ValueError, match=r"\(D, H, W\)"):
+    with pytest.raises(ValueError, match=r"\(H, W\)"):
         write_volume(tmp_path / "scan.nrrd", trunk()[0], GRID)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "results").write_text("")
@@ -81,15 +80,13 @@ class TestFailures:
             write_volume(tmp_path / f"scan{suffix}", trunk(), GRID)
         assert list(tmp_path.iterdir()) == []
 
-    def test_other_failure_keeps_the_older_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_another_failure_keeps_the_older_file(self, tmp_path: Path) -> None:
         path = tmp_path / "scan.nrrd"
         path.write_text("older")
-
-        def fail(*_: object, **__: object) -> None:
-            raise RuntimeError("Exception thrown in writer: file.cxx:1:\nITK ERROR: NrrdImageIO(0x55): no luck\n")
-
-        monkeypatch.setattr(sitk, "WriteImage", fail)
-        with pytest.raises(MAESILError, match=r"could not write .*scan.nrrd: no luck\. check"):
-            write_volume(path, trunk(), GRID)
+        with (
+            pytest.raises(ValueError, match="5 planes were written of 12"),
+            volume_writer(path, np.int16, GRID) as write,
+        ):
+            write(trunk()[:5])
         assert path.read_text() == "older"
         assert len(list(tmp_path.iterdir())) == 1
