@@ -3,8 +3,6 @@
 Exit status: 0 done; 2 bad usage or input; 3 cancelled; 4 out of memory or disk; 1 a bug, with traceback.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import io

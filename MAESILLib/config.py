@@ -1,7 +1,5 @@
 """Configuration: frozen dataclasses, presets, TOML files in which an unknown key is an error."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math

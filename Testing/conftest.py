@@ -1,7 +1,5 @@
 """What the tests share: real CT where it lies beside the checkout, a small cache, a small trained model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -6,8 +6,6 @@ CT is a file or a DICOM folder; without CHECKPOINT the embedded one is used. FEA
 (width, D/8, H/8, W/8): D towards superior, H towards posterior, W towards left.
 """
 
-from __future__ import annotations
-
 import sys
 from itertools import product
 

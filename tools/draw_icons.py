@@ -5,8 +5,6 @@ are sampled on a grid SUPERSAMPLING times finer than the picture and averaged, s
 machine.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -11,8 +11,6 @@ last one prints what int8 costs, where the evaluation has both files. A probe ta
 with --probed it may be that of another file with the same encoder, written before the completion was trained.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

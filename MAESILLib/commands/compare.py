@@ -1,7 +1,5 @@
 """``maesil compare``: MAESIL, an AE, a VAE and a VQ-VAE, trained with the same budget and evaluated alike."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

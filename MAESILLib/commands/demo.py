@@ -1,7 +1,5 @@
 """``maesil demo``: reconstruct the sample CT with the embedded checkpoint."""
 
-from __future__ import annotations
-
 import argparse
 
 from MAESILLib.commands import reconstruct

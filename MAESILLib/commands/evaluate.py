@@ -1,7 +1,5 @@
 """``maesil evaluate``: the protocol's metrics of checkpoints on a cache."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``maesil export``: the pretrained encoder for downstream work."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``maesil info``: what is in a checkpoint, a cache or a volume, or what this machine has."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import asdict

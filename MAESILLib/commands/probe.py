@@ -1,7 +1,5 @@
 """``maesil probe``: evaluate the frozen encoder with linear probes on labelled points and label maps."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -8,8 +8,6 @@ Optimiser, schedule with its cool-down and averaging of the weights are the same
 its own.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

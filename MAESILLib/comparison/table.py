@@ -1,7 +1,5 @@
 """The tables of a comparison as Markdown: who is ahead, methods and their metrics, paired differences."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ Masks come from fixed seeds or from a file, so every checkpoint with the same su
 the same ones, next to the trivial fills of the same masks. It is done in fp32 on every device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A figure for each volume of an evaluation: input, masked input, reconstruction and error."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from pathlib import Path

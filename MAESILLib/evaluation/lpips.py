@@ -4,8 +4,6 @@ The package holds the channel weights. AlexNet's are the user's: torchvision's f
 features.0.weight, ...). Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import pickle
 import warnings
 from pathlib import Path

@@ -9,8 +9,6 @@ An .npz archive, written where there is none and read otherwise:
 Superpatches are those of :func:`MAESILLib.mae.superpatch.partition`, tokens in row-major order.
 """
 
-from __future__ import annotations
-
 import math
 import zipfile
 import zlib

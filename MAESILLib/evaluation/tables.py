@@ -1,7 +1,5 @@
 """Tables of rows, one for each model, volume and setting: summaries, differences, and files in JSON, CSV, Markdown."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import defaultdict

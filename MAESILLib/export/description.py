@@ -4,8 +4,6 @@ An export is a safetensors file of the encoder's weights. Its metadata are the c
 of export, the checkpoint's name and SHA-256, and how to load it.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The pretrained encoder as a PyTorch module for whole images: intensities to tokens or feature maps."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

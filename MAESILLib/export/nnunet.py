@@ -1,7 +1,5 @@
 """Export for nnU-Net (Isensee et al. 2021): weights under the names of Primus, and a trainer that loads them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -5,8 +5,6 @@ axial rotary positions (Su et al. 2021, arXiv 2104.09864). Parameters are named 
 weights move between the two by renaming alone.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

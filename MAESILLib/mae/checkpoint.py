@@ -3,8 +3,6 @@
 safetensors holds numbers and text only: opening a stranger's file cannot run code.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -4,8 +4,6 @@ The format: 8 bytes, the length of the header (little-endian); the header, JSON;
 (https://github.com/huggingface/safetensors, section Format).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import struct

@@ -9,8 +9,6 @@ The decoder makes every patch of one vector, so neighbours disagree about their 
 (Ronneberger et al. 2015, arXiv 1505.04597) starts as the fill.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

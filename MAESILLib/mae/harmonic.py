@@ -10,8 +10,6 @@ two such cycles, which know nothing of its slope at the border; it takes five to
 holes are large.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The losses of a training step: of the core, and of what reads it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """What a mask is asked for, and how many tokens it leaves visible; needs no torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

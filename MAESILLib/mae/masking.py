@@ -20,8 +20,6 @@ The cubes of a grid that they do not divide are cut at its far faces; one cube i
 whole ones do not give the number of visible tokens.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable

@@ -12,8 +12,6 @@ decodes hidden tokens alone by cross-attention (CrossMAE, Fu et al. 2024, arXiv 
 "self"`` all tokens pass through self-attention instead, as in the first MAE (He et al. 2021, arXiv 2111.06377).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

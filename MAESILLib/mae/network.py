@@ -1,7 +1,5 @@
 """The masked autoencoder together with what reads it, as a checkpoint holds them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

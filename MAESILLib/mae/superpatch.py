@@ -7,8 +7,6 @@ the volume's border can be padded, by repeating the edge voxel: the padding of a
 from that patch itself, so it gives nothing away.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The metrics of results: what each is called, its unit, and how many decimals are shown. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ They stand next to every metric of the model, because part of any reconstruction
 The strongest of them is :func:`MAESILLib.mae.harmonic.harmonic_fill`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

@@ -4,8 +4,6 @@ All volumes are (D, H, W) intensities of the model's grid: HU clipped to a windo
 so the data range is 1. Padding is cropped off before: every voxel passed here counts.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

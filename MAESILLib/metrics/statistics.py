@@ -3,8 +3,6 @@
 Volumes of one patient are not independent, so confidence intervals resample patients.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping

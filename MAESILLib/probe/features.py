@@ -1,7 +1,5 @@
 """What tokens are described by: a frozen encoder, the same with random weights, or features without training."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Few-label segmentation: token-level Dice on other patients after fitting on 1, 5 or 10 labelled cases."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Linear probes across patients in numpy: ridge regression, AUROC, choices inside the training patients, bootstrap."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Label maps: which file belongs to a CT, what its values stand for, their voxels on the 1.5 mm grid."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

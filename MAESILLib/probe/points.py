@@ -1,7 +1,5 @@
 """Point lists: labelled voxels of CT volumes, each of one structure of one patient."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """The whole probe: describe labelled tokens, fit across patients, compare with every baseline."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """A reduced probe for use during training: few windows kept in memory, one draw, two blocks, a fixed ridge."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Metrics of each patient and structure, their means and the encoder's differences, and the files of a probe."""
 
-from __future__ import annotations
-
 import csv
 import io
 import statistics

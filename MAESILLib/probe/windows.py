@@ -1,7 +1,5 @@
 """Windows at random offsets: cubes of a volume in which a token can be anywhere."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

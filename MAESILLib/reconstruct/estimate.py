@@ -1,7 +1,5 @@
 """Main memory that a reconstruction needs, estimated before it starts; needs no torch."""
 
-from __future__ import annotations
-
 import math
 
 BASE_MIB, MIB_PER_SOURCE_MVOXEL, MIB_PER_MVOXEL, MIB_PER_MVOXEL_OF_COVER = 640, 33, 30, 10

@@ -1,7 +1,5 @@
 """What is hidden where in a volume: a plan, the masks of its superpatches, and those of the whole volume."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 

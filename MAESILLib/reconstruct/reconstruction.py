@@ -4,8 +4,6 @@ Memory holds the volume, six blending volumes, the harmonic fill of one pass (ab
 the superpatches of one forward pass, however many passes there are.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The metrics of one reconstruction: model and harmonic fill on the same masks, on the model's grid."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 

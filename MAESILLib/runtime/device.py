@@ -1,7 +1,5 @@
 """Choosing and naming the device, and running on it in the right precision."""
 
-from __future__ import annotations
-
 import contextlib
 import platform
 import sys

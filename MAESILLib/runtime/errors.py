@@ -4,8 +4,6 @@ Everything raised on purpose derives from :class:`MAESILError`: the command line
 and ends with its status. Any other exception is a bug and keeps its traceback (status 1).
 """
 
-from __future__ import annotations
-
 EXIT_DONE = 0
 EXIT_BUG = 1
 EXIT_INPUT = 2

@@ -15,8 +15,6 @@ With ``bar`` progress is drawn on stderr; with ``off`` nothing but errors is sai
 stderr, so stdout holds events or results alone.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -4,8 +4,6 @@ A result is written to a temporary name in its own folder and renamed when compl
 never meets half a file under a final name, whatever ends the writer.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

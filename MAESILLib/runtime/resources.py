@@ -4,8 +4,6 @@ One function for a checkout and a packaged Slicer extension, where Resources lie
 and for an installed wheel, where it lies inside.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from MAESILLib.runtime.errors import InputError

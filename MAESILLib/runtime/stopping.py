@@ -1,7 +1,5 @@
 """Cancellation by signal, stop file, parent exit or time limit."""
 
-from __future__ import annotations
-
 import math
 import signal
 import threading

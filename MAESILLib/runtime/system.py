@@ -1,7 +1,5 @@
 """What this machine has: Python, packages, devices and their memory. Asked by a panel that must not import torch."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import platform

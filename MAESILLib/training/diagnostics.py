@@ -1,7 +1,5 @@
 """What a training does to the encoder, beyond the loss: whether its blocks are used, and what its tokens hold."""
 
-from __future__ import annotations
-
 import torch
 
 from MAESILLib.mae.model import Encoder, patchify

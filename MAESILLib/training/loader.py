@@ -1,7 +1,5 @@
 """Batches ahead of time: which samples a rank takes for each pass, assembled in threads while the device works."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The training log: a CSV beside the weights, and TensorBoard where it is installed."""
 
-from __future__ import annotations
-
 import csv
 import io
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """AdamW with decay on matrices only, the learning rate's schedule, and the moving average of the weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -4,8 +4,6 @@ With AVX-512 BF16 or AMX a CPU is about twice as fast in bf16, without them it e
 it can do is no flag that torch gives on all systems, so a transformer block is timed.
 """
 
-from __future__ import annotations
-
 import time
 
 import torch

@@ -4,8 +4,6 @@ What one rank knows and the others must follow (a stop, a mean, a choice) goes t
 gradients is torch's own.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The names of a run's files; needs no torch, so that a panel can look into a run's folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 MODEL, BEST = "model.safetensors", "best.safetensors"

@@ -5,8 +5,6 @@ whole state, and that of every rank. The file is a pickle read with ``weights_on
 tensors and plain values and nothing else.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 from dataclasses import dataclass, field

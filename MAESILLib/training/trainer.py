@@ -10,8 +10,6 @@ A run is a folder:
     previews/               pictures, and the latest as a volume
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time

@@ -1,7 +1,5 @@
 """One update of the weights: forward and backward passes, clipping, AdamW, the average."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping

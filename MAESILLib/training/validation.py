@@ -4,8 +4,6 @@ What is measured is what the model is for: hidden patches it has not seen. The s
 masks depend on the data alone, so every run over a cache is measured on the same ones.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 import zlib

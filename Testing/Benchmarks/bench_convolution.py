@@ -3,8 +3,6 @@
 python Testing/Benchmarks/bench_convolution.py
 """
 
-from __future__ import annotations
-
 import time
 
 import torch

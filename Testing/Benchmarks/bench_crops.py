@@ -3,8 +3,6 @@
 python Testing/Benchmarks/bench_crops.py [--shape 200 512 512]
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import tempfile

@@ -6,8 +6,6 @@ The volume is generated: 0.75 mm pixels and slices of the given thickness: 256x2
 model's grid and 53, 100 or 167 planes. Each line is a process of its own, start and imports included.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

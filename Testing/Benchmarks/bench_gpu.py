@@ -12,8 +12,6 @@ matrices of random numbers, measured in the same run.
 Without a cache it makes one of random volumes. ``--device cpu`` shows that it runs.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -5,8 +5,6 @@ The peer is what most masked autoencoders do: random numbers for all tokens, arg
     python Testing/Benchmarks/bench_masks.py
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

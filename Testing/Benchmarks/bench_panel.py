@@ -7,8 +7,6 @@ timer: from the click to the end of the worker (nothing but the work in the back
 filled views.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -6,8 +6,6 @@ Every line is a process of its own, start and imports included. CPU seconds are 
 more than wall time where others use the machine; wall time holds what waits for the disk.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import resource

@@ -8,8 +8,6 @@ at hand. Each runs in a process of its own, so that its peak memory is its own.
     python Testing/Benchmarks/bench_training_step.py [--preset small] [--batch 16] [--crop 64] [--steps 5]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -8,8 +8,6 @@ the same crops, order, optimizer and steps, nothing is chosen by what is held ou
 whole volumes of patients who are labelled in no case of the draw. ``maesil probe --labels`` measures frozen encoders.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import math

@@ -10,8 +10,6 @@ DATA holds MANIFEST.csv with the columns file, dataset and labels, and beside ea
 NAME_seg.nii.gz, in which 1 is the tumour. FOLDER becomes nnU-Net's; it must be new.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import csv

@@ -1,7 +1,5 @@
 """Inputs that people have reported, each judged by the place of its voxels: right, or refused in the right words."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command line as a contract: usage, bad input, output folders, options of a configuration."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import shutil

@@ -1,7 +1,5 @@
 """How a command ends that does not finish: out of memory or disk, or by a bug."""
 
-from __future__ import annotations
-
 import resource
 import subprocess
 import sys

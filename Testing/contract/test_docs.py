@@ -1,7 +1,5 @@
 """What the pages under docs say holds: commands parse, scripts are shell, tables add up, links lead somewhere."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """Events and results as a command says them, whatever files are called."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

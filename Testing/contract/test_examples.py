@@ -1,7 +1,5 @@
 """The scripts in examples/, as users run them."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

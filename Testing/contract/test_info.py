@@ -1,7 +1,5 @@
 """``maesil info``: checkpoints, caches, volumes and the system, as text and as an event."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

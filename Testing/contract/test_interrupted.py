@@ -1,7 +1,5 @@
 """Half a day of interruptions in miniature: kill -9 at twenty random moments of a run."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

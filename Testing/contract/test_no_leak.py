@@ -1,7 +1,5 @@
 """Masks of a reconstruction as seen in its files, and that nothing hidden gets through."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The results that README and docs show: they parse, name seeds, commit and data, and the pages show what they hold."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The README's commands, run in its order in an empty folder."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The CT that ships with MAESIL: small, with its licence, and where the patient lay."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stopping: by a signal, a stop file or the parent's death, at any moment, soon, and with nothing left behind."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import subprocess

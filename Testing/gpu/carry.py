@@ -10,8 +10,6 @@ HU at 12) is below the noise of a CT; a validation that counts is done on the or
 its three lower neighbours is deflated.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """The Extensions Index refuses an extension whose full clone exceeds 100 MiB."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

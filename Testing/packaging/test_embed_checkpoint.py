@@ -1,7 +1,5 @@
 """The script that writes the checkpoint that ships: int8, its data, licence and metrics inside, and its limits."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json

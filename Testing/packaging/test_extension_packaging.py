@@ -3,8 +3,6 @@
 The stand-in, Testing/packaging/cmake_stub, copies and installs what Slicer's own macro would.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

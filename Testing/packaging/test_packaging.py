@@ -1,7 +1,5 @@
 """What an installed wheel holds, and that every module can be imported by itself."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import importlib.metadata

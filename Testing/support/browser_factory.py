@@ -1,7 +1,5 @@
 """A headless Chromium for tests of pages; they are skipped where it or its driver is not installed."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Running the command line in tests: in this process or as a process of its own, with a small random checkpoint."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Miniature trees of public data sets, as their pages describe them; most files are empty, since names alone matter."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Checkpoints whose every weight matters, and nnU-Net as far as the exported trainer needs it."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json

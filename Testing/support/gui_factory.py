@@ -1,7 +1,5 @@
 """The module in the host: its panel, its inputs, and what a user does with them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

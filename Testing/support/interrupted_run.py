@@ -5,8 +5,6 @@ after a random number of updates and a random moment more, which falls into a fo
 the start itself. The last start is left to end.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Random weights for LPIPS, in the file that the real ones come in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

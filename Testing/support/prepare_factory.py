@@ -1,7 +1,5 @@
 """Running ``maesil prepare`` in tests: small CTs and manifests in, and what a cache holds."""
 
-from __future__ import annotations
-
 import csv
 import json
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """Primus (Wald et al. 2025, arXiv 2503.01835) as dynamic_network_architectures builds it, to compare with."""
 
-from __future__ import annotations
-
 from types import ModuleType
 
 from torchvision_cpu import imported

@@ -1,7 +1,5 @@
 """Small CTs with points and label maps whose answer is known."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 torchrun --nproc-per-node N Testing/support/rank_jobs.py CACHE JOBS.json
 """
 
-from __future__ import annotations
-
 import json
 import sys
 

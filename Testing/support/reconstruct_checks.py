@@ -1,7 +1,5 @@
 """Checks of what ``maesil reconstruct`` wrote, made from the files alone."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

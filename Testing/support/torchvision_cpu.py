@@ -1,7 +1,5 @@
 """torchvision, which timm and lpips import, beside a torch for the CPU: its wheel for CUDA lacks operators there."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

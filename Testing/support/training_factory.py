@@ -1,7 +1,5 @@
 """Small trainings: a cache of stand-in volumes and a configuration. Needs torch and scipy, no screen and no pytest."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small synthetic CT volumes, grids and DICOM series for tests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import permutations, product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What stands for a reader in tests of workers; a module of its own, because every worker has to import it."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import signal

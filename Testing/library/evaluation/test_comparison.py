@@ -1,7 +1,5 @@
 """``maesil compare``: baselines trained on MAESIL's own samples, evaluated alike, tables and figures."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """``maesil evaluate``: what it measures, that it repeats to the bit, and the three files it writes."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """LPIPS with random weights, beside a plain calculation from the paper's formula."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """report.html of ``maesil evaluate``: complete by itself, and sorted and filtered in a real browser."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -1,7 +1,5 @@
 """The exported encoder, alone and in nnU-Net's Primus, computes what the masked autoencoder's encoder computes."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

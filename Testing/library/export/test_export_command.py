@@ -1,7 +1,5 @@
 """``maesil export`` end to end, its files, and the page about them."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

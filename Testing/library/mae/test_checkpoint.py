@@ -1,7 +1,5 @@
 """Checkpoints: what goes in comes out, and what does not fit is refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The harmonic and the biharmonic fill against direct solvers and closed forms, alone and in batches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

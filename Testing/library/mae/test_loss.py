@@ -1,7 +1,5 @@
 """The losses of a training step, against sums over voxels written out."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Masks: counts, order, seeds, structure, covers."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """The network: token order, what hidden voxels may reach, positions, attention over the right tokens."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Block, rotary table and encoder against Primus on the same weights."""
 
-from __future__ import annotations
-
 import sys
 from types import ModuleType
 from typing import Any

@@ -1,7 +1,5 @@
 """Superpatches: covering, alignment, padding, blending."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

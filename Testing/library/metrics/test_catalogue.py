@@ -1,7 +1,5 @@
 """Titles, units and decimals of metrics: every metric of a result has them, and they read well."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The trivial fills against brute force and closed forms."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

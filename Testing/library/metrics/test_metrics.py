@@ -1,7 +1,5 @@
 """Metrics against scikit-image, MONAI and plain loops; the body mask against known anatomy."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

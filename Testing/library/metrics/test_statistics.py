@@ -1,7 +1,5 @@
 """Mean and deviation, paired differences and bootstrap intervals, beside scipy's."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,7 +1,5 @@
 """What is logged of the encoder beside the loss."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

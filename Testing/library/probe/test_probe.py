@@ -1,7 +1,5 @@
 """``maesil probe``: what it finds where the answer is known, what it refuses, and the files it writes."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import json

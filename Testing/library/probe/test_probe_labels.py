@@ -1,7 +1,5 @@
 """Label maps for a probe: found, checked against their CT, brought onto the 1.5 mm grid, points drawn in them."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

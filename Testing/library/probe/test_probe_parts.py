@@ -1,7 +1,5 @@
 """The parts of a probe: windows, features, ridge and AUROC, choices across patients, the bootstrap, thresholds."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The memory that the panel warns of before a reconstruction: plausible, and without torch."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

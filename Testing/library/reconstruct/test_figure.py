@@ -1,7 +1,5 @@
 """The figure: orientation, scale, colours, and text that neither overlaps nor leaves the page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What ``maesil reconstruct`` writes: its geometry, its meaning and its figures."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, and what the system's errors are called."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Whether the process above this one still runs; test_stopping.py of the contract ends some."""
 
-from __future__ import annotations
-
 import os
 import time
 

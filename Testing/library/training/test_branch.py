@@ -1,7 +1,5 @@
 """Cool-down branches of ``maesil pretrain``: they begin where a run is, end at the lowest rate, and leave it alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Configuration: unknown keys, wrong kinds, presets, and that every key changes something."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Bare machines run it with ``pytest --noconftest``: it needs no screen and no reader of images.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

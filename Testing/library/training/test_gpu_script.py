@@ -1,7 +1,5 @@
 """The script for a bare machine with a card, on a CPU: data there, checks, training in two calls, weights back."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What decays, how the learning rate runs, and how weights are averaged."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 

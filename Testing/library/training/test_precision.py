@@ -3,8 +3,6 @@
 Training takes it on a CPU too, where it is measured to be faster, and keeps what it took.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import json

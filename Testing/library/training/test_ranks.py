@@ -1,7 +1,5 @@
 """Several ranks: the same update however it is shared out, resuming with another number of them, and their ends."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

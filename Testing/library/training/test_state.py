@@ -1,7 +1,5 @@
 """The training state: whole at every moment; one that cannot be read is refused."""
 
-from __future__ import annotations
-
 import io
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What pretraining teaches and what only reads: whose loss has whose gradient, and what a checkpoint holds of it."""
 
-from __future__ import annotations
-
 import dataclasses
 from contextlib import closing
 from pathlib import Path

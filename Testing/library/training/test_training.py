@@ -1,7 +1,5 @@
 """Training: what a step does, exact resume, what each setting changes, and that it learns."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import itertools

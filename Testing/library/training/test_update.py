@@ -1,7 +1,5 @@
 """One update: when it is skipped and how that is told, how it is compiled, and who reads its crops."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import io
