@@ -7,17 +7,15 @@ counts in forward and backward of the core alone (attention's backward with what
 attention), so that the share of the ceiling is what the rest leaves; the ceiling is a bf16 product of 8192x8192
 matrices of random numbers, measured in the same run.
 
-    python Testing/Benchmarks/bench_gpu.py [--data CACHE] [--presets tiny small base] [--output FILE.json]
+    python Testing/Benchmarks/bench_gpu.py [--data CACHE] [--presets tiny small base]
 
 Without a cache it makes one of random volumes. ``--device cpu`` shows that it runs.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,6 @@ from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, wr
 from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for, hidden_from_visible
 from MAESILLib.mae.model import MaskedAutoencoder
 from MAESILLib.runtime.device import choose_device, device_name, peak_memory_mib
-from MAESILLib.training.batch import Batch
 from MAESILLib.training.trainer import Trainer
 
 BATCHES = {"tiny": 64, "small": 64, "base": 32}
@@ -132,8 +129,6 @@ def measure(
         wait(device)
         seconds = (time.perf_counter() - began) / steps
         waited = trainer.waited / steps
-        if args.profile and not variant.mixture:
-            profile(trainer, loader, warm_up + steps, args.profile / f"profile_{name}.txt")
     size = config.train.batch_size
     return {
         "parameters_m": sum(p.numel() for p in trainer.model.parameters()) / 1e6,
@@ -145,40 +140,6 @@ def measure(
         "peak_mib": peak_memory_mib(device),
         "warm_up_s": warmed_up,
     }
-
-
-def profile(trainer: Trainer, loader: Iterator[Batch], first: int, path: Path) -> None:
-    """Write which kernels three steps spend their time in."""
-    from torch.profiler import ProfilerActivity
-
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if trainer.device.type == "cuda" else [])]
-    with torch.profiler.profile(activities=activities) as recorded:
-        for step in range(first, first + 3):
-            trainer._update(loader, step)
-        wait(trainer.device)
-    by = "self_cuda_time_total" if trainer.device.type == "cuda" else "self_cpu_time_total"
-    path.write_text(recorded.key_averages().table(sort_by=by, row_limit=30, max_name_column_width=90))
-
-
-def attention_kernels(device: torch.device) -> dict[str, float]:
-    """Time forward and backward of attention by each of torch's kernels, at the shape of base; ms."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    query, key, value = (
-        torch.randn(32, 12, 1024, 66, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
-    )
-    times = {}
-    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
-
-        def both(backend: SDPBackend = backend) -> None:
-            with sdpa_kernel(backend):
-                torch.nn.functional.scaled_dot_product_attention(query, key, value).sum().backward()
-
-        try:
-            times[backend.name.lower()] = 1000 * seconds_of(both, device, 10)
-        except RuntimeError as error:
-            print(f"{backend.name}: {str(error).splitlines()[0]}")
-    return times
 
 
 def flops(config: Any, device: torch.device) -> float:
@@ -227,7 +188,7 @@ def measure_monai(name: str, device: torch.device, args: argparse.Namespace) -> 
 
 
 def main() -> None:
-    """Measure, print a table, and write everything as JSON."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="CACHE")
     parser.add_argument("--device", default="cuda")
@@ -237,25 +198,19 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=8)
     parser.add_argument("--threads", type=int, default=12, help="that make batches")
     parser.add_argument("--eager", action="store_true", help="measure without torch.compile alone")
-    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write which kernels take the time")
     parser.add_argument("--no-monai", action="store_true", help="leave out the peer")
-    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     device = choose_device(args.device)
     torch.backends.cuda.matmul.allow_tf32 = False
-    if args.profile:
-        args.profile.mkdir(parents=True, exist_ok=True)
     peak = ceilings(device)
     print(f"{device_name(device)}, torch {torch.__version__}")
     cudnn = torch.backends.cudnn.version()
     if device.type == "cuda":
         # before 9.15 cuDNN had no fast 3D convolutions in half precision, and torch went round it
         print(f"cuDNN {cudnn}{' IS TOO OLD: 3D convolutions are slow' if (cudnn or 0) < 91500 else ''}")
-        print("attention, ms: " + ", ".join(f"{k} {v:.2f}" for k, v in attention_kernels(device).items()))
     print(f"bf16 product {peak['tflops']:.0f} TFLOP/s, copy {peak['tb_per_s']:.2f} TB/s")
     columns = ("params M", "batch", "samples/s", "ms/step", "TFLOP/s", "of peak", "wait", "peak MiB", "warm-up s")
     print(f"{'':38}" + "".join(f"{column:>11}" for column in columns), flush=True)
-    results: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, **peak, "rows": []}
     with tempfile.TemporaryDirectory() as folder:
         cache = read_cache(args.data) if args.data else random_cache(Path(folder), 160)
         for name in args.presets:
@@ -270,18 +225,10 @@ def main() -> None:
                 if row["gflop_per_sample"] is not None:
                     row["tflops"] = row["gflop_per_sample"] * row["samples_per_s"] / 1000
                     row["of_peak"] = row["tflops"] / peak["tflops"]
-                results["rows"].append({"name": label, **row})
                 print_row(label, row)
-                save(results, args.output)
             monai = None if args.no_monai else measure_monai(name, device, args)
-            if args.no_monai:
-                pass
-            elif monai is None:
-                print(f"{name}, MONAI: not installed", flush=True)
-            else:
-                results["rows"].append({"name": f"{name}, MONAI", **monai})
+            if monai is not None:
                 print_row(f"{name}, MONAI", monai)
-            save(results, args.output)
 
 
 def variants(eager: bool) -> list[Variant]:
@@ -289,12 +236,6 @@ def variants(eager: bool) -> list[Variant]:
     if eager:
         return [Variant(compiled=False), Variant(compiled=False, mixture=True)]
     return [Variant(), Variant(mixture=True), Variant(compiled=False)]
-
-
-def save(results: dict[str, Any], output: Path | None) -> None:
-    """Write what there is so far."""
-    if output:
-        output.write_text(json.dumps(results, indent=2))
 
 
 def print_row(label: str, row: dict[str, Any]) -> None:
