@@ -160,12 +160,8 @@ def _print_any_name() -> None:
 
 
 def _wanted_mode(arguments: list[str]) -> str:
-    """Read --progress before the parser does, so that usage errors are events too; the last one counts."""
-    mode = "bar"
-    for number, argument in enumerate(arguments):
-        value = argument.partition("=")[2] if argument.startswith("--progress=") else ""
-        if argument == "--progress" and number + 1 < len(arguments):
-            value = arguments[number + 1]
-        if value in MODES:
-            mode = value
-    return mode
+    """Read --progress before the parser of all commands does, so that usage errors are events too."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--progress", nargs="?")
+    mode = parser.parse_known_args(arguments)[0].progress
+    return mode if mode in MODES else "bar"

@@ -133,7 +133,7 @@ def main() -> None:
     if found := re.search(r'"(/|~|[A-Za-z]:\\)[^"]*"', json.dumps(training)):
         raise SystemExit(f"the metadata hold a path: {found[0]}")
     unchecked = args.target.with_suffix(".unchecked")
-    save_checkpoint(unchecked, read_weights(args.source), dataclasses.replace(info, training=training), "int8")
+    save_checkpoint(unchecked, read_weights(args.source), dataclasses.replace(info, training=training), as_int8=True)
     size = unchecked.stat().st_size
     if size > MOST_BYTES:
         unchecked.unlink()

@@ -6,11 +6,10 @@ safetensors holds numbers and text only: opening a stranger's file cannot run co
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import nn
 
 from MAESILLib.config import to_dict
@@ -19,22 +18,19 @@ from MAESILLib.mae.network import Network
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path, sha256_of
 
-DTYPES = ("fp32", "fp16", "int8")
 FLOATS = (torch.float32, torch.float16)
 DAMAGED = "the file is incomplete or was changed; get it again"
 
 
 def save_checkpoint(
-    path: Path | str, weights: dict[str, torch.Tensor], info: CheckpointInfo, dtype: str = "fp32"
+    path: Path | str, weights: dict[str, torch.Tensor], info: CheckpointInfo, *, as_int8: bool = False
 ) -> None:
     """Write weights and metadata to ``path``, whole or not at all.
 
     Args:
         weights: the ``state_dict()`` of a :class:`MAESILLib.mae.network.Network`.
-        dtype: fp32, fp16, or int8: matrices and kernels as rows of int8 with one fp32 scale each, the rest as fp16.
+        as_int8: matrices and kernels as rows of int8 with one fp32 scale each, the rest as fp16; else all as fp32.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"unknown weight type '{dtype}'", f"choose one of {', '.join(DTYPES)}")
     metadata = {
         "format": FORMAT,
         "model": to_dict(info.model),
@@ -46,19 +42,19 @@ def save_checkpoint(
     }
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
-        tensors |= _stored(name, tensor.detach().to("cpu", torch.float32), dtype)
+        tensors |= _stored(name, tensor.detach().to("cpu", torch.float32), as_int8)
     with atomic_path(path) as temporary:
         # save_file would make a file that nobody else may read, whatever the umask
         temporary.write_bytes(save(tensors, metadata={KEY: json.dumps(metadata)}))
 
 
-def _stored(name: str, tensor: torch.Tensor, dtype: str) -> dict[str, torch.Tensor]:
+def _stored(name: str, tensor: torch.Tensor, as_int8: bool) -> dict[str, torch.Tensor]:
     """Return a tensor as it is stored: itself, or rows of int8 with their scales (rows,)."""
-    if dtype == "int8" and tensor.dim() > 1 and len(tensor) > 1:
+    if as_int8 and tensor.dim() > 1 and len(tensor) > 1:
         scale = tensor.flatten(1).abs().amax(1).clamp_min(1e-12) / 127
         rows = (tensor.flatten(1) / scale[:, None]).round().to(torch.int8)
         return {name: rows.view(tensor.shape), name + SCALE: scale}
-    return {name: tensor.to(torch.float32 if dtype == "fp32" else torch.float16).contiguous()}
+    return {name: tensor.to(torch.float16 if as_int8 else torch.float32).contiguous()}
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tuple[Network, CheckpointInfo]:
@@ -77,10 +73,13 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint, in fp32.
 
     Raises:
-        InputError: no such file, not a safetensors file, or a tensor of another type.
+        InputError: not a safetensors file, or a tensor of another type.
     """
-    with _open(path) as file:
-        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a readable checkpoint ({line})", DAMAGED) from None
     scales = {name + SCALE for name, tensor in stored.items() if tensor.dtype == torch.int8}
     return {name: _read(name, stored, path) for name in stored.keys() - scales}
 
@@ -122,15 +121,3 @@ def checkpoint_identity(path: Path | str) -> dict[str, str]:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     return {"name": Path(path).name, "sha256": sha256_of(path), "weights_sha256": weights}
-
-
-def _open(path: Path | str) -> Any:
-    if not Path(path).is_file():
-        raise InputError(f"no such checkpoint: {path}", "check the path")
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        line = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} is not a readable checkpoint ({line})", "it is damaged or of another kind; get it again"
-        ) from None

@@ -53,7 +53,6 @@ def harmonic_fill(
 
     Raises:
         ArithmeticError: the tolerance was not reached, for one below about 1e-6 because of float32.
-        CancelledError: a stop was asked for.
     """
     image = image.float()
     count = known.sum((1, 2, 3, 4), keepdim=True)
@@ -95,7 +94,6 @@ def biharmonic_fill(
 
     Raises:
         ArithmeticError: the tolerance was not reached.
-        CancelledError: a stop was asked for.
     """
     grids = _hierarchy(known[:, 0])
     if not grids:

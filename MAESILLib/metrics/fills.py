@@ -7,23 +7,17 @@ The strongest of them is :func:`MAESILLib.mae.harmonic.harmonic_fill`.
 import numpy as np
 from scipy import ndimage
 
-from MAESILLib.runtime.errors import InputError
-
 
 def fill_mean(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """Predict every hidden voxel as the mean of the visible voxels.
 
     Args:
         image: (D, H, W) intensities; hidden voxels are not read.
-        hidden: (D, H, W) bool, True where the image is to be predicted.
+        hidden: (D, H, W) bool, True where the image is to be predicted; a mask leaves something visible.
 
     Returns:
         (D, H, W) float32 copy of ``image`` with the hidden voxels filled.
-
-    Raises:
-        InputError: the shapes or types do not fit, or nothing is visible.
     """
-    _check(image, hidden)
     filled = image.astype(np.float32)
     filled[hidden] = image[~hidden].mean(dtype=np.float64)
     return filled
@@ -32,25 +26,14 @@ def fill_mean(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 def fill_nearest(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """Predict every hidden voxel as the nearest visible one, by Euclidean distance in voxels.
 
-    Arguments and errors as in :func:`fill_mean`. Which of several equally near voxels is taken is
+    Arguments as in :func:`fill_mean`. Which of several equally near voxels is taken is
     arbitrary, but always the same.
 
     Returns:
         (D, H, W) float32 copy of ``image`` with the hidden voxels filled.
     """
-    _check(image, hidden)
     filled = image.astype(np.float32)
     if hidden.any():
         nearest = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
         filled[hidden] = image[tuple(index[hidden] for index in nearest)]
     return filled
-
-
-def _check(image: np.ndarray, hidden: np.ndarray) -> None:
-    if hidden.shape != image.shape or hidden.dtype != bool:
-        raise InputError(
-            f"mask 'hidden' is {hidden.dtype} of shape {hidden.shape}, but the image has shape {image.shape}",
-            "pass a bool array of the image's shape",
-        )
-    if hidden.all():
-        raise InputError("nothing is visible: every valid voxel is hidden", "use a smaller masking ratio")

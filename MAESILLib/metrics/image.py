@@ -47,7 +47,6 @@ def score(
 
     Raises:
         InputError: the shapes do not fit, or the prediction is not finite.
-        CancelledError: a stop was asked for.
     """
     _check(reference, prediction, hidden, body)
     made, where, inside = np.clip(prediction, 0, 1), None, body

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from MAESILLib.metrics.catalogue import markdown_table
 from MAESILLib.probe.features import ENCODER, HAND_MADE, POSITION, RANDOM, RAW
 from MAESILLib.probe.fit import SOFT_TISSUE, Floats, Labels, interval, macro
 from MAESILLib.runtime.files import staged, write_json, write_text
@@ -100,7 +101,6 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
 
     Raises:
         InputError: the folder cannot be written to.
-        DiskFullError: the disk is full.
     """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([Row._fields, *result["rows"]])
@@ -173,7 +173,7 @@ def _metrics(lines: list[Line]) -> list[str]:
         difference = "" if line["feature"] == ENCODER else _signed(line)
         cells = (line["metric"], line["group"], str(line["patients"]), line["feature"])
         rows.append([*cells, f"{line['value']:.3f}{interval}", difference])
-    return _table(["metric", "of", "patients", "feature", "mean (95 % interval)", "encoder minus it"], rows)
+    return markdown_table(["metric", "of", "patients", "feature", "mean (95 % interval)", "encoder minus it"], rows)
 
 
 def _structures(rows: list[Row], source: str, window: int) -> list[str]:
@@ -186,8 +186,4 @@ def _structures(rows: list[Row], source: str, window: int) -> list[str]:
         [name.replace("|", "\\|"), str(len(one[ENCODER])), *(f"{statistics.fmean(one[f]):.3f}" for f in features)]
         for name, one in sorted(values.items())
     ]
-    return _table([f"{AUROC} of", "patients", *features], cells)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return markdown_table([f"{AUROC} of", "patients", *features], cells)

@@ -1,7 +1,7 @@
 """The figure of a reconstruction: input, masked input, reconstruction and error in three planes.
 
-matplotlib is imported inside the functions, and drawn with its Agg or PDF canvas: no window system
-is needed and the import costs nothing to those who draw nothing.
+matplotlib is imported inside the functions, and drawn with its Agg canvas: no window system is
+needed and the import costs nothing to those who draw nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ PLANES = (
 
 
 def reconstruction_figure(
-    path: Path | str,
+    path: Path,
     *,
     reference_hu: np.ndarray,
     reconstruction_hu: np.ndarray,
@@ -81,7 +80,7 @@ def reconstruction_figure(
     sagittal ones.
 
     Args:
-        path: file to write, ``.png`` or ``.pdf``.
+        path: PNG to write.
         reference_hu, reconstruction_hu: (D, H, W) HU in canonical orientation: D towards superior, H towards
             posterior, W towards the patient's left.
         hidden: (D, H, W) bool; these voxels get a flat colour in the masked row.
@@ -89,16 +88,7 @@ def reconstruction_figure(
         window_hu: grey window of the first three rows, low and high.
         title: line at the top: case, mask, checkpoint. Long lines are wrapped.
         subtitle: line at the bottom: metrics.
-
-    Raises:
-        InputError: the shapes do not fit, or the suffix is another one.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".png", ".pdf"):
-        raise InputError(f"cannot write a figure to {path}", "use a name that ends in .png or .pdf")
-    shapes = {volume.shape for volume in (reference_hu, reconstruction_hu, hidden)}
-    if len(shapes) != 1 or reference_hu.ndim != 3:
-        raise InputError(f"a figure needs volumes on one grid, got shapes {sorted(shapes)}", "resample them first")
     from matplotlib import colormaps
 
     centre = body_centre(reference_hu)

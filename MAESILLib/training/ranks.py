@@ -90,7 +90,7 @@ def own_device(name: str) -> str:
     if name not in ("auto", "cuda"):
         raise InputError(f"--device {name} for several ranks", "give auto, cuda or cpu; each rank takes its own card")
     is_cuda = name == "cuda" or torch.cuda.is_available()
-    return f"cuda:{_number('LOCAL_RANK')}" if is_cuda else "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if is_cuda else "cpu"
 
 
 @contextmanager
@@ -98,13 +98,13 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     """Join the other ranks for as long as the block runs; alone without a launcher.
 
     Raises:
-        InputError: the launcher's variables are not numbers, or no other rank could be reached.
+        InputError: no other rank could be reached.
         MAESILError: what the block raised, with the name of this rank.
     """
     if not is_launched():
         yield ALONE
         return
-    ranks = Ranks(_number("RANK"), _number("WORLD_SIZE"))
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
@@ -135,10 +135,3 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         get_error_handler().record_exception(error)
         raise
     dist.destroy_process_group()
-
-
-def _number(name: str) -> int:
-    text = os.environ[name]
-    if not text.isdigit():
-        raise InputError(f"{name}={text} in the environment is no number", "start with torchrun")
-    return int(text)

@@ -95,7 +95,7 @@ def test_it_ships(
     # the encoder was probed before the completion was trained
     early, info = tmp_path / "early.safetensors", read_info(source)
     without = {name: w for name, w in read_weights(source).items() if not name.startswith("completion.")}
-    save_checkpoint(early, without, dataclasses.replace(info, parts=("readout",)), "int8")
+    save_checkpoint(early, without, dataclasses.replace(info, parts=("readout",)), as_int8=True)
     files: tuple[object, ...] = ("--evaluation", evaluated(tmp_path, source, target))
     files += ("--probe", probed(tmp_path, early), "--probed", early)
     capsys.readouterr()

@@ -15,7 +15,6 @@ from matplotlib.transforms import Bbox
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from MAESILLib.reconstruct.figure import HIDDEN_COLOUR, PLANES, body_centre, plane_slice, reconstruction_figure
-from MAESILLib.runtime.errors import InputError
 
 SHAPES = {
     "chest": (40, 60, 80),
@@ -164,17 +163,6 @@ def test_hidden_voxels_have_their_own_colour(tmp_path: Path, drawn: list) -> Non
     half = axial.shape[1] // 2
     assert flat[:, : half - 3].all()
     assert not flat[:, half + 3 :].any()
-
-
-def test_pdf_and_what_is_refused(tmp_path: Path) -> None:
-    arguments = volumes((12, 14, 16))
-    reconstruction_figure(tmp_path / "f.pdf", **arguments)
-    assert (tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
-    with pytest.raises(InputError, match="cannot write a figure"):
-        reconstruction_figure(tmp_path / "f.jpg", **arguments)
-    with pytest.raises(InputError, match="one grid"):
-        reconstruction_figure(tmp_path / "f.png", **(arguments | {"reconstruction_hu": np.zeros((12, 14, 15))}))
-    assert [path.name for path in tmp_path.iterdir()] == ["f.pdf"]
 
 
 def test_hidden_voxels_are_named_if_there_are_any_and_long_titles_are_wrapped(tmp_path: Path, drawn: list) -> None:
