@@ -3,8 +3,13 @@
 import argparse
 from pathlib import Path
 
-from MAESILLib.commands.common import set_up_device, warn_unfinished
-from MAESILLib.commands.configured import add_configuration_arguments, check_spacing, configuration_from
+from MAESILLib.commands.common import (
+    add_configuration_arguments,
+    check_spacing,
+    configuration_from,
+    set_up_device,
+    warn_unfinished,
+)
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest

@@ -8,8 +8,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from MAESILLib.commands.common import set_up_threads, warn_unfinished
-from MAESILLib.commands.configured import add_configuration_arguments, check_spacing, configuration_from, overrides
+from MAESILLib.commands.common import (
+    add_configuration_arguments,
+    check_spacing,
+    configuration_from,
+    overrides,
+    set_up_threads,
+    warn_unfinished,
+)
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest

@@ -101,9 +101,6 @@ class Measuring:
 
         Args:
             model: as :func:`MAESILLib.reconstruct.reconstruction.reconstruct` takes it.
-
-        Raises:
-            CancelledError: a stop was asked for.
         """
         own: Window = model.windows_hu[0]
         shown = self.window_hu or own
@@ -163,7 +160,6 @@ def evaluate(
     Raises:
         InputError: nothing to measure, a checkpoint that needs another spacing than the cache has, or masks that do
             not fit.
-        CancelledError: a stop was asked for.
     """
     cache, entries, device = measuring.cache, measuring.entries, measuring.device
     if not entries:

@@ -124,11 +124,7 @@ def load_source(checkpoint: Path, output: Path) -> PretrainedEncoder:
 
 
 def write_export(output: Path, kind: str, weights: dict[str, torch.Tensor], source: EncoderInfo) -> EncoderInfo:
-    """Write an export to ``output``, whole or not at all, and return its metadata; an older file is replaced.
-
-    Raises:
-        DiskFullError: the disk is full.
-    """
+    """Write an export to ``output``, whole or not at all, and return its metadata; an older file is replaced."""
     info = replace(source, kind=kind, path=str(output))
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     with atomic_path(output) as temporary:
@@ -141,7 +137,6 @@ def export_torch(checkpoint: Path, output: Path) -> EncoderInfo:
 
     Raises:
         InputError: the checkpoint or ``output`` cannot be used.
-        DiskFullError: the disk is full.
     """
     encoder = load_source(checkpoint, output)
     return write_export(output, "torch", encoder.state_dict(), encoder.info)

@@ -32,7 +32,6 @@ def export_nnunet(checkpoint: Path, folder: Path) -> EncoderInfo:
 
     Raises:
         InputError: the checkpoint or ``folder`` cannot be used, or Primus has no positions of this kind.
-        DiskFullError: the disk is full.
     """
     output = folder / WEIGHTS
     source = load_source(checkpoint, output)

@@ -57,9 +57,6 @@ def few_label_dice(
     Returns:
         Dice of each number of cases, feature, patient and structure, means over draws of the cases, and a line for each
         structure that too few patients show for some number of cases.
-
-    Raises:
-        CancelledError: a stop was asked for.
     """
     stage = f"label maps, window {size}"
     parts: list[Tokens] = []

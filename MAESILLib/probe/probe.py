@@ -67,7 +67,6 @@ def probe(
 
     Raises:
         InputError: a checkpoint or volume that cannot be used, or too few patients.
-        CancelledError: a stop was asked for.
     """
     encode, info = load_frozen(checkpoint, device)
     tools = Tools(compared(encode, settings.random), device, reporter, stop)
@@ -129,7 +128,6 @@ def describe_points(points: Sequence[Point], size: int, tools: Tools) -> dict[Ke
 
     Raises:
         InputError: a volume cannot be read.
-        CancelledError: a stop was asked for.
     """
     found: dict[Key, Array] = {}
     step, done = batch_size(size), 0

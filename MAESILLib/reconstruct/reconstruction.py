@@ -69,7 +69,6 @@ def reconstruct(
         progress: called with the share of superpatches done.
 
     Raises:
-        CancelledError: a stop was asked for.
         InputError: a complete cover of a mask that hides nothing.
     """
     shape = (unit.shape[0], unit.shape[1], unit.shape[2])

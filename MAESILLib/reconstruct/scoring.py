@@ -41,7 +41,6 @@ def measure(
 
     Raises:
         InputError: ``shown_hu`` reaches beyond ``window_hu``.
-        CancelledError: a stop was asked for.
     """
     shown = shown_hu or window_hu
     if not window_hu[0] <= shown[0] < shown[1] <= window_hu[1]:

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all.
 
 A result is written to a temporary name in its own folder and renamed when complete, so a reader
-never meets half a file under a final name, whatever ends the writer.
+never meets half a file under a final name, whatever ends the writer. A full disk is DiskFullError.
 """
 
 import errno

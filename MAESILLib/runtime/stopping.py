@@ -17,7 +17,7 @@ INTERVAL_S = 0.2
 
 
 class StopRequest:
-    """Remembers that a stop was asked for; work checks it where it can end cleanly.
+    """Remembers that a stop was asked for; what takes one checks it where it can end cleanly: by CancelledError.
 
     Args:
         stop_file: asking is creating this file.

@@ -54,11 +54,7 @@ class TrainingLog:
         self.board = _board(folder / "tensorboard", from_step)
 
     def write(self, step: int, **values: Any) -> None:
-        """Append a row; columns that are not given stay empty.
-
-        Raises:
-            DiskFullError: the disk is full.
-        """
+        """Append a row; columns that are not given stay empty."""
         try:
             self.writer.writerow({"step": step, **{k: _short(v) for k, v in values.items()}})
             self.file.flush()

@@ -24,8 +24,7 @@ from MAESILLib.mae.model import Prediction, spread, token_grid
 from MAESILLib.mae.network import Network
 from MAESILLib.runtime.device import precision_context
 from MAESILLib.training.batch import Batch, intensities
-from MAESILLib.training.diagnostics import attention_shares, patch_r2
-from MAESILLib.training.validation import ValidationSuperpatch, validate
+from MAESILLib.training.validation import ValidationSuperpatch, attention_shares, patch_r2, validate
 
 if TYPE_CHECKING:
     from MAESILLib.probe.reduced import ReducedPoints

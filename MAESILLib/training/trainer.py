@@ -34,13 +34,12 @@ from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.batch import Batch, crop_size_of_step, samples_of_update
 from MAESILLib.training.loader import batches, check_shares
 from MAESILLib.training.log import TrainingLog
-from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.precision import choose_bf16
 from MAESILLib.training.ranks import ALONE, Ranks
 from MAESILLib.training.run_folder import BEST, MODEL, PREVIEW_VOLUME, holds_state
 from MAESILLib.training.state import Progress, SavedState, check_same_run, read_state, save_state
 from MAESILLib.training.task import MASKED_AUTOENCODING, Task
-from MAESILLib.training.update import Update
+from MAESILLib.training.update import Update, learning_rate
 from MAESILLib.training.validation import (
     ValidationSuperpatch,
     preview,

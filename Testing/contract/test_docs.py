@@ -10,7 +10,7 @@ import pytest
 from conftest import REPOSITORY
 
 from MAESILLib.cli import build_parser
-from MAESILLib.commands.configured import overrides
+from MAESILLib.commands.common import overrides
 from MAESILLib.config import load
 
 DOCS = REPOSITORY / "docs"

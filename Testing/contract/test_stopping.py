@@ -26,6 +26,7 @@ from cli_factory import (
     reconstruct,
     write_ct,
 )
+from training_factory import StopAfter
 from volume_factory import trunk
 
 from MAESILLib.ct.reading import read_volume
@@ -159,20 +160,6 @@ class TestProcess:
                 assert len(out.splitlines()) == 2
 
 
-class StopsAfter(StopRequest):
-    """Asks for a stop once it was checked ``count`` times."""
-
-    def __init__(self, count: float) -> None:
-        super().__init__()
-        self.checks, self.count = 0, count
-
-    def requested(self) -> bool:
-        self.checks += 1
-        if self.checks > self.count:
-            self.reason = "test"
-        return bool(self.reason)
-
-
 class TestChecks:
     def test_whenever_it_is_stopped_nothing_is_left(
         self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, checkpoint: Path
@@ -186,12 +173,12 @@ class TestChecks:
                 volume, checkpoint, plan, outputs, torch.device("cpu"), Reporter(), stop, time.monotonic()
             )
 
-        whole = StopsAfter(np.inf)
+        whole = StopAfter(np.inf)
         run(whole)
         shutil.rmtree(tmp_path / "new")
         assert whole.checks > 100
         for count in np.linspace(0, whole.checks - 1, 15).astype(int):
-            stop = StopsAfter(count)
+            stop = StopAfter(count)
             with pytest.raises(CancelledError):
                 run(stop)
             assert list(tmp_path.iterdir()) == [], f"after check {count} of {whole.checks}"
@@ -202,7 +189,7 @@ class TestChecks:
         hidden = np.zeros(image.shape, bool)
         hidden[8:24, 8:24] = True
         tensor, known = (torch.from_numpy(array)[None, None] for array in (image, ~hidden))
-        stop = StopsAfter(2)
+        stop = StopAfter(2)
         model, _ = load_checkpoint(checkpoint)
         start = {
             "harmonic fill": lambda: harmonic_fill(tensor, known, stop=stop),

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from MAESILLib.config import Config, Preprocessing, load
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
 from MAESILLib.data.records import hash_of_patient
+from MAESILLib.runtime.stopping import StopRequest
 
 
 def smooth_hu(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -84,6 +85,20 @@ def write_of_first_release(path: Path) -> Path:
 def assert_same(one: Mapping[str, object], other: Mapping[str, object]) -> None:
     """Check that all weights, or whatever tensors are nested in these, are the same to the last bit."""
     torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+class StopAfter(StopRequest):
+    """Asks for a stop once it was checked ``count`` times."""
+
+    def __init__(self, count: float, why: str = "test") -> None:
+        super().__init__()
+        self.checks, self.count, self.why = 0, count, why
+
+    def requested(self) -> bool:
+        self.checks += 1
+        if self.checks > self.count:
+            self.reason = self.why
+        return bool(self.reason)
 
 
 Module = TypeVar("Module", bound=torch.nn.Module)

@@ -15,7 +15,7 @@ import torch
 from cli_factory import Result, assert_refused, maesil
 from lpips_factory import write_lpips_weights
 from safetensors.torch import load_file
-from training_factory import make_cache, tiny_config
+from training_factory import StopAfter, make_cache, tiny_config
 
 from MAESILLib.comparison.baselines import Baseline, BaselineTraining, LowestCosines, code_of, make_baseline
 from MAESILLib.comparison.compare import config_of, train
@@ -29,11 +29,10 @@ from MAESILLib.mae.checkpoint_info import read_header
 from MAESILLib.reconstruct.reconstruction import reconstruct
 from MAESILLib.runtime.errors import CancelledError, InputError
 from MAESILLib.runtime.events import Reporter
-from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.loader import batches
-from MAESILLib.training.optimizer import learning_rate
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
+from MAESILLib.training.update import learning_rate
 from MAESILLib.training.validation import preview
 
 pytest.importorskip("monai")
@@ -231,19 +230,6 @@ def test_every_method_sees_the_same_crops_at_the_same_rate(cache: Cache, tmp_pat
     assert shapes == [(1, 2), (1, 1)]
 
 
-class StopAt(StopRequest):
-    """Asks for a stop after some looks."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    def requested(self) -> bool:
-        self.looks -= 1
-        self.reason = "test" if self.looks < 0 else ""
-        return bool(self.reason)
-
-
 @pytest.mark.parametrize(("name", "passes", "looks"), [("ae", 1, 2), ("vae", 1, 2), ("vqvae", 2, 3)])
 def test_a_resumed_run_ends_with_the_same_weights(
     cache: Cache, tmp_path: Path, name: str, passes: int, looks: int
@@ -253,7 +239,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     task = BaselineTraining(name)
     Trainer(config, cache, tmp_path / "whole", task=task).run()
     with pytest.raises(CancelledError):
-        Trainer(config, cache, tmp_path / "broken", task=task, stop=StopAt(looks)).run()
+        Trainer(config, cache, tmp_path / "broken", task=task, stop=StopAfter(looks)).run()
     Trainer(config, cache, tmp_path / "broken", task=task, resume=True).run()
     whole, broken = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "broken"))
     assert any("ema_w" in key for key in whole) == (name == "vqvae")
@@ -527,7 +513,7 @@ def test_every_preset(data: Path, tmp_path: Path, preset: str) -> None:
 
 def test_a_stopped_call_says_how_it_resumes(cache: Cache, tmp_path: Path) -> None:
     config = config_of("ae", small_crops(), {})
-    measuring = Measuring(cache, (), torch.device("cpu"), stop=StopAt(2))
+    measuring = Measuring(cache, (), torch.device("cpu"), stop=StopAfter(2))
     with pytest.raises(CancelledError, match=r"^AE stopped at step \d+ .*; repeat the same command to resume$"):
         train("ae", config, measuring, tmp_path / "run", Reporter())
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 from cli_factory import QUIET, assert_refused, maesil
-from training_factory import assert_same, four_volumes, tiny_config
+from training_factory import StopAfter, assert_same, four_volumes, tiny_config
 
 from MAESILLib.config import from_dict, to_dict
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.data.records import hash_of_patient
 from MAESILLib.mae.checkpoint import read_info
 from MAESILLib.runtime.errors import CancelledError, InputError
-from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.log import read_log
 from MAESILLib.training.state import cooled_down, read_state
 from MAESILLib.training.trainer import Trainer
@@ -29,19 +28,6 @@ CONFIG = tiny_config(
     checkpoint_every=2,
     teacher_crops=2,
 )
-
-
-class StopAfter(StopRequest):
-    """Asks for a stop after a number of updates."""
-
-    def __init__(self, updates: int) -> None:
-        super().__init__()
-        self.left = updates
-
-    def requested(self) -> bool:
-        self.left -= 1
-        self.reason = "test" if self.left < 0 else ""
-        return bool(self.reason)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from training_factory import tiny_config
 
-from MAESILLib.training.optimizer import is_decayed, learning_rate, make_optimizers, update_average
 from MAESILLib.training.task import Pretraining
+from MAESILLib.training.update import is_decayed, learning_rate, make_optimizers, update_average
 
 
 def test_only_matrices_decay() -> None:

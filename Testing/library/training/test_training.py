@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_factory import assert_same, four_volumes, make_cache, smooth_hu, tiny_config
+from training_factory import StopAfter, assert_same, four_volumes, make_cache, smooth_hu, tiny_config
 
 from MAESILLib.config import Config, from_dict, load
 from MAESILLib.data.cache import Cache
@@ -20,11 +20,10 @@ from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.mae.model import MaskedAutoencoder, windowed
 from MAESILLib.runtime.errors import CancelledError, InputError
 from MAESILLib.runtime.events import Reporter, parse_event
-from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.log import read_log
-from MAESILLib.training.optimizer import learning_rate, make_optimizers
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
+from MAESILLib.training.update import learning_rate, make_optimizers
 from MAESILLib.training.validation import validate
 
 
@@ -78,20 +77,10 @@ def test_resume_is_exact_to_the_last_bit(tmp_path: Path, cache: Cache) -> None:
     whole = Trainer(config, cache, tmp_path / "whole")
     whole.run()
 
-    class StopAtStep(StopRequest):
-        def __init__(self, trainer_step: int) -> None:
-            super().__init__()
-            self.checks, self.at = 0, trainer_step
-
-        def requested(self) -> bool:
-            self.checks += 1
-            self.reason = "test" if self.checks > self.at else ""
-            return bool(self.reason)
-
     run = tmp_path / "broken"
     for resume, at in ((False, 3), (True, 2)):
         with pytest.raises(CancelledError, match="--resume"):
-            Trainer(config, cache, run, resume=resume, stop=StopAtStep(at)).run()
+            Trainer(config, cache, run, resume=resume, stop=StopAfter(at)).run()
     # the first stop came between the two passes of the second update, which was then done anew
     assert read_state(run).values["progress"]["step"] == 2
     last = Trainer(config, cache, run, resume=True)

@@ -6,7 +6,7 @@ import torch
 from MAESILLib.config import ModelConfig
 from MAESILLib.mae.blocks import rotary_table
 from MAESILLib.mae.model import Encoder
-from MAESILLib.training.diagnostics import attention_shares, patch_r2
+from MAESILLib.training.validation import attention_shares, patch_r2
 
 IMAGE = torch.rand((1, 2, 32, 40, 48), generator=torch.Generator().manual_seed(0))
 
