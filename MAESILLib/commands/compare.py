@@ -19,7 +19,6 @@ LEARNING = tuple(name for name in METHODS if name != "cosines")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments."""
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the runs, tables and figures")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods to compare")
@@ -38,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    """Run the command."""
     from MAESILLib.data.cache import read_cache
 
     config = configuration_from(args)
@@ -54,8 +52,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     device = set_up_device(args)
     stop.check()
 
-    from MAESILLib.comparison.compare import compare
-    from MAESILLib.comparison.table import markdown
+    from MAESILLib.comparison.compare import compare, markdown
     from MAESILLib.evaluation.evaluate import Measuring
     from MAESILLib.evaluation.lpips import PerceptualDistance
     from MAESILLib.runtime.files import check_folder

@@ -9,7 +9,6 @@ from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments."""
     parser.add_argument("--output", default="demo", metavar="DIR", help="folder for the results")
     add_mask_arguments(parser)
     add_completion_argument(parser)
@@ -17,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    """Run the command."""
     from MAESILLib.runtime.resources import sample_ct
 
     args.input = str(sample_ct())

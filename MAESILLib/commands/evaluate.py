@@ -11,7 +11,6 @@ from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments."""
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
     parser.add_argument("--checkpoint", nargs="*", metavar="C", help="checkpoints; the embedded one if not given")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for evaluation.json, .csv and .md")
@@ -41,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    """Run the command."""
     from MAESILLib.data.cache import read_cache
     from MAESILLib.runtime.resources import embedded_checkpoint
 

@@ -10,7 +10,6 @@ from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="default: the embedded one")
     parser.add_argument(
         "--format",
@@ -27,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    """Run the command."""
     from MAESILLib.runtime.resources import embedded_checkpoint
 
     set_up_threads(args)

@@ -13,7 +13,6 @@ from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments."""
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="checkpoint, export, cache folder, volume file or DICOM folder"
     )
@@ -24,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    """Run the command."""
     if (args.file is None) != args.system:
         raise InputError("info describes one thing", "give a FILE, or --system without one")
     if args.verify:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments."""
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
     parser.add_argument("--output", required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--validation", metavar="CACHE", help="cache to validate on; else the held-out part of --data")
@@ -61,7 +60,6 @@ def _minutes(text: str) -> float:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    """Run the command."""
     from MAESILLib.data.cache import read_cache
 
     _check_branch(args)

@@ -10,7 +10,6 @@ from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments."""
     parser.add_argument(
         "--points", metavar="CSV", help="points: columns file, k, j, i, structure, patient and optionally split"
     )
@@ -48,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    """Run the command."""
     from MAESILLib.runtime.files import check_folder
     from MAESILLib.runtime.resources import embedded_checkpoint
 

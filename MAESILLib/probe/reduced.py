@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from MAESILLib.probe.features import Array, Encode, tokens_of
-from MAESILLib.probe.fit import SOFT_TISSUE, Labels, held_out_scores, labels_of, macro, within_patients
+from MAESILLib.probe.fit import SOFT_TISSUE, Labels, across_patients, labels_of, macro, within_patients
 from MAESILLib.probe.points import Point, read_hu, stratified, without_side
 from MAESILLib.probe.windows import batch_size, cut, window_of_point
 
@@ -71,10 +71,7 @@ def reduced_probe(encode: Encode, points: ReducedPoints, *, device: torch.device
     labels = points.labels
     areas = []
     for block in {min(parts), max(parts)}:
-        draws, scores = np.concatenate(parts[block])[None], np.zeros((len(labels.fold), len(labels.structures)))
-        for fold in np.unique(labels.fold):
-            test = labels.fold == fold
-            (scores[test],) = held_out_scores(draws, labels, ~test, test, [ALPHA])
+        scores, _ = across_patients({block: np.concatenate(parts[block])[None]}, labels, (block, ALPHA))
         areas.append(within_patients(scores, labels)[0])
     soft = np.isin(labels.structures, SOFT_TISSUE)
     found = {"auroc": float(np.mean([macro(one) for one in areas]))}

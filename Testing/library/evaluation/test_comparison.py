@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 from cli_factory import Result, assert_refused, maesil
-from lpips_factory import write_lpips_weights
 from safetensors.torch import load_file
+from torchvision_cpu import write_lpips_weights
 from training_factory import StopAfter, make_cache, tiny_config
 
 from MAESILLib.comparison.baselines import Baseline, BaselineTraining, LowestCosines, code_of, make_baseline
-from MAESILLib.comparison.compare import config_of, train
-from MAESILLib.comparison.table import ALL, summaries, verdict
+from MAESILLib.comparison.compare import ALL, config_of, summaries, train, verdict
 from MAESILLib.config import PRESETS, Config, from_dict, load
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.evaluation.evaluate import Measuring, protocol
@@ -500,7 +499,7 @@ def test_rates_that_cannot_be_are_refused(data: Path, tmp_path: Path, rate: str)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("preset", ["base", "paper", "small"])
+@pytest.mark.parametrize("preset", ["paper", "small"])
 def test_every_preset(data: Path, tmp_path: Path, preset: str) -> None:
     """One window or two, with completion or without."""
     done = compare(data, tmp_path, "--no-figures", "--preset", preset, "--methods", "ae", "cosines", "maesil")
