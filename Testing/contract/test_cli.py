@@ -294,18 +294,3 @@ class TestPretrainOptions:
         result = maesil("pretrain", *arguments, "--set", "preprocessing.spacing_mm=2.0", *QUIET)
         assert_refused(result, "1.5 mm", "2.0 mm")
         assert not (tmp_path / "run").exists()
-
-    @pytest.mark.parametrize(
-        ("text", "words"),
-        [
-            ("[train]\nstebs = 3", ("train.stebs", "train.steps")),
-            ("steps = 3", ("unknown key 'steps'",)),
-            ("[train]\nsteps = true", ("train.steps", "True")),
-            ("[train", ("not valid TOML",)),
-            ("preset = 'enormous'", ("unknown preset 'enormous'", "small")),
-        ],
-    )
-    def test_bad_files(self, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
-        (tmp_path / "run.toml").write_text(text)
-        arguments = ("--data", tmp_path, "--output", tmp_path / "run", "--config", tmp_path / "run.toml", *QUIET)
-        assert_refused(maesil("pretrain", *arguments), "run.toml", *words)

@@ -18,7 +18,6 @@ from MAESILLib import __version__
 from MAESILLib.config import to_dict
 from MAESILLib.runtime.device import choose_device
 from MAESILLib.runtime.events import parse_event
-from MAESILLib.runtime.resources import CHECKPOINT
 from MAESILLib.runtime.system import describe_system
 
 
@@ -79,12 +78,6 @@ class TestFiles:
         assert words in text
         assert "trained on: 324,000 crops of 2 CTs, CC BY 4.0\n" in text
         assert "licence: weights: Apache-2.0\n" in text
-
-    def test_the_embedded_checkpoint(self) -> None:
-        path = REPOSITORY / "Resources" / CHECKPOINT
-        if not path.exists():
-            pytest.skip("this checkout has no embedded checkpoint")
-        assert maesil("info", path, *QUIET).status == 0
 
     def test_volume(self, tmp_path: Path) -> None:
         path = write_ct(tmp_path / "scan.nii", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7))

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import importlib.metadata
-import pkgutil
 import re
 import shutil
 import subprocess
@@ -39,14 +38,6 @@ def test_every_module_can_be_imported(name: str) -> None:
             if error.name is None or error.name.split(".")[0] not in optional:
                 raise
             pytest.skip(f"{error.name} is optional and not installed")
-
-
-def test_every_folder_with_modules_is_a_listed_package() -> None:
-    found = {path.parent for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts}
-    folders = {".".join(folder.relative_to(REPOSITORY).parts) for folder in found}
-    walked = {m.name for m in pkgutil.walk_packages([str(PACKAGE)], "MAESILLib.") if m.ispkg} | {"MAESILLib"}
-    assert walked == folders
-    assert folders <= set(PYPROJECT["tool"]["setuptools"]["packages"])
 
 
 def test_version_and_script() -> None:

@@ -1,5 +1,6 @@
 """Checks of what ``maesil reconstruct`` wrote, made from the files alone."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -82,3 +83,16 @@ def psnr(reference_hu: np.ndarray, prediction_hu: np.ndarray) -> float:
     """The definition, in HU: 20 log10(range / root mean squared error)."""
     error = reference_hu.astype(np.float64) - prediction_hu
     return 20 * math.log10((HIGH - LOW) / math.sqrt((error**2).mean()))
+
+
+def loop_border_ratio(volume: np.ndarray, sizes: tuple, where: np.ndarray) -> float:
+    """The ratio of the border index, by visiting every pair of face neighbours."""
+    across, inside = [], []
+    for index in itertools.product(*map(range, volume.shape)):
+        for axis in range(3):
+            other = tuple(i + (a == axis) for a, i in enumerate(index))
+            if other[axis] == volume.shape[axis] or not (where[index] and where[other]):
+                continue
+            patch, other_patch = (i[axis] // sizes[axis] for i in (index, other))
+            (inside if patch == other_patch else across).append(abs(float(volume[index]) - float(volume[other])))
+    return float(np.mean(across) / np.mean(inside))

@@ -1,12 +1,16 @@
-"""torchvision, which timm and lpips import, beside a torch for the CPU: its wheel for CUDA lacks operators there."""
+"""Primus and LPIPS. Their packages import torchvision, whose CUDA wheel lacks operators beside a torch for the CPU."""
 
 import importlib
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import nn
 
+PRIMUS = "dynamic_network_architectures.architectures.primus"
+"""Primus (Wald et al. 2025, arXiv 2503.01835) as it is built there, to compare with."""
 OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -47,3 +51,14 @@ def imported(name: str) -> ModuleType:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+def write_lpips_weights(folder: Path) -> nn.Sequential:
+    """Write a file for the features of AlexNet (Krizhevsky 2014) and return them; a test skips without lpips."""
+    imported("lpips")
+    torch.manual_seed(0)
+    trunk = imported("torchvision.models").alexnet(weights=None).features
+    torch.save(
+        {f"features.{key}": value for key, value in trunk.state_dict().items()}, folder / "alexnet-owt-7be5be79.pth"
+    )
+    return trunk

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lpips_factory import write_lpips_weights
 from torch import nn
+from torchvision_cpu import write_lpips_weights
 
 from MAESILLib.evaluation.lpips import TRUNK, PerceptualDistance
 from MAESILLib.runtime.errors import InputError

@@ -16,8 +16,8 @@ from export_factory import (
     rewrite,
     write_lively_checkpoint,
 )
-from primus_factory import primus_module
 from safetensors.torch import load_file
+from torchvision_cpu import PRIMUS, imported
 
 from MAESILLib.ct.volume import hu_to_unit
 from MAESILLib.export.encoder import export_torch, load_encoder
@@ -91,7 +91,7 @@ class TestNnunet:
 
     @pytest.fixture
     def folder(self, lively: Path, tmp_path: Path) -> Path:
-        primus_module()
+        imported(PRIMUS)
         export_nnunet(lively, tmp_path / "export")
         return tmp_path / "export"
 

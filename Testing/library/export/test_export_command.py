@@ -109,20 +109,13 @@ class TestRefused:
             assert_refused(maesil("export", checkpoint, "--format", kind, "--output", output, *QUIET), *words)
         assert (tmp_path / WEIGHTS).read_bytes() == before
 
-    @pytest.mark.parametrize("what", ["missing", "pickle", "foreign", "cut", "empty"])
-    def test_other_files(self, lively: Path, tmp_path: Path, what: str) -> None:
-        path = tmp_path / "other.safetensors"
-        if what == "pickle":
-            torch.save({"a": torch.zeros(2)}, path)
-        elif what == "foreign":
+    def test_other_files(self, tmp_path: Path) -> None:
+        path, output = tmp_path / "other.safetensors", tmp_path / "out" / "e.safetensors"
+        for words in ("no such checkpoint", "not a MAESIL checkpoint"):
+            result = maesil("export", path, "--format", "torch", "--output", output, *QUIET)
+            assert_refused(result, "other.safetensors", words)
+            assert not output.exists()
             save_file({"a": torch.zeros(2)}, path, {"maesil": "[]"})
-        elif what == "cut":
-            path.write_bytes(lively.read_bytes()[:-100])
-        elif what == "empty":
-            path.touch()
-        output = tmp_path / "out" / "e.safetensors"
-        assert_refused(maesil("export", path, "--format", "torch", "--output", output, *QUIET), "other.safetensors")
-        assert not output.exists()
 
     @pytest.mark.parametrize("tensor", [None, torch.zeros(5)], ids=["missing", "of another shape"])
     def test_tensors_that_do_not_fit(self, lively: Path, tmp_path: Path, tensor: torch.Tensor | None) -> None:

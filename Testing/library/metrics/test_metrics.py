@@ -1,12 +1,12 @@
 """Metrics against scikit-image, MONAI and plain loops; the body mask against known anatomy."""
 
-import itertools
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from reconstruct_checks import loop_border_ratio
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from volume_factory import read_chest
@@ -95,19 +95,6 @@ def test_ssim_in_a_region_is_the_mean_of_the_whole_map(pair: tuple[np.ndarray, n
     assert ssim(*pair, where) == pytest.approx(whole[where].mean(), abs=1e-6)
     assert ssim(pair[0], pair[0], where) == pytest.approx(1)
     assert math.isnan(ssim(*pair, np.zeros_like(where)))
-
-
-def loop_border_ratio(volume: np.ndarray, sizes: tuple, where: np.ndarray) -> float:
-    """Visit every pair of face neighbours."""
-    across, inside = [], []
-    for index in itertools.product(*map(range, volume.shape)):
-        for axis in range(3):
-            other = tuple(i + (a == axis) for a, i in enumerate(index))
-            if other[axis] == volume.shape[axis] or not (where[index] and where[other]):
-                continue
-            patch, other_patch = (i[axis] // sizes[axis] for i in (index, other))
-            (inside if patch == other_patch else across).append(abs(float(volume[index]) - float(volume[other])))
-    return float(np.mean(across) / np.mean(inside))
 
 
 @pytest.mark.parametrize("sizes", [(4, 4, 4), (3, 5, 2)])

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from cli_factory import assert_refused, maesil, reconstruct, write_ct, write_image
-from reconstruct_checks import FIGURES, HIGH, KINDS, LOW, check_meaning, check_patches, direct_fill, psnr, run, volumes
+from reconstruct_checks import (
+    FIGURES,
+    HIGH,
+    KINDS,
+    LOW,
+    check_meaning,
+    check_patches,
+    direct_fill,
+    loop_border_ratio,
+    psnr,
+    run,
+    volumes,
+)
 from training_factory import smooth_hu
 from volume_factory import geometry, rotation, trunk, write_dicom
 
@@ -229,16 +241,8 @@ class TestFigures:
         metrics, arrays, hu = results
         body = body_mask(hu.astype(np.float32))
 
-        def ratio(volume: np.ndarray) -> float:
-            steps: dict[bool, list[float]] = {True: [], False: []}
-            for axis in range(3):
-                moved, inside = (np.moveaxis(a, axis, 0) for a in (volume.astype(float), body))
-                for n in range(len(moved) - 1):
-                    both = inside[n] & inside[n + 1]
-                    steps[(n + 1) % 8 == 0].extend(np.abs(moved[n + 1] - moved[n])[both])
-            return float(np.mean(steps[True]) / np.mean(steps[False]))
-
-        assert metrics["border_index"] == pytest.approx(ratio(arrays["composite"]) / ratio(hu), abs=0.003)
+        composite, before = (loop_border_ratio(volume, (8, 8, 8), body) for volume in (arrays["composite"], hu))
+        assert metrics["border_index"] == pytest.approx(composite / before, abs=0.003)
 
     def test_harmonic_baseline(self, results: tuple[Any, Any, Any]) -> None:
         metrics, arrays, hu = results

@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, and what the system's errors are called."""
 
 import errno
-import hashlib
 import json
 import os
 import subprocess
@@ -19,7 +18,6 @@ from MAESILLib.runtime.files import (
     check_name,
     explain_os_error,
     read_json,
-    sha256_of,
     staged,
     write_json,
     write_text,
@@ -261,15 +259,6 @@ class TestErrors:
         assert kinds == {"bad_input", "cancelled", "out_of_memory", "disk_full"}
         assert str(InputError("what, where", "what to do")) == "what, where. what to do"
         assert str(CancelledError("stopped")) == "stopped"
-
-
-def test_sha256(tmp_path: Path) -> None:
-    data = os.urandom(300_000)
-    (tmp_path / "a").write_bytes(data)
-    assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
-    # of the empty file, from FIPS 180-4's examples
-    (tmp_path / "b").touch()
-    assert sha256_of(tmp_path / "b") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 def test_a_write_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

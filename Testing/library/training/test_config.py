@@ -55,6 +55,7 @@ def test_a_file_lies_over_the_preset_and_arguments_over_the_file(tmp_path: Path)
     ("text", "message"),
     [
         ("[train]\nstep = 3", r"unknown key 'train.step' in .*did you mean 'train.steps'"),
+        ("steps = 3", "unknown key 'steps'"),
         ("[trian]\nsteps = 3", r"unknown key 'trian'.*did you mean 'train'"),
         ("[train]\nsteps = 'many'", r"'train.steps' in .* is 'many'.*write a int"),
         ("[train]\nsteps = true", r"'train.steps' in .* is True"),
