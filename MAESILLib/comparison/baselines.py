@@ -51,11 +51,8 @@ class Baseline(nn.Module):
 
     Args:
         config: of MAESIL, whose superpatches and patches it is evaluated on.
-        windows_hu: HU windows of the image, of which there is one.
 
     Attributes:
-        title: in tables.
-        network_class: full name.
         codes: entries of the codebook; None where a code is of real numbers.
     """
 
@@ -263,11 +260,7 @@ def code_of(name: str, config: ModelConfig) -> tuple[int, int | None]:
 
 
 class BaselineTraining(Task):
-    """Training a baseline to auto-encode whole crops. It is validated on what is hidden from MAESIL; it sees that too.
-
-    Args:
-        name: of :data:`BASELINES`, one that learns.
-    """
+    """Training a baseline to auto-encode crops. It is validated on what is hidden from MAESIL, and sees that too."""
 
     metrics = ("visible_mse",)
 

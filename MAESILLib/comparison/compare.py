@@ -57,9 +57,7 @@ def compare(
 
     Args:
         config: network of MAESIL; samples, optimiser and schedule of every method.
-        methods: of :data:`MAESILLib.comparison.baselines.TITLES`.
         measuring: on the held-out volumes of the cache that is trained on.
-        rates: learning rates of methods that have their own.
 
     Returns:
         what comparison.json holds, and the files.
@@ -122,9 +120,6 @@ def check_run(name: str, config: Config, cache: Cache, run: Path) -> None:
 
 def train(name: str, config: Config, measuring: Measuring, run: Path, reporter: Reporter) -> dict[str, Any]:
     """Train a method into the folder ``run``, or resume or reuse what is there.
-
-    Returns:
-        what it was trained with.
 
     Raises:
         CancelledError: a stop was requested; the state is saved.
@@ -204,10 +199,6 @@ def _result(
 
 def summaries(rows: list[dict[str, Any]], patients: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
     """Return what tables are made of, for each data set and for all volumes.
-
-    Args:
-        rows: of each method and volume.
-        patients: of each volume.
 
     Returns:
         ``summary``: mean and deviation over volumes of each method; ``differences``: each other method minus MAESIL,

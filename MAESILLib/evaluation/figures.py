@@ -20,11 +20,7 @@ SUFFIX = ".safetensors"
 
 
 def figure_path(row: dict[str, Any]) -> str:
-    """Return a figure's path inside the folder of the results, with slashes; each model and volume has its own.
-
-    Args:
-        row: of an evaluation or a comparison.
-    """
+    """Return a figure's path inside the folder of the results, with slashes; each model and volume has its own."""
     model = row["checkpoint"] if "checkpoint" in row else row["method"] + SUFFIX
     return f"figures/{_as_name(model, SUFFIX)}/{_as_name(row['volume'])}.png"
 
@@ -55,14 +51,7 @@ def remove_former(folder: Path, name: str = "evaluation") -> None:
 def draw(
     folder: Path, row: dict[str, Any], unit: np.ndarray, result: Reconstruction, window_hu: Window, spacing_mm: float
 ) -> None:
-    """Draw a reconstruction.
-
-    Args:
-        folder: where the results are written.
-        row: its metrics, model, volume and setting.
-        unit: (D, H, W) the input, intensities of ``window_hu``.
-        spacing_mm: of the model's grid.
-    """
+    """Draw a reconstruction."""
     reconstruction_figure(
         folder / figure_path(row),
         reference_hu=unit_to_hu(unit, window_hu),

@@ -21,9 +21,6 @@ SLICES = 16
 class PerceptualDistance:
     """LPIPS with AlexNet.
 
-    Args:
-        folder: holds AlexNet's weights.
-
     Raises:
         InputError: they are missing or another file, or the package cannot be imported.
     """

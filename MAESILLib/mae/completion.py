@@ -64,11 +64,7 @@ class ConvBlock(nn.Module):
 
 
 class Completion(nn.Module):
-    """U-Net from fill, decoder's picture and visible voxels to the intensities of the first window.
-
-    Args:
-        windows: HU windows of the decoder's picture.
-    """
+    """U-Net from fill, decoder's picture and visible voxels to the intensities of the first window."""
 
     def __init__(self, config: ModelConfig, windows: int) -> None:
         super().__init__()

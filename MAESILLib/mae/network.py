@@ -31,7 +31,6 @@ class Network(nn.Module):
     """Masked autoencoder, completion and read-out.
 
     Args:
-        windows_hu: HU windows of the image.
         parts: which of :data:`MAESILLib.mae.checkpoint_info.PARTS` there are.
     """
 

@@ -74,8 +74,6 @@ def position(start: NDArray[np.int64], place: NDArray[np.int64], shape: Shape, s
     Args:
         start: (K, 3) first voxel of the window of each token.
         place: (K, 3) on the window's token grid.
-        shape: of the volume, voxels.
-        size: of the window, voxels.
 
     Returns:
         (K, 128): products of the four lowest cosines of each axis, of the place as a share (0 to 1) of the volume,

@@ -168,12 +168,7 @@ def _ridge(x: Array, truth: Mask, alphas: Sequence[float]) -> list[tuple[Floats,
 
 
 def best_threshold(scores: Floats, truth: Mask, weight: Floats) -> tuple[float, float]:
-    """Return the highest Dice that a threshold on scores (N,) reaches, and the threshold.
-
-    Args:
-        truth: (N,) of the structure.
-        weight: (N,) of the tokens.
-    """
+    """Return the highest Dice that a threshold on scores (N,) reaches, and the threshold."""
     order = np.argsort(-scores, kind="stable")
     both = np.cumsum((weight * truth)[order])
     dice = 2 * both / (np.cumsum(weight[order]) + both[-1])

@@ -54,12 +54,7 @@ def mean_of_random(rows: Sequence[Row]) -> list[Row]:
 
 
 def summarise(rows: Sequence[Row], apart: Collection[str], seed: int) -> list[Line]:
-    """Return macro means with intervals, and the encoder minus each baseline, for all, soft tissue and apart.
-
-    Args:
-        apart: patients whose metrics are also stated apart.
-        seed: of the bootstrap.
-    """
+    """Return macro means with intervals, and the encoder minus each baseline, for all, soft tissue and apart."""
     tables: dict[tuple[str, int, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         tables[row[:4]].append(row)

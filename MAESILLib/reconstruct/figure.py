@@ -86,8 +86,6 @@ def reconstruction_figure(
         hidden: (D, H, W) bool; these voxels get a flat colour in the masked row.
         spacing_dhw: voxel spacing in mm, in the order (D, H, W).
         window_hu: grey window of the first three rows, low and high.
-        title: line at the top: case, mask, checkpoint. Long lines are wrapped.
-        subtitle: line at the bottom: metrics.
     """
     from matplotlib import colormaps
 

@@ -54,13 +54,7 @@ def parse_event(line: str) -> dict[str, Any] | None:
 
 
 class Reporter:
-    """Tells the user, or the parent process, how a command is getting on.
-
-    Args:
-        mode: bar, json or off.
-        out: where events go; stdout by default.
-        log: where text for people goes; stderr by default.
-    """
+    """Tells the user, or the parent process, how a command is getting on."""
 
     def __init__(self, mode: str = "off", out: TextIO | None = None, log: TextIO | None = None) -> None:
         self.mode = mode

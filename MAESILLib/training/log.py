@@ -28,7 +28,6 @@ class TrainingLog:
     """Appends rows to RUN/log.csv.
 
     Args:
-        folder: of the run.
         from_step: on resuming, rows of later steps are dropped: they will be written again.
         metrics: columns of what is trained, besides those of every run.
 

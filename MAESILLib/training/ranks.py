@@ -23,12 +23,7 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together.
-
-    Attributes:
-        rank: its number over all machines.
-        size: how many there are.
-    """
+    """This process among those that train together."""
 
     rank: int = 0
     size: int = 1

@@ -39,12 +39,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state that was read.
-
-    Attributes:
-        values: what :func:`save_state` wrote.
-        path: the file it came from.
-    """
+    """A state that was read."""
 
     values: dict[str, Any]
     path: Path

@@ -60,7 +60,6 @@ class Trainer:
         start: a state that was read already: the folder's, to resume, or that of a run from which this one branches.
         initial: a checkpoint whose weights to start from.
         ranks: this process among those that train together; the first one writes the folder.
-        task: what is trained.
 
     Raises:
         InputError: nothing to train on, a folder in use, or a state that does not fit.
@@ -138,11 +137,7 @@ class Trainer:
 
     @contextmanager
     def _compile_guard(self) -> Iterator[None]:
-        """Name the setting where torch.compile fails.
-
-        Raises:
-            InputError: it did.
-        """
+        """Name the setting where torch.compile fails."""
         try:
             yield
         except Exception as error:

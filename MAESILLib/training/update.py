@@ -22,9 +22,6 @@ from MAESILLib.training.task import Task
 class Update:
     """The model in training, and how it changes.
 
-    Args:
-        model: on its device.
-
     Attributes:
         average: the model with the moving average of its weights, in evaluation mode.
     """
