@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.evaluation.figures import remove_former
     from MAESILLib.evaluation.lpips import PerceptualDistance
     from MAESILLib.evaluation.tables import markdown, write
-    from MAESILLib.runtime.files import check_folder, staged
+    from MAESILLib.runtime.files import check_folder, staged, write_text
 
     entries = cache.entries if args.split == "all" else cache.select(args.split, held_out_share(checkpoints))
     settings = protocol(args.seed)
@@ -95,15 +95,14 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             reporter=reporter,
         )
         stop.check()
-        figures = sorted(staging.rglob("*.png"))
-        tables = write(result, staging, "evaluation", markdown(result))
+        written = [*sorted(staging.rglob("*.png")), *write(result, staging, "evaluation", markdown(result))]
         if args.html:
-            from MAESILLib.evaluation.page import write_page
+            from MAESILLib.evaluation.page import NAME, page
 
-            tables.append(write_page(result, staging))
+            written.append(staging / NAME)
+            write_text(written[-1], page(result, staging))
         remove_former(folder)
-    made = [("figure", path) for path in figures] + [(path.suffix[1:], path) for path in tables]
-    for kind, path in made:
-        reporter.artifact(kind, folder / path.relative_to(staging))
+    for path in written:
+        reporter.artifact("figure" if path.suffix == ".png" else path.suffix[1:], folder / path.relative_to(staging))
     if args.progress != "json":
         print(markdown(result), end="")

@@ -42,8 +42,9 @@ def _file(path: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any], st
     if not path.exists():
         raise InputError(f"no such file or folder: {path}", "check the path")
     if path.suffix == ".safetensors":
-        if describe(path).get("format") == FORMAT:
-            return _export(path)
+        details = describe(path)
+        if details.get("format") == FORMAT:
+            return "export", {"path": str(path), **details}, json.dumps(details, indent=2)
         return _checkpoint(path)
     if is_cache(path):
         return _cache(path)
@@ -124,13 +125,6 @@ def _probed(training: dict[str, Any]) -> str:
         f"encoder {verdict}: AUROC {own:.3f}, soft tissue {own_soft:.3f}; hand-made {made:.3f}, {made_soft:.3f}; "
         f"random weights {random:.3f} ({found.get('points')}, window {found.get('window')})"
     )
-
-
-def _export(path: Path) -> tuple[str, dict[str, Any], str]:
-    from MAESILLib.export.description import describe
-
-    details = describe(path)
-    return "export", {"path": str(path), **details}, json.dumps(details, indent=2)
 
 
 def _cache(path: Path) -> tuple[str, dict[str, Any], str]:

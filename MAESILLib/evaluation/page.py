@@ -17,7 +17,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from MAESILLib.evaluation.figures import figure_path
 from MAESILLib.evaluation.tables import METRICS, cells, headings, over_harmonic, protocol_text
 from MAESILLib.metrics.catalogue import CATALOGUE, described, metric_key, mode_of, value_of
-from MAESILLib.runtime.files import write_text
 from MAESILLib.runtime.resources import resource_path
 
 if TYPE_CHECKING:
@@ -37,20 +36,13 @@ SUMMARY_COLUMNS = (
 VOLUME_COLUMNS = ("psnr", "harmonic", "over_harmonic_db", *METRIC_COLUMNS)
 
 
-def write_page(result: dict[str, Any], folder: Path) -> Path:
-    """Write report.html beside an evaluation's files.
+def page(result: dict[str, Any], folder: Path) -> str:
+    """Return report.html of an evaluation.
 
     Args:
         result: what evaluation.json holds.
         folder: of this evaluation alone: pictures that lie there are taken for its own.
     """
-    path = folder / NAME
-    write_text(path, page(result, folder))
-    return path
-
-
-def page(result: dict[str, Any], folder: Path) -> str:
-    """Return the page; arguments as :func:`write_page`."""
     loader = FileSystemLoader(resource_path("Report"))
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -49,11 +49,6 @@ def take_tokens(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def put_tokens(x: torch.Tensor, index: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return x (B, T, C) with tokens (B, N, C) in the places ``index`` (B, N)."""
-    return x.scatter(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]), tokens.to(x.dtype))
-
-
 def valid_voxels(valid_size: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Return (B, 1, D, H, W) bool, True in the first ``valid_size`` (B, 3) voxels of each axis: no padding."""
     axes = [torch.arange(n, device=valid_size.device) < valid_size[:, i : i + 1] for i, n in enumerate(shape)]
@@ -63,7 +58,8 @@ def valid_voxels(valid_size: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 def composite(image: torch.Tensor, index: torch.Tensor, patches: torch.Tensor, patch_size: Triple) -> torch.Tensor:
     """Return images (B, C, D, H, W) with patches (B, N, C * P) in the places ``index`` (B, N)."""
-    placed = put_tokens(patchify(image, patch_size), index, patches)
+    tokens = patchify(image, patch_size)
+    placed = tokens.scatter(1, index.unsqueeze(-1).expand_as(patches), patches.to(tokens.dtype))
     return unpatchify(placed, token_grid(image, patch_size), patch_size)
 
 

@@ -1,5 +1,6 @@
 """The masked autoencoder together with what reads it, as a checkpoint holds them."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,7 @@ class Network(nn.Module):
             completed: let the completion, if there is one, predict the hidden patches; else the decoder.
         """
         prediction = self.core(image, visible)
-        patches = self.first_window(prediction.patches)
+        patches = prediction.patches[..., : math.prod(self.config.patch_size)]
         if completed and self.completion is not None and filled is not None:
             whole = self.complete(image, visible, prediction, filled)
             patches = take_tokens(patchify(whole, self.config.patch_size), prediction.decoded)
@@ -72,11 +73,6 @@ class Network(nn.Module):
         is_visible = ~hidden_tokens(visible, token_grid(image, patch_size))
         completed: torch.Tensor = self.completion(filled.detach(), picture, is_visible).float()
         return completed
-
-    def first_window(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the first window's part (B, N, P) of patches (B, N, windows * P)."""
-        pd, ph, pw = self.config.patch_size
-        return patches[..., : pd * ph * pw]
 
     def forward(
         self,

@@ -55,7 +55,8 @@ class TrainingLog:
     def write(self, step: int, **values: Any) -> None:
         """Append a row; columns that are not given stay empty."""
         try:
-            self.writer.writerow({"step": step, **{k: _short(v) for k, v in values.items()}})
+            digits = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+            self.writer.writerow({"step": step, **digits})
             self.file.flush()
             if self.board is not None:
                 for key, value in values.items():
@@ -82,10 +83,6 @@ def _board(folder: Path, from_step: int) -> Any:
     except (ImportError, AttributeError, TypeError):
         # not there, or older than the numpy or protobuf beside it
         return None
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def read_log(path: Path | str) -> list[dict[str, float | str | None]]:

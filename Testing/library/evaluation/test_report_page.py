@@ -16,7 +16,7 @@ from PIL import Image
 from training_factory import make_cache
 
 from MAESILLib.evaluation.figures import figure_path
-from MAESILLib.evaluation.page import FILL, distribution, page, write_page
+from MAESILLib.evaluation.page import FILL, distribution, page
 from MAESILLib.metrics.catalogue import value_of
 
 SHAPES = [(16, 24, 24), (24, 16, 24), (24, 24, 16), (16, 16, 24), (16, 24, 16), (24, 16, 16), (16, 17, 33)]
@@ -42,7 +42,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in result["rows"]:
         (out / figure_path(row)).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (400, 200)).save(out / figure_path(row))
-    write_page(result, out)
+    (out / "report.html").write_text(page(result, out), encoding="utf-8")
     return out
 
 
