@@ -99,7 +99,7 @@ class TestNoLeak:
 
     @pytest.mark.parametrize("strategy", HIDING_NAMES)
     def test_hidden_voxels_through_files(self, tmp_path: Path, checkpoint: Path, strategy: str) -> None:
-        hu = trunk((16, 41, 50), 1)
+        hu = trunk((16, 25, 41), 1)
         path = tmp_path / "scan.nrrd"
         write_image(path, hu, geometry(hu.shape))
         run(path, tmp_path / "first", checkpoint, "--mask", strategy)

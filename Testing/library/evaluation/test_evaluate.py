@@ -211,6 +211,7 @@ class TestFiles:
 
     def test_markdown(self, output: Path, result: dict[str, Any]) -> None:
         text = (output / "evaluation.md").read_text(encoding="utf-8")
+        assert "LPIPS is left out" in text
         table = [line for line in text.splitlines() if line.startswith("|")]
         header, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
         assert set("".join(rule)) == {"-"}
@@ -247,10 +248,6 @@ class TestOptions:
         assert row["mae_masked_hu"] == pytest.approx(np.abs(error).mean(), abs=1e-2)
         assert row["psnr_masked_db"] < row_of(result, "v0", "dual 0.75")["psnr_masked_db"]
 
-    @pytest.mark.parametrize("window", [("240", "-160"), ("5", "5"), ("nan", "nan"), ("0", "inf")])
-    def test_windows_that_are_none(self, data: Path, tmp_path: Path, window: tuple[str, str]) -> None:
-        assert_refused(evaluate(data, tmp_path / "out", "--window", *window), "--window", "lower value first")
-
     def test_the_whole_window_and_further_volumes_change_nothing(
         self, data: Path, tmp_path: Path, result: dict[str, Any]
     ) -> None:
@@ -279,7 +276,6 @@ class TestOptions:
                 assert one.keys() == other.keys()
                 for key, value in one.items():
                     assert other[key] == (pytest.approx(value, abs=1e-3) if isinstance(value, float) else value), key
-        assert_refused(evaluate(tmp_path, tmp_path / "none", "--batch-size", 0), "--batch-size is 0", "1 or more")
 
     def test_lpips_where_its_weights_are(self, data: Path, tmp_path: Path) -> None:
         write_lpips_weights(tmp_path)
@@ -299,9 +295,26 @@ class TestOptions:
             assert words in text
             assert "LPIPS is left out" not in text
 
-    def test_lpips_without_weights(self, data: Path, output: Path, tmp_path: Path) -> None:
-        assert "LPIPS is left out" in (output / "evaluation.md").read_text()
-        assert_refused(evaluate(data, tmp_path / "out", "--lpips", tmp_path), "no LPIPS weights", "leave out --lpips")
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            *(
+                (("--window", *window), ("--window", "lower value first"))
+                for window in (("240", "-160"), ("5", "5"), ("nan", "nan"), ("0", "inf"))
+            ),
+            (("--settings", "dual 0.8"), ("unknown setting 'dual 0.8'", "'dual 0.75'")),
+            (("--batch-size", 0), ("--batch-size is 0", "1 or more")),
+            (("--lpips", "."), ("no LPIPS weights", "leave out --lpips")),
+            (("--checkpoint", "none.safetensors"), ("no such checkpoint",)),
+            (("--data", "of training alone"), ("no volume of that split", "--split")),
+        ],
+    )
+    def test_refused(
+        self, data: Path, tmp_path: Path, options: Any, words: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        make_cache(Path("of training alone"), [(16, 16, 16)], ["train"])
+        assert_refused(evaluate(data, tmp_path / "out", *options), *words)
         assert not (tmp_path / "out").exists()
 
     def test_what_an_earlier_evaluation_drew_goes_with_its_tables(self, data: Path, tmp_path: Path) -> None:
@@ -315,15 +328,6 @@ class TestOptions:
         pictures = sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png"))
         assert pictures == ["figures/mine.png", "figures/other/v0.png", "figures/other/v1.png"]
         assert not (output / "report.html").exists()
-
-    def test_an_empty_split(self, data: Path, tmp_path: Path) -> None:
-        make_cache(tmp_path / "cache", SHAPES[:1], ["train"])
-        shutil.copy(data / "tiny.safetensors", tmp_path)
-        assert_refused(evaluate(tmp_path, tmp_path / "out"), "no volume of that split", "--split")
-
-    def test_unknown_setting(self, data: Path, tmp_path: Path) -> None:
-        result = evaluate(data, tmp_path / "out", "--settings", "dual 0.8")
-        assert_refused(result, "unknown setting 'dual 0.8'", "'dual 0.75'")
 
 
 class TestCheckpoints:
@@ -420,11 +424,6 @@ class TestCheckpoints:
         (tmp_path / "cache" / "index.jsonl").write_text(index.replace('"spacing_mm": 1.5', '"spacing_mm": 2.0'))
         shutil.copy(data / "tiny.safetensors", tmp_path)
         assert_refused(evaluate(tmp_path, tmp_path / "out"), "1.5 mm", "2.0 mm", "tiny.safetensors")
-
-    def test_missing(self, data: Path, tmp_path: Path) -> None:
-        result = evaluate(data, tmp_path / "out", "--checkpoint", tmp_path / "none.safetensors")
-        assert_refused(result, "no such checkpoint")
-        assert not (tmp_path / "out").exists()
 
 
 class TestMasks:

@@ -233,13 +233,6 @@ class TestEncoder:
                 assert torch.equal(given[0][sample, n], patch)
         assert [x.shape for x in encoded] == [(2, 8, 48)] * CONFIG.encoder_depth
 
-    def test_the_last_output_is_normalised(self) -> None:
-        core = new_core()
-        with torch.no_grad():
-            *_, last = core.encoder(windowed(hu_of(1), WINDOWS), masks("dual"))
-        torch.testing.assert_close(last.mean(-1), torch.zeros(1, 8), atol=1e-5, rtol=0)
-        torch.testing.assert_close(last.std(-1, correction=0), torch.ones(1, 8), atol=1e-4, rtol=0)
-
 
 class TestPositions:
     LARGE = (6, 5, 4)
@@ -279,15 +272,6 @@ class TestPositions:
             there = core(large, self.moved(visible), self.moved(hidden)).patches
         torch.testing.assert_close(offset, there, atol=1e-5, rtol=0)
         assert torch.equal(here, offset) == (positions == "rotary")
-
-    def test_rotary_table(self) -> None:
-        table = rotary_table((3, 4, 5), 24, torch.device("cpu"))
-        assert table.shape == (60, 2, 24)
-        cos, sin = table.view(3, 4, 5, 2, 24)[2, 3, 1]
-        # 24 / 6 = 4 pairs an axis: D, H, W in turn
-        angle = torch.tensor([index * 100 ** (-i / 4) for index in (2, 3, 1) for i in range(4)]).repeat_interleave(2)
-        torch.testing.assert_close(cos, angle.cos())
-        torch.testing.assert_close(sin, angle.sin())
 
     def test_sincos_table(self) -> None:
         cpu = torch.device("cpu")
