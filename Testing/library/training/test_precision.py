@@ -124,7 +124,7 @@ def test_a_run_says_what_it_takes_and_keeps_it(tmp_path: Path, cache: Cache, mea
     """An exact resume does not depend on a timing."""
 
     def config_of(steps: int) -> Config:
-        return tiny_config(steps=steps, precision="auto", cooldown_share=0.0, validate_every=100)
+        return tiny_config(steps=steps, precision="auto", completion=False, cooldown_share=0.0, validate_every=100)
 
     def trained(steps: int, folder: str, ratio: float, resume: bool = False) -> str:
         measured(ratio)

@@ -1,6 +1,5 @@
 """Several ranks: the same update however it is shared out, resuming with another number of them, and their ends."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -30,6 +29,7 @@ from MAESILLib.training.trainer import Trainer
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0"]
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = 6
+JOB = {"preview_at": 0, "completion": False}
 
 
 def config(**train: object) -> Config:
@@ -161,7 +161,7 @@ class Job:
     def __init__(self, folder: Path, *, steps: int = 2000, options: tuple[str, ...] = (), more: tuple[str, ...] = ()):
         self.run = folder / "run"
         self.cache = make_cache(folder / "cache", [(40, 40, 40)] * 3, ["train", "train", "val"])
-        values = to_dict(tiny_config(steps=steps, checkpoint_every=5, validate_every=1000, preview_at=0))
+        values = to_dict(tiny_config(steps=steps, checkpoint_every=5, validate_every=1000, **JOB))
         lines = []
         for section in ("model", "train"):
             lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values[section].items())]
@@ -222,9 +222,8 @@ def test_a_job_that_its_launcher_starts_anew_goes_on(tmp_path: Path) -> None:
     assert read_state(job.run).values["progress"]["step"] == 60
     rows = read_log(job.run / "log.csv")
     assert [row["step"] for row in rows] == list(range(1, 61))
-    unbroken = dataclasses.replace(tiny_config(), preset="tiny")
-    train = dataclasses.replace(unbroken.train, steps=60, validate_every=1000, preview_at=0)
-    Trainer(dataclasses.replace(unbroken, train=train), job.cache, tmp_path / "whole").run()
+    unbroken = tiny_config(steps=60, validate_every=1000, **JOB)
+    Trainer(unbroken, job.cache, tmp_path / "whole").run()
     expected = read_log(tmp_path / "whole" / "log.csv")
     np.testing.assert_allclose([r["loss"] for r in rows], [r["loss"] for r in expected], rtol=1e-3)  # type: ignore[arg-type]
 

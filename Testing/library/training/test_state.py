@@ -15,7 +15,7 @@ from MAESILLib.runtime.errors import InputError
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
-CONFIG = tiny_config(steps=4, checkpoint_every=2)
+CONFIG = tiny_config(steps=4, checkpoint_every=2, completion=False)
 
 
 def test_a_damaged_state_is_refused_and_there_is_no_moment_without_one(

@@ -93,12 +93,12 @@ def test_a_run_that_has_diverged_ends_and_can_be_resumed(
     tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("MAESILLib.training.trainer.MAX_SKIPPED_STEPS", 3)
-    trainer = Spoilt(tiny_config(), cache, tmp_path / "run")
+    trainer = Spoilt(tiny_config(completion=False), cache, tmp_path / "run")
     trainer.spoilt = tuple(range(2, 8))
     with pytest.raises(InputError, match="3 steps up to step 5 skipped: non-finite gradients"):
         trainer.run()
     assert read_state(tmp_path / "run").values["progress"]["step"] == 5
-    again = Trainer(tiny_config(), cache, tmp_path / "run", resume=True)
+    again = Trainer(tiny_config(completion=False), cache, tmp_path / "run", resume=True)
     again.run()
     assert again.progress.step == 8
 
@@ -143,7 +143,8 @@ def test_the_number_of_reading_threads_changes_nothing_but_who_reads(tmp_path: P
     def losses(threads: int) -> list[object]:
         import threading
 
-        trainer = Trainer(tiny_config(loader_threads=threads, batch_size=8), cache, tmp_path / str(threads))
+        config = tiny_config(loader_threads=threads, batch_size=8, completion=False)
+        trainer = Trainer(config, cache, tmp_path / str(threads))
         crop = trainer.sampler.crop
 
         def watched(sample: int, size: tuple[int, int, int]):  # type: ignore[no-untyped-def]
@@ -164,7 +165,7 @@ def test_the_number_of_reading_threads_changes_nothing_but_who_reads(tmp_path: P
 def test_a_damaged_volume_is_named_counted_and_left_out(tmp_path: Path, cache: Cache) -> None:
     def warned(**options: object) -> list[str]:
         out = io.StringIO()
-        config = tiny_config(steps=4, checkpoint_every=2)
+        config = tiny_config(steps=4, checkpoint_every=2, completion=False)
         trainer = Trainer(config, cache, tmp_path / "run", reporter=Reporter("json", out, io.StringIO()), **options)
         trainer.run()
         return warnings_of(out)
