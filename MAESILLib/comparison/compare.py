@@ -164,8 +164,6 @@ def _describe(name: str, config: Config, model: Any) -> dict[str, Any]:
         "network": "MAESILLib" if name == MAESIL else model.network_class,
         "parameters": sum(p.numel() for p in model.parameters()),
         "code": f"{numbers} numbers" if bits is None else f"{numbers} codes of {bits} bits",
-        "code_numbers": numbers,
-        "code_bits": bits,
     }
 
 

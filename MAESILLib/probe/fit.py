@@ -165,25 +165,19 @@ def choose(blocks: Mapping[int, Draws], labels: Labels, fold: int) -> tuple[int,
     return block, alpha
 
 
-def across_patients(
-    blocks: Mapping[int, Draws], labels: Labels, fixed: tuple[int, float] | None = None
-) -> tuple[Floats, list[tuple[int, float]]]:
-    """Score every token by a probe that was chosen and fitted on other patients.
+def across_patients(blocks: Mapping[int, Draws], labels: Labels, fixed: tuple[int, float] | None = None) -> Floats:
+    """Return scores (N, S) of every token, by a probe that was chosen and fitted on other patients.
 
     Args:
         blocks: as for :func:`choose`.
         fixed: block and alpha, if they are not to be chosen.
-
-    Returns:
-        scores (N, S), and block and alpha chosen for each fold.
     """
-    scores, choices = np.zeros((len(labels.fold), len(labels.structures))), []
+    scores = np.zeros((len(labels.fold), len(labels.structures)))
     for fold in np.unique(labels.fold):
         block, alpha = fixed or choose(blocks, labels, fold)
         test = labels.fold == fold
         (scores[test],) = held_out_scores(blocks[block], labels, ~test, test, [alpha])
-        choices.append((block, alpha))
-    return scores, choices
+    return scores
 
 
 def macro(table: Floats) -> float:

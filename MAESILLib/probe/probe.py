@@ -15,7 +15,7 @@ from MAESILLib.mae.checkpoint import checkpoint_identity
 from MAESILLib.probe import table
 from MAESILLib.probe.features import Array, Key, Tools, compared, describe, load_frozen
 from MAESILLib.probe.few_labels import few_label_dice
-from MAESILLib.probe.fit import FEWEST_PATIENTS, across_patients, labels_of, macro, within_patients
+from MAESILLib.probe.fit import FEWEST_PATIENTS, across_patients, labels_of, within_patients
 from MAESILLib.probe.labels import LabelledVolume, points_of
 from MAESILLib.probe.points import SIDES, Point, read_hu, without_side
 from MAESILLib.probe.windows import batch_size, window_of_point
@@ -72,7 +72,6 @@ def probe(
     tools = Tools(compared(encode, settings.random), device, reporter, stop)
     sources = {table.POINTS: points} if points else {}
     rows: list[table.Row] = []
-    choices: list[table.Line] = []
     notes: list[str] = []
     with full_precision(), memory_guard(device, "give a smaller --window, or fewer --random"):
         if volumes:
@@ -84,7 +83,7 @@ def probe(
         for source, one in sources.items():
             notes += _left_out(source, one)
             for size in settings.windows:
-                _probe_points(source, one, size, tools, rows, choices)
+                _probe_points(source, one, size, tools, rows)
         for size in settings.windows if volumes and settings.cases else ():
             found, without = few_label_dice(volumes, size, settings.cases, settings.draws, settings.seed, tools)
             rows += found
@@ -108,7 +107,6 @@ def probe(
         "device": device_name(device),
         "settings": asdict(settings),
         "metrics": table.summarise(rows, apart, settings.seed),
-        "choices": choices,
         "notes": list(dict.fromkeys(notes)),
         "rows": rows,
     }
@@ -147,10 +145,8 @@ def describe_points(points: Sequence[Point], size: int, tools: Tools) -> dict[Ke
     return found
 
 
-def _probe_points(
-    source: str, points: Sequence[Point], size: int, tools: Tools, rows: list[table.Row], choices: list[table.Line]
-) -> None:
-    """Add the rows of a window size, and what was chosen."""
+def _probe_points(source: str, points: Sequence[Point], size: int, tools: Tools, rows: list[table.Row]) -> None:
+    """Add the rows of a window size."""
     patient = [point.patient for point in points]
     sided = labels_of([point.structure for point in points], patient)
     merged = labels_of([without_side(point.structure) for point in points], patient)
@@ -159,16 +155,13 @@ def _probe_points(
     for number, name in enumerate(names, start=1):
         tools.stop.check()
         blocks = {block: draws for (one, block), draws in found.items() if one == name}
-        scores, chosen = across_patients(blocks, merged)
-        areas, recalls = within_patients(scores, merged)
+        areas, recalls = within_patients(across_patients(blocks, merged), merged)
         if not np.isfinite(areas).any():
             raise InputError(f"no patient of the {source} shows a structure and others", "label more structures")
         rows += table.rows_of(source, size, table.AUROC, name, areas, merged)
         rows += table.rows_of(source, size, table.BALANCED, name, recalls, merged)
         if any(structure.endswith(SIDES) for structure in sided.structures):
-            areas_of_sides, _ = within_patients(across_patients(blocks, sided)[0], sided)
+            areas_of_sides, _ = within_patients(across_patients(blocks, sided), sided)
             both = table.rows_of(source, size, table.SIDED, name, areas_of_sides, sided)
             rows += [row for row in both if row.structure.endswith(SIDES)]
-        folds = [{"block": block, "alpha": alpha} for block, alpha in chosen]
-        choices.append({"source": source, "window": size, "feature": name, "auroc": macro(areas), "folds": folds})
         tools.reporter.progress(f"fit, window {size}", number / len(names), name)

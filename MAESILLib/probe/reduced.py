@@ -71,7 +71,7 @@ def reduced_probe(encode: Encode, points: ReducedPoints, *, device: torch.device
     labels = points.labels
     areas = []
     for block in {min(parts), max(parts)}:
-        scores, _ = across_patients({block: np.concatenate(parts[block])[None]}, labels, (block, ALPHA))
+        scores = across_patients({block: np.concatenate(parts[block])[None]}, labels, (block, ALPHA))
         areas.append(within_patients(scores, labels)[0])
     soft = np.isin(labels.structures, SOFT_TISSUE)
     found = {"auroc": float(np.mean([macro(one) for one in areas]))}

@@ -217,7 +217,7 @@ class TestFit:
 
         fit_scores = fit.held_out_scores
         monkeypatch.setattr(fit, "held_out_scores", watched)
-        scores, _ = across_patients(blocks, labels)
+        scores = across_patients(blocks, labels)
         assert len(seen) == 5 * (2 * 4 + 1)
         assert all(train and test and not train & test for train, test in seen)
         assert macro(within_patients(scores, labels)[0]) > 0.65
@@ -227,7 +227,7 @@ class TestFit:
         blocks, labels = made(patients=8, signal=0)
         sign = np.where(labels.patient % 2, 1, -1)
         blocks[2][..., 2] = 9 * sign * (labels.structure == 0)
-        scores, _ = across_patients(blocks, labels)
+        scores = across_patients(blocks, labels)
         assert np.nanmean(within_patients(scores, labels)[0][:, 0]) < 0.75
 
     def test_choices_never_read_the_held_out_fold(self) -> None:
