@@ -28,6 +28,7 @@ DAMPING = (0.5695, 1.7321)
 they shrink every rough error below 0.35."""
 PIECE = 2**18
 """Voxels a CPU works on at a time, so that intermediate results stay in its cache."""
+LAPLACIAN_PLANES = 32
 TINY = 1e-6
 TENSION = 0.05
 """Weight of the squared gradient beside the squared Laplacian, so that a plate does not swing in large holes. Of 0,
@@ -100,15 +101,20 @@ def biharmonic_fill(
         return harmonic
     finest, unknown = grids[0], ~known[:, 0]
 
-    def change(x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        once = _laplacian(finest.inside(x))
-        return finest.spread(once.mul(TENSION).sub_(_laplacian(once)).mul_(unknown))
+    spare = torch.zeros_like(finest.work[0])
+
+    def change(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        once, twice = finest.inside(spare), finest.inside(out)
+        _laplacian(finest.inside(x), once)
+        _laplacian(once, twice)
+        torch.add(once.mul_(TENSION), twice, alpha=-1, out=twice).mul_(unknown)
+        return out
 
     solution = _solve(
-        change(finest.spread(harmonic[:, 0])),
+        change(finest.spread(harmonic[:, 0]), torch.zeros_like(finest.work[0])),
         change,
         # the cycle's result and its input may not be the same vector
-        lambda x: _cycle(_cycle(x, grids).clone(), grids),
+        lambda x: _cycle(spare.copy_(_cycle(x, grids)), grids),
         tolerance,
         stop,
     )
@@ -116,15 +122,17 @@ def biharmonic_fill(
     return torch.where(known, harmonic, filled)
 
 
-def _laplacian(image: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the differences to the face neighbours (B, D, H, W); nothing passes the border."""
-    total = torch.zeros_like(image)
+def _laplacian(image: torch.Tensor, out: torch.Tensor) -> None:
+    """Write the sum of the differences to the face neighbours (B, D, H, W) to ``out``; nothing passes the border."""
+    out.zero_()
     for axis in (1, 2, 3):
-        steps = image.diff(dim=axis)
-        count = steps.shape[axis]
-        total.narrow(axis, 0, count).add_(steps)
-        total.narrow(axis, 1, count).sub_(steps)
-    return total
+        # a few planes at a time: the steps of all are a volume more
+        for first in range(0, image.shape[1], LAPLACIAN_PLANES):
+            planes = slice(first, first + LAPLACIAN_PLANES + (axis == 1))
+            steps = image[:, planes].diff(dim=axis)
+            total, count = out[:, planes], steps.shape[axis]
+            total.narrow(axis, 0, count).add_(steps)
+            total.narrow(axis, 1, count).sub_(steps)
 
 
 class _Grid:

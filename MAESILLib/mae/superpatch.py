@@ -107,24 +107,25 @@ def blending_weights(size: Shape) -> np.ndarray:
 
 
 class Blend:
-    """A volume of weighted means, filled superpatch by superpatch.
+    """Volumes of weighted means, filled superpatch by superpatch.
 
-    Memory is two float32 volumes however many superpatches are added.
+    Args:
+        shape: (D, H, W) of the volumes.
+        count: how many have the same weights.
     """
 
-    def __init__(self, shape: Shape) -> None:
-        self.total = np.zeros(shape, np.float32)
+    def __init__(self, shape: Shape, count: int = 1) -> None:
+        self.totals = [np.zeros(shape, np.float32) for _ in range(count)]
         self.weight = np.zeros(shape, np.float32)
 
-    def add(self, box: Superpatch, values: np.ndarray, weights: np.ndarray) -> None:
-        """Add ``values`` of the box with ``weights``, both (D, H, W) of the box; padding is dropped."""
-        shape = self.total.shape
-        outer, inner = box.in_volume(shape), box.in_box(shape)
-        self.total[outer] += values[inner] * weights[inner]
+    def add(self, box: Superpatch, weights: np.ndarray, *values: np.ndarray) -> None:
+        """Add ``values`` of the box, one for each volume, with ``weights``, all (D, H, W); padding is dropped."""
+        outer, inner = box.in_volume(self.weight.shape), box.in_box(self.weight.shape)
+        for total, own in zip(self.totals, values, strict=True):
+            total[outer] += own[inner] * weights[inner]
         self.weight[outer] += weights[inner]
 
-    def mean(self, where_empty: np.ndarray | float = 0.0) -> np.ndarray:
-        """Return the weighted mean (D, H, W); ``where_empty`` where nothing was added."""
-        empty = self.weight == 0
-        mean = np.divide(self.total, self.weight, out=np.zeros_like(self.total), where=~empty)
-        return np.where(empty, where_empty, mean).astype(np.float32)
+    def mean(self, number: int = 0, where_empty: np.ndarray | float = 0.0) -> np.ndarray:
+        """Return the weighted mean (D, H, W) of a volume; ``where_empty`` where nothing was added."""
+        mean = np.full(self.weight.shape, where_empty, np.float32)
+        return np.divide(self.totals[number], self.weight, out=mean, where=self.weight > 0)

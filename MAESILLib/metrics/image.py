@@ -4,6 +4,7 @@ All volumes are (D, H, W) intensities of the model's grid: HU clipped to a windo
 so the data range is 1. Padding is cropped off before: every voxel passed here counts.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -16,8 +17,8 @@ from MAESILLib.runtime.stopping import NEVER, StopRequest
 SSIM_RADIUS = 5
 SSIM_SIGMA = 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
-# Planes filtered at once: the float64 intermediates of a slab then stay in the processor's cache.
-SSIM_SLAB = 16
+SLAB = 16
+"""Planes worked on at once: the intermediate results of a slab stay in the processor's cache."""
 
 
 def score(
@@ -129,10 +130,10 @@ def ssim_map(reference: np.ndarray, prediction: np.ndarray, stop: StopRequest = 
     _check(reference, prediction)
     similarity = np.empty(reference.shape, np.float32)
     depth = len(reference)
-    for start in range(0, depth, SSIM_SLAB):
+    for start in range(0, depth, SLAB):
         stop.check()
-        first, last = max(start - SSIM_RADIUS, 0), min(start + SSIM_SLAB + SSIM_RADIUS, depth)
-        end = min(start + SSIM_SLAB, depth)
+        first, last = max(start - SSIM_RADIUS, 0), min(start + SLAB + SSIM_RADIUS, depth)
+        end = min(start + SLAB, depth)
         similarity[start:end] = _ssim_slab(
             reference[first:last].astype(np.float64),
             prediction[first:last].astype(np.float64),
@@ -188,13 +189,14 @@ def _border_ratio(volume: np.ndarray, patch_size: tuple[int, int, int], where: n
     """Return the mean absolute difference across patch borders over that inside patches, or ``nan``."""
     # Columns: sum of differences and number of pairs; rows: inside, across.
     totals = np.zeros((2, 2))
-    for axis in range(3):
+    for axis, first in itertools.product(range(3), range(0, len(volume), SLAB)):
+        planes = slice(first, first + SLAB + (axis == 0))
         others = tuple(other for other in range(3) if other != axis)
-        lower, upper = (np.moveaxis(where, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
+        lower, upper = (np.moveaxis(where[planes], axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
         both = np.moveaxis(lower & upper, 0, axis)
-        sums = (np.abs(np.diff(volume, axis=axis)) * both).sum(axis=others, dtype=np.float64)
+        sums = (np.abs(np.diff(volume[planes], axis=axis)) * both).sum(axis=others, dtype=np.float64)
         pairs = np.count_nonzero(both, axis=others)
-        across = np.arange(1, len(sums) + 1) % patch_size[axis] == 0
+        across = (np.arange(1, len(sums) + 1) + (first if axis == 0 else 0)) % patch_size[axis] == 0
         for row, chosen in enumerate((~across, across)):
             totals[row] += sums[chosen].sum(), pairs[chosen].sum()
     (inside_sum, inside_pairs), (across_sum, across_pairs) = totals.tolist()

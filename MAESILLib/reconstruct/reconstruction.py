@@ -1,7 +1,7 @@
 """From a volume on the model's grid to its reconstruction, superpatch by superpatch.
 
-Memory holds the volume, six blending volumes, the harmonic fill of one pass (about nine volumes while it is solved) and
-the superpatches of one forward pass, however many passes there are.
+Memory holds the volume, three to five blending volumes, the fills of one pass (while they are solved, about nine times
+a slab of ``FILL_PLANES``) and the superpatches of one forward pass, however many passes there are.
 """
 
 import math
@@ -19,6 +19,10 @@ from MAESILLib.mae.superpatch import Blend, Shape, Superpatch, blending_weights,
 from MAESILLib.reconstruct.plan import Plan, masks_of_volume, superpatch_masks
 from MAESILLib.runtime.device import precision_context
 from MAESILLib.runtime.stopping import NEVER, StopRequest
+
+FILL_PLANES, FILL_MARGIN = 256, 32
+"""Planes of a volume that are filled at once at most, and beyond them those that take part: four patches away a fill
+hardly depends on what is visible."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,13 @@ def reconstruct(
     # with overlap a neighbour shows what this superpatch hides, so no mask and no fill is that of the whole volume
     is_filled = plan.overlap == 0 and plan.mask.strategy != "none"
     whole = masks_of_volume(shape, boxes, masks, config.patch_size)
-    hidden_blend, visible_blend, fill_blend = Blend(shape), Blend(shape), Blend(shape)
+    hidden_blend, visible_blend = Blend(shape, 1 + is_filled), Blend(shape)
     hidden_once, biharmonic = np.zeros(shape, bool), None
     done, total = 0, sum(len(of_box) for of_box in masks)
     for number in range(passes):
-        fill = None
+        harmonic, fill = None, None
         if is_filled:
-            of_volume = next(whole)
-            harmonic, fill = _fills(unit, of_volume, completed, torch.device(device), stop)
-            fill_blend.add(Superpatch(0, (0, 0, 0), shape), harmonic, of_volume)
-            del harmonic
+            harmonic, fill = _fills(unit, next(whole), completed, torch.device(device), stop)
             biharmonic = fill if completed and number == 0 else biharmonic
         for group in _alike(boxes, masks, number, batch_size):
             stop.check()
@@ -99,9 +100,10 @@ def reconstruct(
             )
             for box, (predicted, shown, hidden) in zip(group, predictions, strict=True):
                 weights = blending_weights(box.size) if plan.overlap > 0 else np.ones(box.size, np.float32)
-                hidden_blend.add(box, predicted, weights * hidden)
+                fills = [] if harmonic is None else [extract(harmonic, box)]
+                hidden_blend.add(box, weights * hidden, predicted, *fills)
                 if plan.coverage == "single":
-                    visible_blend.add(box, shown, weights * ~hidden)
+                    visible_blend.add(box, weights * ~hidden, shown)
                 if number == 0:
                     hidden_once[box.in_volume(shape)] |= hidden[box.in_box(shape)]
             done += len(group)
@@ -109,8 +111,8 @@ def reconstruct(
                 progress(done / total)
     tokens = sum(math.prod(token_grid(box.size, config.patch_size)) for box in boxes)
     visible_tokens = sum(one.shape[1] for one in masks)
-    prediction = hidden_blend.mean(visible_blend.mean())
-    filled = fill_blend.mean(unit) if is_filled else None
+    prediction = hidden_blend.mean(where_empty=visible_blend.mean())
+    filled = hidden_blend.mean(1, unit) if is_filled else None
     return Reconstruction(
         prediction, hidden_once, filled, biharmonic, passes, 1 - visible_tokens / tokens, tuple(boxes)
     )
@@ -133,10 +135,19 @@ def _fills(
     unit: np.ndarray, hidden: np.ndarray, completed: bool, device: torch.device, stop: StopRequest
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the harmonic fill (D, H, W) of a volume, and the biharmonic one if it is ``completed``, else the same."""
-    image, known = (torch.from_numpy(x)[None, None].to(device) for x in (unit, ~hidden))
-    harmonic = harmonic_fill(image, known, stop=stop)
-    fill = biharmonic_fill(harmonic, known, stop=stop) if completed else harmonic
-    return harmonic[0, 0].cpu().numpy(), fill[0, 0].cpu().numpy()
+    depth = len(unit)
+    harmonic = np.empty_like(unit)
+    fill = np.empty_like(unit) if completed else harmonic
+    planes = math.ceil(depth / math.ceil(depth / FILL_PLANES))
+    for first in range(0, depth, planes):
+        begin, last = max(first - FILL_MARGIN, 0), min(first + planes, depth)
+        slab, own = slice(begin, last + FILL_MARGIN), slice(first - begin, last - begin)
+        image, known = (torch.from_numpy(x)[None, None].to(device) for x in (unit[slab], ~hidden[slab]))
+        found = harmonic_fill(image, known, stop=stop)
+        harmonic[first:last] = found[0, 0, own].cpu().numpy()
+        if completed:
+            fill[first:last] = biharmonic_fill(found, known, stop=stop)[0, 0, own].cpu().numpy()
+    return harmonic, fill
 
 
 @torch.inference_mode()
