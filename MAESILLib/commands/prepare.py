@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from MAESILLib.commands.common import add_reading_arguments, given_from
@@ -38,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="number of worker processes (default: all cores). 1 runs in this process: a reader that crashes ends it",
+        help="number of worker processes (default: all cores). 0 runs in this process: a reader that crashes ends it, "
+        "one that hangs is not stopped",
     )
     parser.add_argument(
         "--shard",
@@ -61,11 +63,12 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     preprocessing = from_dict({"preprocessing": {"spacing_mm": args.spacing}}, "--spacing").preprocessing
     shard = parse_shard(args.shard)
+    workers = available_cores() if args.workers is None else args.workers
     cache, report = prepare(
-        _sources(args, reporter),
+        _sources(args, workers, reporter, stop),
         args.output,
         preprocessing.spacing_mm,
-        workers=available_cores() if args.workers is None else args.workers,
+        workers=workers,
         shard=shard,
         verify=args.verify,
         given=given_from(args),
@@ -78,16 +81,17 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     if args.progress != "json":
         print(cache_text(cache))
         print(report_text(report))
+        print(f"all inputs: {Path(args.output) / shard.file_name('report', '.csv')}")
 
 
-def _sources(args: argparse.Namespace, reporter: Reporter) -> list[Source]:
+def _sources(args: argparse.Namespace, workers: int, reporter: Reporter, stop: StopRequest) -> list[Source]:
     from MAESILLib.data.sources import find_sources
 
     if args.layout is not None:
-        return _cases(args, reporter)
+        return _cases(args, workers, reporter, stop)
     if args.split is not None:
         raise InputError("--split is of a --layout", "name the layout, or give a manifest with the column 'split'")
-    sources = find_sources(args.inputs)
+    sources = find_sources(args.inputs, workers, reporter, stop)
     # a manifest that names patients or splits is not to be corrected
     for name in sorted({find_layout(s.path) for s in sources if not s.patient and not s.split} - {""}):
         reporter.warning(
@@ -97,14 +101,14 @@ def _sources(args: argparse.Namespace, reporter: Reporter) -> list[Source]:
     return sources
 
 
-def _cases(args: argparse.Namespace, reporter: Reporter) -> list[Source]:
-    sources: dict[str, Source] = {}
+def _cases(args: argparse.Namespace, workers: int, reporter: Reporter, stop: StopRequest) -> list[Source]:
+    sources: dict[tuple[str, str], Source] = {}
     for folder in args.inputs:
-        cases, found = find_cases(args.layout, folder, args.split)
+        cases, found = find_cases(args.layout, folder, args.split, workers, reporter, stop)
         reporter.info("listing", dataset=args.layout, folder=folder, cases=len(cases), found=found)
         if args.progress == "bar":
             counts = ", ".join(f"{number} {split}" for split, number in found.items())
             reporter.text(f"{folder}: {len(cases)} CT of {args.layout} to prepare; found {counts}")
         for case in cases:
-            sources.setdefault(os.path.realpath(case.path), case)
+            sources.setdefault((os.path.realpath(case.path), case.label), case)
     return list(sources.values())

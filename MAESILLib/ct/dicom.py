@@ -94,25 +94,29 @@ def find_series(path: Path) -> Found:
     return replace(beside, series=tuple(s for s in beside.series if path in {one.path for one in s.slices}))
 
 
-def read_dicom(path: Path, wanted: str | None, fill_gaps: bool, header_alone: bool) -> Scan:
+def read_dicom(path: Path, wanted: str | Series | None, fill_gaps: bool, header_alone: bool) -> Scan:
     """Read a CT series.
 
     Args:
         path: folder, or one DICOM file.
         wanted: SeriesInstanceUID, a unique beginning or end of it, SeriesNumber or ``LARGEST``; None for the only
-            series that is complete.
+            series that is complete; a series that was found before.
         fill_gaps: interpolate slices that are missing.
         header_alone: leave the voxels unread; they are zeros.
 
     Raises:
         InputError: there is no CT series, ``wanted`` fits none or several, or the series cannot be stacked.
     """
-    found = find_series(path)
-    if not found.series:
-        _refuse_none(found, path)
-    series, arranged, told = _choose(found, wanted, path, fill_gaps)
-    if wanted is None or len(found.series) == 1:
-        told += _unusable_text(found.unusable)
+    if isinstance(wanted, Series):
+        series, arranged = wanted, arrange(wanted.label, wanted.slices, fill_gaps)
+        told: tuple[str, ...] = ()
+    else:
+        found = find_series(path)
+        if not found.series:
+            _refuse_none(found, path)
+        series, arranged, told = _choose(found, wanted, path, fill_gaps)
+        if wanted is None or len(found.series) == 1:
+            told += _unusable_text(found.unusable)
     voxels = np.broadcast_to(np.int16(0), arranged.size_dhw) if header_alone else read_voxels(arranged)
     where = f"{series.label} in {path}"
     return Scan(voxels, arranged.affine, where, warnings=told + arranged.warnings, name=series.name)
@@ -158,10 +162,10 @@ def _found(paths: Any) -> Found:
         first = instances.setdefault(found[0].instance_uid, path)
         if first == path or not cmp(first, path, shallow=False):
             slices.setdefault(found[0].series_uid or str(path.parent), []).extend(found)
-    return Found(tuple(part for group in slices.values() for part in _acquisitions(group)), others, unusable)
+    return Found(tuple(part for group in slices.values() for part in acquisitions(group)), others, unusable)
 
 
-def _acquisitions(slices: list[Slice]) -> list[Series]:
+def acquisitions(slices: list[Slice]) -> list[Series]:
     """Part a series by acquisition where these are volumes of their own: they overlap, or are few and large."""
     groups: dict[str, list[Slice]] = {}
     for one in slices:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MAESILLib.ct.check import check_grid, check_largest, check_values
-from MAESILLib.ct.dicom import looks_like_dicom, read_dicom
+from MAESILLib.ct.dicom import Series, looks_like_dicom, read_dicom
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.intact import check_meta_image, check_nrrd
 from MAESILLib.ct.itk import read_itk
@@ -32,7 +32,7 @@ VOLUME_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", 
 def read_volume(
     path: Path | str,
     *,
-    series: str | None = None,
+    series: str | Series | None = None,
     check: bool = True,
     given: Given = NOTHING,
 ) -> CTVolume:
@@ -42,7 +42,7 @@ def read_volume(
         path: a NIfTI, NRRD or MetaImage file, a DICOM folder (searched with its subfolders), or one DICOM file, which
             stands for its whole series in its folder.
         series: which DICOM series: SeriesInstanceUID, a unique beginning or end of it, SeriesNumber, or
-            "largest". Without it, the only complete CT series is taken.
+            "largest"; or one that was found before. Without it, the only complete CT series is taken.
         check: refuse values that are not a CT in Hounsfield units and clip to ``HU_LIMITS``. Without it, values are
             taken as they are (label maps, error maps); damaged files and bad grids are refused all the same.
         given: what a user states of an input that does not state it itself.
@@ -94,14 +94,14 @@ def _suffix_of(name: str) -> str:
     return next((suffix for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix)), "")
 
 
-def _scan(path: Path, series: str | None, given: Given, header_alone: bool) -> Scan:
+def _scan(path: Path, series: str | Series | None, given: Given, header_alone: bool) -> Scan:
     suffix = _suffix_of(path.name)
     try:
         if not path.exists():
             raise InputError(f"no such file or folder: {path}", "check the path")
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is a pipe, socket or device", "give a file or a folder")
-        if path.is_dir() or (not suffix and looks_like_dicom(path)):
+        if isinstance(series, Series) or path.is_dir() or (not suffix and looks_like_dicom(path)):
             return read_dicom(path, series, given.fill_gaps, header_alone)
         if series is not None:
             raise InputError(f"{path} is not DICOM, so it has no series {series}", "leave the series out")

@@ -4,7 +4,7 @@
 
 A run appends a line on itself when it begins and when it has ended, and between them one for each source whose record
 is new or has changed. The last line on a source counts; runs are numbered, so that it does where several files have
-the source. A shard writes its own file alone, so nobody waits for a lock.
+the source. A shard writes its own file alone, and keeps it locked meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ INDEX = "index.jsonl"
 # earlier versions wrote .json
 INDEX_NAME = re.compile(r"index(\.shard-\d+-of-\d+)?\.jsonl?")
 PREPARE_ANEW = "prepare the data again in another folder"
+PROCESS = f"process {os.getpid()} on {socket.gethostname()}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def read_index(folder: Path) -> tuple[dict[str, Record], list[Run]]:
     """Read and join all index files of a folder.
 
     Returns:
-        records by source, and the last run of each file; nothing if there are none.
+        records by source, and of each file the last run of each list of sources; nothing if there are none.
 
     Raises:
         InputError: one is damaged or of another version, or they were prepared with different spacings.
@@ -90,23 +94,22 @@ def read_index(folder: Path) -> tuple[dict[str, Record], list[Run]]:
     runs: list[Run] = []
     found: list[tuple[int, Record]] = []
     for path in index_paths(folder):
-        run, records = _read_file(path)
-        if run is None:
-            continue
-        if runs and run.spacing_mm != runs[0].spacing_mm:
+        of_file, records = _read_file(path)
+        runs += of_file
+        if of_file and of_file[-1].spacing_mm != runs[0].spacing_mm:
             raise InputError(
-                f"{path} was prepared at {run.spacing_mm} mm, others at {runs[0].spacing_mm} mm",
+                f"{path} was prepared at {of_file[-1].spacing_mm} mm, others at {runs[0].spacing_mm} mm",
                 "prepare each in a folder of its own",
             )
-        runs.append(run)
         found += records
     return {record.source: record for _, record in sorted(found, key=lambda one: one[0])}, runs
 
 
-def _read_file(path: Path) -> tuple[Run | None, list[tuple[int, Record]]]:
-    """Return the last run of a file, and its records, each with the number of its run."""
+def _read_file(path: Path) -> tuple[list[Run], list[tuple[int, Record]]]:
+    """Return the last run of each list in a file, and its records, each with the number of its run."""
     if path.suffix == ".json":
         raise InputError(f"{path} is not of schema {SCHEMA!r}", PREPARE_ANEW)
+    runs: dict[str, Run] = {}
     run, records = None, []
     # after the last end of a line lies what is being written, or was torn by a crash: that source is prepared again
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
@@ -114,13 +117,16 @@ def _read_file(path: Path) -> tuple[Run | None, list[tuple[int, Record]]]:
             values = json.loads(line)
             if run is None or "schema" in values:
                 run = _run_of(values, path)
+                # the last one comes last
+                runs.pop(run.inputs, None)
+                runs[run.inputs] = run
             else:
                 records.append((run.number, record_of(values)))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"{path}, line {number} is damaged: {error}", "delete the line, then run maesil prepare again"
             ) from None
-    return run, records
+    return list(runs.values()), records
 
 
 def _run_of(values: dict[str, Any], path: Path) -> Run:
@@ -145,21 +151,70 @@ def append(folder: Path, shard: Shard, value: Run | Record) -> None:
         if isinstance(value, Run) and path.exists():
             # what a crash tore must not become the start of the next line
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        head = {"schema": SCHEMA, "library_version": __version__} if isinstance(value, Run) else {}
+        head = {"schema": SCHEMA, "library_version": __version__, "by": PROCESS} if isinstance(value, Run) else {}
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(head | asdict(value), allow_nan=False) + "\n")
     except OSError as error:
         raise explain_os_error(error, path) from error
 
 
+@contextmanager
+def locked(folder: Path, shard: Shard, warn: Callable[[str], None]) -> Iterator[None]:
+    """Keep a shard's index for this process; the system gives it back when the process ends, however it does.
+
+    Args:
+        warn: told where the file system has no locks.
+
+    Raises:
+        InputError: another process has it, or the folder cannot be written to.
+    """
+    path = folder / shard.file_name("index", ".jsonl")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    try:
+        _lock(file)
+    except (BlockingIOError, PermissionError):
+        os.close(file)
+        by = re.findall(rb'"by": "([^"]*)"', path.read_bytes())
+        who = by[-1].decode() if by else "another process"
+        raise InputError(f"{folder} is being prepared by {who}", "wait until it has ended, or end it") from None
+    except OSError as error:
+        warn(f"{folder} cannot be locked ({error.strerror}): do not prepare it twice at the same time")
+    try:
+        yield
+    finally:
+        if not os.fstat(file).st_size:
+            path.unlink()
+        os.close(file)
+
+
+def _lock(file: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        # behind what is written, because others could not read what is locked
+        os.lseek(file, 1 << 40, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def unfinished(runs: Iterable[Run]) -> tuple[str, ...]:
-    """Return what is missing of a cache: one line for each list of sources whose shards are not all complete."""
+    """Return what is missing of a cache: a line for each list of sources that is a shard's last and not complete."""
     done: dict[tuple[str, int], set[int]] = {}
+    last: dict[Shard, str] = {}
     for run in runs:
+        last[run.shard] = run.inputs
         done.setdefault((run.inputs, run.shard.of), set()).update([run.shard.number] if run.is_complete else [])
     # the same list may have been prepared in other parts, or at once
     whole = {inputs for (inputs, of), complete in done.items() if len(complete) == of}
-    return tuple(_missing(of, complete) for (inputs, of), complete in sorted(done.items()) if inputs not in whole)
+    current = sorted({(inputs, shard.of) for shard, inputs in last.items()})
+    return tuple(_missing(of, done[inputs, of]) for inputs, of in current if inputs not in whole)
 
 
 def _missing(of: int, complete: set[int]) -> str:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from MAESILLib.data.sources import Source, find_sources
 from MAESILLib.runtime.errors import InputError
@@ -45,21 +46,28 @@ class Layout:
         """Match the end of a CT's path."""
         return re.search(rf"(?<=/)(?:{self.images})\Z", Path(os.path.abspath(path)).as_posix())
 
-    def case(self, name: str, path: Path) -> Source:
+    def case(self, name: str, source: Source) -> Source:
         """Return a volume with what its path says; a split other than train, val, test or none says why it is no case.
 
         Raises:
             InputError: no usable table of splits.
         """
-        if (match := self.match(path)) is None:
-            return Source(path, split=OTHER)
+        if (match := self.match(source.path)) is None:
+            return replace(source, split=OTHER)
         groups, root = match.groupdict(""), match.string[: match.start()]
         split = self.splits.get(groups.get("part", ""), "")
         if self.split_table:
             split = _read_splits(root + self.split_table).get(groups["case"], UNLISTED)
         labels = os.path.abspath(root + self.labels.format(**groups)) if self.labels else ""
         labels = labels if os.path.exists(labels) else ""
-        return Source(path, self.patient.format(**groups), split, groups.get("set", name), self.licence, labels)
+        return replace(
+            source,
+            patient=self.patient.format(**groups),
+            split=split,
+            dataset=groups.get("set", name),
+            licence=self.licence,
+            labels=labels,
+        )
 
 
 TABLES = tomllib.loads(resource_path("layouts.toml").read_text(encoding="utf-8"))
@@ -75,12 +83,15 @@ def find_layout(path: Path) -> str:
     return next((name for name, layout in LAYOUTS.items() if layout.match(path)), "")
 
 
-def find_cases(name: str, folder: Path | str, split: str | None = None) -> tuple[list[Source], Counter[str]]:
+def find_cases(
+    name: str, folder: Path | str, split: str | None = None, *reading: Any
+) -> tuple[list[Source], Counter[str]]:
     """List the CTs of a layout below a folder, and count all volumes by their split.
 
     Args:
         split: train (and what has none), val or test; None for train and val. Test cases become the cache's ``val``:
             what is measured on, never trained on.
+        reading: as for :func:`find_sources`.
 
     Raises:
         InputError: no folder, no such CT in it, or no usable table of splits.
@@ -88,7 +99,7 @@ def find_cases(name: str, folder: Path | str, split: str | None = None) -> tuple
     layout = LAYOUTS[name]
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder", f"give the folder that holds {layout.example}")
-    volumes = [layout.case(name, source.path) for source in find_sources([folder])]
+    volumes = [layout.case(name, source) for source in find_sources([folder], *reading)]
     wanted = {None: ("", "train", "val"), "train": ("", "train")}.get(split, (split,))
     cases = [replace(v, split="val" if split == "test" else v.split) for v in volumes if v.split in wanted]
     found = Counter(volume.split or "without a split" for volume in volumes)

@@ -6,19 +6,19 @@ What is found depends on nothing but the source, so any process can do it in any
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from MAESILLib.ct.dicom import LARGEST
 from MAESILLib.ct.scan import NOTHING, Given
+from MAESILLib.ct.volume import CTVolume, ModelGrid
 from MAESILLib.data.cache import Cache, store_volume
 from MAESILLib.data.foreground import FOREGROUND_HU
-from MAESILLib.data.records import CacheEntry, Record, hash_of_patient, same_data
-from MAESILLib.data.sources import Source, is_dicom
+from MAESILLib.data.records import CacheEntry, Record, copy_of, hash_of_patient
+from MAESILLib.data.sources import Source
+from MAESILLib.data.tree import why_no_file
 from MAESILLib.runtime.errors import CancelledError, DiskFullError, InputError
 from MAESILLib.runtime.files import check_name, sha256_of
 
@@ -34,6 +34,7 @@ class Task:
         order: its place among all sources.
         stored: the volume that an earlier run stored, with what a manifest says of it now.
         stamp: of the source when that was stored; empty where the source has to be read again.
+        warnings: about that volume.
     """
 
     source: Source
@@ -41,6 +42,7 @@ class Task:
     order: int
     stored: CacheEntry | None = None
     stamp: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,13 @@ class Setup:
 
     Attributes:
         verify: read what is stored to the end, to find damage that its length does not show.
-        held: source by SHA-256 of the volumes whose sources are not in the list of this run.
+        held: volumes whose sources are not in the list of this run, by hash.
     """
 
     folder: Path
     spacing_mm: float
     verify: bool
-    held: dict[str, str]
+    held: Mapping[str, list[CacheEntry]]
     given: Given = NOTHING
 
 
@@ -69,7 +71,6 @@ class Outcome:
 
     record: Record
     source_bytes: int = 0
-    warnings: tuple[str, ...] = ()
 
 
 def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = lambda: None) -> Outcome:
@@ -81,22 +82,20 @@ def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = la
     Raises:
         DiskFullError: the disk is full.
     """
-    path, source = task.source.path, os.path.abspath(task.source.path)
+    source, stored = task.source, task.stored
+    if source.problem:
+        return refused(task, source.problem)
     try:
-        check_name(path)
-        size, stamp = stamp_of(path)
-        if task.stored is not None and task.stamp == stamp and _is_stored(setup, task.stored):
-            return Outcome(Record(source, task.order, stamp, task.stored))
+        check_name(source.path)
+        size, stamp = stamp_of(source)
+        if stored is not None and task.stamp == stamp and _is_stored(setup, stored):
+            return Outcome(Record(source.key, task.order, stamp, stored, warnings=task.warnings))
         check_stop()
-        sha256 = hash_of(path)
-        if task.stored is not None and task.stored.source_sha256 == sha256 and _is_stored(setup, task.stored):
+        sha256 = hash_of(source)
+        if stored is not None and stored.source_sha256 == sha256 and _is_stored(setup, stored):
             # touched or copied, but the same
-            return Outcome(Record(source, task.order, stamp, task.stored))
-        if sha256 in setup.held:
-            # nor is an earlier state of it needed
-            return refused(replace(task, stored=None), same_data(setup.held[sha256]))
-        entry, warnings = _prepared(setup, task, sha256, check_stop)
-        return Outcome(Record(source, task.order, stamp, entry), size, warnings)
+            return Outcome(Record(source.key, task.order, stamp, stored, warnings=task.warnings))
+        return _prepared(setup, task, sha256, size, stamp, check_stop)
     except (DiskFullError, CancelledError):
         raise
     except PermissionError:
@@ -104,8 +103,9 @@ def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = la
     except OSError as error:
         return refused(task, f"it cannot be prepared: {error.strerror or error}")
     except MemoryError:
-        return refused(task, "there is too little memory for it. use fewer --workers, or 1, which has no limit")
+        return refused(task, "there is too little memory for it. use fewer --workers, or 0, which has no limit")
     except InputError as error:
+        error.message += f"; files left out: {source.damaged}" if source.damaged else ""
         return refused(task, str(error))
     except Exception as error:
         # one file that nobody thought of must not stop a hundred thousand others
@@ -117,38 +117,34 @@ def refused(task: Task, reason: str) -> Outcome:
 
     What was stored of an earlier state of it stays.
     """
-    return Outcome(Record(os.path.abspath(task.source.path), task.order, entry=task.stored, reason=reason))
+    return Outcome(Record(task.source.key, task.order, entry=task.stored, reason=reason, warnings=task.warnings))
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return a file, or the files of a folder in the order of their names.
-
-    Raises:
-        FileNotFoundError: there is neither.
-    """
-    if path.is_dir():
-        return sorted(child for child in path.iterdir() if child.is_file())
-    if not path.is_file():
-        raise FileNotFoundError(0, f"no such file: {path}")
-    return [path]
-
-
-def stamp_of(path: Path) -> tuple[int, str]:
-    """Return the size of a source in bytes, and a text that changes when its files do.
+def stamp_of(source: Source) -> tuple[int, str]:
+    """Return the size of a source in bytes, and a text that changes when any of its files does.
 
     Raises:
-        OSError: there is no such file, or it cannot be looked at.
+        InputError: there is no such file, or it is a pipe, socket or device.
+        OSError: it cannot be looked at.
     """
-    found = [file.stat() for file in files_of(path)]
-    size = sum(one.st_size for one in found)
-    return size, f"{len(found)}-{size}-{max((one.st_mtime_ns for one in found), default=0)}"
+    for file in source.files:
+        if problem := why_no_file(file):
+            raise InputError(problem, "give a file or a folder")
+    found = [(file, file.stat()) for file in source.files]
+    size = sum(one.st_size for _, one in found)
+    times = [one.st_mtime_ns for _, one in found]
+    if len(found) == 1:
+        return size, f"1-{size}-{times[0]}"
+    each = repr([(file.name, one.st_size, one.st_mtime_ns) for file, one in found])
+    return size, f"{len(found)}-{size}-{hashlib.sha256(each.encode()).hexdigest()[:16]}"
 
 
-def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of those of a folder's files."""
-    if path.is_file():
-        return sha256_of(path)
-    return hashlib.sha256("".join(map(sha256_of, files_of(path))).encode()).hexdigest()
+def hash_of(source: Source) -> str:
+    """Return the SHA-256 of a file, or of those of several files."""
+    hashes = [sha256_of(file) for file in source.files]
+    if source.series is None and len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _is_stored(setup: Setup, entry: CacheEntry) -> bool:
@@ -159,51 +155,73 @@ def _is_stored(setup: Setup, entry: CacheEntry) -> bool:
     return True
 
 
-def _prepared(
-    setup: Setup, task: Task, sha256: str, check_stop: Callable[[], None]
-) -> tuple[CacheEntry, tuple[str, ...]]:
-    """Store the volume of a source; return its entry, and warnings about the source."""
+def _prepared(setup: Setup, task: Task, sha256: str, size: int, stamp: str, check_stop: Callable[[], None]) -> Outcome:
+    """Read a source and store its volume, unless the cache has it from a source that is not in the list."""
     from MAESILLib.ct.reading import read_volume
     from MAESILLib.ct.volume import model_grid
 
     source, entry = task.source, task.stored
     check_stop()
-    series = LARGEST if source.path.is_dir() else None
-    volume = read_volume(source.path, series=series, given=setup.given)
-    check_stop()
-    hu = model_grid(volume.geometry, setup.spacing_mm).to_model(volume.hu)
-    # whole numbers are rounded already, and rounding them takes a copy in floating point
-    whole = hu if np.issubdtype(hu.dtype, np.integer) else np.rint(hu)
-    stored = np.clip(whole, LOW_HU, HIGH_HU).astype(np.int16, copy=False)
-    check_stop()
-    crc32 = store_volume(setup.folder, task.name, stored)
-    d, h, w = stored.shape
-    share = round(np.count_nonzero(stored > FOREGROUND_HU) / stored.size, 4)
+    volume = read_volume(source.path, series=source.series, given=setup.given)
+    grid = model_grid(volume.geometry, setup.spacing_mm)
     if entry is None or entry.source_sha256 != sha256:
+        patient = source.patient or _dicom_patient(source) or task.name
         entry = CacheEntry(
             task.name,
-            shape_dhw=(d, h, w),
-            patient=hash_of_patient(source.patient or _dicom_patient(source.path) or task.name),
+            shape_dhw=grid.geometry.size_dhw,
+            patient=hash_of_patient(patient),
             split=source.split,
-            source=os.path.abspath(source.path),
+            source=source.key,
             source_sha256=sha256,
-            foreground_share=share,
+            foreground_share=0,
             dataset=source.dataset,
             licence=source.licence,
             labels=source.labels,
         )
     # what a manifest said of the same data holds until another says something else
-    entry = replace(entry, shape_dhw=(d, h, w), foreground_share=share, crc32=crc32)
-    return entry, tuple(f"{source.path}: {warning}" for warning in volume.warnings)
+    entry = replace(entry, voxels_sha256=_voxels_sha256(volume, grid), corners_lps=_corners(grid))
+    if reason := copy_of(entry, setup.held):
+        # nor is an earlier state of it needed
+        return refused(replace(task, stored=None), reason)
+    check_stop()
+    hu = grid.to_model(volume.hu)
+    # whole numbers are rounded already, and rounding them takes a copy in floating point
+    whole = hu if np.issubdtype(hu.dtype, np.integer) else np.rint(hu)
+    stored = np.clip(whole, LOW_HU, HIGH_HU).astype(np.int16, copy=False)
+    check_stop()
+    crc32 = store_volume(setup.folder, task.name, stored)
+    share = round(np.count_nonzero(stored > FOREGROUND_HU) / stored.size, 4)
+    entry = replace(entry, shape_dhw=grid.geometry.size_dhw, foreground_share=share, crc32=crc32)
+    damaged = (f"files left out: {source.damaged}",) if source.damaged else ()
+    return Outcome(Record(source.key, task.order, stamp, entry, warnings=volume.warnings + damaged), size)
 
 
-def _dicom_patient(path: Path) -> str:
-    """Return the PatientID of a DICOM folder or file, with its issuer; or nothing."""
+def _voxels_sha256(volume: CTVolume, grid: ModelGrid) -> str:
+    """Return a hash of a volume's own voxels, the same in whatever order a format keeps its axes."""
+    turned = np.flip(volume.hu.transpose(grid.axes), tuple(axis for axis, flip in enumerate(grid.flips) if flip))
+    digest = hashlib.sha256(repr(turned.shape).encode())
+    for plane in turned:
+        digest.update((np.rint(plane) if plane.dtype.kind == "f" else plane).astype("<i2", order="C"))
+    return digest.hexdigest()
+
+
+def _corners(grid: ModelGrid) -> tuple[float, ...]:
+    """Return where a volume's first voxel in canonical orientation lies, and the last ones along D, H and W."""
+    size = np.array(grid.source.size_dhw)
+    first = np.zeros(3)
+    first[list(grid.axes)] = np.where(grid.flips, size[list(grid.axes)] - 1, 0)
+    ends = np.tile(first, (4, 1))
+    ends[[1, 2, 3], grid.axes] = (size - 1 - first)[list(grid.axes)]
+    return tuple(float(v) for v in grid.source.physical_point(ends).round(4).ravel())
+
+
+def _dicom_patient(source: Source) -> str:
+    """Return a DICOM series' PatientID with its issuer, else its study, else its folder; nothing for another file."""
     from pydicom import dcmread
 
-    first = next(filter(is_dicom, files_of(path)), None)
-    if first is None:
+    if source.series is None:
         return ""
-    tags = ["IssuerOfPatientID", "PatientID"]
-    data = dcmread(first, stop_before_pixels=True, force=True, specific_tags=tags)
-    return "/".join(filter(None, (str(data.get(tag) or "").strip() for tag in tags))) if data.get("PatientID") else ""
+    tags = ["IssuerOfPatientID", "PatientID", "StudyInstanceUID"]
+    data = dcmread(source.files[0], stop_before_pixels=True, force=True, specific_tags=tags)
+    issuer, patient, study = (str(data.get(tag) or "").strip() for tag in tags)
+    return "/".join(filter(None, (issuer, patient))) if patient else study or str(source.files[0].parent)

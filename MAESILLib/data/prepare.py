@@ -8,26 +8,29 @@ prepared them, nor from which was done first.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from MAESILLib.ct.scan import NOTHING, Given
 from MAESILLib.data.cache import TABLE, VOLUMES, Cache, read_cache
-from MAESILLib.data.index import WHOLE, Run, Shard, append, read_index
+from MAESILLib.data.index import WHOLE, Run, Shard, append, locked, read_index
 from MAESILLib.data.names import marked, plan_names
-from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source
-from MAESILLib.data.records import CacheEntry, Record, hash_of_patient
-from MAESILLib.data.report import report_of
+from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source, refused
+from MAESILLib.data.records import CacheEntry, Record, by_hash, hash_of_patient
+from MAESILLib.data.report import csv_of, report_of
 from MAESILLib.data.sources import Source
-from MAESILLib.data.workers import prepare_in_workers
+from MAESILLib.data.workers import run_in_workers
 from MAESILLib.runtime.errors import InputError, MAESILError
 from MAESILLib.runtime.events import Reporter
-from MAESILLib.runtime.files import check_folder, write_json
+from MAESILLib.runtime.files import check_folder, write_json, write_text
 from MAESILLib.runtime.stopping import StopRequest
+
+LIMIT_S = 1800.0
+"""For reading and storing a CT."""
 
 
 def prepare(
@@ -46,7 +49,7 @@ def prepare(
 
     Args:
         sources: the whole list, the same for every shard.
-        workers: processes; 1 runs in this process.
+        workers: processes; 0 runs in this process, without a time limit.
         verify: read what is stored already to the end, and prepare again what is damaged.
         given: what a user states of inputs that do not state it themselves.
 
@@ -54,31 +57,33 @@ def prepare(
         the cache as it is now, with what other shards have prepared so far, and what this run did.
 
     Raises:
-        InputError: the folder holds a cache of another spacing or something else, or every source was refused.
+        InputError: the folder holds a cache of another spacing or something else, another process prepares it, or
+            every source was refused.
         CancelledError: a stop was asked for; what is prepared stays.
         DiskFullError: the disk is full; what is prepared stays.
     """
     folder, reporter, stop = Path(folder), reporter or Reporter(), stop or StopRequest()
-    if workers < 1:
-        raise InputError(f"{workers} workers", "give a number from 1")
+    if workers < 0:
+        raise InputError(f"{workers} workers", "give a number from 0")
     check_folder(folder)
-    records, runs = read_index(folder)
-    if runs and runs[0].spacing_mm != spacing_mm:
-        raise InputError(
-            f"{folder} was prepared at {runs[0].spacing_mm} mm, not {spacing_mm} mm", "choose another output folder"
-        )
-    names = plan_names([source.path for source in sources])
-    listed = {os.path.abspath(source.path) for source in sources}
-    others = [record for record in records.values() if record.source not in listed]
-    # what came from other sources was there first
-    first = 1 + max((record.order for record in others), default=-1)
-    tasks = plan_tasks(sources, names, records, first)[shard.number - 1 :: shard.of]
-    stop.check()
-    held = {record.entry.source_sha256: record.source for record in others if record.entry}
-    setup = Setup(folder, spacing_mm, verify, held, given)
-    inputs = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    run = Run(1 + max((earlier.number for earlier in runs), default=0), shard, inputs, spacing_mm)
-    cache, report = _work(setup, run, tasks, workers, records, reporter, stop)
+    with locked(folder, shard, reporter.warning):
+        records, runs = read_index(folder)
+        if runs and runs[0].spacing_mm != spacing_mm:
+            raise InputError(
+                f"{folder} was prepared at {runs[0].spacing_mm} mm, not {spacing_mm} mm", "choose another output folder"
+            )
+        names = plan_names([Path(source.key) for source in sources])
+        listed = {source.key for source in sources}
+        others = [record for record in records.values() if record.source not in listed]
+        # what came from other sources was there first
+        first = 1 + max((record.order for record in others), default=-1)
+        tasks = plan_tasks(sources, names, records, first)[shard.number - 1 :: shard.of]
+        stop.check()
+        held = by_hash((record.entry for record in others if record.entry), {})
+        setup = Setup(folder, spacing_mm, verify, held, given)
+        inputs = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+        run = Run(1 + max((earlier.number for earlier in runs), default=0), shard, inputs, spacing_mm)
+        cache, report = _work(setup, run, tasks, workers, records, reporter, stop)
     if not cache.entries and shard == WHOLE:
         source, reason = next(iter(cache.refused.items()))
         raise InputError(
@@ -98,15 +103,15 @@ def plan_tasks(sources: list[Source], names: list[str], records: dict[str, Recor
     holders = {r.entry.name.casefold(): r.source for r in records.values() if r.entry is not None}
     tasks = []
     for order, (source, name) in enumerate(zip(sources, names, strict=True), start=first):
-        path = os.path.abspath(source.path)
-        record = records.get(path)
+        record = records.get(source.key)
         if record is not None and record.entry is not None:
             entry = _updated(record.entry, source)
             # refused, it is read again
-            tasks.append(Task(source, entry.name, order, entry, "" if record.reason else record.stamp))
+            stamp = "" if record.reason else record.stamp
+            tasks.append(Task(source, entry.name, order, entry, stamp, record.warnings))
         else:
-            is_taken = holders.get(name.casefold(), path) != path
-            tasks.append(Task(source, marked(name, source.path) if is_taken else name, order))
+            is_taken = holders.get(name.casefold(), source.key) != source.key
+            tasks.append(Task(source, marked(name, Path(source.key)) if is_taken else name, order))
     return tasks
 
 
@@ -132,11 +137,9 @@ def _work(
     problem: MAESILError | None = None
     append(setup.folder, run.shard, run)
     reporter.progress("prepare", 0.0)
-    found = (
-        prepare_in_workers(setup, tasks, workers, stop)
-        if workers > 1
-        else (prepare_source(setup, task, stop.check) for task in tasks)
-    )
+    files, done = {task.source.key: len(task.source.files) for task in tasks}, 0
+    work = partial(prepare_source, setup) if workers else partial(prepare_source, setup, check_stop=stop.check)
+    found = run_in_workers(work, tasks, workers, stop, limit_s=LIMIT_S, failed=refused)
     try:
         with closing(found):
             for outcome in found:
@@ -144,12 +147,14 @@ def _work(
                 outcomes.append(outcome)
                 if records.get(record.source) != record:
                     append(setup.folder, run.shard, record)
-                for warning in outcome.warnings:
-                    reporter.warning(warning)
+                for warning in record.warnings if outcome.source_bytes else ():
+                    reporter.warning(f"{record.source}: {warning}")
                 if record.reason:
                     reporter.warning(f"refused {record.source}: {record.reason}")
+                done += files[record.source]
                 if len(outcomes) < len(tasks):
-                    reporter.progress("prepare", len(outcomes) / len(tasks), Path(record.source).name)
+                    note = f"{done / (time.monotonic() - begin):.0f} files/s {Path(record.source).name}"
+                    reporter.progress("prepare", len(outcomes) / len(tasks), note)
                     stop.check()
         run = replace(run, is_complete=True)
         append(setup.folder, run.shard, run)
@@ -177,9 +182,12 @@ def _finish(
     for source, reason in cache.refused.items():
         if source in usable:
             reporter.warning(f"refused {source}: {reason}")
-    report = report_of(run, cache, outcomes, inputs=len(tasks), workers=workers, seconds=seconds)
-    path = folder / run.shard.file_name("report", ".json")
+    report = report_of(run, cache, tasks, outcomes, workers=workers, seconds=seconds)
+    path, table = (folder / run.shard.file_name("report", suffix) for suffix in (".json", ".csv"))
     write_json(path, report)
-    reporter.info("preparation", **report)
+    write_text(table, csv_of(report["table"]))
+    # a line of very many inputs is too long for whoever follows
+    reporter.info("preparation", **{key: value for key, value in report.items() if key != "table"})
     reporter.artifact("report", path)
+    reporter.artifact("table", table)
     return cache, report

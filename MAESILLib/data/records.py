@@ -7,10 +7,14 @@ order of the sources, each time they are read: so it does not matter who prepare
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+SAME_PLACE_MM = 0.05
+"""Formats round positions."""
 SALT = "maesil-patient:"
 """The same everywhere, so that a patient has one pseudonym in all caches, checkpoints and results."""
 
@@ -40,6 +44,10 @@ class CacheEntry:
     """Check sum (zlib.crc32) of the stored file's bytes."""
     labels: str = ""
     """Path of the source's label map, or of the folder of several, as a manifest or a layout says."""
+    voxels_sha256: str = ""
+    """Of the source's voxels in HU as it is read, int16 in canonical orientation; empty in older caches."""
+    corners_lps: tuple[float, ...] = ()
+    """In mm: its first voxel in canonical orientation, and the last ones along D, H and W."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,12 @@ class Record:
     """What became of one source.
 
     Attributes:
-        source: absolute path, links as they are.
+        source: absolute path, links as they are; of a series among others ``PATH#LABEL``.
         order: its place among all sources; of two with the same data, or of one patient, the first counts.
         stamp: size and time of the source when its volume was prepared; empty where it has to be read again.
         entry: the stored volume, if there is one.
         reason: why it was refused; a volume of an earlier state of the source may be stored all the same.
+        warnings: what a user should know of the stored volume.
     """
 
     source: str
@@ -59,16 +68,17 @@ class Record:
     stamp: str = ""
     entry: CacheEntry | None = None
     reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def decide(records: Iterable[Record]) -> tuple[tuple[CacheEntry, ...], dict[str, str]]:
     """Return the volumes that make up the cache, by name, and why other sources were refused, in their order."""
     taken: list[CacheEntry] = []
     refused: dict[str, str] = {}
-    sources: dict[str, str] = {}
+    volumes: dict[str, list[CacheEntry]] = {}
     patients: dict[str, CacheEntry] = {}
     for record in sorted(records, key=lambda r: (r.order, r.source)):
-        conflict = _conflict(record.entry, sources, patients) if record.entry is not None else ""
+        conflict = _conflict(record.entry, volumes, patients) if record.entry is not None else ""
         if record.reason or conflict:
             refused[record.source] = record.reason or conflict
         if record.entry is not None and not conflict:
@@ -76,21 +86,40 @@ def decide(records: Iterable[Record]) -> tuple[tuple[CacheEntry, ...], dict[str,
     return tuple(sorted(taken, key=lambda entry: entry.name)), refused
 
 
-def same_data(source: str) -> str:
-    """Return the reason to refuse a copy of ``source``."""
-    return f"the same data as {source}"
+def by_hash(entries: Iterable[CacheEntry], volumes: dict[str, list[CacheEntry]]) -> dict[str, list[CacheEntry]]:
+    """Enter volumes under the hashes of their voxels and of their sources."""
+    for entry in entries:
+        for key in filter(None, (entry.voxels_sha256, entry.source_sha256)):
+            volumes.setdefault(key, []).append(entry)
+    return volumes
 
 
-def _conflict(entry: CacheEntry, sources: dict[str, str], patients: dict[str, CacheEntry]) -> str:
+def copy_of(entry: CacheEntry, volumes: Mapping[str, list[CacheEntry]]) -> str:
+    """Return the reason to refuse a volume that is among ``volumes`` (:func:`by_hash`), or nothing."""
+    near = [*volumes.get(entry.voxels_sha256, ()), *volumes.get(entry.source_sha256, ())]
+    first = next((other.source for other in near if other.source != entry.source and _is_same(entry, other)), "")
+    return f"the same data as {first}" if first else ""
+
+
+def _is_same(one: CacheEntry, other: CacheEntry) -> bool:
+    """Tell whether two volumes have the same voxels at the same places, whatever files they come from."""
+    if not (one.voxels_sha256 and other.voxels_sha256):
+        # of an older cache
+        return one.source_sha256 == other.source_sha256
+    apart = np.abs(np.subtract(one.corners_lps, other.corners_lps)).max()
+    return bool(one.voxels_sha256 == other.voxels_sha256 and apart <= SAME_PLACE_MM)
+
+
+def _conflict(entry: CacheEntry, volumes: dict[str, list[CacheEntry]], patients: dict[str, CacheEntry]) -> str:
     """Return why a volume cannot be used beside the earlier ones, or nothing.
 
     Args:
-        sources: the first source of each SHA-256 so far; extended.
+        volumes: the earlier ones by hash; extended.
         patients: the first volume of each patient so far; extended.
     """
-    first = sources.setdefault(entry.source_sha256, entry.source)
-    if first != entry.source:
-        return same_data(first)
+    if reason := copy_of(entry, volumes):
+        return reason
+    by_hash([entry], volumes)
     other = patients.setdefault(entry.patient, entry)
     # training takes what has no split
     here, there = entry.split or "train", other.split or "train"
@@ -109,5 +138,7 @@ def record_of(values: dict[str, Any]) -> Record:
     entry = values["entry"]
     if entry is not None:
         d, h, w = (int(n) for n in entry["shape_dhw"])
-        entry = CacheEntry(**{**entry, "shape_dhw": (d, h, w), "crc32": int(entry["crc32"])})
-    return Record(**{**values, "order": int(values["order"]), "entry": entry})
+        corners = tuple(float(c) for c in entry.get("corners_lps", ()))
+        entry = CacheEntry(**{**entry, "shape_dhw": (d, h, w), "crc32": int(entry["crc32"]), "corners_lps": corners})
+    warnings = tuple(values.get("warnings", ()))
+    return Record(**{**values, "order": int(values["order"]), "entry": entry, "warnings": warnings})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -9,22 +11,24 @@ from typing import Any
 
 from MAESILLib.data.cache import Cache, CacheEntry
 from MAESILLib.data.index import Run
-from MAESILLib.data.one_source import Outcome
+from MAESILLib.data.one_source import Outcome, Task
 
 SCHEMA = "maesil-prepare-report/1"
 SHOWN = 10
-"""Refused sources that are printed for each reason; the report's file has them all."""
+"""Refused sources that are printed for each reason, and others in all; the report's files have them all."""
+CHANGED = ("resampled", "interpolated")
+"""Words of readers' warnings about a volume that does not lie on its source's grid."""
 
 
 def report_of(
-    run: Run, cache: Cache, outcomes: Sequence[Outcome], *, inputs: int, workers: int, seconds: float
+    run: Run, cache: Cache, tasks: Sequence[Task], outcomes: Sequence[Outcome], *, workers: int, seconds: float
 ) -> dict[str, Any]:
     """Return the report of a run as plain JSON values; megabytes are 10^6 bytes, those of volumes without headers.
 
     Args:
         cache: as it is after the run.
+        tasks: of the run's shard.
         outcomes: of the sources that the run came to.
-        inputs: sources of the run's shard.
         seconds: wall time.
     """
     by_source = {outcome.record.source: outcome for outcome in outcomes}
@@ -38,7 +42,7 @@ def report_of(
         "finished": run.is_complete,
         "shard": f"{run.shard.number}/{run.shard.of}",
         "workers": workers,
-        "inputs": inputs,
+        "inputs": len(tasks),
         "prepared": len(prepared),
         "already_there": len(used) - len(prepared),
         "refused": len(refused),
@@ -52,7 +56,33 @@ def report_of(
         "cts_per_hour": round(3600 * len(prepared) * per_second, 1),
         "megabytes_per_second": round(source_megabytes * per_second, 2),
         "refused_by_reason": grouped(refused),
+        "table": [_row(task, by_source[task.source.key], cache) for task in tasks if task.source.key in by_source],
     }
+
+
+def _row(task: Task, outcome: Outcome, cache: Cache) -> dict[str, str]:
+    """Say what became of an input: taken, resampled or skipped, as which volume, of which patient, and why."""
+    record, reason = outcome.record, cache.refused.get(outcome.record.source, "")
+    is_changed = any(word in warning for warning in record.warnings for word in CHANGED)
+    beside = f"passed over: {task.source.beside}" if task.source.beside else ""
+    entry = None if reason and not record.reason else record.entry
+    return {
+        "input": record.source,
+        "outcome": "skipped" if reason else "resampled" if is_changed else "taken",
+        "volume": entry.name if entry else "",
+        "patient": record.entry.patient if record.entry else "",
+        "note": reason or "; ".join(filter(None, (*record.warnings, beside))),
+    }
+
+
+def csv_of(table: list[dict[str, str]]) -> str:
+    """Return the table of inputs as CSV."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, ("input", "outcome", "volume", "patient", "note"), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    # a file name may hold bytes that are no characters
+    return file.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _megabytes(entries: Iterable[CacheEntry]) -> float:
@@ -106,4 +136,7 @@ def report_text(report: dict[str, Any]) -> str:
     if report["prepared"]:
         line += f": {report['cts_per_hour']:.0f} CTs/h, {report['megabytes_per_second']:.1f} MB/s read"
         line += f", {report['workers']} worker{'s' if report['workers'] != 1 else ''}"
-    return "\n".join(filter(None, [line, refused_text(report["refused_by_reason"])]))
+    used = [row for row in report["table"] if row["outcome"] != "skipped"]
+    rows = [f"  {r['outcome']} {r['input']}: {r['volume']}, patient {r['patient']}. {r['note']}" for r in used[:SHOWN]]
+    more = f"  and {len(used) - SHOWN} more" if len(used) > SHOWN else ""
+    return "\n".join(filter(None, [line, *rows, more, refused_text(report["refused_by_reason"])]))

@@ -5,20 +5,38 @@ from __future__ import annotations
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
+from MAESILLib.ct.dicom import Series
+from MAESILLib.data.tree import Looked, find_all_series, look
 from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.files import read_json
+from MAESILLib.runtime.stopping import NEVER, StopRequest
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
+DATA_SUFFIXES = {".hdr": (".img",), ".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}
+"""Of the files that usually hold the voxels of a header."""
 LABEL_SUFFIXES = ("_seg", "_label", "_labels", "-label", "_mask", "seg", "labels")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A CT to prepare: a file or a DICOM folder, and what a manifest, or the layout of a data set, says of it."""
+    """A CT to prepare, and what a manifest, or the layout of a data set, says of it.
+
+    Attributes:
+        path: a file, or the folder that holds the files of a DICOM series, perhaps in subfolders.
+        labels: path of its label map, or of the folder of several; kept in the index, not read.
+        series: the DICOM series.
+        label: tells it from other series of the same folder.
+        problem: why it cannot be used, as headers say.
+        damaged: files of its folders that cannot be used.
+        beside: other objects in its folders.
+    """
 
     path: Path
     patient: str = ""
@@ -26,40 +44,99 @@ class Source:
     dataset: str = ""
     licence: str = ""
     labels: str = ""
-    """Path of its label map, or of the folder of several; kept in the index, not read."""
+    series: Series | None = None
+    label: str = ""
+    problem: str = ""
+    damaged: str = ""
+    beside: str = ""
+
+    @property
+    def key(self) -> str:
+        """What index and messages call it: the absolute path, with ``#LABEL`` where it has one."""
+        return os.path.abspath(self.path) + (f"#{self.label}" if self.label else "")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it is read from."""
+        if self.series is not None:
+            return sorted({one.path for one in self.series.slices})
+        data = (self.path.with_suffix(suffix) for suffix in DATA_SUFFIXES.get(self.path.suffix.lower(), ()))
+        return [self.path, *(file for file in data if file.is_file())]
 
 
-def find_sources(inputs: Iterable[Path | str]) -> list[Source]:
+@dataclass(frozen=True)
+class _Listing:
+    """Files to take, what a manifest says of them, and files in their folders that may be of the same series."""
+
+    files: tuple[Path, ...]
+    given: Source | None = None
+    further: tuple[Path, ...] = ()
+
+    @cached_property
+    def headers(self) -> list[Path]:
+        """Files that may be DICOM."""
+        return [file for file in dict.fromkeys(self.files + self.further) if not is_volume(file)]
+
+
+@dataclass
+class _Notes:
+    """What a folder holds besides slices of a CT; ``place`` is that of its first file."""
+
+    place: int
+    problems: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def damaged(self) -> str:
+        more = f"; {len(self.problems) - 1} more files likewise" if len(self.problems) > 1 else ""
+        return f"{self.problems[0]}{more}" if self.problems else ""
+
+    def others(self) -> str:
+        return ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
+
+
+def find_sources(
+    inputs: Iterable[Path | str], workers: int = 0, reporter: Reporter | None = None, stop: StopRequest = NEVER
+) -> list[Source]:
     """List the CTs in any mix of files, folders, DICOM trees and CSV or JSON manifests.
 
     A manifest has a column (or key) ``file``, relative to itself, and may have ``patient``, ``split`` (train
     or val), ``dataset``, ``licence`` and ``labels`` (relative too); other columns are left alone. In folders, files
     named like label maps (``*_seg.nii.gz``) and folders of label maps beside their folder of images (``labelsTr``
-    beside ``imagesTr``) are passed over. Of DICOM files given one by one (``folder/*.dcm``), one stands for
-    its series.
+    beside ``imagesTr``) are passed over. A DICOM tree is the series in it, whatever folders their files lie in; a DICOM
+    file stands for its series in its folder.
+
+    Args:
+        workers: processes that read the headers of DICOM files; 0 reads them in this one.
 
     Raises:
         InputError: an input does not exist, a manifest has no ``file``, or nothing was found.
+        CancelledError: a stop was asked for.
     """
-    sources: dict[Path, Source] = {}
-    slices: dict[Path, list[Path]] = {}
+    reporter, seen = reporter or Reporter(), set[str]()
+    plain: list[Path] = []
+    named: list[Path] = []
+    listings: list[_Listing] = []
     for given in map(Path, inputs):
         if not given.exists():
             raise InputError(f"no such file or folder: {given}", "check the path")
-        found: Iterable[Source] = []
-        if given.is_dir():
-            found = map(Source, _walk(given))
-        elif given.suffix.lower() in (".csv", ".json"):
-            found = _from_manifest(given)
-        elif is_volume(given):
-            found = [Source(given)]
-        else:
-            slices.setdefault(given.parent.resolve(), []).append(given)
-        for source in found:
-            sources.setdefault(source.path.resolve(), source)
-    for files in slices.values():
-        for file in _one_of_each_series(files, unusable=True):
-            sources.setdefault(file.resolve(), Source(file))
+        given = Path(os.path.abspath(given))
+        if given.suffix.lower() in (".csv", ".json") and given.is_file():
+            for row in _from_manifest(given):
+                files = tuple(_files(row.path, set()))
+                listings.append(_Listing(files, row, () if row.path.is_dir() else _in_folders(files)))
+            continue
+        named += [given] if given.is_file() else []
+        for file in _files(given, seen):
+            plain.append(file)
+            reporter.progress("scan", 0.0, f"{len(plain)} files")
+    listings.insert(0, _Listing(tuple(plain), None, _in_folders(named)))
+    looked = look(list(dict.fromkeys(f for one in listings for f in one.headers)), workers, reporter, stop)
+    found = [source for listing in listings for source in _sources_of(listing, looked)]
+    found += [Source(f, problem="it is neither a volume nor DICOM") for f in named if looked.get(f) == Looked()]
+    sources: dict[tuple[str, str], Source] = {}
+    for source in found:
+        acquisition = source.series.acquisition if source.series else ""
+        sources.setdefault((os.path.realpath(source.files[0]), acquisition), source)
     if not sources:
         raise InputError(
             f"no CT was found in {', '.join(str(one) for one in list(inputs)[:3])}",
@@ -68,8 +145,21 @@ def find_sources(inputs: Iterable[Path | str]) -> list[Source]:
     return list(sources.values())
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield volume files and folders that hold DICOM files, in the order of their names."""
+def _files(path: Path, seen: set[str]) -> Iterator[Path]:
+    """Yield a file, or those of a folder, but for what was seen by another path."""
+    if path.is_dir():
+        yield from _walk(path, seen)
+    elif (real := os.path.realpath(path)) not in seen:
+        seen.add(real)
+        yield path
+
+
+def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Yield the files below a folder that may be CTs, in the order of their names; each file and folder once."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
     try:
         with os.scandir(folder) as found:
             # what a listing says of each spares asking the file system again, file by file
@@ -78,53 +168,86 @@ def _walk(folder: Path) -> Iterator[Path]:
         # it is refused with its reason when it is its turn
         yield folder
         return
-    files = [Path(c.path) for c in children if c.is_file()]
-    yield from (f for f in files if is_volume(f) and not _is_named_like_labels(f))
-    names = {c.name.lower() for c in children if c.is_dir()}
-    has_volume = any(is_volume(f) for f in files)
-    # a link may lead back up
-    inside = os.path.realpath(folder) + os.sep
-    folders = [c for c in children if c.is_dir() and not inside.startswith(os.path.realpath(c.path) + os.sep)]
-    inner = [c for c in folders if not _is_label_folder(c.name.lower(), names, has_volume)]
-    below = [f for c in inner for f in _walk(Path(c.path))]
-    others = (f for f in files if not is_volume(f))
-    if any(not is_volume(f) for f in below):
-        # as a folder it would be read with the subfolders, which are sources of their own
-        yield from _one_of_each_series([f for f in others if is_dicom(f)])
-    elif any(is_dicom(f) for f in others):
-        yield folder
-    yield from below
+    folders, files = ([c for c in children if c.is_dir() == is_dir] for is_dir in (True, False))
+    for child in files:
+        place = os.path.realpath(child.path) if child.is_symlink() else os.path.join(real, child.name)
+        path = Path(child.path)
+        # a pipe, or a link to nothing, is named where it would be a volume
+        is_wanted = not _is_named_like_labels(path) if is_volume(path) else child.is_file() and path.name != "DICOMDIR"
+        if is_wanted and place not in seen:
+            seen.add(place)
+            yield path
+    names = {c.name.lower() for c in folders}
+    has_volume = any(is_volume(Path(c.path)) for c in files)
+    for child in folders:
+        if not _is_label_folder(child.name.lower(), names, has_volume):
+            yield from _walk(Path(child.path), seen)
+
+
+def _in_folders(files: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the files in the folders of files that may be DICOM."""
+    folders = dict.fromkeys(file.parent for file in files if not is_volume(file) and file.is_file())
+    return tuple(f for folder in folders for f in sorted(folder.iterdir()) if f.is_file() and f.name[0] != ".")
+
+
+def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
+    """Return the CTs of a listing, in the order of their first files, and folders of DICOM without any."""
+    given = listing.given or Source(Path())
+    places = {file: number for number, file in enumerate(listing.files)}
+    found = [(place, replace(given, path=file)) for file, place in places.items() if is_volume(file)]
+    notes = _notes_of(listing, looked)
+    with_series: set[Path] = set()
+    for source, folders in _series_sources(given, {file: looked[file] for file in listing.headers}):
+        own = [places[file] for file in source.files if file in places]
+        if own:
+            with_series |= folders
+            in_them = _Notes(0)
+            for note in (notes[folder] for folder in sorted(folders) if folder in notes):
+                in_them.problems += note.problems
+                in_them.kinds += note.kinds
+            found.append((min(own), replace(source, damaged=in_them.damaged(), beside=in_them.others())))
+    for folder, note in notes.items():
+        if folder not in with_series:
+            problem = note.damaged() or f"no DICOM CT series (only {note.others()})"
+            found.append((note.place, replace(given, path=folder, problem=problem)))
+    sources = [source for _, source in sorted(found, key=lambda one: one[0])]
+    if listing.given is not None and len(sources) < 2:
+        # the manifest names it
+        one = sources[0] if sources else replace(given, problem="there is no CT in it")
+        return [replace(one, path=given.path, label="")]
+    return sources
+
+
+def _notes_of(listing: _Listing, looked: dict[Path, Looked]) -> dict[Path, _Notes]:
+    """Return what folders hold besides slices of a CT; a folder that may not be read is its own."""
+    notes: dict[Path, _Notes] = {}
+    for place, file in enumerate(listing.files):
+        one = looked.get(file, Looked())
+        if one.kind or one.problem:
+            note = notes.setdefault(file if file.is_dir() else file.parent, _Notes(place))
+            note.problems += [one.problem] if one.problem else []
+            note.kinds.update([one.kind] if one.kind else [])
+    return notes
+
+
+def _series_sources(given: Source, looked: dict[Path, Looked]) -> Iterator[tuple[Source, set[Path]]]:
+    """Yield each CT series, and the folders that it lies in."""
+    found = []
+    for series in find_all_series(looked):
+        inner = {one.path.parent for one in series.slices}
+        found.append((series, Path(os.path.commonpath(inner)), inner))
+    counts = Counter(folder for _, folder, _ in found)
+    numbers = Counter((folder, series.number) for series, folder, _ in found)
+    for series, folder, inner in found:
+        is_unique = series.number and numbers[folder, series.number] == 1
+        label = series.number if is_unique else f"{series.uid}.{series.acquisition}".strip(".")
+        source = replace(given, path=folder, series=series, label=label if counts[folder] > 1 else "")
+        yield source, inner | {folder}
 
 
 def is_volume(path: Path) -> bool:
     """Tell whether a file is named like a volume."""
     return path.name.lower().endswith(VOLUME_SUFFIXES)
-
-
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file is, or may be, a DICOM object; a disc's table of contents is none."""
-    from MAESILLib.ct.dicom import looks_like_dicom
-
-    try:
-        return path.name != "DICOMDIR" and looks_like_dicom(path)
-    except PermissionError:
-        # not passed over in silence: reading it says what is wrong
-        return True
-
-
-def _one_of_each_series(files: list[Path], unusable: bool = False) -> Iterator[Path]:
-    """Yield one file for each CT series among files of one folder; others too where ``unusable``."""
-    from MAESILLib.ct.dicom import find_series
-
-    seen: set[Path] = set()
-    for file in sorted(files):
-        if file in seen:
-            continue
-        found = find_series(file)
-        if found.series:
-            seen.update(member.path for series in found.series for member in series.slices)
-        if found.series or unusable:
-            yield file
 
 
 def _is_named_like_labels(path: Path) -> bool:
@@ -164,7 +287,8 @@ def _from_manifest(path: Path) -> Iterator[Source]:
         split = row.get("split") or ""
         if split not in ("", "train", "val"):
             raise InputError(f"{path}: entry {number} has split '{split}'", "write train, val or nothing")
-        texts = {key: str(row.get(key) or "") for key in ("patient", "dataset", "licence")}
-        if row.get("labels"):
-            texts["labels"] = os.path.abspath(path.parent / str(row["labels"]))
-        yield Source(path.parent / row["file"], split=split, **texts)
+        patient, dataset, licence, labels = (
+            str(row.get(key) or "") for key in ("patient", "dataset", "licence", "labels")
+        )
+        labels = os.path.abspath(path.parent / labels) if labels else ""
+        yield Source(Path(os.path.abspath(path.parent / row["file"])), patient, split, dataset, licence, labels)

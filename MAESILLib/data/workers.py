@@ -1,12 +1,13 @@
 """Worker processes that isolate readers: a file that ends its process costs no other file.
 
 Readers are native code: a file may crash its process, keep it busy for ever or fill the memory, after which an
-executor of the standard library gives up all work. Here each worker has a pipe, so the source that it was on is known:
-that source is refused, and another worker takes its place.
+executor of the standard library gives up all work. Here each worker has a pipe, so the task that it was on is known:
+that task has failed, and another worker takes its place.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -17,8 +18,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
 
-from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source, refused
 from MAESILLib.runtime.errors import DiskFullError
 from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.runtime.system import machine_memory
@@ -27,32 +28,36 @@ POLL_S = 0.1
 """A stop is noticed within this time."""
 END_S = 1.0
 """A process that was killed is waited for this long."""
-FILE_LIMIT_S = 1800.0
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Worker:
-    """A process that prepares one source after the other."""
+    """A process that does one task after the other."""
 
-    def __init__(self, setup: Setup, task: Task) -> None:
+    def __init__(self, work: Callable[[Any], Any], task: Any) -> None:
         # spawned on every system: a fork would copy locks that the parent's threads hold
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, setup, prepare_source), daemon=True)
+        self.process = context.Process(target=_serve, args=(other, work), daemon=True)
         self.process.start()
         # so that the pipe ends when the process does
         other.close()
         self.is_usable, self.is_late = True, False
         self.give(task)
+        # its clock begins when it has started
+        self.begin = math.inf
 
-    def give(self, task: Task) -> None:
-        """Let it prepare a source."""
+    def give(self, task: Any) -> None:
+        """Let it do a task."""
         self.task, self.begin = task, time.monotonic()
         # where it has died, reading the pipe finds out
         with suppress(OSError):
             self.pipe.send(task)
 
-    def receive(self) -> Outcome:
-        """Return the outcome of its source.
+    def receive(self, failed: Callable[[Any, str], Any]) -> Any:
+        """Return the result of its task; None when it has started.
 
         Raises:
             DiskFullError: the disk is full.
@@ -61,19 +66,20 @@ class Worker:
             message = self.pipe.recv()
         except (EOFError, OSError):
             self.is_usable = False
-            return refused(self.task, self._why_it_died())
+            return failed(self.task, self._why_it_died())
         if isinstance(message, DiskFullError):
             raise message
-        assert isinstance(message, Outcome)
+        if message is None:
+            self.begin = time.monotonic()
         return message
 
     def _why_it_died(self) -> str:
         self.process.join(END_S)
         if self.is_late:
-            return "reading it took too long. check the file, or try it alone with --workers 1, which has no time limit"
+            return "reading it took too long. check the file, or try it alone with --workers 0, which has no time limit"
         code = self.process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        hint = "try it alone with --workers 1" if how != "signal 9" else "if memory ran out, use fewer --workers"
+        hint = "try it alone with --workers 0" if how != "signal 9" else "if memory ran out, use fewer --workers"
         return f"the reader died ({how}) while it was on this file. {hint}"
 
     def end(self) -> None:
@@ -84,37 +90,55 @@ class Worker:
         self.pipe.close()
 
 
-def prepare_in_workers(
-    setup: Setup, tasks: Iterable[Task], count: int, stop: StopRequest
-) -> Generator[Outcome, None, None]:
-    """Prepare sources in ``count`` processes; yield their outcomes as they come.
+def run_in_workers(
+    work: Callable[[T], R],
+    tasks: Iterable[T],
+    count: int,
+    stop: StopRequest,
+    *,
+    limit_s: float,
+    failed: Callable[[T, str], R],
+) -> Generator[R, None, None]:
+    """Do tasks in ``count`` processes, or in this one if 0; yield their results as they come.
 
     When the caller closes the iterator, or it raises, all workers have ended.
+
+    Args:
+        work: a function of a module, with its first arguments perhaps (``functools.partial``).
+        limit_s: seconds for a task; in this process there is no limit.
+        failed: returns the result of a task whose process died or took too long, and why.
 
     Raises:
         CancelledError: a stop was asked for.
         DiskFullError: the disk is full.
     """
+    if not count:
+        for task in tasks:
+            stop.check()
+            yield work(task)
+        return
     left = deque(tasks)
     workers: list[Worker] = []
     try:
         while left or workers:
             stop.check()
             while left and len(workers) < count:
-                workers.append(Worker(setup, left.popleft()))
+                workers.append(Worker(work, left.popleft()))
             for worker in workers:
-                if time.monotonic() - worker.begin > FILE_LIMIT_S:
+                if time.monotonic() - worker.begin > limit_s:
                     worker.is_usable, worker.is_late = False, True
                     worker.process.kill()
             ready = wait([worker.pipe for worker in workers], POLL_S)
             for worker in [one for one in workers if one.pipe in ready]:
-                outcome = worker.receive()
+                result = worker.receive(failed)
+                if result is None:
+                    continue
                 if left and worker.is_usable:
                     worker.give(left.popleft())
                 else:
                     workers.remove(worker)
                     worker.end()
-                yield outcome
+                yield result
     finally:
         # all at once: giving back their memory takes each some time
         for worker in workers:
@@ -123,8 +147,8 @@ def prepare_in_workers(
             worker.end()
 
 
-def _serve(pipe: Connection, setup: Setup, work: Callable[[Setup, Task], Outcome]) -> None:
-    """Prepare what comes through the pipe, until it ends."""
+def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
+    """Do what comes through the pipe, until it ends."""
     # a terminal and a scheduler signal all processes of a job; the parent decides
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -132,10 +156,11 @@ def _serve(pipe: Connection, setup: Setup, work: Callable[[Setup, Task], Outcome
     _use_one_thread()
     _limit_memory()
     with suppress(EOFError):
+        pipe.send(None)
         while True:
             task = pipe.recv()
             try:
-                pipe.send(work(setup, task))
+                pipe.send(work(task))
             except DiskFullError as error:
                 pipe.send(error)
 

@@ -69,11 +69,11 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = args.folder or (REAL_CT if REAL_CT.is_dir() else enlarged(Path(name)))
-        sources = [source.path for source in find_sources([folder])]
-        megabytes = sum(stamp_of(path)[0] for path in sources) / 1e6
+        sources = find_sources([folder])
+        megabytes = sum(stamp_of(source)[0] for source in sources) / 1e6
         print(f"{len(sources)} CTs, {megabytes:.0f} MB")
         print("                     CTs/h   MB/s   wall s   CPU s   CPU of the read")
-        listed = "\n".join(map(str, sources))
+        listed = "\n".join(str(source.path) for source in sources)
         # once before, so that all files are in memory for everybody
         cost_of([sys.executable, "-c", PEER], listed)
         floor = cost_of([sys.executable, "-c", PEER], listed)

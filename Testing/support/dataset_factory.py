@@ -97,9 +97,9 @@ def luna16(root: Path) -> Path:
 
 
 def series(folder: Path, uid: str, count: int = 8, modality: str = "CT", patient: str = "P", **more: Any) -> Path:
-    """A DICOM series of ``count`` slices; ``more``: the trunk's seed, and the prefix of the files' names."""
+    """A DICOM series of ``count`` slices; ``more``: the trunk's seed, the series' number, tags, the files' prefix."""
     stored = trunk((count, *SMALL[1:]), more.pop("seed", 0)) + 1024
-    tags = {"0008|0060": modality, "0010|0020": patient}
+    tags = {"0008|0060": modality, "0010|0020": patient, "0020|0011": more.pop("number", "3")} | more.pop("tags", {})
     write_dicom(folder, stored, spacing_dhw=(1.5, 1.5, 1.5), uid=uid, tags=tags, **more)
     return folder
 

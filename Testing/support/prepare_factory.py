@@ -46,7 +46,7 @@ def awkward_inputs(folder: Path) -> Path:
 
 def prepare(output: Path, *arguments: object, status: int = 0) -> Result:
     """Prepare in this process; inputs and further options, of which the last counts."""
-    result = maesil("prepare", "--output", output, "--workers", 1, *QUIET, *arguments)
+    result = maesil("prepare", "--output", output, "--workers", 0, *QUIET, *arguments)
     assert result.status == status, result
     assert "Traceback" not in result.err
     return result

@@ -4,9 +4,12 @@ import mmap
 import os
 import signal
 import time
+from pathlib import Path
 
 from MAESILLib.data.one_source import Outcome, Setup, Task
 from MAESILLib.data.records import Record
+from MAESILLib.data.sources import Source
+from MAESILLib.data.tree import Looked
 from MAESILLib.runtime.errors import DiskFullError
 from MAESILLib.runtime.system import machine_memory
 
@@ -26,6 +29,13 @@ def pretend(setup: Setup, task: Task) -> Outcome:
         time.sleep(60)
     reason = "no memory" if name.startswith("hog") and not can_take_all_memory() else ""
     return Outcome(Record(str(task.source.path), task.order, reason=reason))
+
+
+def look_at(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[Looked]]:
+    """Stands for reading headers."""
+    for file in files:
+        pretend(Setup(file, 1.5, False, {}), Task(Source(file), "", 0))
+    return files, [Looked(kind=file.name) for file in files]
 
 
 def can_take_all_memory() -> bool:

@@ -20,6 +20,7 @@ from MAESILLib.data.index import WHOLE, Run, Shard, append
 from MAESILLib.data.names import plan_names
 from MAESILLib.data.records import CacheEntry, Record
 from MAESILLib.data.report import kind_of
+from MAESILLib.data.sources import Source
 from MAESILLib.runtime.errors import InputError
 
 
@@ -41,9 +42,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = one_source.hash_of
 
-    def hash_of(path: Path) -> str:
-        names.append(path.name)
-        return original(path)
+    def hash_of(source: Source) -> str:
+        names.append(source.path.name)
+        return original(source)
 
     monkeypatch.setattr(one_source, "hash_of", hash_of)
     return names
@@ -209,7 +210,7 @@ class TestReport:
         assert (group["count"], len(group["sources"])) == (12, 12)
         assert str(tmp_path) not in group["kind"]
         (event,) = (event for event in result.named("info") if event["what"] == "preparation")
-        assert {key: event[key] for key in report} == report
+        assert {key: event[key] for key in report if key != "table"} | {"table": report["table"]} == report
         paths = {event["kind"]: event["path"] for event in result.named("artifact")}
         assert paths["report"] == str(tmp_path / "cache" / "report.json")
         assert (report["volumes"], report["patients"], report["workers"]) == (3, 3, 2)

@@ -43,7 +43,7 @@ class TestTheSameCache:
 
     def test_all_at_once(self, tmp_path: Path, manifest: Path, whole: Path) -> None:
         def run(number: int) -> Result:
-            arguments = ("--output", tmp_path / "cache", "--shard", f"{number}/3", "--workers", 1, *QUIET)
+            arguments = ("--output", tmp_path / "cache", "--shard", f"{number}/3", "--workers", 0, *QUIET)
             return run_process("prepare", manifest, *arguments)
 
         with ThreadPoolExecutor(3) as threads:

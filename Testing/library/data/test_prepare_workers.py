@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,23 +16,24 @@ import pytest
 from cli_factory import JSON, QUIET, leftovers, maesil, maesil_process, write_ct
 from dataset_factory import SMALL
 from prepare_factory import assert_same, awkward_inputs, entries_of, prepare, reasons_of, write_cts
-from worker_stub import pretend
+from worker_stub import look_at, pretend
 
-from MAESILLib.data import workers
+from MAESILLib.data import tree
 from MAESILLib.data.cache import read_cache
-from MAESILLib.data.one_source import Setup, Task
+from MAESILLib.data.one_source import Outcome, Setup, Task, refused
 from MAESILLib.data.sources import Source
-from MAESILLib.data.workers import prepare_in_workers
+from MAESILLib.data.workers import run_in_workers
 from MAESILLib.runtime.errors import DiskFullError
+from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 
 
 def test_as_many_workers_as_you_like(tmp_path: Path) -> None:
     manifest = awkward_inputs(tmp_path / "in")
-    for count in (1, 3):
+    for count in (0, 1, 3):
         prepare(tmp_path / f"cache{count}", manifest, "--workers", count)
-    assert_same(tmp_path / "cache1", tmp_path / "cache3")
-    cache = read_cache(tmp_path / "cache1")
+        assert_same(tmp_path / f"cache{count}", tmp_path / "cache0")
+    cache = read_cache(tmp_path / "cache0")
     reasons = {source.removeprefix(f"{tmp_path}/in/"): reason for source, reason in cache.refused.items()}
     # numbers 6 and 7 hold the same data as 0 and 1
     assert "the same data as" in reasons["p2/ct1.nrrd"]
@@ -47,17 +50,19 @@ def tasks_of(*names: str) -> list[Task]:
     return [Task(Source(Path("/in") / name), name, order) for order, name in enumerate(names)]
 
 
+def run_stub(
+    *names: str, count: int = 2, stop: StopRequest | None = None, limit_s: float = 60
+) -> Generator[Outcome, None, None]:
+    work, stop = partial(pretend, SETUP), stop or StopRequest()
+    return run_in_workers(work, tasks_of(*names), count, stop, limit_s=limit_s, failed=refused)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 class TestPool:
     """Each test starts processes, so what belongs together is one test."""
 
-    @pytest.fixture(autouse=True)
-    def _stub(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(workers, "prepare_source", pretend)
-
     def test_a_worker_that_dies_costs_its_file_only(self) -> None:
-        tasks = tasks_of("a", "kill", "b", "crash", "exit", "c", "kill2", "d")
-        outcomes = list(prepare_in_workers(SETUP, tasks, 2, StopRequest()))
+        outcomes = list(run_stub("a", "kill", "b", "crash", "exit", "c", "kill2", "d"))
         reasons = {Path(o.record.source).name: o.record.reason for o in outcomes}
         assert len(outcomes) == 8
         assert all(reasons[name] == "" for name in "abcd")
@@ -69,11 +74,11 @@ class TestPool:
 
     def test_a_full_disk_ends_it(self) -> None:
         with pytest.raises(DiskFullError, match="free space"):
-            list(prepare_in_workers(SETUP, tasks_of("full", "slow", "slow2"), 2, StopRequest()))
+            list(run_stub("full", "slow", "slow2"))
 
     def test_a_stop_is_noticed_at_once(self) -> None:
         stop = StopRequest()
-        outcomes = prepare_in_workers(SETUP, tasks_of("a", "slow", "slow2"), 2, stop)
+        outcomes = run_stub("a", "slow", "slow2", stop=stop)
         assert next(outcomes).record.source == "/in/a"
         stop.ask("a test")
         begin = time.monotonic()
@@ -81,14 +86,23 @@ class TestPool:
             list(outcomes)
         assert time.monotonic() - begin < 1
 
-    def test_a_worker_that_takes_too_long_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(workers, "FILE_LIMIT_S", 1)
-        (outcome,) = prepare_in_workers(SETUP, tasks_of("slow"), 1, StopRequest())
+    def test_a_worker_that_takes_too_long_is_killed(self) -> None:
+        (outcome,) = run_stub("slow", count=1, limit_s=1)
         assert "took too long" in outcome.record.reason
+
+    def test_of_headers_too_the_file_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And the others of its batch are looked at."""
+        monkeypatch.setattr(tree, "LIMIT_S", 1)
+        monkeypatch.setattr(tree, "_look_at", look_at)
+        files = [Path("/in", name) for name in ("a", "slow", "b", "kill", "c")]
+        looked = tree.look(files, 2, Reporter(), StopRequest())
+        assert [looked[file].kind for file in files] == ["a", "", "b", "", "c"]
+        assert looked[files[1]].problem.startswith("/in/slow: reading it took too long")
+        assert looked[files[3]].problem.startswith("/in/kill: the reader died (signal 9)")
 
     @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory")
     def test_a_worker_cannot_take_all_memory(self) -> None:
-        outcomes = list(prepare_in_workers(SETUP, tasks_of("hog", "a"), 1, StopRequest()))
+        outcomes = list(run_stub("hog", "a", count=1))
         assert [o.record.reason for o in outcomes] == ["no memory", ""]
 
 
@@ -139,7 +153,7 @@ class TestProcesses:
         assert reasons_of(cache) == {}
 
     @pytest.mark.parametrize("how", ["signal", "stop file"])
-    @pytest.mark.parametrize("workers", [1, 2])
+    @pytest.mark.parametrize("workers", [0, 2])
     def test_stopped_within_two_seconds(self, tmp_path: Path, large: Path, how: str, workers: int) -> None:
         folder, cache, stop_file = tmp_path / "in", tmp_path / "cache", tmp_path / "stop"
         write_ct(folder / "a.nrrd", SMALL)
