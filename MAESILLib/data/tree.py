@@ -6,8 +6,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from MAESILLib.ct.dicom import OWN_VOLUME, Series, acquisitions
 from MAESILLib.ct.dicom_slice import Slice, slices_of
@@ -41,6 +42,7 @@ def look(files: Sequence[Path], workers: int, reporter: Reporter, stop: StopRequ
         CancelledError: a stop was asked for.
     """
     looked: dict[Path, Looked] = {}
+    shared: dict[Any, Any] = {}
     begin = time.monotonic()
     waiting = [tuple(files[n : n + BATCH]) for n in range(0, len(files), BATCH)]
     while waiting:
@@ -50,11 +52,18 @@ def look(files: Sequence[Path], workers: int, reporter: Reporter, stop: StopRequ
         ):
             if len(found) < len(batch):
                 alone += [(file,) for file in batch]
-            looked.update(zip(batch, found, strict=False))
+            for file, one in zip(batch, found, strict=False):
+                looked[file] = replace(one, slices=tuple(_sharing(s, shared) for s in one.slices))
             rate = len(looked) / max(time.monotonic() - begin, 1e-3)
             reporter.progress("scan", len(looked) / len(files), f"{len(looked)} headers, {rate:.0f} files/s")
         waiting = alone
     return looked
+
+
+def _sharing(one: Slice, shared: dict[Any, Any]) -> Slice:
+    """Return a slice that shares what is equal with others, because a tree has very many."""
+    common = {key: value for key, value in vars(one).items() if key not in ("path", "position")}
+    return replace(one, **{key: shared.setdefault((key, value), value) for key, value in common.items()})
 
 
 def _look_at(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[Looked]]:

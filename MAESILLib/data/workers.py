@@ -20,7 +20,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from MAESILLib.runtime.errors import DiskFullError
+from MAESILLib.runtime.errors import DiskFullError, InputError
 from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.runtime.system import machine_memory
 
@@ -61,11 +61,14 @@ class Worker:
 
         Raises:
             DiskFullError: the disk is full.
+            InputError: its process did not start.
         """
         try:
             message = self.pipe.recv()
         except (EOFError, OSError):
             self.is_usable = False
+            if self.begin == math.inf:
+                raise InputError("worker processes do not start here", "run without them: --workers 0") from None
             return failed(self.task, self._why_it_died())
         if isinstance(message, DiskFullError):
             raise message
@@ -111,6 +114,7 @@ def run_in_workers(
     Raises:
         CancelledError: a stop was asked for.
         DiskFullError: the disk is full.
+        InputError: processes do not start.
     """
     if not count:
         for task in tasks:
