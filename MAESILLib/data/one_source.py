@@ -224,4 +224,4 @@ def _dicom_patient(source: Source) -> str:
     tags = ["IssuerOfPatientID", "PatientID", "StudyInstanceUID"]
     data = dcmread(source.files[0], stop_before_pixels=True, force=True, specific_tags=tags)
     issuer, patient, study = (str(data.get(tag) or "").strip() for tag in tags)
-    return "/".join(filter(None, (issuer, patient))) if patient else study or str(source.files[0].parent)
+    return "/".join(filter(None, (issuer, patient))) if patient else study or str(source.path)

@@ -6,17 +6,20 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from MAESILLib.ct.dicom import Series
-from MAESILLib.data.tree import Looked, find_all_series, look
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.files import read_json
 from MAESILLib.runtime.stopping import NEVER, StopRequest
+
+if TYPE_CHECKING:
+    from MAESILLib.ct.dicom import Series
+    from MAESILLib.data.tree import Looked
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
 DATA_SUFFIXES = {".hdr": (".img",), ".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}
@@ -112,6 +115,8 @@ def find_sources(
         InputError: an input does not exist, a manifest has no ``file``, or nothing was found.
         CancelledError: a stop was asked for.
     """
+    from MAESILLib.data.tree import Looked, look
+
     reporter, seen = reporter or Reporter(), set[str]()
     plain: list[Path] = []
     named: list[Path] = []
@@ -164,16 +169,19 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
         with os.scandir(folder) as found:
             # what a listing says of each spares asking the file system again, file by file
             children = sorted((c for c in found if not c.name.startswith(".")), key=lambda c: c.name)
-    except PermissionError:
+    except OSError:
         # it is refused with its reason when it is its turn
         yield folder
         return
-    folders, files = ([c for c in children if c.is_dir() == is_dir] for is_dir in (True, False))
+    folders, files = ([c for c in children if _holds(c.is_dir) == is_dir] for is_dir in (True, False))
     for child in files:
         place = os.path.realpath(child.path) if child.is_symlink() else os.path.join(real, child.name)
         path = Path(child.path)
-        # a pipe, or a link to nothing, is named where it would be a volume
-        is_wanted = not _is_named_like_labels(path) if is_volume(path) else child.is_file() and path.name != "DICOMDIR"
+        if is_volume(path):
+            # a pipe, or a link to nothing, is named where it would be a volume
+            is_wanted = not _is_named_like_labels(path)
+        else:
+            is_wanted = _holds(child.is_file) and path.name != "DICOMDIR"
         if is_wanted and place not in seen:
             seen.add(place)
             yield path
@@ -184,10 +192,19 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
             yield from _walk(Path(child.path), seen)
 
 
+def _holds(question: Callable[[], bool]) -> bool:
+    """Ask the file system; a link to itself, for one, is neither file nor folder."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
 def _in_folders(files: Iterable[Path]) -> tuple[Path, ...]:
     """Return the files in the folders of files that may be DICOM."""
     folders = dict.fromkeys(file.parent for file in files if not is_volume(file) and file.is_file())
-    return tuple(f for folder in folders for f in sorted(folder.iterdir()) if f.is_file() and f.name[0] != ".")
+    readable = (folder for folder in folders if os.access(folder, os.R_OK))
+    return tuple(f for folder in readable for f in sorted(folder.iterdir()) if f.is_file() and f.name[0] != ".")
 
 
 def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
@@ -222,8 +239,8 @@ def _notes_of(listing: _Listing, looked: dict[Path, Looked]) -> dict[Path, _Note
     """Return what folders hold besides slices of a CT; a folder that may not be read is its own."""
     notes: dict[Path, _Notes] = {}
     for place, file in enumerate(listing.files):
-        one = looked.get(file, Looked())
-        if one.kind or one.problem:
+        one = looked.get(file)
+        if one is not None and (one.kind or one.problem):
             note = notes.setdefault(file if file.is_dir() else file.parent, _Notes(place))
             note.problems += [one.problem] if one.problem else []
             note.kinds.update([one.kind] if one.kind else [])
@@ -232,6 +249,8 @@ def _notes_of(listing: _Listing, looked: dict[Path, Looked]) -> dict[Path, _Note
 
 def _series_sources(given: Source, looked: dict[Path, Looked]) -> Iterator[tuple[Source, set[Path]]]:
     """Yield each CT series, and the folders that it lies in."""
+    from MAESILLib.data.tree import find_all_series
+
     found = []
     for series in find_all_series(looked):
         inner = {one.path.parent for one in series.slices}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections import Counter
@@ -80,8 +81,11 @@ def why_no_file(path: Path) -> str:
     if path.is_file():
         return ""
     if path.is_dir():
-        return "no permission to read it"
-    return f"{path} is a pipe, socket or device" if path.exists() else f"no such file: {path}"
+        try:
+            os.listdir(path)
+        except OSError as error:
+            return "no permission to read it" if isinstance(error, PermissionError) else str(error)
+    return f"{path} is no file: a folder, pipe, socket or device" if path.exists() else f"no such file: {path}"
 
 
 def _looked(file: Path) -> Looked:

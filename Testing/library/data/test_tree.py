@@ -16,7 +16,7 @@ from dataset_factory import SMALL, series
 from prepare_factory import entries_of, prepare, reasons_of, report_of, stored, write_cts
 from volume_factory import trunk, write_dicom
 
-from MAESILLib.data import sources
+from MAESILLib.data import tree
 from MAESILLib.data.cache import INDEX, read_cache
 from MAESILLib.data.index import WHOLE, Run, Shard, append, locked, read_index, unfinished
 from MAESILLib.data.one_source import hash_of, stamp_of
@@ -93,8 +93,8 @@ class TestSeries:
         for number in range(3):
             series(tmp_path / "in", f"1.2.{number}", 8, prefix=f"{number}_")
         looks: list[Path] = []
-        original = sources.look
-        monkeypatch.setattr(sources, "look", lambda files, *more: looks.extend(files) or original(files, *more))
+        original = tree.look
+        monkeypatch.setattr(tree, "look", lambda files, *more: looks.extend(files) or original(files, *more))
         given = [tmp_path / "in", *(tmp_path / "in").iterdir()]
         assert len(find_sources(given)) == 3
         assert len(looks) == len(set(looks)) == 24
@@ -117,10 +117,11 @@ class TestSeries:
         os.mkfifo(folder / "pipe.nii.gz")
         os.mkfifo(folder / "pipe.dcm")
         (folder / "gone.nrrd").symlink_to(tmp_path / "nowhere")
+        (folder / "itself").symlink_to(folder / "itself")
         prepare(tmp_path / "cache", folder)
         reasons = reasons_of(tmp_path / "cache")
         assert set(reasons) == {"pipe.nii.gz", "gone.nrrd"}
-        assert "pipe.nii.gz is a pipe" in reasons["pipe.nii.gz"]
+        assert "pipe.nii.gz is no file" in reasons["pipe.nii.gz"]
         assert "no such file" in reasons["gone.nrrd"]
 
 
