@@ -17,6 +17,7 @@ def describe_data(cache: Cache, entries: tuple[CacheEntry, ...]) -> dict[str, An
         "fingerprint": cache.fingerprint(),
         "volumes": [e.name for e in entries],
         "sources_sha256": [e.source_sha256 for e in entries],
+        "voxels_sha256": sorted({e.voxels_sha256 for e in entries if e.voxels_sha256}),
         "patients_sha256": sorted({e.patient for e in entries}),
         "licences": sorted({e.licence for e in entries if e.licence}),
     }
@@ -28,8 +29,8 @@ def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> lis
     Args:
         training: of the checkpoint's description.
     """
-    sources, patients = _told(training, "sources_sha256"), _told(training, "patients_sha256")
-    return [e.name for e in entries if e.source_sha256 in sources or e.patient in patients]
+    sources, voxels, patients = (_told(training, f"{key}_sha256") for key in ("sources", "voxels", "patients"))
+    return [e.name for e in entries if e.source_sha256 in sources or e.voxels_sha256 in voxels or e.patient in patients]
 
 
 def patients_trained_on(training: dict[str, Any], patients: Iterable[str]) -> list[str] | None:

@@ -135,8 +135,9 @@ def report_text(report: dict[str, Any]) -> str:
     line = f"{done} of {report['inputs']} inputs{shard} in {report['seconds']:.1f} s"
     if report["prepared"]:
         line += f": {report['cts_per_hour']:.0f} CTs/h, {report['megabytes_per_second']:.1f} MB/s read"
-        line += f", {report['workers']} worker{'s' if report['workers'] != 1 else ''}"
+        line += f", {report['workers']} worker{'s' if report['workers'] != 1 else ''}" if report["workers"] else ""
     used = [row for row in report["table"] if row["outcome"] != "skipped"]
-    rows = [f"  {r['outcome']} {r['input']}: {r['volume']}, patient {r['patient']}. {r['note']}" for r in used[:SHOWN]]
+    rows = [f"  {r['outcome']} {r['input']}: {r['volume']}, patient {r['patient']}" for r in used[:SHOWN]]
+    rows = [f"{row} ({r['note']})" if r["note"] else row for row, r in zip(rows, used, strict=False)]
     more = f"  and {len(used) - SHOWN} more" if len(used) > SHOWN else ""
     return "\n".join(filter(None, [line, *rows, more, refused_text(report["refused_by_reason"])]))

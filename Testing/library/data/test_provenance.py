@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,13 @@ class TestTrainedOn:
         assert patients_trained_on({}, ["p1"]) is None
         assert trained_on(training, (entry("p1", "abc"),)) == ["v"]
         assert trained_on(training, (entry("p1", "abd"),)) == []
+
+    def test_copies_in_another_format(self) -> None:
+        cache = Cache(Path(), 1.5, (replace(entry("p1", "abc"), voxels_sha256="v"), entry("p2", "old")))
+        training = {"data": describe_data(cache, cache.entries)}
+        copy, other = entry("p3", "abd"), entry("p4", "abe")
+        assert trained_on(training, (replace(copy, voxels_sha256="v"),)) == ["v"]
+        assert trained_on(training, (replace(copy, voxels_sha256="w"), other)) == []
 
 
 def test_a_checkpoint_names_no_patient_and_no_path(tmp_path: Path) -> None:
