@@ -6,6 +6,7 @@ What is found depends on nothing but the source, so any process can do it in any
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -222,6 +223,8 @@ def _dicom_patient(source: Source) -> str:
     if source.series is None:
         return ""
     tags = ["IssuerOfPatientID", "PatientID", "StudyInstanceUID"]
-    data = dcmread(source.files[0], stop_before_pixels=True, force=True, specific_tags=tags)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = dcmread(source.files[0], stop_before_pixels=True, force=True, specific_tags=tags)
     issuer, patient, study = (str(data.get(tag) or "").strip() for tag in tags)
     return "/".join(filter(None, (issuer, patient))) if patient else study or str(source.path)

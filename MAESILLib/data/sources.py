@@ -87,6 +87,7 @@ class _Notes:
 
     place: int
     problems: list[str] = field(default_factory=list)
+    hint: str = ""
     kinds: Counter[str] = field(default_factory=Counter)
 
     def damaged(self) -> str:
@@ -225,7 +226,8 @@ def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
             found.append((min(own), replace(source, damaged=in_them.damaged(), beside=in_them.others())))
     for folder, note in notes.items():
         if folder not in with_series:
-            problem = note.damaged() or f"no DICOM CT series (only {note.others()})"
+            hint = f". {note.hint}" if note.hint else ""
+            problem = f"{note.damaged()}{hint}" if note.problems else f"no DICOM CT series (only {note.others()})"
             found.append((note.place, replace(given, path=folder, problem=problem)))
     sources = [source for _, source in sorted(found, key=lambda one: one[0])]
     if listing.given is not None and len(sources) < 2:
@@ -243,6 +245,7 @@ def _notes_of(listing: _Listing, looked: dict[Path, Looked]) -> dict[Path, _Note
         if one is not None and (one.kind or one.problem):
             note = notes.setdefault(file if file.is_dir() else file.parent, _Notes(place))
             note.problems += [one.problem] if one.problem else []
+            note.hint = note.hint or one.hint
             note.kinds.update([one.kind] if one.kind else [])
     return notes
 

@@ -26,11 +26,12 @@ LIMIT_S = 60.0
 
 @dataclass(frozen=True)
 class Looked:
-    """What a header says: slices of a CT, or another kind of DICOM object, or why it is unusable; else no DICOM."""
+    """What a header says: slices of a CT, another kind of DICOM object, or why it is unusable; else it is no DICOM."""
 
     slices: tuple[Slice, ...] = ()
     kind: str = ""
     problem: str = ""
+    hint: str = ""
 
 
 def look(files: Sequence[Path], workers: int, reporter: Reporter, stop: StopRequest) -> dict[Path, Looked]:
@@ -97,7 +98,9 @@ def _looked(file: Path) -> Looked:
             found = slices_of(file)
     except PermissionError:
         return Looked(problem=f"no permission to read {file}")
-    except (InputError, OSError) as error:
+    except InputError as error:
+        return Looked(problem=error.message, hint=error.hint)
+    except OSError as error:
         return Looked(problem=str(error))
     except Exception as error:
         # one file that nobody thought of must not stop a hundred thousand others
