@@ -178,6 +178,7 @@ def _prepared(setup: Setup, task: Task, sha256: str, size: int, stamp: str, chec
             dataset=source.dataset,
             licence=source.licence,
             labels=source.labels,
+            is_patient_stated=bool(source.patient),
         )
     # what a manifest said of the same data holds until another says something else
     entry = replace(entry, voxels_sha256=_voxels_sha256(volume, grid), corners_lps=_corners(grid))

@@ -119,6 +119,7 @@ def _updated(entry: CacheEntry, source: Source) -> CacheEntry:
     """Take over what a manifest says of a volume that is in the cache already."""
     stated = {key: getattr(source, key) for key in ("split", "dataset", "licence", "labels")}
     stated["patient"] = hash_of_patient(source.patient) if source.patient else ""
+    stated["is_patient_stated"] = bool(source.patient)
     return replace(entry, **{key: text for key, text in stated.items() if text})
 
 
@@ -182,6 +183,10 @@ def _finish(
     for source, reason in cache.refused.items():
         if source in usable:
             reporter.warning(f"refused {source}: {reason}")
+    held: dict[str, list[CacheEntry]] = {}
+    for entry in cache.entries:
+        if (first := held.setdefault(entry.voxels_sha256, [entry])[0]) != entry and entry.voxels_sha256:
+            reporter.warning(f"{entry.source} has the same voxels as {first.source}, of another patient or place")
     report = report_of(run, cache, tasks, outcomes, workers=workers, seconds=seconds)
     path, table = (folder / run.shard.file_name("report", suffix) for suffix in (".json", ".csv"))
     write_json(path, report)

@@ -48,6 +48,8 @@ class CacheEntry:
     """Of the source's voxels in HU as it is read, int16 in canonical orientation; empty in older caches."""
     corners_lps: tuple[float, ...] = ()
     """In mm: its first voxel in canonical orientation, and the last ones along D, H and W."""
+    is_patient_stated: bool = False
+    """A manifest or a layout names the patient. Of two that it names the voxels may be the same."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def copy_of(entry: CacheEntry, volumes: Mapping[str, list[CacheEntry]]) -> str:
 
 def _is_same(one: CacheEntry, other: CacheEntry) -> bool:
     """Tell whether two volumes have the same voxels at the same places, whatever files they come from."""
+    if one.is_patient_stated and other.is_patient_stated and one.patient != other.patient:
+        return False
     if not (one.voxels_sha256 and other.voxels_sha256):
         # of an older cache
         return one.source_sha256 == other.source_sha256
