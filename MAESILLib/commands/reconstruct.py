@@ -1,7 +1,5 @@
 """``maesil reconstruct``: mask and reconstruct a CT; write volumes, metrics and a figure."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import time

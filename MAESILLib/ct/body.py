@@ -1,7 +1,5 @@
 """Which voxels of a CT belong to the patient."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

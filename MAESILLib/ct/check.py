@@ -5,8 +5,6 @@ shifted intensities, MR. What is merely unusual is a warning. Values below -1100
 circle (-2000, -3024 and the like) and take no part in the decision.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

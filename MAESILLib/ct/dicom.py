@@ -4,8 +4,6 @@ Other modalities, localisers (scouts), objects without pixels and CT pictures th
 named only when no CT series is left. A damaged file costs the series it belongs to, not the others.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -1,7 +1,5 @@
 """One slice of a CT as DICOM states it: where it lies, how it becomes HU, and its pixels."""
 
-from __future__ import annotations
-
 import math
 import re
 import warnings

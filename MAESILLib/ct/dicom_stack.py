@@ -4,8 +4,6 @@ Slices are ordered by their position along the slice normal, never by file name 
 along that normal (gantry tilt) keeps the sheared grid that its slices lie on.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable

@@ -4,8 +4,6 @@ Physical coordinates are DICOM's and ITK's: LPS in mm (x towards left, y towards
 Indices are (i, j, k) = (column, row, slice) in matrices and (D, H, W) = (k, j, i) in arrays.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

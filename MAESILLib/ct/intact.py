@@ -5,8 +5,6 @@ zeros, all without an error. So the length is compared with the header, and comp
 verify their check sum (0.15 s for 50 MB).
 """
 
-from __future__ import annotations
-
 import os
 import re
 import zlib

@@ -1,7 +1,5 @@
 """NRRD, MetaImage and DICOM's neighbours through SimpleITK, with ITK's own chatter off the terminal."""
 
-from __future__ import annotations
-
 import os
 import re
 import threading

@@ -1,7 +1,5 @@
 """NIfTI files, read by nibabel: NIfTI-1 and 2, one file or a pair, packed or not whatever their name says."""
 
-from __future__ import annotations
-
 import gzip
 import logging
 import zlib

@@ -5,8 +5,6 @@ scanners' files) become -1024. High values (metal, extended CT scales) are kept 
 window, and a result written beside the input should not lose them. Whole numbers become int16, others float32.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

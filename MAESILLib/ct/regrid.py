@@ -4,8 +4,6 @@ A grid is an affine (4, 4) from (i, j, k, 1) to LPS in mm. Everything behind the
 (:class:`MAESILLib.ct.geometry.Geometry`).
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

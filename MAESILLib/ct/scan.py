@@ -1,7 +1,5 @@
 """What a reader of a format returns: voxels as stored, how they become HU, and the grid that the file states."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ parallel to the volume's axes: an oblique volume stays oblique, so going there a
 one-dimensional resampling only.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

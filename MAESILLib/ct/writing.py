@@ -4,8 +4,6 @@ Compression is zlib level 1: level 6 takes four times as long for files at most 
 to a third (voxels rounded to multiples of 4) smaller.
 """
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

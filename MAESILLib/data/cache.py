@@ -7,8 +7,6 @@
 A memory-mapped .npy file is what reads a crop fastest, and needs numpy alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zlib

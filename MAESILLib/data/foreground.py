@@ -1,7 +1,5 @@
 """How much of a volume, or of a box in it, is body: counted once in blocks, asked without reading voxels."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

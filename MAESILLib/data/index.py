@@ -7,8 +7,6 @@ is new or has changed. The last line on a source counts; runs are numbered, so t
 the source. A shard writes its own file alone, and keeps it locked meanwhile.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

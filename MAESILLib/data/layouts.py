@@ -1,7 +1,5 @@
 """Layouts of public CT data sets: their CTs, label maps, patients and splits. Sources are in docs/Datasets.md."""
 
-from __future__ import annotations
-
 import csv
 import os
 import re

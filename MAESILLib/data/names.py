@@ -1,7 +1,5 @@
 """Unique names of volumes from the paths of all sources; no source has to be read for them."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

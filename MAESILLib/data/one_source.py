@@ -3,8 +3,6 @@
 What is found depends on nothing but the source, so any process can do it in any order.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping

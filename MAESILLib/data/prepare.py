@@ -5,8 +5,6 @@ holds, and under which names, follows from the list of sources alone: not from h
 prepared them, nor from which was done first.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from contextlib import closing

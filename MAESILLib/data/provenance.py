@@ -1,7 +1,5 @@
 """What a model was trained on: written by training into its checkpoint, read where it is measured."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path

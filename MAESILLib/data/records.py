@@ -4,8 +4,6 @@ A record says only what was found in its source. What depends on other sources i
 order of the sources, each time they are read: so it does not matter who prepared what, when, or how many at once.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The report of a preparation: what was done, what was refused and why, and how fast it went."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -4,8 +4,6 @@ Nothing has a state that would have to be saved: resuming at a step is asking fo
 how samples are shared out over ranks or accumulated over passes does not change them.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache

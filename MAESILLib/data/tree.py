@@ -1,7 +1,5 @@
 """The CT series among DICOM files, in whatever folders they lie; each header is read once, in worker processes."""
 
-from __future__ import annotations
-
 import os
 import time
 import warnings

@@ -5,8 +5,6 @@ executor of the standard library gives up all work. Here each worker has a pipe,
 that task has failed, and another worker takes its place.
 """
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """A reconstruction's files: volumes on the input's grid, figure, metrics.json; all of them or none."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack

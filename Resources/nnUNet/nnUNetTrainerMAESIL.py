@@ -6,8 +6,6 @@ of nnU-Net's own Primus trainers. Needs images in LPS, one channel "noNorm" in d
 ``-overwrite_target_spacing`` at the encoder's spacing.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

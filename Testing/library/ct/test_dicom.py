@@ -1,7 +1,5 @@
 """DICOM folders: the choice of a series, the order of slices, and what is refused by name."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

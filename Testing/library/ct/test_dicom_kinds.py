@@ -1,7 +1,5 @@
 """DICOM as scanners and archives write it: tilted gantries, missing slices, copies, acquisitions, frames, bits."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Callable

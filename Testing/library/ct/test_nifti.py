@@ -1,7 +1,5 @@
 """NIfTI as other programs write it: forms and codes, slopes, packing, pairs, odd headers."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 from typing import Any

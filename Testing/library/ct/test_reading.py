@@ -1,7 +1,5 @@
 """Reading volume files: what is accepted, what is refused, and in which words."""
 
-from __future__ import annotations
-
 import gzip
 import struct
 from pathlib import Path

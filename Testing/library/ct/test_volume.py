@@ -1,7 +1,5 @@
 """The model's grid and the way there and back, judged by SimpleITK's physical points and by analytic values."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import SimpleITK as sitk

@@ -1,7 +1,5 @@
 """Writing volumes: exact values and geometry, and nothing left behind by a failure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A cache: its split, and what happens when it is damaged."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """Public data sets: what is taken of miniature trees, by a layout, by a manifest, and as plain folders."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

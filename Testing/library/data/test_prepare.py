@@ -1,7 +1,5 @@
 """Preparing a cache: what is found, what is refused and why, and resuming."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Preparing again: what is done is not done again, what is damaged is, and the report says which."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace

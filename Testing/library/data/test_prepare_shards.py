@@ -1,7 +1,5 @@
 """Shards: parts of one list prepared apart give the cache that one run gives."""
 
-from __future__ import annotations
-
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

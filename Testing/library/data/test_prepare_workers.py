@@ -1,7 +1,5 @@
 """Preparing side by side: the same cache however many workers there are, and whatever becomes of one."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a checkpoint says of its data: patients as hashes, no paths, and whose images it was trained on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

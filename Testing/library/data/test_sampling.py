@@ -1,7 +1,5 @@
 """Crops, masks and batches of training: pure functions of a seed and a number."""
 
-from __future__ import annotations
-
 import os
 import resource
 import threading

@@ -1,7 +1,5 @@
 """DICOM trees: which series they hold, of whom, and which volumes are the same."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from cli_factory import QUIET, assert_refused, run_process
+from cli_factory import JSON, QUIET, assert_refused, run_process
 from dataset_factory import SMALL, series
 from prepare_factory import entries_of, prepare, reasons_of, report_of, stored, write_cts
 from volume_factory import trunk, write_dicom
@@ -143,6 +141,16 @@ class TestTheSameVolume:
         assert reasons_of(tmp_path / "cache") == {
             "b.nrrd": f"the same data as {folder / 'a.nii.gz'}", "d.mha": f"the same data as {folder / 'c.mha'}",
         }  # fmt: skip
+
+    def test_two_patients_of_a_manifest_are_two(self, tmp_path: Path) -> None:
+        for name in ("a.nrrd", "b.nrrd"):
+            sitk.WriteImage(sitk.GetImageFromArray(trunk(SMALL)), str(tmp_path / name))
+        (tmp_path / "list.csv").write_text("file,patient\na.nrrd,P1\nb.nrrd,P2\n")
+        result = prepare(tmp_path / "cache", tmp_path / "list.csv", *JSON)
+        assert set(entries_of(tmp_path / "cache")) == {"a", "b"}
+        assert any("has the same voxels as" in event["message"] for event in result.named("warning"))
+        prepare(tmp_path / "another", tmp_path / "a.nrrd", tmp_path / "b.nrrd")
+        assert set(entries_of(tmp_path / "another")) == {"a"}
 
     def test_a_header_does_not_make_it(self, tmp_path: Path) -> None:
         def write(folder: str, seed: int) -> None:
