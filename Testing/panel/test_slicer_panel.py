@@ -172,7 +172,14 @@ class TestReconstruct:
         for row, kind in zip(ROWS, ("masked", "reconstruction", "error"), strict=True):
             for column in COLUMNS:
                 assert background(row, column) == result.node(kind).GetID()
-                assert slice_logic(row, column).GetSliceNode().GetOrientation() == column
+                logic = slice_logic(row, column)
+                assert logic.GetSliceNode().GetOrientation() == column
+                # fitted to the size that the view got when the event loop ran
+                shown = (logic.GetSliceOffset(), *logic.GetSliceNode().GetFieldOfView()[:2])
+                logic.FitSliceToBackground()
+                logic.SnapSliceOffsetToIJK()
+                fitted = (logic.GetSliceOffset(), *logic.GetSliceNode().GetFieldOfView()[:2])
+                assert shown == pytest.approx(fitted), (row, column)
                 assert np.asarray(host.view_pixels(f"MAESIL-{row}-{column}")).std() > 3, f"{row} {column} is empty"
         assert result.node("input") is node
         assert ready.ui.metricsTable.rowCount > 5

@@ -132,3 +132,4 @@ def grid_layout(layout_id: int) -> None:
     if not node.IsLayoutDescription(layout_id):
         node.AddLayoutDescription(layout_id, f'<layout type="vertical">{"".join(rows)}</layout>')
     slicer.app.layoutManager().setLayout(layout_id)
+    slicer.app.processEvents()

@@ -67,6 +67,8 @@ class qMRMLSliceView(RenderedView):  # noqa: N801
         self._style.SetSliceLogic(logic)
         self._style.SetDisplayableManagers(self._group)
         self._interactor.Initialize()
+        # as in Slicer, a new view has no width before the event loop has laid it out
+        logic.ResizeSliceNode(0, 30)
         self._tags = [
             (logic, logic.AddObserver(vtk.vtkCommand.ModifiedEvent, self._logic_changed)),
             (self._group, self._group.AddObserver(vtk.vtkCommand.UpdateEvent, self._schedule)),
@@ -112,7 +114,11 @@ class qMRMLSliceView(RenderedView):  # noqa: N801
         super().resizeEvent(event)
         self._window.SetSize(max(1, self.width()), max(1, self.height()))
         self._interactor.SetSize(max(1, self.width()), max(1, self.height()))
-        self._logic.ResizeSliceNode(self.width(), self.height())
+        QtCore.QTimer.singleShot(0, self._take_size)
+
+    def _take_size(self) -> None:
+        if self._tags:
+            self._logic.ResizeSliceNode(self.width(), self.height())
 
     def interactor(self) -> Any:
         return self._interactor

@@ -281,6 +281,7 @@ def test_color_legend(host: Host) -> None:  # noqa: F811
     colors.SetAndObserveColorTransferFunction(function)
     volume.GetDisplayNode().SetAndObserveColorNodeID(colors.GetID())
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    host.process_events()
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
     host.process_events(0.1)
     bare = host.view_pixels("Red")

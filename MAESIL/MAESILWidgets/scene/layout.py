@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import qt
 import slicer
 
 from MAESILWidgets.scene import display
@@ -115,6 +116,8 @@ class Views:
         if current not in (LAYOUT_ID, TRAINING_LAYOUT_ID):
             self.previous = current
         slicer.app.layoutManager().setLayout(number)
+        # new views have no size, and nothing can be fitted to them, before the event loop has laid them out
+        slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
     def back(self) -> None:
         """Show the layout that the user had before, or the conventional one."""
@@ -124,6 +127,9 @@ class Views:
     def show(self, result: Any) -> None:
         """Show a result in the 3x3 views."""
         self.switch(LAYOUT_ID)
+        if not result.is_whole():
+            # it went while the event loop ran
+            return
         self.fill({kind: result.node(kind) for kind in ("masked", "reconstruction", "error", "mask")}, COLUMNS)
         # one is enough for the row, which has one range: it covers part of the image
         display.show_legend(result, [self.slice_node("Error", "Axial").GetID()])
@@ -143,7 +149,7 @@ class Views:
                 hidden = nodes.get("mask") if kind == "masked" else None
                 composite.SetLabelVolumeID(hidden.GetID() if hidden is not None else None)
                 composite.SetLabelOpacity(HIDDEN_OPACITY)
-                if node is not None:
+                if node is not None and min(slice_node.GetDimensions()[:2]) > 0:
                     self._fit(view_name(row, column), logic, slice_node, node, shown_before)
         for composite in composites:
             composite.SetLinkedControl(True)
