@@ -139,6 +139,10 @@ class TestTraining:
         for name in ("Loss", "PSNR", "Encoder"):
             view = slicer.mrmlScene.GetSingletonNode(f"MAESIL-{name}", "vtkMRMLPlotViewNode")
             assert view.GetPlotChartNodeID() == plots.charts[name].GetID()
+            # the curves fill their charts
+            axis = manager.viewWidget(view).plotView().chart().GetAxis(1)
+            host.process_events(until=lambda axis=axis: axis.GetMaximum() >= 12, timeout=2)
+        assert not host.vtk_errors
         # the checkpoint is chosen, and reconstructs
         assert panel.parameters.checkpoint == str(run / "best.safetensors")
         assert not list(panel.temporary.iterdir())

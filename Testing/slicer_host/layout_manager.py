@@ -145,8 +145,8 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801
     def mrmlSliceLogics(self) -> Any:
         return self._application_logic.GetSliceLogics()
 
-    def plotWidget(self, index: int) -> Any:
-        return dict(enumerate(widget for _, widget in self._kind("vtkMRMLPlotViewNode"))).get(index)
+    def viewWidget(self, node: Any) -> Any:
+        return self._widgets.get(node)
 
     layout = QtCore.Property(int, lambda self: self._logic.GetLayoutNode().GetViewArrangement(), setLayout)
 

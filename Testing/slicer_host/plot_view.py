@@ -21,6 +21,7 @@ class qMRMLPlotView(RenderedView):  # noqa: N801
         self._node = node
         self._chart = vtk.vtkChartXY()
         self._context.GetScene().AddItem(self._chart)
+        self._plots: dict[str, Any] = {}
         self._tags: list[tuple[Any, int]] = []
         self._watch()
 
@@ -53,38 +54,51 @@ class qMRMLPlotView(RenderedView):  # noqa: N801
         self.scheduleRender()
 
     def _before_render(self) -> None:
-        self._chart.ClearPlots()
+        """Draw the chart; as in Slicer, plots stay while they are shown, and axes keep the range that they had."""
         node = self._node.GetPlotChartNode()
+        shown = {series.GetID(): series for series in self._series() if series is not None and _columns(series)}
+        for gone in self._plots.keys() - shown.keys():
+            self._chart.RemovePlotInstance(self._plots.pop(gone))
+        for series_id, series in shown.items():
+            self._draw(series_id, series)
+        self._chart.SetTitle(node.GetTitle() or "" if node is not None and node.GetTitleVisibility() else "")
         if node is None:
-            self._chart.SetTitle("")
             return
-        self._chart.SetTitle(node.GetTitle() or "" if node.GetTitleVisibility() else "")
         self._chart.SetShowLegend(node.GetLegendVisibility())
         for axis, title in ((1, node.GetXAxisTitle()), (0, node.GetYAxisTitle())):
             drawn = self._chart.GetAxis(axis)
             drawn.SetTitle(title or "")
             drawn.SetGridVisible(node.GetGridVisibility())
-        for series in self._series():
-            if series is not None:
-                self._draw(series)
-        self._chart.RecalculateBounds()
 
-    def _draw(self, series: Any) -> None:
-        node = series.GetTableNode()
-        table = node.GetTable() if node is not None else None
-        columns = [name or "" for name in (series.GetXColumnName(), series.GetYColumnName())]
-        if table is None or table.GetNumberOfRows() == 0 or None in map(table.GetColumnByName, columns):
-            return
+    def _draw(self, series_id: str, series: Any) -> None:
         if series.GetPlotType() != series.PlotTypeScatter:
             raise NotImplementedError("the host draws scatter plots alone")
-        plot = self._chart.AddPlot(vtk.vtkChart.LINE)
-        plot.SetInputData(table, *columns)
+        if series_id not in self._plots:
+            self._plots[series_id] = self._chart.AddPlot(vtk.vtkChart.LINE)
+        plot = self._plots[series_id]
+        plot.SetInputData(series.GetTableNode().GetTable(), *_columns(series))
         plot.SetLabel(series.GetName())
         plot.SetColorF(*series.GetColor())
         plot.SetWidth(series.GetLineWidth())
         plot.GetPen().SetLineType(series.GetLineStyle())
         plot.SetMarkerStyle(series.GetMarkerStyle())
         plot.SetMarkerSize(series.GetMarkerSize())
+
+    def chart(self) -> Any:
+        return self._chart
+
+    def fitToContent(self) -> None:
+        """Fit the axes to what was drawn last."""
+        self._chart.RecalculateBounds()
+        self.forceRender()
+
+
+def _columns(series: Any) -> list[str]:
+    """The names of its columns, x and y, or nothing where its table lacks one."""
+    node = series.GetTableNode()
+    table = node.GetTable() if node is not None else None
+    names = [series.GetXColumnName() or "", series.GetYColumnName() or ""]
+    return [] if table is None or None in map(table.GetColumnByName, names) else names
 
 
 class qMRMLPlotWidget(QtWidgets.QWidget):  # noqa: N801

@@ -302,15 +302,19 @@ def test_plot(host: Host) -> None:  # noqa: F811
     slicer.app.applicationLogic().GetSelectionNode().SetReferenceActivePlotChartID(chart.GetID())
     slicer.app.applicationLogic().PropagatePlotChartSelection()
     manager = slicer.app.layoutManager()
-    view = unwrap(manager.plotWidget(0).plotView())
-    assert manager.plotWidget(1) is None
+    (node,) = slicer.util.getNodesByClass("vtkMRMLPlotViewNode")
+    view = unwrap(manager.viewWidget(node).plotView())
+    assert manager.viewWidget(chart) is None
     view.forceRender()
     picture = view._pixels()
     red = (picture[..., 0] > 200) & (picture[..., 1] < 100)
     assert red.sum() > 50
-    slicer.util.updateTableFromArray(nodes["table"], np.column_stack([steps, steps]), ["step", "loss"])
+    slicer.util.updateTableFromArray(nodes["table"], np.column_stack([10 * steps, steps]), ["step", "loss"])
     host.process_events(0.2)
     assert not np.array_equal(view._pixels(), picture)
+    assert view.chart().GetAxis(vtk.vtkAxis.BOTTOM).GetMaximum() < 50
+    view.fitToContent()
+    assert view.chart().GetAxis(vtk.vtkAxis.BOTTOM).GetMaximum() >= 190
 
 
 def test_layout_manager_refuses_unknown_layouts_views(host: Host) -> None:  # noqa: F811

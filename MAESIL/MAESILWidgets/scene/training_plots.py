@@ -12,6 +12,10 @@ from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 REFRESH_MS = 500
+FIT_AFTER_MS = 100
+"""A view has drawn what is new by then."""
+UNZOOMED = (0.0, 1.0)
+"""Range of a chart node, which Slicer sets when the user zooms or pans."""
 TABLES = {
     "training": ("step", "loss", "training"),
     "validation": ("step", "validation"),
@@ -42,6 +46,7 @@ class TrainingPlots:
     def __init__(self) -> None:
         self.rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in TABLES}
         self.tables: dict[str, Any] = {}
+        self.series: dict[str, Any] = {}
         self.charts: dict[str, Any] = {}
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -84,17 +89,33 @@ class TrainingPlots:
         rows.append((step, *(float(value) for value in values if value is not None)))
 
     def refresh(self) -> None:
-        """Bring the tables up to date; the charts follow them."""
+        """Bring tables and charts up to date."""
+        if self.is_lost():
+            return
         for name, node in self.tables.items():
-            if node.GetScene() is None:
-                continue
             node.SetAndObserveTable(_table(TABLES[name], self.rows[name]))
+        for name, chart in self.charts.items():
+            for table, column, _colour in CURVES[name]:
+                series_id = self.series[column].GetID()
+                # VTK cannot draw a line of one point, and says so at every turn
+                if len(self.rows[table]) > 1 and not chart.HasPlotSeriesNodeID(series_id):
+                    chart.AddAndObservePlotSeriesNodeID(series_id)
+        qt.QTimer.singleShot(FIT_AFTER_MS, self._fit)
+
+    def _fit(self) -> None:
+        """Fit the axes, which keep the range of their first points, unless the user has zoomed."""
+        for name, chart in self.charts.items():
+            widget = slicer.app.layoutManager().viewWidget(_view(name))
+            if widget is not None and chart.GetXAxisRange() == chart.GetYAxisRange() == UNZOOMED:
+                widget.plotView().fitToContent()
 
     def _make_nodes(self) -> None:
         self.tables = {name: _node("vtkMRMLTableNode", f"MAESIL {name}") for name in TABLES}
         for name, curves in CURVES.items():
             chart = _node("vtkMRMLPlotChartNode", f"MAESIL {name}")
             chart.RemoveAllPlotSeriesNodeIDs()
+            chart.SetXAxisRange(UNZOOMED)
+            chart.SetYAxisRange(UNZOOMED)
             chart.SetTitle(TITLES[name])
             chart.SetXAxisTitle(_("step"))
             chart.SetYAxisTitle("")
@@ -106,16 +127,16 @@ class TrainingPlots:
                 series.SetXColumnName("step")
                 series.SetYColumnName(column)
                 series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-                # a curve of one point would show nothing
                 series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
                 series.SetMarkerSize(4)
                 series.SetColor(*colour)
-                chart.AddAndObservePlotSeriesNodeID(series.GetID())
+                self.series[column] = series
             self.charts[name] = chart
 
     def is_lost(self) -> bool:
         """Whether the nodes went away with the scene they were in."""
-        return any(node.GetScene() is None for node in (*self.tables.values(), *self.charts.values()))
+        ours = (*self.tables.values(), *self.series.values(), *self.charts.values())
+        return any(node.GetScene() is None for node in ours)
 
     def show(self) -> None:
         """Put the charts into the training layout's plot views; the layout must be up."""
@@ -123,22 +144,23 @@ class TrainingPlots:
             self._make_nodes()
             self.refresh()
         for name, chart in self.charts.items():
-            view = slicer.mrmlScene.GetSingletonNode(f"MAESIL-{name}", "vtkMRMLPlotViewNode")
-            if view is not None and chart.GetScene() is not None:
-                view.SetPlotChartNodeID(chart.GetID())
+            _view(name).SetPlotChartNodeID(chart.GetID())
 
 
 def _table(titles: tuple[str, ...], rows: list[tuple[float, ...]]) -> Any:
     """Return the rows as vtkTable, thinned out if there are many."""
-    # VTK cannot draw a line of one point, and says so at every turn
-    shown = rows[:: 1 + len(rows) // MOST_POINTS] if len(rows) > 1 else []
-    values = np.array(shown, dtype=np.float64).reshape(-1, len(titles))
+    values = np.array(rows[:: 1 + len(rows) // MOST_POINTS], dtype=np.float64).reshape(-1, len(titles))
     table = vtk.vtkTable()
     for number, title in enumerate(titles):
         column = numpy_support.numpy_to_vtk(np.ascontiguousarray(values[:, number]), deep=True)
         column.SetName(title)
         table.AddColumn(column)
     return table
+
+
+def _view(name: str) -> Any:
+    """Return the plot view's node of a chart, or None where it was never shown."""
+    return slicer.mrmlScene.GetSingletonNode(f"MAESIL-{name}", "vtkMRMLPlotViewNode")
 
 
 def _node(class_name: str, name: str) -> Any:
