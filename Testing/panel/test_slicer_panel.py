@@ -15,6 +15,7 @@ from gui_factory import (
     choose,
     ct_node,
     ijk_to_ras,
+    load_ct,
     result_of,
     scene_state,
     use_checkpoint,
@@ -266,11 +267,16 @@ class TestViews:
         ready.ui.errorRangeSpinBox.value = -5
         assert ready.parameters.errorRange == 10
 
-    def test_scrolling_clicking_and_going_back(self, host: Any, ready: Any) -> None:
+    def test_scrolling_clicking_and_going_back(self, host: Any, ready: Any, scan: Path) -> None:
         manager = slicer.app.layoutManager()
-        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        assert manager.layout == 0
         apply_and_wait(host, ready)
         result = result_of(ready)
+        # a volume that is loaded goes into the user's own views alone
+        offset = slice_logic("Masked", "Axial").GetSliceOffset()
+        load_ct(scan)
+        assert background("Masked", "Axial") == result.node("masked").GetID()
+        assert slice_logic("Masked", "Axial").GetSliceOffset() == offset
         # views of a column scroll together
         before = {(row, column): slice_logic(row, column).GetSliceOffset() for row in ROWS for column in COLUMNS}
         logic = slice_logic("Masked", "Coronal")
@@ -300,10 +306,12 @@ class TestViews:
         assert f"Superpatch {number + 1} of {len(result.metrics['superpatches'])}" in text
         assert f"{box['psnr_masked_db']:.2f} dB" in text
         assert result.node("selected").GetDisplayNode().GetVisibility()
-        ready.ui.layoutBackButton.click()
-        assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
-        ready.ui.layoutButton.click()
-        assert ready.views.is_shown()
+        for own in ("SlicerLayoutFourUpView", "SlicerLayoutOneUpRedSliceView"):
+            ready.ui.layoutBackButton.click()
+            assert manager.layout == getattr(slicer.vtkMRMLLayoutNode, own)
+            manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+            ready.ui.layoutButton.click()
+            assert ready.views.is_shown()
 
     def test_outlines_and_legend(self, host: Any, ready: Any) -> None:
         apply_and_wait(host, ready)

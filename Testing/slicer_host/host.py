@@ -208,7 +208,7 @@ class Host:
 
         self.unload_modules()
         slicer.mrmlScene.Clear(False)
-        slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutNone)
+        slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutInitialView)
         scene = slicer.mrmlScene
         for node in [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]:
             if node.GetID() not in self._nodes_at_start and scene.IsNodePresent(node):

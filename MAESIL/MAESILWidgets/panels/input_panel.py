@@ -22,18 +22,10 @@ class InputPanel:
         ui: the widgets of MAESIL.ui.
         on_change: called when volume or checkpoint have changed.
         open_sample: loads the sample CT and returns its node.
-        is_showing_result: whether the views show a result, which the sample must not push out.
     """
 
-    def __init__(
-        self,
-        ui: Any,
-        on_change: Callable[[], None],
-        open_sample: Callable[[], Any],
-        is_showing_result: Callable[[], bool],
-    ) -> None:
-        self.ui, self.on_change = ui, on_change
-        self.open_sample, self.is_showing_result = open_sample, is_showing_result
+    def __init__(self, ui: Any, on_change: Callable[[], None], open_sample: Callable[[], Any]) -> None:
+        self.ui, self.on_change, self.open_sample = ui, on_change, open_sample
         self.parameters: Any = None
         self.volume = VolumeInfo("")
         self.checkpoint = checkpoints.Checkpoint("", "")
@@ -77,8 +69,6 @@ class InputPanel:
         """Load the sample and choose it."""
         with slicer.util.tryWithErrorDisplay(_("The sample could not be loaded."), waitCursor=True):
             self.parameters.inputVolume = self.open_sample()
-            if not self.is_showing_result():
-                slicer.util.setSliceViewerLayers(background=self.parameters.inputVolume, fit=True)
 
     def _volume_chosen(self, _node: Any = None) -> None:
         self.update()

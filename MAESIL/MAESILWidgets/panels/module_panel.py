@@ -53,7 +53,7 @@ class ModulePanel(VTKObservationMixin):
         self.views = layout.Views()
         self.system = System(self.update)
         self.advanced = AdvancedPanel(self.ui, self.system, lambda: running.last_arguments)
-        self.input = InputPanel(self.ui, self.update, logic.loadSample, self.views.is_shown)
+        self.input = InputPanel(self.ui, self.update, logic.loadSample)
         self.results = ResultPanel(self.ui, self.views)
         self.reconstruct = ReconstructPanel(self.ui, self.input, self.system, self.advanced.log, self.show_result)
         self.train = TrainPanel(self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint)

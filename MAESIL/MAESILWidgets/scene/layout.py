@@ -120,9 +120,8 @@ class Views:
         slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
     def back(self) -> None:
-        """Show the layout that the user had before, or the conventional one."""
-        conventional = int(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
-        slicer.app.layoutManager().setLayout(self.previous if self.previous > 0 else conventional)
+        """Show the layout that the user had before; 0 is none, as when Slicer has started."""
+        slicer.app.layoutManager().setLayout(self.previous or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
     def show(self, result: Any) -> None:
         """Show a result in the 3x3 views."""
@@ -153,6 +152,8 @@ class Views:
                     self._fit(view_name(row, column), logic, slice_node, node, shown_before)
         for composite in composites:
             composite.SetLinkedControl(True)
+            # a volume that the user loads goes into the other views
+            composite.SetDoPropagateVolumeSelection(False)
 
     def _fit(self, name: str, logic: Any, slice_node: Any, node: Any, shown_before: str | None) -> None:
         """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled.
