@@ -25,7 +25,7 @@ class Failure:
         return f"{message} {self.hint[0].upper()}{self.hint[1:].rstrip('.')}." if self.hint else message
 
 
-def failure_of(exit_code: int, crashed: bool, error: dict[str, Any] | None, last_lines: list[str]) -> Failure:
+def failure_of(exit_code: int, error: dict[str, Any] | None, last_lines: list[str]) -> Failure:
     """Return why a worker failed, from its exit code, its error event and the last lines it printed."""
     if error is not None and error["kind"] == "cancelled":
         # not by this panel

@@ -21,8 +21,6 @@ from slicer.i18n import tr as _
 from MAESILWidgets.messages import Failure, failure_of
 
 FINISHED, FAILED, CANCELLED = "finished", "failed", "cancelled"
-TERMINATE_AFTER_MS = 700
-"""A worker that has not seen the stop file by then gets SIGTERM: it is importing, or in a long step."""
 
 
 def python_program() -> str:
@@ -73,7 +71,6 @@ class BackgroundJob:
         self._is_done = False
         self._out, self._err = b"", b""
         self._process: Any = None
-        self._terminator: Any = None
         self._killer: Any = None
 
     def command_line(self) -> list[str]:
@@ -105,8 +102,9 @@ class BackgroundJob:
         process.connect("readyReadStandardError()", self._read_err)
         process.connect("finished(int,QProcess::ExitStatus)", self._on_finished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
-        self._terminator = self._timer(self._terminate)
-        self._killer = self._timer(self.kill)
+        self._killer = qt.QTimer()
+        self._killer.setSingleShot(True)
+        self._killer.connect("timeout()", self.kill)
         # without this reference the process would be ended at once
         self._process = process
         self.is_running = True
@@ -117,12 +115,10 @@ class BackgroundJob:
         if not self.is_running or self.is_cancelling:
             return
         self.is_cancelling = True
-        try:
+        # where the disk is full or gone, the signal does without
+        with suppress(OSError):
             self.stop_file.touch()
-        except OSError:
-            # a full or vanished disk: signals do without
-            self._terminate()
-        self._terminator.start(min(TERMINATE_AFTER_MS, self.grace_ms))
+        self._terminate()
         self._killer.start(self.grace_ms)
 
     def kill(self) -> None:
@@ -140,13 +136,9 @@ class BackgroundJob:
         """
         if not self.is_running:
             return
-        self.is_cancelling = True
-        with suppress(OSError):
-            self.stop_file.touch()
-        self._terminate()
-        self.on_event = self.on_log = lambda *_: None
-        self.on_end = lambda *_: None
-        self._stop_timers()
+        self.cancel()
+        self._killer.stop()
+        self.on_event = self.on_log = self.on_end = lambda *_: None
 
     def wait(self, milliseconds: int) -> bool:
         """Wait, without an event loop, for the process to end; say whether it did."""
@@ -161,16 +153,6 @@ class BackgroundJob:
         if self.worker_pid:
             with suppress(OSError):
                 os.kill(self.worker_pid, number)
-
-    def _timer(self, action: Callable[[], None]) -> Any:
-        timer = qt.QTimer()
-        timer.setSingleShot(True)
-        timer.connect("timeout()", action)
-        return timer
-
-    def _stop_timers(self) -> None:
-        self._terminator.stop()
-        self._killer.stop()
 
     def _read_out(self) -> None:
         self._out = self._take_lines(self._out + self._process.readAllStandardOutput().data(), self._on_out_line)
@@ -230,18 +212,18 @@ class BackgroundJob:
         elif exit_code == 0 and not crashed and self._is_done:
             self._end(FINISHED, None)
         else:
-            self._end(FAILED, failure_of(exit_code, crashed, self._error, self.last_lines))
+            self._end(FAILED, failure_of(exit_code, self._error, self.last_lines))
 
     def _end(self, state: str, failure: Failure | None) -> None:
         self.is_running = False
-        self._stop_timers()
+        self._killer.stop()
         if state == CANCELLED:
             # the launcher may have gone before its child
             self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
         with suppress(OSError):
             self.stop_file.unlink()
         # a signal keeps what it is connected to alive, and with it this job and the panel behind it
-        for one in (self._process, self._terminator, self._killer):
+        for one in (self._process, self._killer):
             one.deleteLater()
         self._process = None
         self.on_end(state, failure)

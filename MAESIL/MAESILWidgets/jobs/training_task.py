@@ -100,8 +100,6 @@ class TrainingTask:
             self.export.cancel()
         if self.job is not None:
             self.job.abandon()
-            # Slicer's end may take that long; a worker that needs longer saves and ends by itself
-            self.job.wait(4000)
         self._clean_up()
 
     def _export_next(self) -> None:

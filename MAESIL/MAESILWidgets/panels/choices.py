@@ -32,12 +32,7 @@ PRESETS = {
 }
 TRAIN_MASKS = {
     "mix": _("Mixture of dual, uniform and group"),
-    "dual": _("Dual only"),
-    "uniform": _("Uniform only"),
-    "product": _("Product only"),
-    "tube": _("Tube only"),
-    "group": _("Group only"),
-    "block": _("Block only"),
+    **{name: title for name, title in MASKS.items() if name != "none"},
 }
 
 
