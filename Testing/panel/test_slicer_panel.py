@@ -42,6 +42,13 @@ def background(row: str, column: str) -> str:
     return str(slice_logic(row, column).GetSliceCompositeNode().GetBackgroundVolumeID())
 
 
+def legend_views(result: Any) -> set[str]:
+    """Node ids of the views that show the legend of the error map."""
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(result.node("error"))
+    assert legend.GetVisibility()
+    return {legend.GetNthViewNodeID(n) for n in range(legend.GetNumberOfViewNodeIDs())}
+
+
 def voxels(node: Any) -> np.ndarray:
     return slicer.util.arrayFromVolume(node).astype(int)
 
@@ -330,10 +337,7 @@ class TestViews:
         host.render()
         assert (with_lines != np.asarray(host.view_pixels("MAESIL-Masked-Axial"))).any()
         # the legend is in one error view alone
-        legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(result.node("error"))
-        assert legend.GetVisibility()
-        shown_in = {legend.GetNthViewNodeID(n) for n in range(legend.GetNumberOfViewNodeIDs())}
-        assert shown_in == {ready.views.slice_node("Error", "Axial").GetID()}
+        assert legend_views(result) == {ready.views.slice_node("Error", "Axial").GetID()}
 
 
 class TestScene:
@@ -355,6 +359,7 @@ class TestScene:
         choose(ready.ui.maskSelector, "uniform")
         apply_and_wait(host, ready)
         ready.ui.boneWindowButton.click()
+        ready.ui.errorRangeSpinBox.value = 150
         name, rows = result_of(ready).name, result_of(ready).rows()
         saved = host.save_scene(tmp_path / "scene")
         host.close_scene()
@@ -371,6 +376,12 @@ class TestScene:
         assert result.node("masked").GetDisplayNode().GetLevel() == 400
         assert ready.views.is_shown()
         assert background("Error", "Sagittal") == result.node("error").GetID()
+        composite = slice_logic("Error", "Sagittal").GetSliceCompositeNode()
+        assert composite.GetLinkedControl()
+        assert not composite.GetDoPropagateVolumeSelection()
+        assert legend_views(result) == {ready.views.slice_node("Error", "Axial").GetID()}
+        colors = result.node("error").GetDisplayNode().GetColorNode()
+        assert list(colors.GetColorTransferFunction().GetRange()) == [-150, 150]
         host.click_in_slice("MAESIL-Masked-Axial", 60, 60)
         assert "Superpatch" in ready.ui.superpatchLabel.text
 

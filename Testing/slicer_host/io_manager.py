@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ def load_scene(path: str) -> bool:
     """Close the scene and read another."""
     scene = slicer.mrmlScene
     scene.Clear(False)
+    # as seen in Slicer 5.8: color legends do not come back
+    text = Path(path).read_text(encoding="utf-8")
+    Path(path).write_text(re.sub(r"<ColorLegendDisplay\b.*?</ColorLegendDisplay>", "", text, flags=re.S), encoding="utf-8")
     scene.SetURL(path)
     scene.SetRootDirectory(str(Path(path).parent))
     return bool(scene.Connect())

@@ -100,6 +100,8 @@ class ResultPanel:
         """After a scene was loaded: take up its result, and the views if they are up."""
         self.update()
         self.watch_clicks()
+        if self.views.is_shown() and self.result is not None and self.result.is_whole():
+            self.views.show_legend(self.result)
 
     def watch_clicks(self) -> None:
         """Watch the views if they are up: after a scene was loaded, or the module was opened late."""

@@ -73,8 +73,11 @@ def set_error_range(result: Any, hu: float) -> None:
 
 def show_legend(result: Any, view_ids: list[str]) -> None:
     """Show the error's colour legend in these views alone; the layers must have been set before."""
-    node = result.node("error")
-    legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
+    node, logic = result.node("error"), slicer.modules.colors.logic()
+    # one that came with a scene is not shown
+    if logic.GetColorLegendDisplayNode(node) is not None:
+        slicer.mrmlScene.RemoveNode(logic.GetColorLegendDisplayNode(node))
+    legend = logic.AddDefaultColorLegendDisplayNode(node)
     with slicer.util.NodeModify(legend):
         legend.SetTitleText(_("Error (HU)"))
         legend.SetLabelFormat("%.0f")

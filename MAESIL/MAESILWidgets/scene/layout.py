@@ -130,7 +130,10 @@ class Views:
             # it went while the event loop ran
             return
         self.fill({kind: result.node(kind) for kind in ("masked", "reconstruction", "error", "mask")}, COLUMNS)
-        # one is enough for the row, which has one range: it covers part of the image
+        self.show_legend(result)
+
+    def show_legend(self, result: Any) -> None:
+        """Show the legend in one view of the error's row, which has one range: it covers part of the image."""
         display.show_legend(result, [self.slice_node("Error", "Axial").GetID()])
 
     def fill(self, nodes: dict[str, Any], columns: tuple[str, ...]) -> None:
