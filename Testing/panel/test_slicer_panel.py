@@ -189,6 +189,7 @@ class TestReconstruct:
                 fitted = (logic.GetSliceOffset(), *logic.GetSliceNode().GetFieldOfView()[:2])
                 assert shown == pytest.approx(fitted), (row, column)
                 assert np.asarray(host.view_pixels(f"MAESIL-{row}-{column}")).std() > 3, f"{row} {column} is empty"
+                assert f"B: {kind[:5]}" in host.corner_text(f"MAESIL-{row}-{column}")
         assert result.node("input") is node
         assert ready.ui.metricsTable.rowCount > 5
         assert ready.ui.inputSelector.currentNode() is node
@@ -355,6 +356,8 @@ class TestScene:
         assert shown[1] == shown[0]
 
     def test_saving_and_loading_restores_panel_and_views(self, host: Any, ready: Any, tmp_path: Path) -> None:
+        from MAESILWidgets.scene.results_scene import ResultBuilder
+
         ready.ui.planeRatioSlider.value = 0.25
         choose(ready.ui.maskSelector, "uniform")
         apply_and_wait(host, ready)
@@ -371,6 +374,8 @@ class TestScene:
         assert ready.ui.maskSelector.itemData(ready.ui.maskSelector.currentIndex) == "uniform"
         result = result_of(ready)
         assert (result.name, result.rows()) == (name, rows)
+        # another one of the same volume and mask gets a name of its own
+        assert ResultBuilder(result.node("input"), name.removeprefix("ct ")).name not in ("", name)
         assert result.is_whole()
         assert ready.ui.boneWindowButton.checked
         assert result.node("masked").GetDisplayNode().GetLevel() == 400

@@ -130,6 +130,12 @@ class Host:
         view.forceRender()
         return view._pixels()
 
+    def corner_text(self, name: str) -> str:
+        """What a slice view says of its layers."""
+        view = self._app._layout.sliceWidget(name).sliceView()
+        view._before_render()
+        return str(view._annotation.GetText(view._annotation.LowerLeft))
+
     def screenshot(self, path: str | Path) -> None:
         """A PNG of the main window with rendered views."""
         self.render()

@@ -107,8 +107,13 @@ class qMRMLSliceView(RenderedView):  # noqa: N801
         for letter, index in (("L", 2), ("F", 1), ("B", 0)):
             node = self._logic.GetNthLayerVolumeNode(index)
             if node is not None:
-                layers.append(f"{letter}: {node.GetName()}")
+                layers.append(self._cut(f"{letter}: {node.GetName()}"))
         self._annotation.SetText(vtk.vtkCornerAnnotation.LowerLeft, "\n".join(layers))
+
+    def _cut(self, text: str) -> str:
+        """As in Slicer, a text that is too long for the view loses its middle."""
+        room = (self.width() - 40) // 14
+        return text if len(text) <= room else f"{text[: room // 2]}...{text[3 - room // 2 :]}"
 
     def resizeEvent(self, event: QtGui.QResizeEvent) -> None:
         super().resizeEvent(event)

@@ -24,9 +24,13 @@ class ReconstructOptions:
     completion: bool = True
 
     def title(self) -> str:
-        """Return a short name for the result."""
+        """Return a short name for the result: mask and seed, and what is not the default."""
         ratios = "" if self.mask == "none" else f" {self.plane_ratio:.2f}/{self.axis_ratio:.2f}"
-        return f"{self.mask}{ratios}{' complete' if self.coverage == 'complete' else ''}"
+        coverage = "complete" if self.coverage == "complete" else ""
+        overlap = f"overlap {self.overlap:.0%}" if self.overlap else ""
+        decoder = "" if self.completion else "decoder"
+        parts = (f"{self.mask}{ratios}", f"seed {self.seed}", coverage, overlap, decoder, Path(self.checkpoint).stem)
+        return " ".join(filter(None, parts))
 
 
 @dataclass(frozen=True)

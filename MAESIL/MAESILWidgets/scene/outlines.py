@@ -98,7 +98,7 @@ def _model(result: Any, role: str, colour: tuple[float, float, float], width: in
     if node is not None:
         return node
     scene = result.text_node.GetScene()
-    node = scene.AddNewNodeByClass("vtkMRMLModelNode", f"{result.name} {role}")
+    node = scene.AddNewNodeByClass("vtkMRMLModelNode", f"{role} {result.name}")
     node.CreateDefaultDisplayNodes()
     shown = node.GetDisplayNode()
     shown.SetColor(*colour)

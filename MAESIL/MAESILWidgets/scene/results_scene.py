@@ -99,17 +99,21 @@ class ResultBuilder:
     def __init__(self, input_node: Any, title: str) -> None:
         self.input_node = input_node
         self.scene = input_node.GetScene()
-        self.name = self.scene.GenerateUniqueName(f"{input_node.GetName()} {title}")
+        name, taken = f"{input_node.GetName()} {title}", {result.name for result in results()}
+        # the scene's own counter knows nothing of what was loaded
+        names = [name, *(f"{name} ({n})" for n in range(2, len(taken) + 2))]
+        self.name = next(one for one in names if one not in taken)
         self.nodes: dict[str, Any] = {}
 
     def add(self, kind: str, image: Any) -> None:
         """Add the volume of a kind; ``image`` is vtkImageData of the input's size."""
-        self.nodes[kind] = _add_volume(self.input_node, image, f"{self.name} {kind}", kind)
+        # the kind first: views cut long names
+        self.nodes[kind] = _add_volume(self.input_node, image, f"{kind} {self.name}", kind)
         display.set_up(self.nodes[kind], kind)
 
     def finish(self, metrics: dict[str, Any]) -> Any:
         """Add metrics and folder; return the text node that stands for the result."""
-        text = self.scene.AddNewNodeByClass("vtkMRMLTextNode", f"{self.name} metrics")
+        text = self.scene.AddNewNodeByClass("vtkMRMLTextNode", f"metrics {self.name}")
         result = Result(text)
         for kind, node in self.nodes.items():
             result.set_node(kind, node)
@@ -117,7 +121,7 @@ class ResultBuilder:
         text.SetText(json.dumps(metrics, indent=1))
         text.SetAttribute("MAESIL.Title", self.name)
         result.set_node("input", self.input_node)
-        table = _add_table(result, f"{self.name} table")
+        table = _add_table(result, f"table {self.name}")
         self.nodes["table"] = table
         result.set_node("table", table)
         _file_in_folder(self.input_node, self.name, list(self.nodes.values()))
