@@ -69,6 +69,8 @@ class TestLogic:
             onProgress=lambda share, stage, eta: seen.append((share, stage)),
         )
         assert result.metrics["mask"]["coverage"] == "complete"
+        host.process_events()
+        assert panel.ui.resultSelector.findData(result.id) >= 0
         assert set(RESULT_KINDS) <= {kind for kind in RESULT_KINDS if result.node(kind) is not None}
         shares = [share for share, _stage in seen]
         assert shares == sorted(shares)

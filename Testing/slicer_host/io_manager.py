@@ -54,7 +54,8 @@ def load_scene(path: str) -> bool:
     scene.Clear(False)
     # as seen in Slicer 5.8: color legends do not come back
     text = Path(path).read_text(encoding="utf-8")
-    Path(path).write_text(re.sub(r"<ColorLegendDisplay\b.*?</ColorLegendDisplay>", "", text, flags=re.S), encoding="utf-8")
+    text = re.sub(r"<ColorLegendDisplay\b.*?</ColorLegendDisplay>", "", text, flags=re.S)
+    Path(path).write_text(text, encoding="utf-8")
     scene.SetURL(path)
     scene.SetRootDirectory(str(Path(path).parent))
     return bool(scene.Connect())

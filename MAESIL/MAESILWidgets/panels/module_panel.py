@@ -63,6 +63,7 @@ class ModulePanel(VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, self._scene_closes)
         self.addObserver(scene, scene.EndCloseEvent, self._scene_closed)
         self.addObserver(scene, scene.EndImportEvent, self._scene_imported)
+        self.addObserver(scene, scene.NodeAddedEvent, self._node_added)
         self.addObserver(scene, scene.NodeRemovedEvent, self._node_removed)
         slicer.app.connect("aboutToQuit()", self.stop_jobs)
         self.take_parameters()
@@ -150,6 +151,12 @@ class ModulePanel(VTKObservationMixin):
         self.take_parameters()
         self.results.restore()
         self.update()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
+    def _node_added(self, caller: Any, event: Any, node: Any) -> None:
+        """Notice a result, which a script may have made; it is whole in the next turn of the event loop."""
+        if node is not None and node.IsA("vtkMRMLTextNode"):
+            qt.QTimer.singleShot(0, lambda: self.parameters is not None and self.results.update())
 
     @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
     def _node_removed(self, caller: Any, event: Any, node: Any) -> None:
