@@ -13,11 +13,10 @@ KILLED = (137, -9, 9)
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job ended without a result: what, and what to do. ``kind`` is that of the error event, or of its end."""
+    """Why a job ended without a result: what, and what to do."""
 
     message: str
     hint: str = ""
-    kind: str = "error"
 
     def text(self) -> str:
         """Return message and hint as one paragraph."""
@@ -30,9 +29,9 @@ def failure_of(exit_code: int, error: dict[str, Any] | None, last_lines: list[st
     if error is not None and error["kind"] == "cancelled":
         # not by this panel
         message = _("The background process was ended from outside ({reason})")
-        return Failure(message.format(reason=error["message"]), _("repeat it"), "killed")
+        return Failure(message.format(reason=error["message"]), _("repeat it"))
     if error is not None:
-        return Failure(str(error["message"]), str(error["hint"]), str(error["kind"]))
+        return Failure(str(error["message"]), str(error["hint"]))
     if exit_code in KILLED:
         return Failure(
             _(
@@ -40,20 +39,14 @@ def failure_of(exit_code: int, error: dict[str, Any] | None, last_lines: list[st
                 "out of memory"
             ).format(number=9),
             _("close other programs, or choose a smaller volume or preset, then repeat"),
-            "killed",
         )
     if any("No module named" in line for line in last_lines):
         missing = next(line for line in reversed(last_lines) if "No module named" in line)
-        return Failure(
-            missing.split("Error:")[-1].strip(),
-            _("install the Python packages in the Advanced section"),
-            "missing_package",
-        )
+        return Failure(missing.split("Error:")[-1].strip(), _("install the Python packages in the Advanced section"))
     if exit_code == 0:
-        return Failure(_("The background process exited without reporting success"), _("see the log"), "crashed")
+        return Failure(_("The background process exited without reporting success"), _("see the log"))
     last = last_lines[-1].strip() if last_lines else ""
     return Failure(
         _("The background process failed with exit code {code}").format(code=exit_code) + (f": {last}" if last else ""),
         _("this is a fault of MAESIL: use Copy diagnostics in the Advanced section and report it"),
-        "crashed",
     )

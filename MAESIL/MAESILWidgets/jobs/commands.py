@@ -72,17 +72,18 @@ def prepare_arguments(inputs: list[str], cache: Path) -> list[str]:
 
 
 def pretrain_arguments(cache: Path, options: TrainOptions) -> list[str]:
-    """Return the arguments of ``maesil`` that train."""
+    """Return the arguments of ``maesil`` that train; a resumed run keeps its configuration, but for the steps."""
     arguments = ["pretrain", "--data", str(cache), "--output", options.run_folder]
-    arguments += ["--preset", options.preset, "--steps", str(int(options.steps)), "--seed", str(int(options.seed))]
+    arguments += ["--steps", str(int(options.steps)), "--device", options.device]
+    if options.resume:
+        return [*arguments, "--resume"]
+    arguments += ["--preset", options.preset, "--seed", str(int(options.seed))]
     # the mixture is the configuration's own
-    masks = [] if options.mask == "mix" else ["--set", f'mask.strategies=["{options.mask}"]']
-    arguments += ["--device", options.device, *masks]
+    arguments += [] if options.mask == "mix" else ["--set", f'mask.strategies=["{options.mask}"]']
     # a panel is looked at: figures and pictures come sooner than a cluster wants them
     arguments += ["--set", "train.log_every=5", "--set", f"train.validate_every={max(10, options.steps // 10)}"]
     arguments += ["--set", f"train.checkpoint_every={max(10, min(500, options.steps // 4))}"]
-    arguments += ["--set", f"train.preview_at={min(10, options.steps)}"]
-    return [*arguments, "--resume"] if options.resume else arguments
+    return [*arguments, "--set", f"train.preview_at={min(10, options.steps)}"]
 
 
 def number(value: float) -> str:

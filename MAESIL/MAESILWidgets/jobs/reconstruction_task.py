@@ -125,7 +125,7 @@ class ReconstructionTask:
         try:
             self.job.start()
         except FileNotFoundError as error:
-            self._end(FAILED, Failure(str(error), "", "missing_package"))
+            self._end(FAILED, Failure(str(error)))
             return
         self._progress("start", 0.0)
 
@@ -156,7 +156,6 @@ class ReconstructionTask:
                 name=self.name, reason=reason
             ),
             _("load it again, then repeat"),
-            "input_lost",
         )
         if self.job.is_running:
             self.job.cancel()

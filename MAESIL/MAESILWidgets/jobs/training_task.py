@@ -6,7 +6,6 @@ folder alone. A stop leaves a state to resume from.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -22,8 +21,6 @@ from MAESILWidgets.messages import Failure
 from MAESILWidgets.scene.export import VolumeExport
 
 CACHE = "cache"
-SETTINGS = "slicer.json"
-"""What the panel asked for, so that a run can be resumed from its folder alone."""
 GRACE_MS = 4500
 
 
@@ -108,9 +105,7 @@ class TrainingTask:
             return
         node = slicer.mrmlScene.GetNodeByID(self.node_ids.pop(0))
         if node is None:
-            self._end(
-                FAILED, Failure(_("A volume to train on was deleted"), _("choose the volumes again"), "input_lost")
-            )
+            self._end(FAILED, Failure(_("A volume to train on was deleted"), _("choose the volumes again")))
             return
         path = self.exports / f"{len(self.node_ids):03d}" / f"{file_name(node.GetName())}.nrrd"
         self.export = VolumeExport(node, path, lambda share: None, self._on_exported)
@@ -147,9 +142,7 @@ class TrainingTask:
             grace_ms=GRACE_MS,
         )
         try:
-            if not self.options.resume and arguments[0] == "prepare":
-                self.run.mkdir(parents=True, exist_ok=True)
-                write_settings(self.run, self.options)
+            self.run.mkdir(parents=True, exist_ok=True)
             self.job.start()
         except OSError as error:
             from MAESILLib.runtime.files import explain_os_error
@@ -177,20 +170,6 @@ def is_resumable(run: Path) -> bool:
     from MAESILLib.training.run_folder import holds_state
 
     return holds_state(run) and (run / CACHE / INDEX).is_file()
-
-
-def write_settings(run: Path, options: TrainOptions) -> None:
-    """Keep what the panel asked for beside the run."""
-    kept = {"preset": options.preset, "steps": options.steps, "mask": options.mask, "seed": options.seed}
-    (run / SETTINGS).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-
-
-def read_settings(run: Path) -> dict[str, Any]:
-    """Return what the panel asked for when the run began; empty if it was not begun here."""
-    try:
-        return dict(json.loads((run / SETTINGS).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
 
 
 def file_name(name: str) -> str:

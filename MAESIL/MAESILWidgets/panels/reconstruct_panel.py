@@ -92,16 +92,9 @@ class ReconstructPanel:
     def options(self) -> ReconstructOptions:
         """Return what the panel asks for."""
         p = self.parameters
+        ratios = (p.planeRatio, p.axisRatio)
         return ReconstructOptions(
-            p.checkpoint,
-            p.mask,
-            p.planeRatio,
-            p.axisRatio,
-            p.coverage,
-            p.overlap,
-            int(p.seed),
-            p.device,
-            p.completion,
+            p.checkpoint, p.mask, *ratios, p.coverage, p.overlap, int(p.seed), p.device, p.completion
         )
 
     def apply(self, _checked: bool = False) -> None:

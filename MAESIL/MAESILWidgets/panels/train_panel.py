@@ -15,7 +15,7 @@ from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.commands import TrainOptions
 from MAESILWidgets.jobs.job import CANCELLED, FINISHED
 from MAESILWidgets.jobs.system import System
-from MAESILWidgets.jobs.training_task import TrainingTask, is_resumable, read_settings
+from MAESILWidgets.jobs.training_task import TrainingTask, is_resumable
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.panels.choices import DATA_SOURCES, PRESETS, TRAIN_MASKS, Choice, show_text
 from MAESILWidgets.scene import training_preview
@@ -131,18 +131,9 @@ class TrainPanel:
         return self._looked
 
     def options(self, resume: bool) -> TrainOptions:
-        """Return what the panel asks for; a resumed run keeps its own configuration, but for the steps."""
+        """Return what the panel asks for."""
         p = self.parameters
-        begun = read_settings(Path(p.runFolder)) if resume else {}
-        return TrainOptions(
-            run_folder=p.runFolder,
-            preset=begun.get("preset", p.preset),
-            steps=int(p.steps),
-            mask=begun.get("mask", p.trainMask),
-            device=p.device,
-            seed=int(begun.get("seed", p.seed)),
-            resume=resume,
-        )
+        return TrainOptions(p.runFolder, p.preset, int(p.steps), p.trainMask, p.device, int(p.seed), resume)
 
     def start(self, resume: bool = False) -> None:
         """Start or resume."""

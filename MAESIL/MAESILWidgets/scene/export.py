@@ -140,5 +140,4 @@ def _failure(error: OSError, path: Path) -> Failure:
     from MAESILLib.runtime.files import explain_os_error
 
     explained = explain_os_error(error, path, hint=_("choose another temporary folder in Slicer's settings"))
-    message, hint = getattr(explained, "message", str(error)), getattr(explained, "hint", _("see the log"))
-    return Failure(message, hint, getattr(explained, "kind", "error"))
+    return Failure(getattr(explained, "message", str(error)), getattr(explained, "hint", _("see the log")))
