@@ -21,6 +21,8 @@ from slicer.i18n import tr as _
 from MAESILWidgets.messages import Failure, failure_of
 
 FINISHED, FAILED, CANCELLED = "finished", "failed", "cancelled"
+TERMINATE_AFTER_MS = 700
+"""A worker that has not seen the stop file by then gets SIGTERM: it is importing, or in a long step."""
 
 
 def python_program() -> str:
@@ -71,7 +73,6 @@ class BackgroundJob:
         self._is_done = False
         self._out, self._err = b"", b""
         self._process: Any = None
-        self._killer: Any = None
 
     def command_line(self) -> list[str]:
         """Return program and arguments as they are started."""
@@ -102,9 +103,6 @@ class BackgroundJob:
         process.connect("readyReadStandardError()", self._read_err)
         process.connect("finished(int,QProcess::ExitStatus)", self._on_finished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
-        self._killer = qt.QTimer()
-        self._killer.setSingleShot(True)
-        self._killer.connect("timeout()", self.kill)
         # without this reference the process would be ended at once
         self._process = process
         self.is_running = True
@@ -115,11 +113,11 @@ class BackgroundJob:
         if not self.is_running or self.is_cancelling:
             return
         self.is_cancelling = True
-        # where the disk is full or gone, the signal does without
+        # where the disk is full or gone, the signals do without
         with suppress(OSError):
             self.stop_file.touch()
-        self._terminate()
-        self._killer.start(self.grace_ms)
+        qt.QTimer.singleShot(TERMINATE_AFTER_MS, self._terminate)
+        qt.QTimer.singleShot(self.grace_ms, self.kill)
 
     def kill(self) -> None:
         """End worker and launcher at once."""
@@ -136,8 +134,10 @@ class BackgroundJob:
         """
         if not self.is_running:
             return
-        self.cancel()
-        self._killer.stop()
+        self.is_cancelling = True
+        with suppress(OSError):
+            self.stop_file.touch()
+        self._terminate()
         self.on_event = self.on_log = self.on_end = lambda *_: None
 
     def wait(self, milliseconds: int) -> bool:
@@ -146,7 +146,7 @@ class BackgroundJob:
 
     def _terminate(self) -> None:
         # on Windows SIGTERM ends a process at once, so there only the stop file asks
-        if os.name != "nt":
+        if os.name != "nt" and self.is_running:
             self._signal(signal.SIGTERM)
 
     def _signal(self, number: int) -> None:
@@ -216,14 +216,12 @@ class BackgroundJob:
 
     def _end(self, state: str, failure: Failure | None) -> None:
         self.is_running = False
-        self._killer.stop()
         if state == CANCELLED:
             # the launcher may have gone before its child
             self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
         with suppress(OSError):
             self.stop_file.unlink()
         # a signal keeps what it is connected to alive, and with it this job and the panel behind it
-        for one in (self._process, self._killer):
-            one.deleteLater()
+        self._process.deleteLater()
         self._process = None
         self.on_end(state, failure)
