@@ -269,6 +269,9 @@ class TestViews:
         ready.ui.errorRangeSpinBox.value = 100
         assert (error.GetWindow(), error.GetLevel()) == (200, 0)
         assert list(error.GetColorNode().GetColorTransferFunction().GetRange()) == [-100, 100]
+        # a drag on the error map is undone: its legend has that range
+        error.SetWindowLevel(55, 12)
+        assert (error.GetWindow(), error.GetLevel()) == (200, 0)
         # another volume of ours must not change the range under the legend
         display.set_up(ct_node(name="another"), "error")
         assert list(error.GetColorNode().GetColorTransferFunction().GetRange()) == [-100, 100]

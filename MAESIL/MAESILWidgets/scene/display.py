@@ -95,7 +95,7 @@ def show_legend(result: Any, view_ids: list[str]) -> None:
 
 
 class SharedWindow:
-    """Keeps level and window of a result's grey volumes alike, whichever of them the user changes.
+    """Keeps level and window of a result's grey volumes alike, whichever of them the user drags, and the error's fixed.
 
     Args:
         on_change: called after a change.
@@ -113,6 +113,10 @@ class SharedWindow:
         nodes = [result.node(kind) for kind in GREY] if result is not None else []
         self._nodes = [n.GetDisplayNode() for n in nodes if n is not None and n.GetDisplayNode() is not None]
         self._observed = [(n, n.AddObserver(vtk.vtkCommand.ModifiedEvent, self._changed)) for n in self._nodes]
+        error = result.node("error") if result is not None else None
+        if error is not None and error.GetDisplayNode() is not None:
+            shown = error.GetDisplayNode()
+            self._observed.append((shown, shown.AddObserver(vtk.vtkCommand.ModifiedEvent, _keep_range)))
 
     def stop(self) -> None:
         """Stop watching."""
@@ -132,6 +136,15 @@ class SharedWindow:
         finally:
             self._busy = False
         self.on_change()
+
+
+def _keep_range(shown: Any, event: str) -> None:
+    """Undo a drag on the error map: its window is the range of its legend, unless the user gave it other colors."""
+    colours = shown.GetColorNode()
+    if colours is not None and colours.IsA(ERROR_COLOUR_NODE[0]):
+        _low, high = colours.GetColorTransferFunction().GetRange()
+        if (shown.GetWindow(), shown.GetLevel()) != (2 * high, 0):
+            shown.SetWindowLevel(2 * high, 0)
 
 
 def _error_colours() -> Any:
