@@ -182,6 +182,7 @@ class TestTraining:
         choose(panel.ui.trainMaskSelector, "mix")
         assert not panel.ui.trainButton.enabled
         panel.ui.resumeTrainButton.click()
+        assert panel.ui.trainProgressBar.value >= 1000 * 5 // 16
         wait_until_done(host, panel)
         assert [row[0] for row in panel.train.plots.rows["training"]] == [1, 5, 10, 15, 16]
         expected, found = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
@@ -233,7 +234,16 @@ class TestEnds:
         assert steps_done(panel) == 21
 
     def test_stopped_while_it_prepares(self, host: Any, panel: Any, cts: Path, tmp_path: Path) -> None:
+        """The views show nothing of an earlier training meanwhile."""
+        panel.ui.runFolderSelector.currentPath = str(tmp_path / "earlier")
+        (tmp_path / "earlier" / "previews").mkdir(parents=True)
+        arrays = {kind: np.zeros((8, 8, 8), np.int16) for kind in ("masked", "reconstruction", "error")}
+        np.savez(tmp_path / "earlier" / "previews" / "latest.npz", **arrays, spacing_mm=np.float64(1.5))
+        panel.ui.curvesButton.click()
+        composite = slicer.app.layoutManager().sliceWidget("MAESIL-Error-Axial").sliceLogic().GetSliceCompositeNode()
+        assert composite.GetBackgroundVolumeID()
         start(panel, cts, tmp_path / "run", 1)
+        assert not composite.GetBackgroundVolumeID()
         wait_for_worker(host, lambda: panel.train.task)
         panel.ui.stopTrainButton.click()
         wait_for_end(host, panel.train, 20)

@@ -176,9 +176,12 @@ class TrainPanel:
 
         self.views.switch(TRAINING_LAYOUT_ID)
         self.plots.show()
-        latest = Path(self.parameters.runFolder or "?") / PREVIEW_VOLUME
+        latest = Path(self._run if self.task is not None else self.parameters.runFolder or "?") / PREVIEW_VOLUME
         if latest.is_file():
             self._show_preview(latest)
+        else:
+            # what an earlier training left there
+            self.views.fill(dict.fromkeys(training_preview.KINDS), ("Axial",))
 
     def stop(self) -> None:
         """Let the worker save its state and end: Slicer or the module is closing."""
@@ -195,7 +198,9 @@ class TrainPanel:
         return list(self.ui.sceneVolumesSelector.checkedNodes())
 
     def _on_stage(self, stage: str) -> None:
-        self.ui.trainProgressBar.value = 0
+        # a resumed training has steps behind it
+        rows = self.plots.rows["training"] if stage == "pretrain" else []
+        self.ui.trainProgressBar.value = int(1000 * rows[-1][0] / self._steps) if rows else 0
         self.ui.trainProgressBar.setFormat(f"{STAGES[stage]} (%p%)")
 
     def _on_event(self, event: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ def _node(kind: str, array: np.ndarray, spacing: float) -> Any:
     node = next((volume for volume in volumes if volume.GetAttribute("MAESIL.Preview") == kind), None)
     is_new = node is None
     if is_new:
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"MAESIL preview {kind}")
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{kind} MAESIL preview")
         node.SetAttribute("MAESIL.Preview", kind)
         # the array is in LPS order (D superior, H posterior, W left): RAS needs the first two axes turned round
         node.SetIJKToRASDirections(-1, 0, 0, 0, -1, 0, 0, 0, 1)
