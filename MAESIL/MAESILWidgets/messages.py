@@ -24,6 +24,11 @@ class Failure:
         return f"{message} {self.hint[0].upper()}{self.hint[1:].rstrip('.')}." if self.hint else message
 
 
+def explain(error: Any) -> str:
+    """Return message and hint of an error of MAESILLib in sentences."""
+    return Failure(error.message, error.hint).text()
+
+
 def failure_of(exit_code: int, error: dict[str, Any] | None, last_lines: list[str]) -> Failure:
     """Return why a worker failed, from its exit code, its error event and the last lines it printed."""
     if error is not None and error["kind"] == "cancelled":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ class TestInput:
         panel.enter()
         assert panel.ui.inputSelector.currentNode() is node
 
+    def test_it_fits_slicer_s_dock(self, panel: Any) -> None:
+        for section in (panel.ui.trainSection, panel.ui.advancedSection):
+            section.collapsed = False
+        assert slicer.modules.maesil.widgetRepresentation().minimumSizeHint.width() <= 390
+
     def test_a_ct_is_described(self, ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         free = {"bytes": 2**40}
         monkeypatch.setattr("MAESILLib.runtime.system.machine_memory", lambda: (2**40, free["bytes"]))
@@ -97,7 +103,11 @@ class TestInput:
         ):
             is_array = isinstance(volume, np.ndarray)
             panel.parameters.inputVolume = slicer.util.addVolumeFromArray(volume) if is_array else volume
-            assert word in panel.ui.volumeWarningLabel.text
+            text = panel.ui.volumeWarningLabel.text
+            assert word in text
+            # said once, in sentences
+            assert panel.ui.hintLabel.text == ""
+            assert not re.search(r"\. [a-z]", text), text
             assert not panel.ui.applyButton.enabled
             assert word in panel.ui.applyButton.toolTip
 
@@ -191,6 +201,8 @@ class TestReconstruct:
                 assert np.asarray(host.view_pixels(f"MAESIL-{row}-{column}")).std() > 3, f"{row} {column} is empty"
                 assert f"B: {kind[:5]}" in host.corner_text(f"MAESIL-{row}-{column}")
         assert result.node("input") is node
+        # results are no inputs
+        assert (ready.ui.inputSelector.nodeCount(), ready.ui.sceneVolumesSelector.nodeCount()) == (1, 1)
         assert ready.ui.metricsTable.rowCount > 5
         assert ready.ui.inputSelector.currentNode() is node
         assert not list(ready.temporary.iterdir())
@@ -231,9 +243,14 @@ class TestReconstruct:
 
     def test_a_result_is_removed_whole(self, host: Any, ready: Any) -> None:
         choose(ready.ui.coverageSelector, "complete")
+        ready.ui.overlapSlider.value = 0.25
+        share = ready.ui.hiddenShareLabel.text.split()[0]
         before = scene_state()
         apply_and_wait(host, ready)
         assert result_of(ready).metrics["psnr_complete_db"] > 0
+        rows = dict(result_of(ready).rows())
+        assert rows["Hidden patches"] == f"{share}%"
+        assert "overlap" in rows["PSNR of harmonic fill"]
         ready.ui.outlinesCheckBox.click()
         host.click_in_slice("MAESIL-Masked-Axial", 60, 60)
         ready.ui.removeResultButton.click()

@@ -12,7 +12,7 @@ from .io_manager import qSlicerCoreIOManager
 from .layout_manager import qSlicerLayoutManager
 from .module_factory import qSlicerModuleManager
 
-PANEL_WIDTH = 500
+PANEL_WIDTH = 410
 
 
 class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801

@@ -81,6 +81,15 @@ class qMRMLWidget(SceneFollower, QtWidgets.QWidget):  # noqa: N801
     _signal_aliases = SCENE_SIGNAL
 
 
+class qMRMLSortFilterProxyModel(Stored, QtCore.QObject):  # noqa: N801
+    """Nodes that a selector leaves out."""
+
+    hiddenNodeIDs = stored("QStringList", "hiddenNodeIDs", [])
+
+    def _property_changed(self, name: str) -> None:
+        self.parent()._refresh()
+
+
 @register
 @with_setters
 class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
@@ -107,6 +116,7 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
         self._ids: list[str] = []
         self._watched: dict[Any, int] = {}
         super().__init__(parent)
+        self._model = qMRMLSortFilterProxyModel(self)
         self._box = QtWidgets.QComboBox()
         row = QtWidgets.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
@@ -125,8 +135,11 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
     def _property_changed(self, name: str) -> None:
         self._refresh()
 
+    def sortFilterProxyModel(self) -> qMRMLSortFilterProxyModel:
+        return self._model
+
     def _shows(self, node: Any) -> bool:
-        if node.GetHideFromEditors() and not self.showHidden:
+        if (node.GetHideFromEditors() and not self.showHidden) or node.GetID() in self._model.hiddenNodeIDs:
             return False
         if self.showChildNodeTypes:
             return any(node.IsA(kind) for kind in self.nodeTypes)
@@ -205,4 +218,4 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):  # noqa: N801
         self.checkedNodesChanged.emit()
 
 
-ALL = (qMRMLWidget, qMRMLNodeComboBox, qMRMLCheckableNodeComboBox)
+ALL = (qMRMLWidget, qMRMLSortFilterProxyModel, qMRMLNodeComboBox, qMRMLCheckableNodeComboBox)

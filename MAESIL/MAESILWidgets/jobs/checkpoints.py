@@ -9,6 +9,8 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from MAESILWidgets.messages import explain
+
 SETTING = "MAESIL/Checkpoints"
 MOST = 20
 
@@ -55,7 +57,9 @@ def describe(path: str) -> Checkpoint:
         file = Path(path) if path else embedded_checkpoint()
         info = read_info(file)
         weights = sum(parameter_counts(file).values()) / 1e6
-    except (InputError, OSError) as error:
+    except InputError as error:
+        return Checkpoint(path, "", problem=explain(error))
+    except OSError as error:
         return Checkpoint(path, "", problem=str(error))
     training = info.training
     data = training.get("data") or {}

@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from MAESILWidgets.jobs import checkpoints
 from MAESILWidgets.panels.choices import Choice, show_text
+from MAESILWidgets.scene.display import is_ours
 from MAESILWidgets.scene.volume_info import VolumeInfo, describe
 
 
@@ -44,7 +45,11 @@ class InputPanel:
             self.list_checkpoints()
         self._read_checkpoint()
         node = self.parameters.inputVolume
-        self._describe(node)
+        self._describe(node, self.parameters.overlap)
+        ours = [volume.GetID() for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if is_ours(volume)]
+        for selector in (self.ui.inputSelector, self.ui.sceneVolumesSelector):
+            if list(selector.sortFilterProxyModel().hiddenNodeIDs) != ours:
+                selector.sortFilterProxyModel().hiddenNodeIDs = ours
         show_text(self.ui.volumeInfoLabel, self.volume.line)
         show_text(self.ui.checkpointInfoLabel, self.checkpoint.line)
         problems = [t for t in (self.volume.refusal, self.checkpoint.problem, *self.volume.warnings) if t]
@@ -104,12 +109,13 @@ class InputPanel:
             self.checkpoint = checkpoints.describe(path)
             self._checkpoint_read = stamp
 
-    def _describe(self, node: Any) -> None:
+    def _describe(self, node: Any, overlap: float) -> None:
         if node is None:
             self.volume, self._described = VolumeInfo(""), ()
             return
         image = node.GetImageData()
-        stamp = (node.GetID(), node.GetName(), node.GetMTime(), image.GetMTime() if image else 0, self._checkpoint_read)
+        changed = (node.GetMTime(), image.GetMTime() if image else 0)
+        stamp = (node.GetID(), node.GetName(), changed, self._checkpoint_read, overlap)
         if stamp != self._described:
-            self.volume = describe(node, self.checkpoint.info)
+            self.volume = describe(node, self.checkpoint.info, overlap)
             self._described = stamp

@@ -18,6 +18,7 @@ from MAESILWidgets.panels.reconstruct_panel import ReconstructPanel
 from MAESILWidgets.panels.result_panel import ResultPanel
 from MAESILWidgets.panels.train_panel import TrainPanel
 from MAESILWidgets.scene import layout
+from MAESILWidgets.scene.display import is_ours
 
 ICONS = {
     "applyButton": "Run",
@@ -171,7 +172,6 @@ class ModulePanel(VTKObservationMixin):
 def first_volume() -> Any:
     """Return the first scalar volume of the scene that is not a result of ours, or None."""
     for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-        is_ours = node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview")
-        if not is_ours and not node.IsA("vtkMRMLLabelMapVolumeNode") and not node.GetHideFromEditors():
+        if not is_ours(node) and not node.IsA("vtkMRMLLabelMapVolumeNode") and not node.GetHideFromEditors():
             return node
     return None

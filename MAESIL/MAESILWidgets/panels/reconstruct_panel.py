@@ -73,7 +73,10 @@ class ReconstructPanel:
         share = mask_ratio(self.input.volume.grids, parameters.mask, parameters.planeRatio, parameters.axisRatio)
         self.ui.hiddenShareLabel.text = _("{share:.1f} % of the patches").format(share=100 * share)
         problem = self.problem(share)
-        show_text(self.ui.hintLabel, problem or memory_warning(self.input.volume, parameters.coverage))
+        hint = problem or memory_warning(self.input.volume, parameters.coverage)
+        # what is wrong with volume or checkpoint is said there
+        told = (self.input.volume.refusal, self.input.checkpoint.problem)
+        show_text(self.ui.hintLabel, "" if hint in told else hint)
         self.ui.applyButton.enabled = not problem and self.task is None
         self.ui.applyButton.toolTip = problem or _("Reconstruct the selected volume.")
         self.ui.cancelButton.enabled = self.task is not None

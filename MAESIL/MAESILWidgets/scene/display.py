@@ -26,6 +26,11 @@ MASK_COLOUR_NODE = ("vtkMRMLColorTableNode", "MAESIL hidden patches")
 MASK_COLOUR = (0.25, 0.45, 0.75)
 
 
+def is_ours(node: Any) -> bool:
+    """Say whether a volume is part of a result, or a training's preview."""
+    return bool(node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview"))
+
+
 def set_up(node: Any, kind: str) -> None:
     """Give a new volume of a result its display node: the wide window, or the error's or the mask's colours."""
     if kind == "mask":
@@ -173,7 +178,7 @@ def _diverging(hu: float) -> Any:
 def remove_unused_colours() -> None:
     """Remove our colours if no volume of ours is left."""
     volumes = slicer.util.getNodesByClass("vtkMRMLVolumeNode")
-    if any(node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview") for node in volumes):
+    if any(is_ours(node) for node in volumes):
         return
     for class_and_name in (ERROR_COLOUR_NODE, MASK_COLOUR_NODE):
         node = slicer.util.getFirstNodeByClassByName(*class_and_name)

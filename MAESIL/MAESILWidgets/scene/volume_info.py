@@ -9,6 +9,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from MAESILWidgets.messages import explain
 from MAESILWidgets.scene.export import ijk_to_lps
 
 
@@ -33,11 +34,12 @@ class VolumeInfo:
     grids: tuple[tuple[int, int, int], ...] = ()
 
 
-def describe(node: Any, checkpoint: Any) -> VolumeInfo:
+def describe(node: Any, checkpoint: Any, overlap: float = 0.0) -> VolumeInfo:
     """Describe a volume node.
 
     Args:
         checkpoint: the CheckpointInfo that is to reconstruct it, or None if that cannot be read.
+        overlap: of the superpatches.
     """
     from MAESILLib.ct.check import check_grid
     from MAESILLib.ct.geometry import Geometry
@@ -65,17 +67,15 @@ def describe(node: Any, checkpoint: Any) -> VolumeInfo:
     try:
         check_grid(array.shape[::-1], tuple(float(s) for s in spacing), direction, name)
     except InputError as error:
-        refusal = str(error)
+        refusal = explain(error)
     if refusal:
         return VolumeInfo(line, refusal=refusal)
-    if node.GetAttribute("MAESIL.Kind") or node.GetAttribute("MAESIL.Preview"):
-        warnings = (_("{name} is a MAESIL result, not a CT").format(name=name), *warnings)
     if checkpoint is None:
         return VolumeInfo(line, warnings)
     depth, height, width = array.shape
     geometry = Geometry((depth, height, width), tuple(spacing[::-1]), tuple(matrix[:3, 3]), direction)
     shape = model_grid(geometry, checkpoint.preprocessing.spacing_mm).geometry.size_dhw
-    boxes = partition(shape, checkpoint.model.superpatch_size, checkpoint.model.patch_size)
+    boxes = partition(shape, checkpoint.model.superpatch_size, checkpoint.model.patch_size, overlap)
     grids = tuple(token_grid(box.size, checkpoint.model.patch_size) for box in boxes)
     counted = _("1 superpatch") if len(boxes) == 1 else _("{n} superpatches").format(n=len(boxes))
     return VolumeInfo(
@@ -112,6 +112,6 @@ def _look(node: Any, array: np.ndarray, name: str) -> tuple[float, float, tuple[
         try:
             warnings = check_values(array, name)
         except InputError as error:
-            refusal = str(error)
+            refusal = explain(error)
         _looked[:] = stamp, (float(array.min()), float(array.max()), warnings, refusal)
     return _looked[1]
