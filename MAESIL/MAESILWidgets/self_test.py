@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from MAESILWidgets.jobs.packages import packages
+from MAESILWidgets.jobs.packages import REQUIRED, packages
 from MAESILWidgets.scene.export import ijk_to_lps
 from MAESILWidgets.scene.results_scene import VOLUMES
 
@@ -22,7 +22,7 @@ def run(test: Any, logic: Any) -> None:
     """
     test.setUp()
     what_is_no_ct_is_refused(test, logic)
-    missing = [package.name for package in packages() if not package.is_fine]
+    missing = [package.name for package in packages(REQUIRED) if not package.is_fine]
     if missing:
         # Slicer has torch only when a user installed it
         test.delayDisplay(f"Reconstruction not tested: {', '.join(missing)} not installed")

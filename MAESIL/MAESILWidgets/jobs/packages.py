@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import io
 import re
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -25,9 +28,13 @@ REQUIRED = {
     "SimpleITK": "2.3",
 }
 """Packages and their lowest versions."""
+FOR_NIFTI = {"nibabel": "5.0"}
+"""Likewise, to train from a folder with NIfTI files; a volume of the scene needs none."""
 SLICERS_OWN = ("numpy", "scipy", "SimpleITK")
 UNDESCRIBED = "of Slicer"
 """Stands for the version of a package of Slicer's own that does not say which it is."""
+LAST_LINES = 6
+"""Of pip, shown where it failed."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,18 @@ class Package:
         return bool(self.installed) and _numbers(self.installed) >= _numbers(self.needed)
 
 
-def packages() -> list[Package]:
+def packages(needed: dict[str, str]) -> list[Package]:
     """Return what is needed and what is installed; nothing is imported."""
-    return [Package(name, needed, _version(name)) for name, needed in REQUIRED.items()]
+    return [Package(name, version, _version(name)) for name, version in needed.items()]
+
+
+def obstacle(package: Package) -> str:
+    """Return why a package cannot be installed from here, and what to do; empty if it can."""
+    if package.name in SLICERS_OWN:
+        return _("belongs to Slicer and is never replaced: update Slicer")
+    if package.name == "torch" and _torch_utils() is None:
+        return _("needs the PyTorch extension: install it from the Extensions Manager and restart Slicer")
+    return ""
 
 
 def install_text(wanted: list[Package]) -> str:
@@ -56,74 +72,101 @@ def install_text(wanted: list[Package]) -> str:
     lines = [_("MAESIL needs these Python packages in Slicer:"), ""]
     for package in wanted:
         found = _("not installed") if not package.installed else _("installed: {v}").format(v=package.installed)
-        lines.append(f"  {package.name} >= {package.needed}  ({found})")
+        lines.append(f"  {package.name} >= {package.needed}  ({'; '.join(filter(None, (found, obstacle(package))))})")
     lines.append("")
-    if any(package.name == "torch" for package in wanted):
+    able = [package.name for package in wanted if not obstacle(package)]
+    if "torch" in able:
         lines.append(_("The PyTorch extension installs torch, and with it torchvision and light-the-torch."))
         lines.append(_("That takes 200 MB to 3 GB and some minutes; Slicer does not respond until it is done."))
         lines.append(_("Restart Slicer afterwards."))
-    lines.append(_("Install now?"))
+    if able:
+        lines.append(_("Install {names} now?").format(names=", ".join(able)))
     return "\n".join(lines)
 
 
-def install(wanted: list[Package]) -> list[str]:
-    """Install packages; it blocks.
+class Installation:
+    """Installs packages one after another; pip runs in the background where Slicer can do that, torch blocks.
 
-    Returns:
-        for each package that failed: its name, the reason, and the command that repeats it.
+    Args:
+        on_log: called with each line of pip.
+        on_end: called once with, for each package that failed: its name, the reason, and what repeats it.
     """
-    failed = []
-    for package in wanted:
+
+    def __init__(
+        self, wanted: list[Package], on_log: Callable[[str], None], on_end: Callable[[list[str]], None]
+    ) -> None:
+        self.waiting, self.on_log, self.on_end = list(wanted), on_log, on_end
+        self.failed: list[str] = []
+        self.lines: list[str] = []
+
+    def install_next(self) -> None:
+        """Install the next package, or end."""
+        if not self.waiting:
+            self.on_end(self.failed)
+            return
+        self.lines = []
+        package = self.waiting[0]
         requirement = f"{package.name}>={package.needed}"
+        output = io.StringIO()
         try:
-            if package.name in SLICERS_OWN:
-                raise RuntimeError(_("it belongs to Slicer and is never replaced; update Slicer"))
-            if package.name == "torch":
-                _install_torch(package.needed)
-            else:
-                _pip(requirement)
-            if not Package(package.name, package.needed, _version(package.name)).is_fine:
-                raise RuntimeError(_("the installation did not provide it"))
-        except Exception as error:
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            failed.append(f"{package.name}: {reason.rstrip('.')}. {_to_repeat(package.name, requirement)}")
-    return failed
+            pip_install = _background_pip() if package.name != "torch" else None
+            if pip_install is not None:
+                pip_install(requirement, blocking=False, logCallback=self._log, completedCallback=self._ended)
+                return
+            with redirect_stdout(output):
+                _install_torch(package.needed) if package.name == "torch" else slicer.util.pip_install(requirement)
+            error = ""
+        except Exception as exception:
+            error = str(exception).strip() or type(exception).__name__
+        for line in output.getvalue().splitlines():
+            self._log(line)
+        self._ended(error)
+
+    def _log(self, line: str) -> None:
+        self.lines.append(line)
+        self.on_log(line)
+
+    def _ended(self, error: Any) -> None:
+        """Take the end of one: an error's text, or pip's exit code."""
+        package = self.waiting.pop(0)
+        if not error and not Package(package.name, package.needed, _version(package.name)).is_fine:
+            error = _("the installation did not provide it")
+        if error:
+            reason = "\n".join(self.lines[-LAST_LINES:]) or f"{error}"
+            self.failed.append(f"{package.name}: {reason}\n{_to_repeat(package)}")
+        self.install_next()
 
 
-def _pip(requirement: str) -> None:
+def _background_pip() -> Any:
+    """Return Slicer's function that runs pip in the background; None before Slicer 5.12, and under test."""
     try:
-        from slicer.packaging import pip_ensure
+        from slicer.packaging import pip_install
     except ImportError:
-        # before Slicer 5.12
-        slicer.util.pip_install(requirement)
-        return
-    from packaging.requirements import Requirement
-
-    # what is installed was shown and agreed to already; the name of that option has changed
-    known = inspect.signature(pip_ensure).parameters
-    quiet = {name: False for name in ("prompt_install", "prompt", "skip_in_testing") if name in known}
-    pip_ensure([Requirement(requirement)], requester="MAESIL", **quiet)
+        return None
+    can = "completedCallback" in inspect.signature(pip_install).parameters and not slicer.app.testingEnabled()
+    return pip_install if can else None
 
 
-def _to_repeat(name: str, requirement: str) -> str:
-    if name in SLICERS_OWN:
-        return _("A newer Slicer has it")
-    if name == "torch":
+def _to_repeat(package: Package) -> str:
+    if package.name == "torch":
         return _("To repeat: open the PyTorch Utils module and install it there")
     # double quotes, because Windows knows no others
-    return _("To repeat: {command}").format(command=f'PythonSlicer -m pip install "{requirement}"')
+    command = f'PythonSlicer -m pip install "{package.name}>={package.needed}"'
+    return _("To repeat: {command}").format(command=command)
 
 
-def _install_torch(needed: str) -> None:
+def _torch_utils() -> Any:
     try:
         import PyTorchUtils
     except ImportError:
-        raise RuntimeError(
-            _("the PyTorch extension is missing; install it from the Extensions Manager and restart Slicer")
-        ) from None
-    logic: Any = PyTorchUtils.PyTorchUtilsLogic()
+        return None
+    return PyTorchUtils
+
+
+def _install_torch(needed: str) -> None:
+    logic = _torch_utils().PyTorchUtilsLogic()
     if logic.installTorch(askConfirmation=False, torchVersionRequirement=f">={needed}") is None:
-        raise RuntimeError(_("PyTorch could not be installed; see the Python console"))
+        raise RuntimeError(_("PyTorch could not be installed"))
 
 
 def _version(name: str) -> str:

@@ -29,6 +29,7 @@ class System:
         self.on_change = on_change
         self.details: dict[str, Any] = {}
         self.job: BackgroundJob | None = None
+        self.reads_nifti = False
         self._packages: list[packages.Package] | None = None
         self._ask_again = False
         self.failure: Failure | None = None
@@ -36,12 +37,22 @@ class System:
     def packages(self) -> list[packages.Package]:
         """Return the packages needed, with what is installed."""
         if self._packages is None:
-            self._packages = packages.packages()
+            extra = packages.FOR_NIFTI if self.reads_nifti else {}
+            self._packages = packages.packages({**packages.REQUIRED, **extra})
         return self._packages
 
-    def missing(self) -> list[packages.Package]:
+    def wanted(self) -> list[packages.Package]:
         """Return the packages that are missing or too old."""
         return [package for package in self.packages() if not package.is_fine]
+
+    def missing(self) -> list[packages.Package]:
+        """Return those without which nothing works."""
+        return [package for package in self.wanted() if package.name in packages.REQUIRED]
+
+    def look_for_nifti(self, reads_nifti: bool) -> None:
+        """Say whether NIfTI files are to be read, which needs a package more."""
+        if reads_nifti != self.reads_nifti:
+            self.reads_nifti, self._packages = reads_nifti, None
 
     def problems(self) -> list[str]:
         """Return what is there but does not work, as a package that was installed half-way."""
@@ -53,10 +64,8 @@ class System:
     def refresh(self) -> None:
         """Look again at packages and devices; the devices come later."""
         self._packages = None
-        if self.job is not None:
-            self._ask_again = True
-            return
-        if self.missing():
+        self._ask_again = self.job is not None
+        if self._ask_again or self.missing():
             self.on_change()
             return
         stop_file = Path(tempfile.gettempdir()) / f"maesil-info-{id(self)}-{os.getpid()}.stop"

@@ -26,6 +26,7 @@ class AdvancedPanel:
 
     def __init__(self, ui: Any, system: System, last_arguments: Callable[[], list[str]]) -> None:
         self.ui, self.system, self.last_arguments = ui, system, last_arguments
+        self.installation: Any = None
         ui.installButton.connect("clicked(bool)", lambda _checked: self.install())
         ui.copyCommandButton.connect("clicked(bool)", lambda _checked: _copy(self.command()))
         ui.copyDiagnosticsButton.connect("clicked(bool)", lambda _checked: _copy(self.diagnostics()))
@@ -39,7 +40,7 @@ class AdvancedPanel:
             lines.append(f"{mark}{package.name} {found}" + ("" if package.is_fine else f" (>= {package.needed})"))
         text = _("Python packages: {list}").format(list=", ".join(lines))
         self.ui.packagesLabel.text = "\n".join([text, *(f"⚠ {problem}" for problem in self.system.problems())])
-        self.ui.installButton.enabled = bool(self.system.missing())
+        self.ui.installButton.enabled = bool(self.system.wanted()) and self.installation is None
         self.ui.copyCommandButton.enabled = bool(self.last_arguments())
 
     def log(self, line: str) -> None:
@@ -49,14 +50,21 @@ class AdvancedPanel:
 
     def install(self) -> None:
         """Show what is missing; install it if the user agrees."""
-        wanted = self.system.missing()
-        if not wanted or not slicer.util.confirmOkCancelDisplay(packages.install_text(wanted), _("MAESIL")):
-            return
-        with slicer.util.WaitCursor():
-            failed = packages.install(wanted)
+        wanted = self.system.wanted()
+        able = [package for package in wanted if not packages.obstacle(package)]
+        if not able:
+            slicer.util.infoDisplay(packages.install_text(wanted), _("MAESIL"))
+        elif slicer.util.confirmOkCancelDisplay(packages.install_text(wanted), _("MAESIL")):
+            self.installation = packages.Installation(able, self.log, self._installed)
+            self.ui.installButton.enabled = False
+            with slicer.util.WaitCursor():
+                self.installation.install_next()
+
+    def _installed(self, failed: list[str]) -> None:
+        self.installation = None
+        self.system.refresh()
         if failed:
             slicer.util.errorDisplay(_("Not everything was installed.") + "\n\n" + "\n\n".join(failed))
-        self.system.refresh()
 
     def command(self) -> str:
         """Return the last command as for a terminal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from MAESILWidgets.scene import training_preview
 from MAESILWidgets.scene.layout import TRAINING_LAYOUT_ID, Views
 from MAESILWidgets.scene.training_plots import TrainingPlots
 
+NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
+MOST_NAMES = 2000
 STAGES = {"export": _("Writing the volumes"), "prepare": _("Preparing the data"), "pretrain": _("Training")}
 
 
@@ -31,6 +34,7 @@ class Folders:
 
     chosen: tuple[str, str]
     has_data: bool
+    has_nifti: bool
     is_resumable: bool
 
 
@@ -86,6 +90,7 @@ class TrainPanel:
         ):
             for widget in widgets:
                 widget.setVisible(is_shown)
+        self.system.look_for_nifti(p.dataSource == "folder" and self._folders().has_nifti)
         is_running = self.task is not None
         problem, no_resume = self.problem(), self.resume_problem()
         ui.trainButton.enabled = not is_running and not problem
@@ -98,8 +103,9 @@ class TrainPanel:
     def problem(self) -> str:
         """Return why Start is disabled; empty if it is not."""
         p = self.parameters
-        if self.system.missing():
-            return _("Install the Python packages in the Advanced section")
+        if self.system.wanted():
+            names = ", ".join(package.name for package in self.system.wanted())
+            return _("Install the Python packages in the Advanced section: {names}").format(names=names)
         if p.dataSource == "folder" and not self._folders().has_data:
             return _("Choose the folder of CTs to learn from")
         if p.dataSource == "scene" and not self._scene_nodes():
@@ -127,7 +133,11 @@ class TrainPanel:
         chosen = (self.parameters.dataFolder, self.parameters.runFolder)
         if self._looked is None or self._looked.chosen != chosen:
             data, run = (Path(folder) if folder else None for folder in chosen)
-            self._looked = Folders(chosen, data is not None and data.is_dir(), run is not None and is_resumable(run))
+            # a name among so many tells: a large tree would hold Slicer up
+            names = itertools.islice(data.rglob("*"), MOST_NAMES) if data is not None else ()
+            has_nifti = any(path.name.lower().endswith(NIFTI) for path in names)
+            resumable = run is not None and is_resumable(run)
+            self._looked = Folders(chosen, data is not None and data.is_dir(), has_nifti, resumable)
         return self._looked
 
     def options(self, resume: bool) -> TrainOptions:
