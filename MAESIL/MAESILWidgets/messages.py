@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -27,6 +28,14 @@ class Failure:
 def explain(error: Any) -> str:
     """Return message and hint of an error of MAESILLib in sentences."""
     return Failure(error.message, error.hint).text()
+
+
+def os_failure(error: OSError, path: Path, hint: str) -> Failure:
+    """Return why a file or folder could not be written."""
+    from MAESILLib.runtime.files import explain_os_error
+
+    explained = explain_os_error(error, path, hint=hint)
+    return Failure(getattr(explained, "message", str(error)), getattr(explained, "hint", _("see the log")))
 
 
 def failure_of(exit_code: int, error: dict[str, Any] | None, last_lines: list[str]) -> Failure:

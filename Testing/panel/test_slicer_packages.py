@@ -199,7 +199,7 @@ class TestInstall:
         assert "nibabel" in panel.ui.trainButton.toolTip
         module = types.ModuleType("slicer.packaging")
 
-        def pip_install(requirements: str, blocking: bool, logCallback: Any, completedCallback: Any) -> None:  # noqa: N803
+        def pip_install(requirements: str, blocking: bool, logCallback: Any, completedCallback: Any) -> None:
             def end() -> None:
                 logCallback(f"Collecting {requirements}")
                 installer.missing.clear()

@@ -50,6 +50,11 @@ def legend_views(result: Any) -> set[str]:
     return {legend.GetNthViewNodeID(n) for n in range(legend.GetNumberOfViewNodeIDs())}
 
 
+def click_middle(host: Any, name: str) -> None:
+    view = slicer.app.layoutManager().sliceWidget(name).sliceView()
+    host.click_in_slice(name, view.width // 2, view.height // 2)
+
+
 def voxels(node: Any) -> np.ndarray:
     return slicer.util.arrayFromVolume(node).astype(int)
 
@@ -175,7 +180,7 @@ class TestReconstruct:
     def test_nothing_hidden_gives_no_masked_metrics(self, host: Any, ready: Any) -> None:
         choose(ready.ui.maskSelector, "none")
         apply_and_wait(host, ready)
-        host.click_in_slice("MAESIL-Reconstruction-Axial", 60, 60)
+        click_middle(host, "MAESIL-Reconstruction-Axial")
         for box in result_of(ready).metrics["superpatches"]:
             assert "psnr_masked_db" not in box
             assert box["psnr_autoencoding_db"] > 0
@@ -252,7 +257,7 @@ class TestReconstruct:
         assert rows["Hidden patches"] == f"{share}%"
         assert "overlap" in rows["PSNR of harmonic fill"]
         ready.ui.outlinesCheckBox.click()
-        host.click_in_slice("MAESIL-Masked-Axial", 60, 60)
+        click_middle(host, "MAESIL-Masked-Axial")
         ready.ui.removeResultButton.click()
         assert scene_state() == before
         assert ready.ui.resultSelector.count == 0
@@ -407,7 +412,7 @@ class TestScene:
         assert legend_views(result) == {ready.views.slice_node("Error", "Axial").GetID()}
         colors = result.node("error").GetDisplayNode().GetColorNode()
         assert list(colors.GetColorTransferFunction().GetRange()) == [-150, 150]
-        host.click_in_slice("MAESIL-Masked-Axial", 60, 60)
+        click_middle(host, "MAESIL-Masked-Axial")
         assert "Superpatch" in ready.ui.superpatchLabel.text
 
     def test_what_is_deleted(self, host: Any, ready: Any) -> None:

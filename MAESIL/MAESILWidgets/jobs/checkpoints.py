@@ -19,7 +19,6 @@ MOST = 20
 class Checkpoint:
     """A checkpoint as the panel tells it; ``problem`` says why it cannot be used, ``info`` is None then."""
 
-    path: str
     line: str
     info: Any = None
     problem: str = ""
@@ -58,9 +57,9 @@ def describe(path: str) -> Checkpoint:
         info = read_info(file)
         weights = sum(parameter_counts(file).values()) / 1e6
     except InputError as error:
-        return Checkpoint(path, "", problem=explain(error))
+        return Checkpoint("", problem=explain(error))
     except OSError as error:
-        return Checkpoint(path, "", problem=str(error))
+        return Checkpoint("", problem=str(error))
     training = info.training
     data = training.get("data") or {}
     parts = [f"{training.get('preset', '?')}, {weights:.1f} M " + _("weights")]
@@ -71,4 +70,4 @@ def describe(path: str) -> Checkpoint:
         parts.append(_("{n} CTs").format(n=count))
     size = " x ".join(str(n) for n in info.model.superpatch_size)
     parts.append(_("superpatch {size} at {spacing:g} mm").format(size=size, spacing=info.preprocessing.spacing_mm))
-    return Checkpoint(path, ", ".join(parts), info)
+    return Checkpoint(", ".join(parts), info)

@@ -16,7 +16,9 @@ from typing import Any
 
 import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from MAESILWidgets.jobs.commands import ReconstructOptions, reconstruct_arguments
 from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
@@ -24,7 +26,6 @@ from MAESILWidgets.messages import Failure
 from MAESILWidgets.scene.export import VolumeExport
 from MAESILWidgets.scene.loading import ImageFill
 from MAESILWidgets.scene.results_scene import VOLUMES, ResultBuilder
-from MAESILWidgets.scene.scene_watch import NodeWatch
 
 STAGES = {
     "export": 0.03,
@@ -38,7 +39,7 @@ STAGES = {
 """What each stage takes of the whole, roughly: for one bar that does not run backwards."""
 
 
-class ReconstructionTask:
+class ReconstructionTask(VTKObservationMixin):
     """Reconstructs a volume node in the background.
 
     Args:
@@ -57,6 +58,7 @@ class ReconstructionTask:
         on_log: Callable[[str], None] = lambda _: None,
         on_end: Callable[[str, Any, Failure | None], None] = lambda *_: None,
     ) -> None:
+        VTKObservationMixin.__init__(self)
         self.options, self.node_id, self.name = options, node.GetID(), node.GetName()
         self.on_progress, self.on_log, self.on_end = on_progress, on_log, on_end
         self.state = "running"
@@ -75,7 +77,9 @@ class ReconstructionTask:
         self.export = VolumeExport(
             node, self.volume_path, lambda share: self._progress("export", share), self._exported
         )
-        self.watch = NodeWatch(self.node_id, self._input_lost)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self._scene_closes)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._node_removed)
         self.loader: Any = None
         self._builder: ResultBuilder | None = None
         self._metrics: dict[str, Any] = {}
@@ -109,7 +113,7 @@ class ReconstructionTask:
         if not self.is_running:
             return
         self.state = CANCELLED
-        self.watch.stop()
+        self.removeObservers()
         self.export.cancel()
         self._stop_loading()
         if self.job.is_running:
@@ -150,7 +154,16 @@ class ReconstructionTask:
         else:
             self._end(state, failure)
 
+    def _scene_closes(self, caller: Any, event: str) -> None:
+        self._input_lost(_("the scene was closed"))
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
+    def _node_removed(self, caller: Any, event: str, node: Any) -> None:
+        if node is not None and node.GetID() == self.node_id:
+            self._input_lost(_("it was deleted"))
+
     def _input_lost(self, reason: str) -> None:
+        self.removeObservers()
         self.failure = Failure(
             _("The volume {name} is gone ({reason}), so its reconstruction was stopped").format(
                 name=self.name, reason=reason
@@ -186,7 +199,7 @@ class ReconstructionTask:
                 self._load_piece(builder)
                 return
             if self.result is None:
-                self.watch.stop()
+                self.removeObservers()
                 self.result = builder.finish(self._metrics)
                 # whoever is told shows it: in a turn of its own, because that takes a while too
                 return
@@ -222,7 +235,7 @@ class ReconstructionTask:
 
     def _end(self, state: str, failure: Failure | None) -> None:
         self.state, self.failure = state, failure
-        self.watch.stop()
+        self.removeObservers()
         self._stop_loading()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.on_end(state, self.result, failure)

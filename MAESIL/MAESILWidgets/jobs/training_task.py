@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from MAESILWidgets.jobs.commands import TrainOptions, prepare_arguments, pretrain_arguments
 from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
-from MAESILWidgets.messages import Failure
+from MAESILWidgets.messages import Failure, os_failure
 from MAESILWidgets.scene.export import VolumeExport
 
 CACHE = "cache"
@@ -145,10 +145,7 @@ class TrainingTask:
             self.run.mkdir(parents=True, exist_ok=True)
             self.job.start()
         except OSError as error:
-            from MAESILLib.runtime.files import explain_os_error
-
-            explained = explain_os_error(error, self.run)
-            self._end(FAILED, Failure(getattr(explained, "message", str(error)), getattr(explained, "hint", "")))
+            self._end(FAILED, os_failure(error, self.run, _("choose another output folder")))
 
     def _end(self, state: str, failure: Failure | None) -> None:
         self.state, self.failure = state, failure

@@ -29,7 +29,7 @@ class InputPanel:
         self.ui, self.on_change, self.open_sample = ui, on_change, open_sample
         self.parameters: Any = None
         self.volume = VolumeInfo("")
-        self.checkpoint = checkpoints.Checkpoint("", "")
+        self.checkpoint = checkpoints.Checkpoint("")
         self._described: tuple[Any, ...] = ()
         self._checkpoint_read: tuple[Any, ...] = ()
         self.choice = Choice(ui.checkpointSelector, {}, self._checkpoint_chosen)
@@ -67,7 +67,6 @@ class InputPanel:
         if self.parameters is not None and choose:
             self.parameters.checkpoint = str(Path(path).resolve())
         self.list_checkpoints()
-        self.update()
         self.on_change()
 
     def load_sample(self, _checked: bool = False) -> None:
@@ -76,12 +75,10 @@ class InputPanel:
             self.parameters.inputVolume = self.open_sample()
 
     def _volume_chosen(self, _node: Any = None) -> None:
-        self.update()
         self.on_change()
 
     def _checkpoint_chosen(self, path: str) -> None:
         self.parameters.checkpoint = path
-        self.update()
         self.on_change()
 
     def _browse(self, _checked: bool = False) -> None:

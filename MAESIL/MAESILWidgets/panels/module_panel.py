@@ -66,7 +66,6 @@ class ModulePanel(VTKObservationMixin):
         self.addObserver(scene, scene.EndImportEvent, self._scene_imported)
         self.addObserver(scene, scene.NodeAddedEvent, self._node_added)
         self.addObserver(scene, scene.NodeRemovedEvent, self._node_removed)
-        slicer.app.connect("aboutToQuit()", self.stop_jobs)
         self.take_parameters()
         self.system.refresh()
         if self.system.missing():
@@ -75,7 +74,6 @@ class ModulePanel(VTKObservationMixin):
     def close(self) -> None:
         """Stop everything: the module is reloaded, or Slicer closes."""
         self.stop_jobs()
-        slicer.app.disconnect("aboutToQuit()", self.stop_jobs)
         self.results.stop()
         self._set_parameters(None)
         self.removeObservers()
@@ -171,7 +169,6 @@ class ModulePanel(VTKObservationMixin):
 
 def first_volume() -> Any:
     """Return the first scalar volume of the scene that is not a result of ours, or None."""
-    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-        if not is_ours(node) and not node.IsA("vtkMRMLLabelMapVolumeNode") and not node.GetHideFromEditors():
-            return node
-    return None
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    plain = (node for node in nodes if not node.IsA("vtkMRMLLabelMapVolumeNode") and not node.GetHideFromEditors())
+    return next((node for node in plain if not is_ours(node)), None)

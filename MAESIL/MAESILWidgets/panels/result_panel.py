@@ -47,8 +47,8 @@ class ResultPanel:
 
     def stop(self) -> None:
         """Let go of nodes and views."""
-        self.window.stop()
-        self.clicks.stop()
+        self.window.removeObservers()
+        self.clicks.removeObservers()
         self.result = None
 
     def update(self) -> None:
@@ -81,14 +81,14 @@ class ResultPanel:
 
     def back(self) -> None:
         """Return to the user's own layout."""
-        self.clicks.stop()
+        self.clicks.removeObservers()
         self.views.back()
 
     def remove(self) -> None:
         """Remove the current result from the scene."""
         if self.result is None:
             return
-        self.window.stop()
+        self.window.removeObservers()
         result, self.result = self.result, None
         result.delete()
         self.parameters.currentResult = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,8 +149,7 @@ class TrainPanel:
         with slicer.util.tryWithErrorDisplay(_("The training could not be started."), waitCursor=False):
             p = self.parameters
             options = self.options(resume)
-            self._began, self._first_step, self._steps = time.monotonic(), None, options.steps
-            self._last_figures, self._run = "", options.run_folder
+            self._steps, self._run = options.steps, options.run_folder
             self.plots.begin(read_rows(Path(p.runFolder)) if resume else None)
             self.show()
             self.ui.trainProgressBar.setVisible(True)
@@ -211,12 +209,17 @@ class TrainPanel:
         # a resumed training has steps behind it
         rows = self.plots.rows["training"] if stage == "pretrain" else []
         self.ui.trainProgressBar.value = int(1000 * rows[-1][0] / self._steps) if rows else 0
-        self.ui.trainProgressBar.setFormat(f"{STAGES[stage]} (%p%)")
+        self._stage = STAGES[stage]
+        self.ui.trainProgressBar.setFormat(f"{self._stage} (%p%)")
 
     def _on_event(self, event: dict[str, Any]) -> None:
+        from MAESILLib.runtime.events import clock
+
         kind = event["event"]
-        if kind == "progress":
+        if kind == "progress" and not self.task.job.is_cancelling:
             self.ui.trainProgressBar.value = int(1000 * event["fraction"])
+            left = "" if event["eta_s"] is None else _(", {t} left").format(t=clock(event["eta_s"]))
+            self.ui.trainProgressBar.setFormat(f"{self._stage} (%p%){left}")
         elif kind == "metric":
             self.plots.add(event)
             show_text(self.ui.trainFiguresLabel, self._figures(event))
@@ -226,10 +229,7 @@ class TrainPanel:
             show_text(self.ui.trainStatusLabel, f"⚠ {event['message']}")
 
     def _figures(self, event: dict[str, Any]) -> str:
-        step, now = int(event["step"]), time.monotonic()
-        if self._first_step is None:
-            self._first_step, self._began = step, now
-        parts = [_("Step {n:,} of {all:,}").format(n=step, all=self._steps)]
+        parts = [_("Step {n:,} of {all:,}").format(n=int(event["step"]), all=self._steps)]
         for key, form in (
             ("loss", _("loss {v:.4f}")),
             ("psnr_masked_db", _("PSNR {v:.2f} dB")),
@@ -238,12 +238,6 @@ class TrainPanel:
         ):
             if event.get(key) is not None:
                 parts.append(form.format(v=event[key]))
-        self._last_figures = ", ".join(parts)
-        if self._first_step < step < self._steps:
-            left = (now - self._began) * (self._steps - step) / (step - self._first_step)
-            from MAESILLib.runtime.events import clock
-
-            parts.append(_("{t} left").format(t=clock(left)))
         return ", ".join(parts)
 
     def _show_preview(self, path: Path) -> None:
@@ -262,7 +256,6 @@ class TrainPanel:
         can_resume, status = is_resumable(Path(self._run)), self.ui.trainStatusLabel
         self.task = None
         self.plots.end()
-        show_text(self.ui.trainFiguresLabel, self._last_figures)
         self.ui.trainProgressBar.setVisible(False)
         if checkpoint and state in (FINISHED, CANCELLED):
             # a stopped training is not done: its checkpoint is offered, not chosen

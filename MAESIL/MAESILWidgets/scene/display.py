@@ -8,6 +8,7 @@ from typing import Any
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 WINDOWS = {"lung": (-600.0, 1500.0), "soft": (40.0, 400.0), "bone": (400.0, 1800.0), "wide": (0.0, 2000.0)}
 """Presets as (level, width) in HU."""
@@ -99,7 +100,7 @@ def show_legend(result: Any, view_ids: list[str]) -> None:
             legend.AddViewNodeID(view_id)
 
 
-class SharedWindow:
+class SharedWindow(VTKObservationMixin):
     """Keeps level and window of a result's grey volumes alike, whichever of them the user drags, and the error's fixed.
 
     Args:
@@ -107,27 +108,21 @@ class SharedWindow:
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
+        VTKObservationMixin.__init__(self)
         self.on_change = on_change
-        self._observed: list[tuple[Any, int]] = []
         self._nodes: list[Any] = []
         self._busy = False
 
     def watch(self, result: Any) -> None:
         """Watch the volumes of ``result``, or of none."""
-        self.stop()
+        self.removeObservers()
         nodes = [result.node(kind) for kind in GREY] if result is not None else []
         self._nodes = [n.GetDisplayNode() for n in nodes if n is not None and n.GetDisplayNode() is not None]
-        self._observed = [(n, n.AddObserver(vtk.vtkCommand.ModifiedEvent, self._changed)) for n in self._nodes]
+        for node in self._nodes:
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._changed)
         error = result.node("error") if result is not None else None
         if error is not None and error.GetDisplayNode() is not None:
-            shown = error.GetDisplayNode()
-            self._observed.append((shown, shown.AddObserver(vtk.vtkCommand.ModifiedEvent, _keep_range)))
-
-    def stop(self) -> None:
-        """Stop watching."""
-        for node, tag in self._observed:
-            node.RemoveObserver(tag)
-        self._observed, self._nodes = [], []
+            self.addObserver(error.GetDisplayNode(), vtk.vtkCommand.ModifiedEvent, _keep_range)
 
     def _changed(self, changed: Any, event: str) -> None:
         if self._busy:

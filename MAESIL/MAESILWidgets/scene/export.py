@@ -17,9 +17,10 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from MAESILWidgets.messages import Failure
+from MAESILWidgets.messages import Failure, os_failure
 
 PIECE_BYTES = 8 << 20
+TEMPORARY = _("choose another temporary folder in Slicer's settings")
 NRRD_TYPES = {"float32": "float", "float64": "double"}
 """Where Teem and numpy call a type by different names."""
 LPS_AND_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -94,7 +95,7 @@ class VolumeExport:
             self.file = open(self.path, "wb")  # noqa: SIM115 (open over many turns of the event loop)
             self.file.write(nrrd_header(self.array, self.matrix))
         except OSError as error:
-            self._end(_failure(error, self.path))
+            self._end(os_failure(error, self.path, TEMPORARY))
             return
         self.timer.start(0)
 
@@ -113,7 +114,7 @@ class VolumeExport:
             if self.next_plane >= planes:
                 self.file.close()
         except OSError as error:
-            self._end(_failure(error, self.path))
+            self._end(os_failure(error, self.path, TEMPORARY))
             return
         self.on_progress(self.next_plane / planes)
         if self.next_plane >= planes:
@@ -134,10 +135,3 @@ class VolumeExport:
             with suppress(OSError):
                 self.path.unlink()
         self.file = self.array = self.image = None
-
-
-def _failure(error: OSError, path: Path) -> Failure:
-    from MAESILLib.runtime.files import explain_os_error
-
-    explained = explain_os_error(error, path, hint=_("choose another temporary folder in Slicer's settings"))
-    return Failure(getattr(explained, "message", str(error)), getattr(explained, "hint", _("see the log")))

@@ -7,6 +7,7 @@ from typing import Any
 
 import slicer
 import vtk
+from slicer.util import VTKObservationMixin
 
 from MAESILWidgets.scene.layout import view_names
 
@@ -14,34 +15,25 @@ CLICK_PIXELS = 3
 """A press and a release further apart are a drag: window and level, or a pan."""
 
 
-class ViewClicks:
+class ViewClicks(VTKObservationMixin):
     """Calls ``on_click`` with the RAS point (mm, world) of every plain left click in our views."""
 
     def __init__(self, on_click: Callable[[tuple[float, float, float]], None]) -> None:
+        VTKObservationMixin.__init__(self)
         self.on_click = on_click
-        self._observed: list[tuple[Any, int]] = []
         self._pressed: tuple[int, int] | None = None
 
     def start(self) -> None:
         """Watch the views; they must be shown."""
-        self.stop()
+        self.removeObservers()
         for name in view_names():
             widget = slicer.app.layoutManager().sliceWidget(name)
             if widget is None:
                 continue
             interactor = widget.sliceView().interactor()
             node = widget.sliceLogic().GetSliceNode()
-            for event, action in (
-                (vtk.vtkCommand.LeftButtonPressEvent, self._on_press),
-                (vtk.vtkCommand.LeftButtonReleaseEvent, self._released_in(node)),
-            ):
-                self._observed.append((interactor, interactor.AddObserver(event, action)))
-
-    def stop(self) -> None:
-        """Stop watching."""
-        for interactor, tag in self._observed:
-            interactor.RemoveObserver(tag)
-        self._observed = []
+            self.addObserver(interactor, vtk.vtkCommand.LeftButtonPressEvent, self._on_press)
+            self.addObserver(interactor, vtk.vtkCommand.LeftButtonReleaseEvent, self._released_in(node))
 
     def _on_press(self, interactor: Any, event: str) -> None:
         self._pressed = interactor.GetEventPosition()
