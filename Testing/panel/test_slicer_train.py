@@ -26,6 +26,7 @@ from gui_factory import (
     wait_until_gone,
     workers_of_this_process,
 )
+from volume_factory import trunk, write_dicom
 
 SMALL = (72, 72, 72)
 """One training crop of the tiny preset fits."""
@@ -84,6 +85,19 @@ class TestForm:
         assert not ui.dataFolderSelector.isVisibleTo(ui.trainSection)
         ui.sceneVolumesSelector.setCheckState(ct_node(), qt.Qt.Checked)
         assert ui.trainButton.enabled
+
+    def test_the_series_of_a_dicom_folder_are_listed(self, host: Any, panel: Any, tmp_path: Path) -> None:
+        for number, name in enumerate(("ARTERIAL", "VENOUS"), 3):
+            tags = {"0020|0011": str(number), "0008|103e": name, "0018|1210": "B30f"}
+            stored = trunk((12, 40, 48)).astype(np.int16) + 1024
+            write_dicom(tmp_path / "CT" / name, stored, uid=f"1.2.826.0.1.3680043.8.498.{number}", tags=tags)
+        panel.ui.dataFolderSelector.currentPath = str(tmp_path / "CT")
+        host.process_events(until=lambda: " CT series " in panel.ui.trainInfoLabel.text, timeout=120)
+        lines = panel.ui.trainInfoLabel.text.splitlines()[-3:]
+        assert lines[0].startswith("2 CT series in ")
+        for line, name in zip(lines[1:], ("ARTERIAL", "VENOUS"), strict=True):
+            for part in (name, "12 slices", "2.5 mm apart", "kernel B30f"):
+                assert part in line
 
     def test_presets_and_masks_are_called_what_they_are(self, host: Any) -> None:
         import torch

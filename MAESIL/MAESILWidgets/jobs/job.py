@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -225,3 +226,17 @@ class BackgroundJob:
         self._process.deleteLater()
         self._process = None
         self.on_end(state, failure)
+
+
+def ask(
+    arguments: list[str], on_event: Callable[[dict[str, Any]], None], on_end: Callable[..., None] = lambda *_: None
+) -> BackgroundJob:
+    """Start a short command that answers by its events, and return its job.
+
+    Raises:
+        FileNotFoundError: PythonSlicer is missing.
+    """
+    stop_file = Path(tempfile.gettempdir()) / f"maesil-{arguments[0]}-{id(on_event)}-{os.getpid()}.stop"
+    job = BackgroundJob(arguments, stop_file, on_event=on_event, on_log=lambda _: None, on_end=on_end)
+    job.start()
+    return job

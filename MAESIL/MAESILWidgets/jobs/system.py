@@ -5,16 +5,13 @@ torch is asked in a background process; Slicer itself never imports it.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
 
 from MAESILWidgets.jobs import packages
-from MAESILWidgets.jobs.job import BackgroundJob
+from MAESILWidgets.jobs.job import BackgroundJob, ask
 from MAESILWidgets.messages import Failure
 
 
@@ -68,18 +65,10 @@ class System:
         if self._ask_again or self.missing():
             self.on_change()
             return
-        stop_file = Path(tempfile.gettempdir()) / f"maesil-info-{id(self)}-{os.getpid()}.stop"
-        self.job = BackgroundJob(
-            ["info", "--system"],
-            stop_file,
-            on_event=self._on_event,
-            on_log=lambda _: None,
-            on_end=self._ended,
-        )
         try:
-            self.job.start()
+            self.job = ask(["info", "--system"], self._on_event, self._ended)
         except FileNotFoundError as error:
-            self.job, self.failure = None, Failure(str(error))
+            self.failure = Failure(str(error))
         self.on_change()
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from slicer.i18n import tr as _
 
 from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.commands import TrainOptions
-from MAESILWidgets.jobs.job import CANCELLED, FINISHED
+from MAESILWidgets.jobs.job import CANCELLED, FINISHED, ask
 from MAESILWidgets.jobs.system import System
 from MAESILWidgets.jobs.training_task import TrainingTask, is_resumable
 from MAESILWidgets.messages import Failure
@@ -22,6 +23,7 @@ from MAESILWidgets.scene import training_preview
 from MAESILWidgets.scene.layout import TRAINING_LAYOUT_ID, Views
 from MAESILWidgets.scene.training_plots import TrainingPlots
 
+DICOM = ("", ".dcm", ".ima")
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 MOST_NAMES = 2000
 STAGES = {"export": _("Writing the volumes"), "prepare": _("Preparing the data"), "pretrain": _("Training")}
@@ -58,6 +60,8 @@ class TrainPanel:
         self.parameters: Any = None
         self.task: Any = None
         self._looked: Folders | None = None
+        self.series_job: Any = None
+        self._listed = self.series = ""
         self.plots = TrainingPlots()
         self.source = Choice(ui.dataSourceSelector, DATA_SOURCES, lambda value: self._set("dataSource", value))
         self.preset = Choice(ui.presetSelector, PRESETS, lambda value: self._set("preset", value))
@@ -97,7 +101,8 @@ class TrainPanel:
         ui.resumeTrainButton.enabled = not is_running and not no_resume
         ui.resumeTrainButton.toolTip = no_resume or _("Go on with the training in the output folder.")
         ui.stopTrainButton.enabled = is_running
-        show_text(ui.trainInfoLabel, "" if is_running or not no_resume else problem)
+        told = () if is_running else (problem if no_resume else "", self.series)
+        show_text(ui.trainInfoLabel, "\n".join(filter(None, told)))
 
     def problem(self) -> str:
         """Return why Start is disabled; empty if it is not."""
@@ -133,11 +138,28 @@ class TrainPanel:
         if self._looked is None or self._looked.chosen != chosen:
             data, run = (Path(folder) if folder else None for folder in chosen)
             # a name among so many tells: a large tree would hold Slicer up
-            names = itertools.islice(data.rglob("*"), MOST_NAMES) if data is not None else ()
+            names = list(itertools.islice(data.rglob("*"), MOST_NAMES)) if data is not None else []
             has_nifti = any(path.name.lower().endswith(NIFTI) for path in names)
+            self._list_series(chosen[0], any(path.suffix.lower() in DICOM and path.is_file() for path in names))
             resumable = run is not None and is_resumable(run)
             self._looked = Folders(chosen, data is not None and data.is_dir(), has_nifti, resumable)
         return self._looked
+
+    def _list_series(self, folder: str, is_dicom: bool) -> None:
+        """List the CT series of a DICOM folder in the background, as the command line does where they are several."""
+        if folder == self._listed:
+            return
+        self._listed, self.series = folder, ""
+        if self.series_job is not None:
+            self.series_job.kill()
+        if is_dicom:
+            with suppress(FileNotFoundError):
+                self.series_job = ask(["info", folder], self._on_series)
+
+    def _on_series(self, event: dict[str, Any]) -> None:
+        if event["event"] in ("error", "warning") and " CT series " in event["message"]:
+            self.series = event["message"].replace(": ", ":\n", 1).replace("; ", "\n")
+            self.update()
 
     def options(self, resume: bool) -> TrainOptions:
         """Return what the panel asks for."""
@@ -193,6 +215,8 @@ class TrainPanel:
 
     def stop(self) -> None:
         """Let the worker save its state and end: Slicer or the module is closing."""
+        if self.series_job is not None:
+            self.series_job.kill()
         if self.task is not None:
             self.task.abandon()
             self.task = None

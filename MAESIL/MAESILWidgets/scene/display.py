@@ -111,7 +111,6 @@ class SharedWindow(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.on_change = on_change
         self._nodes: list[Any] = []
-        self._busy = False
 
     def watch(self, result: Any) -> None:
         """Watch the volumes of ``result``, or of none."""
@@ -125,16 +124,11 @@ class SharedWindow(VTKObservationMixin):
             self.addObserver(error.GetDisplayNode(), vtk.vtkCommand.ModifiedEvent, _keep_range)
 
     def _changed(self, changed: Any, event: str) -> None:
-        if self._busy:
-            return
         wanted = (changed.GetWindow(), changed.GetLevel())
-        self._busy = True
-        try:
-            for node in self._nodes:
-                if (node.GetWindow(), node.GetLevel()) != wanted:
-                    node.SetWindowLevel(*wanted)
-        finally:
-            self._busy = False
+        for node in self._nodes:
+            if (node.GetWindow(), node.GetLevel()) != wanted:
+                # which comes back here, and changes nothing then
+                node.SetWindowLevel(*wanted)
         self.on_change()
 
 
