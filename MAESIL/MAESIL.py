@@ -43,7 +43,7 @@ class MAESIL(ScriptedLoadableModule):
         parent.title = _("MAESIL")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Utilities")]
         parent.dependencies = []
-        parent.contributors = ["the MAESIL contributors"]
+        parent.contributors = ["MAESIL contributors (MAESIL)"]
         parent.helpText = _(
             "Hides part of a CT, lets a superpatch masked autoencoder reconstruct it, and shows masked input, "
             "reconstruction and error map in three anatomical views. Trains such models as well. "

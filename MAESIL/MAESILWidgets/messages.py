@@ -47,15 +47,10 @@ def failure_of(exit_code: int, error: dict[str, Any] | None, last_lines: list[st
     if error is not None:
         return Failure(str(error["message"]), str(error["hint"]))
     if exit_code in KILLED:
-        return Failure(
-            _(
-                "The background process was ended from outside (signal {number}), most likely because the computer ran "
-                "out of memory"
-            ).format(number=9),
-            _("close other programs, or choose a smaller volume or preset, then repeat"),
-        )
-    if any("No module named" in line for line in last_lines):
-        missing = next(line for line in reversed(last_lines) if "No module named" in line)
+        message = _("The background process was ended from outside (signal 9), most likely for lack of memory")
+        return Failure(message, _("close other programs, or choose a smaller volume or preset, then repeat"))
+    missing = next((line for line in reversed(last_lines) if "No module named" in line), "")
+    if missing:
         return Failure(missing.split("Error:")[-1].strip(), _("install the Python packages in the Advanced section"))
     if exit_code == 0:
         return Failure(_("The background process exited without reporting success"), _("see the log"))

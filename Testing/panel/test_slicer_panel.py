@@ -345,6 +345,8 @@ class TestViews:
             manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
             ready.ui.layoutButton.click()
             assert ready.views.is_shown()
+        # the user's own views stay in their group
+        assert {manager.sliceWidget(name).mrmlSliceNode().GetViewGroup() for name in ("Red", "Green", "Yellow")} == {0}
 
     def test_outlines_and_legend(self, host: Any, ready: Any) -> None:
         apply_and_wait(host, ready)

@@ -66,11 +66,6 @@ def reconstruct_arguments(volume: Path, name: str, output: Path, options: Recons
     ]
 
 
-def prepare_arguments(inputs: list[str], cache: Path) -> list[str]:
-    """Return the arguments of ``maesil`` that prepare CTs for training."""
-    return ["prepare", *inputs, "--output", str(cache)]
-
-
 def pretrain_arguments(cache: Path, options: TrainOptions) -> list[str]:
     """Return the arguments of ``maesil`` that train; a resumed run keeps its configuration, but for the steps."""
     arguments = ["pretrain", "--data", str(cache), "--output", options.run_folder]

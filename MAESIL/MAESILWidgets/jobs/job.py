@@ -75,11 +75,6 @@ class BackgroundJob:
         self._out, self._err = b"", b""
         self._process: Any = None
 
-    def command_line(self) -> list[str]:
-        """Return program and arguments as they are started."""
-        options = ["--progress", "json", "--stop-file", str(self.stop_file), "--watch-parent", str(os.getpid())]
-        return [python_program(), "-u", "-m", "MAESILLib", *self.arguments, *options]
-
     def start(self) -> None:
         """Start the process.
 
@@ -88,7 +83,9 @@ class BackgroundJob:
         """
         import MAESILLib
 
-        program, *arguments = self.command_line()
+        program = python_program()
+        options = ["--progress", "json", "--stop-file", str(self.stop_file), "--watch-parent", str(os.getpid())]
+        arguments = ["-u", "-m", "MAESILLib", *self.arguments, *options]
         environment = qt.QProcessEnvironment.systemEnvironment()
         inherited = environment.value("PYTHONPATH", "")
         paths = [str(Path(MAESILLib.__file__).parents[1]), *([inherited] if inherited else [])]

@@ -103,10 +103,8 @@ class ReconstructionTask(VTKObservationMixin):
         self.result = None
         if self.job.is_running:
             self.job.cancel()
-            return
-        self.export.cancel()
-        self._stop_loading()
-        self._end(CANCELLED, None)
+        else:
+            self._end(CANCELLED, None)
 
     def abandon(self) -> None:
         """Slicer is closing: end the worker now and remove its files."""
@@ -172,10 +170,8 @@ class ReconstructionTask(VTKObservationMixin):
         )
         if self.job.is_running:
             self.job.cancel()
-            return
-        self.export.cancel()
-        self._stop_loading()
-        self._end(FAILED, self.failure)
+        else:
+            self._end(FAILED, self.failure)
 
     def _load(self) -> None:
         try:
@@ -204,11 +200,9 @@ class ReconstructionTask(VTKObservationMixin):
                 # whoever is told shows it: in a turn of its own, because that takes a while too
                 return
         except (OSError, RuntimeError, ValueError) as error:
-            self._stop_loading()
             self._end(FAILED, _unreadable(error))
             return
         self._builder = None
-        self._stop_loading()
         self._progress("load", 1.0)
         self._end(FINISHED, None)
 
@@ -236,6 +230,7 @@ class ReconstructionTask(VTKObservationMixin):
     def _end(self, state: str, failure: Failure | None) -> None:
         self.state, self.failure = state, failure
         self.removeObservers()
+        self.export.cancel()
         self._stop_loading()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.on_end(state, self.result, failure)

@@ -15,7 +15,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.jobs.commands import TrainOptions, prepare_arguments, pretrain_arguments
+from MAESILWidgets.jobs.commands import TrainOptions, pretrain_arguments
 from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
 from MAESILWidgets.messages import Failure, os_failure
 from MAESILWidgets.scene.export import VolumeExport
@@ -120,7 +120,7 @@ class TrainingTask:
 
     def _prepare(self, inputs: list[str]) -> None:
         self.on_stage("prepare")
-        self._start_job(prepare_arguments(inputs, self.run / CACHE), self._on_prepared)
+        self._start_job(["prepare", *inputs, "--output", str(self.run / CACHE)], self._on_prepared)
 
     def _on_prepared(self, state: str, failure: Failure | None) -> None:
         if state == FINISHED and not self._is_cancelled:

@@ -33,7 +33,7 @@ class InputPanel:
         self._described: tuple[Any, ...] = ()
         self._checkpoint_read: tuple[Any, ...] = ()
         self.choice = Choice(ui.checkpointSelector, {}, self._checkpoint_chosen)
-        ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._volume_chosen)
+        ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self.on_change())
         ui.browseCheckpointButton.connect("clicked(bool)", self._browse)
         ui.sampleButton.connect("clicked(bool)", self.load_sample)
 
@@ -73,9 +73,6 @@ class InputPanel:
         """Load the sample and choose it."""
         with slicer.util.tryWithErrorDisplay(_("The sample could not be loaded."), waitCursor=True):
             self.parameters.inputVolume = self.open_sample()
-
-    def _volume_chosen(self, _node: Any = None) -> None:
-        self.on_change()
 
     def _checkpoint_chosen(self, path: str) -> None:
         self.parameters.checkpoint = path

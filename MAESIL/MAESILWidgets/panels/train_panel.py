@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,6 @@ MOST_NAMES = 2000
 STAGES = {"export": _("Writing the volumes"), "prepare": _("Preparing the data"), "pretrain": _("Training")}
 
 
-@dataclass(frozen=True)
-class Folders:
-    """What the chosen folders (data, run) hold."""
-
-    chosen: tuple[str, str]
-    has_data: bool
-    has_nifti: bool
-    is_resumable: bool
-
-
 class TrainPanel:
     """Starts, shows, stops and resumes trainings.
 
@@ -59,7 +48,8 @@ class TrainPanel:
         self.on_log, self.on_checkpoint = on_log, on_checkpoint
         self.parameters: Any = None
         self.task: Any = None
-        self._looked: Folders | None = None
+        self._looked: tuple[str, str] | None = None
+        self.has_data = self.has_nifti = self.is_resumable = False
         self.series_job: Any = None
         self._listed = self.series = ""
         self.plots = TrainingPlots()
@@ -93,7 +83,8 @@ class TrainPanel:
         ):
             for widget in widgets:
                 widget.setVisible(is_shown)
-        self.system.look_for_nifti(p.dataSource == "folder" and self._folders().has_nifti)
+        self._look()
+        self.system.look_for_nifti(p.dataSource == "folder" and self.has_nifti)
         is_running = self.task is not None
         problem, no_resume = self.problem(), self.resume_problem()
         ui.trainButton.enabled = not is_running and not problem
@@ -110,13 +101,13 @@ class TrainPanel:
         if self.system.wanted():
             names = ", ".join(package.name for package in self.system.wanted())
             return _("Install the Python packages in the Advanced section: {names}").format(names=names)
-        if p.dataSource == "folder" and not self._folders().has_data:
+        if p.dataSource == "folder" and not self.has_data:
             return _("Choose the folder of CTs to learn from")
         if p.dataSource == "scene" and not self._scene_nodes():
             return _("Check at least one volume of the scene")
         if not p.runFolder:
             return _("Choose an output folder")
-        if self._folders().is_resumable:
+        if self.is_resumable:
             return _("The output folder already holds a training: resume it, or choose another folder")
         return ""
 
@@ -124,7 +115,7 @@ class TrainPanel:
         """Return why Resume is disabled; empty if it is not."""
         if self.system.missing():
             return _("Install the Python packages in the Advanced section")
-        if not self._folders().is_resumable:
+        if not self.is_resumable:
             return _("The output folder holds no training to resume")
         return ""
 
@@ -133,17 +124,18 @@ class TrainPanel:
         self._looked = None
         self.update()
 
-    def _folders(self) -> Folders:
+    def _look(self) -> None:
+        """See what the chosen folders (data, run) hold, unless that was seen already."""
         chosen = (self.parameters.dataFolder, self.parameters.runFolder)
-        if self._looked is None or self._looked.chosen != chosen:
+        if self._looked != chosen:
+            self._looked = chosen
             data, run = (Path(folder) if folder else None for folder in chosen)
             # a name among so many tells: a large tree would hold Slicer up
             names = list(itertools.islice(data.rglob("*"), MOST_NAMES)) if data is not None else []
-            has_nifti = any(path.name.lower().endswith(NIFTI) for path in names)
+            self.has_data = data is not None and data.is_dir()
+            self.has_nifti = any(path.name.lower().endswith(NIFTI) for path in names)
+            self.is_resumable = run is not None and is_resumable(run)
             self._list_series(chosen[0], any(path.suffix.lower() in DICOM and path.is_file() for path in names))
-            resumable = run is not None and is_resumable(run)
-            self._looked = Folders(chosen, data is not None and data.is_dir(), has_nifti, resumable)
-        return self._looked
 
     def _list_series(self, folder: str, is_dicom: bool) -> None:
         """List the CT series of a DICOM folder in the background, as the command line does where they are several."""
@@ -273,7 +265,7 @@ class TrainPanel:
         except (OSError, ValueError, KeyError) as error:
             self.on_log(f"preview {path}: {error}")
             return
-        if self.views.is_training_shown():
+        if self.views.is_shown(TRAINING_LAYOUT_ID):
             self.views.fill(nodes, ("Axial",))
 
     def _ended(self, state: str, checkpoint: str, failure: Failure | None) -> None:

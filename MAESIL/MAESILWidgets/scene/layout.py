@@ -84,9 +84,7 @@ def register() -> None:
     if node is None:
         return
     for number, xml in ((LAYOUT_ID, layout_xml()), (TRAINING_LAYOUT_ID, training_layout_xml())):
-        if node.IsLayoutDescription(number):
-            node.SetLayoutDescription(number, xml)
-        else:
+        if not node.IsLayoutDescription(number):
             node.AddLayoutDescription(number, xml)
 
 
@@ -102,13 +100,9 @@ class Views:
         self.previous = 0
         self._fitted: dict[str, Any] = {}
 
-    def is_shown(self) -> bool:
-        """Whether the 3x3 views are up."""
-        return _arrangement() == LAYOUT_ID
-
-    def is_training_shown(self) -> bool:
-        """Whether the training's views are up."""
-        return _arrangement() == TRAINING_LAYOUT_ID
+    def is_shown(self, number: int = LAYOUT_ID) -> bool:
+        """Whether the 3x3 views, or another layout, are up."""
+        return _arrangement() == number
 
     def switch(self, number: int) -> None:
         """Show a layout of ours, remembering the user's."""
