@@ -297,6 +297,7 @@ print(pid, time.monotonic() - begin, flush=True)
         assert process.stdout is not None
         pid, seconds = process.stdout.readline().split()
         assert float(seconds) < 2
-        wait_until_gone(int(pid), 10)
+        # at the end of its step, and when its state is saved
+        wait_until_gone(int(pid), 60)
         assert (run / "state.pt").is_file()
         assert (run / "model.safetensors").is_file()

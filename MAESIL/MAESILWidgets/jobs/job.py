@@ -136,6 +136,8 @@ class BackgroundJob:
         with suppress(OSError):
             self.stop_file.touch()
         self._terminate()
+        # no slot reads from a process that goes with Slicer
+        self.is_running = False
         self.on_event = self.on_log = self.on_end = lambda *_: None
 
     def wait(self, milliseconds: int) -> bool:
