@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     from MAESILLib.runtime.resources import sample_ct
 
-    args.input = str(sample_ct())
+    args.inputs = [str(sample_ct())]
     args.checkpoint = args.series = args.name = args.input_spacing = None
     args.hu_offset, args.fill_gaps = 0.0, False
     reconstruct.run(args, reporter, stop)
     if args.progress != "json":
-        print(f"results of {args.input} are in {args.output}{': see figure.png' if args.figure else ''}")
+        print(f"results of {args.inputs[0]} are in {args.output}{': see figure.png' if args.figure else ''}")

@@ -1,10 +1,11 @@
-"""``maesil reconstruct``: mask and reconstruct a CT; write volumes, metrics and a figure."""
+"""``maesil reconstruct``: mask and reconstruct CTs; write volumes, metrics and a figure."""
 
 import argparse
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from MAESILLib.commands.common import (
     add_completion_argument,
@@ -14,18 +15,39 @@ from MAESILLib.commands.common import (
     plan_from,
     set_up_device,
 )
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 
+if TYPE_CHECKING:
+    from MAESILLib.reconstruct.plan import Plan
+    from MAESILLib.reconstruct.results import Model
+
 FORMATS = ("nrrd", "nii.gz")
+COLUMNS = ("psnr", "harmonic", "mae", "ssim", "border_index", "seconds")
+"""Metrics of the table of several inputs."""
+NOT_OF_A_RESULT = {
+    *("command", "inputs", "output", "checkpoint", "name"),
+    *("device", "threads", "progress", "stop_file", "watch_parent"),
+}
+"""Arguments that a result of one of several inputs does not follow from; its checkpoint's hash is compared."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, or a DICOM folder")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="NIfTI, NRRD or MHA files, DICOM folders, or folders of these"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder for the results; of several inputs each has a folder in it, and a second call resumes",
+    )
     parser.add_argument("--checkpoint", metavar="C", help="a .safetensors checkpoint; the embedded one if not given")
-    parser.add_argument("--series", metavar="UID", help="DICOM series: UID, number, or largest")
+    parser.add_argument(
+        "--series", metavar="UID", help="DICOM series: UID, number, or largest; of several inputs: largest"
+    )
     add_reading_arguments(parser, "--spacing", "--input-spacing")
     parser.add_argument("--name", help="volume name, part of the mask seed; the file's if not given")
     add_mask_arguments(parser)
@@ -47,27 +69,90 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
-    from MAESILLib.ct.reading import read_volume
-    from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
+    from MAESILLib.reconstruct.results import load_model
     from MAESILLib.runtime.resources import embedded_checkpoint
 
     plan = plan_from(args)
     device = set_up_device(args)
     stop.check()
-    checkpoint = Path(args.checkpoint) if args.checkpoint else embedded_checkpoint()
+    paths = _several(args)
+    model = load_model(Path(args.checkpoint) if args.checkpoint else embedded_checkpoint(), device)
+    if paths is not None:
+        _run_several(args, paths, model, plan, reporter, stop)
+        return
+    metrics = _reconstruct(args, model, plan, reporter, stop, Path(args.inputs[0]), Path(args.output))
+    if args.progress != "json":
+        print(table(metrics))
+
+
+def _several(args: argparse.Namespace) -> list[Path] | None:
+    """Return the inputs; None where there is one."""
+    from MAESILLib.ct.dicom import LARGEST
+    from MAESILLib.reconstruct.several import find_inputs
+
+    is_named = args.series not in (None, LARGEST)
+    if is_named and len(args.inputs) == 1:
+        return None
+    paths = find_inputs([Path(path) for path in args.inputs])
+    if paths is not None and (is_named or args.name):
+        option = "--series" if is_named else "--name"
+        raise InputError(f"{option} is for one input, and there are {len(paths)}", f"leave {option} out")
+    return paths
+
+
+def _run_several(
+    args: argparse.Namespace, paths: list[Path], model: Model, plan: Plan, reporter: Reporter, stop: StopRequest
+) -> None:
+    from MAESILLib.evaluation.tables import cells, csv_text, headings
+    from MAESILLib.metrics.catalogue import markdown_table
+    from MAESILLib.reconstruct.several import reconstruct_each
+    from MAESILLib.runtime.files import write_text
+
+    output = Path(args.output)
+    options = {key: value for key, value in vars(args).items() if key not in NOT_OF_A_RESULT}
+    options["checkpoint"] = model.identity["sha256"]
+    reconstruct = partial(_reconstruct, args, model, plan, reporter, stop)
+    rows, failures = reconstruct_each(paths, output, options, reconstruct, reporter, stop)
+    if rows:
+        write_text(output / "metrics.csv", csv_text(rows))
+        reporter.artifact("table", output / "metrics.csv")
+        if args.progress != "json":
+            lines = [[row["result"], *cells(row, COLUMNS)] for row in rows]
+            print("\n".join(markdown_table(["result", *headings(COLUMNS)], lines)))
+    if failures:
+        # of the kinds of failure, the one that ends with the highest status
+        kind = type(max(failures, key=lambda failure: failure.exit_status))
+        raise kind(f"{len(failures)} of {len(paths)} inputs failed", "mend them; a second call makes these alone")
+
+
+def _reconstruct(
+    args: argparse.Namespace,
+    model: Model,
+    plan: Plan,
+    reporter: Reporter,
+    stop: StopRequest,
+    path: Path,
+    folder: Path,
+    request: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Reconstruct one input; ``request`` is stored in metrics.json."""
+    from MAESILLib.ct.reading import read_volume
+    from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
+
     begin = time.monotonic()
+    stop.check()
     reporter.progress("read", 0.0)
-    volume = read_volume(args.input, series=args.series, given=given_from(args))
+    # of several inputs some may be no DICOM
+    series = args.series if request is None or path.is_dir() else None
+    volume = read_volume(path, series=series, given=given_from(args))
     if args.name:
         volume = dataclasses.replace(volume, name=args.name)
     reporter.progress("read", 1.0)
     stop.check()
-    outputs = Outputs(Path(args.output), args.format, args.figure, args.compress)
-    metrics = reconstruct_volume(
-        volume, checkpoint, plan, outputs, device, reporter, stop, begin, completed=args.completion
+    outputs = Outputs(folder, args.format, args.figure, args.compress)
+    return reconstruct_volume(
+        volume, model, plan, outputs, reporter, stop, begin, completed=args.completion, request=request
     )
-    if args.progress != "json":
-        print(table(metrics))
 
 
 def table(metrics: dict[str, Any]) -> str:

@@ -104,14 +104,18 @@ def write(result: dict[str, Any], folder: Path, name: str, text: str) -> list[Pa
     """Write the files ``name``.json (``result``), .csv (its rows) and .md (``text``) into ``folder``; return them."""
     paths = [folder / f"{name}.{suffix}" for suffix in ("json", "csv", "md")]
     write_json(paths[0], result)
-    columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
-    packed = io.StringIO(newline="")
-    writer = csv.DictWriter(packed, columns, restval="")
-    writer.writeheader()
-    writer.writerows(result["rows"])
-    write_text(paths[1], packed.getvalue())
+    write_text(paths[1], csv_text(result["rows"]))
     write_text(paths[2], text)
     return paths
+
+
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV under the names of all their columns."""
+    packed = io.StringIO(newline="")
+    writer = csv.DictWriter(packed, list(dict.fromkeys(key for row in rows for key in row)), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return packed.getvalue()
 
 
 def protocol_text(result: dict[str, Any]) -> str:

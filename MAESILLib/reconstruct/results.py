@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from MAESILLib.config import Window
 from MAESILLib.ct.volume import CTVolume, ModelGrid, hu_to_unit, model_grid, unit_to_hu
 from MAESILLib.ct.writing import PLANES, volume_writer
 from MAESILLib.mae.checkpoint import checkpoint_identity, load_checkpoint
+from MAESILLib.mae.checkpoint_info import CheckpointInfo
+from MAESILLib.mae.network import Network
 from MAESILLib.metrics.catalogue import caption
 from MAESILLib.reconstruct.plan import Plan
 from MAESILLib.reconstruct.reconstruction import Reconstruction, reconstruct
@@ -25,6 +28,8 @@ from MAESILLib.runtime.files import staged, write_json
 from MAESILLib.runtime.stopping import StopRequest
 
 SCHEMA = "maesil-reconstruction/2"
+METRICS = "metrics.json"
+MEMORY_HINT = "choose --device cpu, or close other programs"
 KINDS = ("masked", "reconstruction", "composite", "error", "mask")
 
 
@@ -38,29 +43,52 @@ class Outputs:
     compress: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A checkpoint on a device, and as what results name it. Made by :func:`load_model`."""
+
+    network: Network
+    info: CheckpointInfo
+    identity: dict[str, str]
+    device: torch.device
+
+
+def load_model(checkpoint: Path, device: torch.device) -> Model:
+    """Load a checkpoint.
+
+    Raises:
+        InputError: it cannot be used.
+        OutOfMemoryError: it does not fit the device.
+    """
+    with memory_guard(device, MEMORY_HINT):
+        network, info = load_checkpoint(checkpoint, device)
+    return Model(network, info, checkpoint_identity(checkpoint), device)
+
+
 def reconstruct_volume(
     volume: CTVolume,
-    checkpoint: Path,
+    model: Model,
     plan: Plan,
     outputs: Outputs,
-    device: torch.device,
     reporter: Reporter,
     stop: StopRequest,
     begin: float,
     *,
     completed: bool = True,
+    request: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Reconstruct a volume and write its results.
 
     Args:
         completed: hidden patches are the completion's, if the checkpoint has one; else the decoder's.
         begin: time.monotonic() at which the work began; metrics.json counts from there.
+        request: stored in metrics.json: what tells a later call that it need not be made again.
 
     Returns:
         what metrics.json holds.
 
     Raises:
-        InputError: the checkpoint, the plan or the folder cannot be used.
+        InputError: the plan or the folder cannot be used.
         CancelledError: a stop was asked for; nothing is left behind.
         OutOfMemoryError: the superpatch does not fit the device.
         DiskFullError: the results do not fit the disk; nothing is left behind.
@@ -68,16 +96,15 @@ def reconstruct_volume(
     _check_input_not_overwritten(volume, outputs)
     for warning in volume.warnings:
         reporter.warning(warning)
+    device, info = model.device, model.info
     bf16 = use_bf16("auto", device)
-    with memory_guard(device, "choose --device cpu, or close other programs"):
-        model, info = load_checkpoint(checkpoint, device)
-        stop.check()
+    with memory_guard(device, MEMORY_HINT):
         window = info.preprocessing.window_hu
         grid = model_grid(volume.geometry, info.preprocessing.spacing_mm)
         unit = hu_to_unit(grid.to_model(volume.hu), window)
-        with staged(outputs.folder, last="metrics.json") as staging:
+        with staged(outputs.folder, last=METRICS) as staging:
             result = reconstruct(
-                model,
+                model.network,
                 unit,
                 plan,
                 name=volume.name,
@@ -92,13 +119,14 @@ def reconstruct_volume(
             measured = measure(unit, result, plan, info.model.patch_size, window, stop=stop)
             reporter.progress("measure", 1.0)
             metrics = {
-                **_describe(volume, checkpoint, plan, grid, result),
+                **_describe(volume, model, plan, grid, result),
                 "completion": completed and "completion" in info.parts,
                 **measured,
                 "superpatches": superpatch_metrics(unit, result, window),
                 "window_hu": list(window),
                 "device": device_name(device),
                 "precision": "bf16" if bf16 else "fp32",
+                **({} if request is None else {"request": dict(request)}),
             }
             _write_volumes(staging, volume, grid, result, window, outputs, reporter, stop)
             stop.check()
@@ -108,7 +136,7 @@ def reconstruct_volume(
             metrics["seconds"] = round(time.monotonic() - begin, 2)
             metrics["peak_memory_mib"] = None if peak is None else round(peak)
             metrics["files"] = sorted(path.name for path in staging.iterdir())
-            write_json(staging / "metrics.json", metrics)
+            write_json(staging / METRICS, metrics)
             stop.check()
             written = sorted(path.name for path in staging.iterdir())
     for name in written:
@@ -116,9 +144,7 @@ def reconstruct_volume(
     return metrics
 
 
-def _describe(
-    volume: CTVolume, checkpoint: Path, plan: Plan, grid: ModelGrid, result: Reconstruction
-) -> dict[str, Any]:
+def _describe(volume: CTVolume, model: Model, plan: Plan, grid: ModelGrid, result: Reconstruction) -> dict[str, Any]:
     d, h, w = volume.geometry.spacing_dhw
     return {
         "schema": SCHEMA,
@@ -128,7 +154,7 @@ def _describe(
             "size": list(volume.geometry.size_dhw[::-1]),
             "spacing_mm": [w, h, d],
         },
-        "checkpoint": checkpoint_identity(checkpoint),
+        "checkpoint": model.identity,
         "mask": {
             "strategy": plan.mask.strategy,
             "plane_ratio": plan.mask.plane_ratio,

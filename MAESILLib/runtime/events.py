@@ -102,9 +102,15 @@ class Reporter:
         if self.mode != "off":
             self.text(f"warning: {message}")
 
+    def failure(self, name: str, reason: str) -> None:
+        """Say that one of several inputs failed; the command goes on with the others."""
+        # a path may hold line breaks
+        line = " ".join((reason if name in reason else f"{name}: {reason}").splitlines())
+        self._emit("warning", message=line)
+        self.text(f"maesil: {line}")
+
     def error(self, kind: str, message: str, hint: str) -> None:
         """Say why the command ends without a result."""
-        # a path may hold line breaks
         message, hint = " ".join(message.splitlines()), " ".join(hint.splitlines())
         self._emit("error", kind=kind, message=message, hint=hint)
         self.text(f"maesil: {message}. {hint}" if hint else f"maesil: {message}")

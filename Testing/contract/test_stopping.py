@@ -36,7 +36,7 @@ from MAESILLib.mae.masking import MaskSpec
 from MAESILLib.metrics.image import ssim_map
 from MAESILLib.reconstruct.plan import Plan
 from MAESILLib.reconstruct.reconstruction import reconstruct as reconstruct_array
-from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
+from MAESILLib.reconstruct.results import Outputs, load_model, reconstruct_volume
 from MAESILLib.runtime.errors import CancelledError
 from MAESILLib.runtime.events import Reporter, parse_event
 from MAESILLib.runtime.stopping import StopRequest
@@ -167,11 +167,11 @@ class TestChecks:
         small = write_ct(tmp_path_factory.mktemp("small") / "scan.nrrd", (28, 32, 36))
         volume, plan = read_volume(small), Plan(MaskSpec("uniform", 0.12, 0.0), "complete")
 
+        model = load_model(checkpoint, torch.device("cpu"))
+
         def run(stop: StopRequest) -> None:
             outputs = Outputs(tmp_path / "new" / "out", "nii.gz")
-            reconstruct_volume(
-                volume, checkpoint, plan, outputs, torch.device("cpu"), Reporter(), stop, time.monotonic()
-            )
+            reconstruct_volume(volume, model, plan, outputs, Reporter(), stop, time.monotonic())
 
         whole = StopAfter(np.inf)
         run(whole)
