@@ -1,18 +1,16 @@
 """Inputs that people have reported, each judged by the place of its voxels: right, or refused in the right words."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from volume_factory import SHARED_CT
+from reported_cases import CASES, case_id, case_inputs, truth
 
 from MAESILLib.ct.reading import read_volume
 from MAESILLib.runtime.errors import InputError
 
-CASES = SHARED_CT.parent / "cases"
 RIGHT = ""
 VERDICTS: dict[str, dict[str, str]] = {
     "01_nifti_sform_not_orthonormal": {"real_3deg.nii.gz": "~resampled", "*_0.3deg.nii.gz": "~"},
@@ -89,8 +87,7 @@ equal everywhere, with these words; "!" refused, in these words; "-" no input of
 
 
 def inputs() -> list[Any]:
-    found = sorted(CASES.glob("[0-9]*/in/*"))
-    return [pytest.param(path, id=f"{path.parts[-3][:2]}/{path.name[:40]}") for path in found if verdict(path) != "-"]
+    return [pytest.param(path, id=case_id(path)) for path in case_inputs() if verdict(path) != "-"]
 
 
 def verdict(path: Path) -> str:
@@ -123,13 +120,3 @@ def test_every_voxel_is_right_or_refused(path: Path, capfd: pytest.CaptureFixtur
         assert apart.mean() < min(np.abs(other - truth(volume)).mean() for other in moved)
     else:
         assert (apart <= 1.01).mean() > 0.9995
-
-
-def truth(volume: Any) -> np.ndarray:
-    """Return HU (D, H, W) by the reported body's own function of the place."""
-    sys.path.insert(0, str(CASES))
-    from common import hu
-
-    k, j, i = np.meshgrid(*(np.arange(n) for n in volume.hu.shape), indexing="ij")
-    places = np.stack([i, j, k, np.ones_like(i)], -1) @ volume.geometry.ijk_to_lps().T
-    return hu(-places[..., 0], -places[..., 1], places[..., 2])
