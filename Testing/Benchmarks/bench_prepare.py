@@ -15,8 +15,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import zoom
+
+from MAESILLib.ct.geometry import Geometry
+from MAESILLib.ct.reading import read_volume
+from MAESILLib.ct.writing import write_volume
 from MAESILLib.data.one_source import stamp_of
 from MAESILLib.data.sources import find_sources
+from MAESILLib.runtime.resources import sample_ct
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 REAL_CT = REPOSITORY.parent / "shared" / "ct"
@@ -41,23 +49,24 @@ def cost_of(command: list[str], text: str = "") -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def scaled_sample(shape: tuple[int, int, int]) -> NDArray[np.int16]:
+    """Return HU of the sample, scaled to a number of voxels."""
+    sample = read_volume(sample_ct()).hu
+    return zoom(sample, np.divide(shape, sample.shape), order=1)
+
+
+def with_noise(hu: NDArray[np.int16], seed: int) -> NDArray[np.int16]:
+    """Return HU with noise: a file of it compresses as a scanner's does."""
+    return hu + np.random.default_rng(seed).integers(-15, 16, hu.shape, np.int16)
+
+
 def enlarged(folder: Path) -> Path:
     """Write the sample as a scanner would: 6 of 512 x 512 x 60 voxels of 0.75 x 0.75 x 3 mm, each with other noise."""
-    import numpy as np
-    from scipy.ndimage import zoom
-
-    from MAESILLib.ct.geometry import Geometry
-    from MAESILLib.ct.reading import read_volume
-    from MAESILLib.ct.writing import write_volume
-    from MAESILLib.runtime.resources import sample_ct
-
     shape = (60, 512, 512)
     geometry = Geometry(shape, (3.0, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-    sample = read_volume(sample_ct()).hu
-    hu = zoom(sample, np.divide(shape, sample.shape), order=1)
+    hu = scaled_sample(shape)
     for seed in range(6):
-        noise = np.random.default_rng(seed).integers(-15, 16, shape, np.int16)
-        write_volume(folder / f"ct{seed}.nii.gz", hu + noise, geometry)
+        write_volume(folder / f"ct{seed}.nii.gz", with_noise(hu, seed), geometry)
     return folder
 
 
