@@ -74,8 +74,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     plan = plan_from(args)
     device = set_up_device(args)
-    stop.check()
     paths = _several(args)
+    stop.check()
     model = load_model(Path(args.checkpoint) if args.checkpoint else embedded_checkpoint(), device)
     if paths is not None:
         _run_several(args, paths, model, plan, reporter, stop)

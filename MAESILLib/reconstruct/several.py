@@ -34,13 +34,14 @@ def find_inputs(given: list[Path]) -> list[Path] | None:
     Raises:
         InputError: a manifest cannot be used.
     """
+    is_alone = len(given) == 1 and given[0].suffix.lower() not in MANIFESTS
     files = [path for path in given if path.is_file()]
+    if files and is_alone:
+        return None
     found = [source.path for source in find_sources(files)] if files else []
     found += [path for folder in given if folder not in files for path in _inside(folder)]
-    if len(given) == 1 and given[0].suffix.lower() not in MANIFESTS:
-        is_one_study = not any(map(_is_volume_file, found)) and len({_study(path) for path in found} - {""}) <= 1
-        if files or is_one_study:
-            return None
+    if is_alone and not any(map(_is_volume_file, found)) and len({_study(path) for path in found} - {""}) <= 1:
+        return None
     return list({path.resolve(): path for path in found}.values())
 
 
@@ -49,25 +50,29 @@ def _inside(folder: Path) -> list[Path]:
         found = [source.path for source in find_sources([folder])]
     except InputError:
         return [folder]
-    return [path for path in found if (_is_no_result(path) if _is_volume_file(path) else _study(path) is not None)] or [
-        folder
-    ]
+    return [path for path in found if _is_input(path)] or [folder]
+
+
+def _is_input(path: Path) -> bool:
+    if _is_volume_file(path):
+        return volume_stem(path) not in KINDS or not (path.parent / METRICS).exists()
+    return _study(path) is not None
 
 
 def _is_volume_file(path: Path) -> bool:
     return path.is_file() and is_volume(path)
 
 
-def _is_no_result(path: Path) -> bool:
-    return volume_stem(path) not in KINDS or not (path.parent / METRICS).exists()
-
-
 def _study(path: Path) -> str | None:
     """Return the StudyInstanceUID of a DICOM file or folder: of its first CT slice; "" if unknown, None without one."""
     from pydicom import dcmread
 
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+    except OSError:
+        return ""
     study = None
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for file in files:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
