@@ -39,7 +39,7 @@ test-fast: $(VENV)/ready-to-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(FAST)
 
 bench: $(VENV)/ready-to-test
-	for name in training_step convolution crops prepare evaluate panel; do $(BIN)/python Testing/Benchmarks/bench_$$name.py || exit 1; done
+	for name in training_step convolution crops reading prepare evaluate panel; do $(BIN)/python Testing/Benchmarks/bench_$$name.py || exit 1; done
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
