@@ -1,9 +1,10 @@
 """``maesil reconstruct``: mask and reconstruct CTs; write volumes, metrics and a figure."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 
 if TYPE_CHECKING:
+    from MAESILLib.ct.dicom import Series
+    from MAESILLib.data.sources import Source
     from MAESILLib.reconstruct.plan import Plan
     from MAESILLib.reconstruct.results import Model
 
@@ -45,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for the results; of several inputs each has a folder in it, and a second call resumes",
     )
     parser.add_argument("--checkpoint", metavar="C", help="a .safetensors checkpoint; the embedded one if not given")
-    parser.add_argument(
-        "--series", metavar="UID", help="DICOM series: UID, number, or largest; of several inputs: largest"
-    )
+    parser.add_argument("--series", metavar="UID", help="DICOM series: UID, number, or largest; for one input")
     add_reading_arguments(parser, "--spacing", "--input-spacing")
     parser.add_argument("--name", help="volume name, part of the mask seed; the file's if not given")
     add_mask_arguments(parser)
@@ -74,34 +75,34 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     plan = plan_from(args)
     device = set_up_device(args)
-    paths = _several(args)
+    sources = _several(args)
     stop.check()
     model = load_model(Path(args.checkpoint) if args.checkpoint else embedded_checkpoint(), device)
-    if paths is not None:
-        _run_several(args, paths, model, plan, reporter, stop)
+    if sources is not None:
+        _run_several(args, sources, model, plan, reporter, stop)
         return
-    metrics = _reconstruct(args, model, plan, reporter, stop, Path(args.inputs[0]), Path(args.output))
+    metrics = _reconstruct(
+        args, model, plan, reporter, stop, Path(args.inputs[0]), Path(args.output), series=args.series
+    )
     if args.progress != "json":
         print(table(metrics))
 
 
-def _several(args: argparse.Namespace) -> list[Path] | None:
+def _several(args: argparse.Namespace) -> list[Source] | None:
     """Return the inputs; None where there is one."""
-    from MAESILLib.ct.dicom import LARGEST
     from MAESILLib.reconstruct.several import find_inputs
 
-    is_named = args.series not in (None, LARGEST)
-    if is_named and len(args.inputs) == 1:
+    if args.series and len(args.inputs) == 1:
         return None
-    paths = find_inputs([Path(path) for path in args.inputs])
-    if paths is not None and (is_named or args.name):
-        option = "--series" if is_named else "--name"
-        raise InputError(f"{option} is for one input, and there are {len(paths)}", f"leave {option} out")
-    return paths
+    sources = find_inputs([Path(path) for path in args.inputs])
+    for option in ("series", "name"):
+        if sources is not None and getattr(args, option):
+            raise InputError(f"--{option} is for one input, and there are {len(sources)}", f"leave --{option} out")
+    return sources
 
 
 def _run_several(
-    args: argparse.Namespace, paths: list[Path], model: Model, plan: Plan, reporter: Reporter, stop: StopRequest
+    args: argparse.Namespace, sources: list[Source], model: Model, plan: Plan, reporter: Reporter, stop: StopRequest
 ) -> None:
     from MAESILLib.evaluation.tables import cells, csv_text, headings
     from MAESILLib.metrics.catalogue import markdown_table
@@ -111,8 +112,11 @@ def _run_several(
     output = Path(args.output)
     options = {key: value for key, value in vars(args).items() if key not in NOT_OF_A_RESULT}
     options["checkpoint"] = model.identity["sha256"]
-    reconstruct = partial(_reconstruct, args, model, plan, reporter, stop)
-    rows, failures = reconstruct_each(paths, output, options, reconstruct, reporter, stop)
+
+    def reconstruct(source: Source, folder: Path, request: dict[str, Any]) -> None:
+        _reconstruct(args, model, plan, reporter, stop, source.path, folder, series=source.series, request=request)
+
+    rows, failures = reconstruct_each(sources, output, options, reconstruct, reporter, stop)
     if rows:
         write_text(output / "metrics.csv", csv_text(rows))
         reporter.artifact("table", output / "metrics.csv")
@@ -122,7 +126,7 @@ def _run_several(
     if failures:
         # of the kinds of failure, the one that ends with the highest status
         kind = type(max(failures, key=lambda failure: failure.exit_status))
-        raise kind(f"{len(failures)} of {len(paths)} inputs failed", "mend them; a second call makes these alone")
+        raise kind(f"{len(failures)} of {len(sources)} inputs failed", "mend them; a second call makes these alone")
 
 
 def _reconstruct(
@@ -133,6 +137,8 @@ def _reconstruct(
     stop: StopRequest,
     path: Path,
     folder: Path,
+    *,
+    series: Series | str | None,
     request: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Reconstruct one input; ``request`` is stored in metrics.json."""
@@ -142,8 +148,6 @@ def _reconstruct(
     begin = time.monotonic()
     stop.check()
     reporter.progress("read", 0.0)
-    # of several inputs some may be no DICOM
-    series = args.series if request is None or path.is_dir() else None
     volume = read_volume(path, series=series, given=given_from(args))
     if args.name:
         volume = dataclasses.replace(volume, name=args.name)

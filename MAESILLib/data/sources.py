@@ -228,7 +228,8 @@ def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
         if folder not in with_series:
             hint = f". {note.hint}" if note.hint else ""
             problem = f"{note.damaged()}{hint}" if note.problems else f"no DICOM CT series (only {note.others()})"
-            found.append((note.place, replace(given, path=folder, problem=problem)))
+            beside = "" if note.problems else note.others()
+            found.append((note.place, replace(given, path=folder, problem=problem, beside=beside)))
     sources = [source for _, source in sorted(found, key=lambda one: one[0])]
     if listing.given is not None and len(sources) < 2:
         # the manifest names it

@@ -1,9 +1,9 @@
 """A reconstruction's files: volumes on the input's grid, figure, metrics.json; all of them or none."""
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,18 +1,15 @@
 """Several inputs in one call: which they are, where the results of each lie, and which are done already."""
 
-from __future__ import annotations
-
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.ct.dicom_slice import slices_of
 from MAESILLib.ct.reading import volume_stem
 from MAESILLib.data.names import marked, plan_names
 from MAESILLib.data.one_source import stamp_of
-from MAESILLib.data.sources import find_sources, is_volume
+from MAESILLib.data.sources import Source, find_sources
 from MAESILLib.metrics.catalogue import CATALOGUE
 from MAESILLib.reconstruct.results import KINDS, METRICS
 from MAESILLib.runtime.errors import CancelledError, DiskFullError, InputError, MAESILError
@@ -21,11 +18,9 @@ from MAESILLib.runtime.files import check_folder, read_json
 from MAESILLib.runtime.stopping import StopRequest
 
 MANIFESTS = (".csv", ".json")
-WHOLE_FILES = (".nii", ".nii.gz", ".nrrd", ".mha")
-"""Suffixes of volumes of which no part lies in another file."""
 
 
-def find_inputs(given: list[Path]) -> list[Path] | None:
+def find_inputs(given: list[Path]) -> list[Source] | None:
     """Return the CTs in files and folders, or None where they are one input: a file, or a folder of one DICOM study.
 
     In folders, results of former calls and DICOM without a CT are passed over. What is missing, or a folder without
@@ -34,63 +29,46 @@ def find_inputs(given: list[Path]) -> list[Path] | None:
     Raises:
         InputError: a manifest cannot be used.
     """
-    is_alone = len(given) == 1 and given[0].suffix.lower() not in MANIFESTS
-    files = [path for path in given if path.is_file()]
-    if files and is_alone:
+    is_alone = len(given) == 1
+    if is_alone and given[0].is_file() and given[0].suffix.lower() not in MANIFESTS:
         return None
-    found = [source.path for source in find_sources(files)] if files else []
-    found += [path for folder in given if folder not in files for path in _inside(folder)]
-    if is_alone and not any(map(_is_volume_file, found)) and len({_study(path) for path in found} - {""}) <= 1:
+    sources: dict[str, Source] = {}
+    for path in given:
+        try:
+            found = [one for one in find_sources([path]) if path.is_file() or not _is_passed_over(one)]
+        except InputError:
+            if path.is_file():
+                raise
+            found = []
+        sources |= {one.key: one for one in found or [Source(path)]}
+    studies = {_study(one) for one in sources.values()}
+    if is_alone and given[0].is_dir() and None not in studies and len(studies - {""}) <= 1:
         return None
-    return list({path.resolve(): path for path in found}.values())
+    return list(sources.values())
 
 
-def _inside(folder: Path) -> list[Path]:
-    try:
-        found = [source.path for source in find_sources([folder])]
-    except InputError:
-        return [folder]
-    return [path for path in found if _is_input(path)] or [folder]
+def _is_passed_over(source: Source) -> bool:
+    is_result = volume_stem(source.path) in KINDS and (source.path.parent / METRICS).exists()
+    return is_result or (source.series is None and bool(source.beside))
 
 
-def _is_input(path: Path) -> bool:
-    if _is_volume_file(path):
-        return volume_stem(path) not in KINDS or not (path.parent / METRICS).exists()
-    return _study(path) is not None
-
-
-def _is_volume_file(path: Path) -> bool:
-    return path.is_file() and is_volume(path)
-
-
-def _study(path: Path) -> str | None:
-    """Return the StudyInstanceUID of a DICOM file or folder: of its first CT slice; "" if unknown, None without one."""
+def _study(source: Source) -> str | None:
+    """Return the StudyInstanceUID of a DICOM series, "" of a folder of what is none, None of a volume file."""
     from pydicom import dcmread
 
-    try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-    except OSError:
-        return ""
-    study = None
-    for file in files:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if file.name.startswith(".") or not file.is_file() or isinstance(slices_of(file), str):
-                    continue
-                data = dcmread(file, stop_before_pixels=True, force=True, specific_tags=["StudyInstanceUID"])
-                return str(data.get("StudyInstanceUID") or "")
-        except (InputError, OSError):
-            # a CT, but damaged
-            study = ""
-    return study
+    if source.series is None:
+        return "" if source.path.is_dir() else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = dcmread(source.files[0], stop_before_pixels=True, force=True, specific_tags=["StudyInstanceUID"])
+    return str(data.get("StudyInstanceUID") or "")
 
 
 def reconstruct_each(
-    paths: list[Path],
+    sources: list[Source],
     output: Path,
     options: Mapping[str, Any],
-    reconstruct: Callable[[Path, Path, dict[str, Any]], object],
+    reconstruct: Callable[[Source, Path, dict[str, Any]], object],
     reporter: Reporter,
     stop: StopRequest,
 ) -> tuple[list[dict[str, Any]], list[MAESILError]]:
@@ -109,53 +87,52 @@ def reconstruct_each(
         DiskFullError: the disk is full; what is done stays.
     """
     check_folder(output)
-    results: list[Path] = []
+    rows: list[dict[str, Any]] = []
     failures: list[MAESILError] = []
-    for number, (path, name) in enumerate(zip(paths, plan_names(paths), strict=True), start=1):
+    names = plan_names([Path(source.key) for source in sources])
+    for number, (source, name) in enumerate(zip(sources, names, strict=True), start=1):
         stop.check()
         former = _metrics(output / name)
-        if former and former["input"]["path"] != str(path):
-            name = marked(name, path)
+        if former and former.get("request", {}).get("source") != source.key:
+            name = marked(name, Path(source.key))
             former = _metrics(output / name)
         folder = output / name
-        reporter.info("input", number=number, inputs=len(paths), path=str(path), folder=str(folder))
+        reporter.info("input", number=number, inputs=len(sources), path=source.key, folder=str(folder))
         if reporter.mode == "bar":
-            reporter.text(f"{number} of {len(paths)}: {path}")
+            reporter.text(f"{number} of {len(sources)}: {source.key}")
         try:
-            request = {"path": str(path), "stamp": _stamp(path), **options}
+            if source.problem:
+                raise InputError(source.problem)
+            # a folder without any CT is read, to say so
+            stamp = "" if source.series is None and source.path.is_dir() else stamp_of(source)[1]
+            request = {"source": source.key, "stamp": stamp, **options}
             if former.get("request") != request:
                 # of a call that was killed
                 for left in folder.glob(".partial-*"):
                     shutil.rmtree(left)
-                reconstruct(path, folder, request)
-            results.append(folder)
+                reconstruct(source, folder, request)
+            rows.append(_row(folder, source))
         except (CancelledError, DiskFullError):
             raise
         except Exception as error:
             # what nobody thought of must not stop the others
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
             failures.append(error if isinstance(error, MAESILError) else InputError(text))
-            reporter.failure(str(path), str(failures[-1]))
-    return [_row(folder) for folder in results], failures
+            reporter.failure(source.key, str(failures[-1]))
+    return rows, failures
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
     """Return what metrics.json of a result holds; {} where there is none."""
     try:
         found = read_json(folder / METRICS)
-        return found if isinstance(found["input"]["path"], str) else {}
-    except (InputError, OSError, TypeError, KeyError):
+    except (InputError, OSError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
-def _stamp(path: Path) -> str:
-    """Return a text that changes when the files of an input do, or any in its folder where some may lie beside it."""
-    whole = path.is_dir() or path.name.lower().endswith(WHOLE_FILES)
-    return stamp_of(path if whole else path.parent)[1] if path.exists() else ""
-
-
-def _row(folder: Path) -> dict[str, Any]:
+def _row(folder: Path, source: Source) -> dict[str, Any]:
     metrics = _metrics(folder)
     # the peak of memory is that of the process, which later inputs share with earlier ones
     keys = [key for key in CATALOGUE if key in metrics and key != "peak_memory_mib"]
-    return {"result": folder.name, "input": metrics["input"]["path"], **{key: metrics[key] for key in keys}}
+    return {"result": folder.name, "input": source.key, **{key: metrics[key] for key in keys}}

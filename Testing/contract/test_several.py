@@ -1,7 +1,5 @@
 """``maesil reconstruct`` of several inputs: a folder of results each, a table, failures, a second call."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
@@ -45,9 +43,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
     one, load = command._reconstruct, "MAESILLib.reconstruct.results.load_checkpoint"
 
-    def counted(*arguments: object) -> object:
+    def counted(*arguments: object, **options: object) -> object:
         done.append(Path(arguments[6]).name)
-        return one(*arguments)
+        return one(*arguments, **options)
 
     from MAESILLib.mae.checkpoint import load_checkpoint
 
@@ -201,7 +199,7 @@ def test_a_stop_between_inputs(
     stop = tmp_path / "stop"
     one = command._reconstruct
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_reconstruct", lambda *arguments: (one(*arguments), stop.touch()))
+        patch.setattr(command, "_reconstruct", lambda *a, **options: (one(*a, **options), stop.touch()))
         result = reconstruct(scans, tmp_path / "out", checkpoint, "--stop-file", stop)
     assert_refused(result, "stop file", status=3)
     assert made == ["checkpoint", "a_ct"]
