@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Slice:
         j /= np.linalg.norm(j)
         return np.array([i, j, np.cross(i, j)])
 
-    @property
+    @cached_property
     def height(self) -> float:
         """Position in mm along the slice normal."""
         return float(self.axes()[2] @ np.array(self.position))
@@ -156,7 +157,7 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
     """Describe a slice by the first of ``places`` that has each attribute."""
 
     def first(keyword: str) -> Any:
-        return next((place for place in places if place.get(keyword) not in (None, "")), data)
+        return next((place for place in places[:-1] if place.get(keyword) not in (None, "")), data)
 
     if data.get("ModalityLUTSequence"):
         raise InputError(f"{path} has a table of values (Modality LUT) in place of a rescale to HU", ORIGINAL)
@@ -257,7 +258,7 @@ def _text(data: Any, keyword: str) -> str:
         return ""
     text = "\\".join(map(str, value)) if _is_multiple(value) else str(value)
     # descriptions come in many encodings; only printable ASCII is safe on every terminal
-    return "".join(c if " " <= c <= "~" else "?" for c in text).strip()
+    return re.sub(r"[^ -~]", "?", text).strip()
 
 
 def _numbers(data: Any, keyword: str) -> tuple[float, ...]:

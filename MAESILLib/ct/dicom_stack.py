@@ -100,19 +100,28 @@ def read_voxels(arranged: Arranged) -> NDArray[Any]:
         for number, stored in zip(numbers, read_pixels([slices[n] for n in numbers]), strict=True):
             if stored.shape != size[1:]:
                 raise InputError(f"{slices[number].path} has pixels of another shape than it states", "copy it again")
-            voxels[number] = _to_hu(stored, *slices[number].rescale, voxels.dtype)
+            _to_hu(stored, *slices[number].rescale, voxels[number])
     if len(voxels) == arranged.size_dhw[0] and _is_even(arranged.heights, arranged.step):
         return voxels
     return even_slices(voxels, arranged.heights, arranged.step)
 
 
-def _to_hu(stored: NDArray[Any], slope: float, intercept: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _to_hu(stored: NDArray[Any], slope: float, intercept: float, hu: NDArray[Any]) -> None:
+    """Write stored values (rows, columns) into ``hu`` as HU."""
     is_unsigned = stored.dtype.kind == "u" and stored.dtype.itemsize == 2
     if is_unsigned and intercept > EXTENDED_INTERCEPT and stored.max() >= WRAPPED_FROM:
         stored = np.where(stored >= WRAPPED_FROM, stored.astype(np.int32) - (1 << 16), stored)
-    if dtype != np.int16:
-        return stored * np.float64(slope) + intercept
-    return np.clip(stored.astype(np.int32) * int(slope) + int(intercept), -32768, 32767)
+    if hu.dtype != np.int16:
+        hu[:] = stored * np.float64(slope) + intercept
+        return
+    ends = [int(end) * int(slope) + int(intercept) for end in (stored.min(), stored.max())]
+    if min(ends) >= -32768 and max(ends) <= 32767:
+        # modulo 2^16, where all results fit: without copies of 32 bits, which took half of the time
+        hu[:] = stored
+        hu *= np.int16(slope)
+        hu += np.int16(intercept)
+        return
+    hu[:] = np.clip(stored.astype(np.int32) * int(slope) + int(intercept), -32768, 32767)
 
 
 def _refuse_mixed(label: str, slices: list[Slice]) -> None:

@@ -90,7 +90,18 @@ def _files(path: Path) -> dict[str, Path]:
 def _opened(path: Path) -> Any:
     with open(path, "rb") as file:
         is_packed = file.read(2) == GZIP_MAGIC
-    return gzip.open(path, "rb") if is_packed else open(path, "rb")
+    return _Unpacked(path, "rb") if is_packed else open(path, "rb")
+
+
+class _Unpacked(gzip.GzipFile):
+    """A packed file that fills a buffer piece by piece: the inherited way holds all of it twice."""
+
+    def readinto(self, buffer: Any) -> int:
+        view, done = memoryview(buffer).cast("B"), 0
+        while part := self.read(min(len(view) - done, 1 << 20)):
+            view[done : done + len(part)] = part
+            done += len(part)
+        return done
 
 
 def _kind(files: dict[str, Path], header_file: Any, path: Path) -> Any:

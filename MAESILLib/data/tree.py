@@ -5,7 +5,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from MAESILLib.runtime.stopping import StopRequest
 
 BATCH = 64
 """Files that a worker looks at before it reports."""
+COMMON = [field.name for field in fields(Slice) if field.name not in ("path", "position", "instance_uid")]
+"""What the slices of a series have in common."""
 LIMIT_S = 60.0
 """For a batch, and for each file of one that failed."""
 
@@ -62,7 +64,7 @@ def look(files: Sequence[Path], workers: int, reporter: Reporter, stop: StopRequ
 
 def _sharing(one: Slice, shared: dict[Any, Any]) -> Slice:
     """Return a slice that shares what is equal with others, because a tree has very many."""
-    common = {key: value for key, value in vars(one).items() if key not in ("path", "position")}
+    common = {key: getattr(one, key) for key in COMMON}
     return replace(one, **{key: shared.setdefault((key, value), value) for key, value in common.items()})
 
 

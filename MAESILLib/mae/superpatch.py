@@ -11,6 +11,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from MAESILLib.config import check_sizes
 from MAESILLib.runtime.errors import InputError
@@ -112,11 +113,12 @@ class Blend:
     Args:
         shape: (D, H, W) of the volumes.
         count: how many have the same weights.
+        weight: float32, or an integer where weights are booleans.
     """
 
-    def __init__(self, shape: Shape, count: int = 1) -> None:
+    def __init__(self, shape: Shape, count: int = 1, weight: DTypeLike = np.float32) -> None:
         self.totals = [np.zeros(shape, np.float32) for _ in range(count)]
-        self.weight = np.zeros(shape, np.float32)
+        self.weight = np.zeros(shape, weight)
 
     def add(self, box: Superpatch, weights: np.ndarray, *values: np.ndarray) -> None:
         """Add ``values`` of the box, one for each volume, with ``weights``, all (D, H, W); padding is dropped."""

@@ -20,7 +20,7 @@ from MAESILLib.reconstruct.plan import Plan, masks_of_volume, superpatch_masks
 from MAESILLib.runtime.device import precision_context
 from MAESILLib.runtime.stopping import NEVER, StopRequest
 
-FILL_PLANES, FILL_MARGIN = 256, 32
+FILL_PLANES, FILL_MARGIN = 192, 32
 """Planes of a volume that are filled at once at most, and beyond them those that take part: four patches away a fill
 hardly depends on what is visible."""
 
@@ -84,7 +84,8 @@ def reconstruct(
     # with overlap a neighbour shows what this superpatch hides, so no mask and no fill is that of the whole volume
     is_filled = plan.overlap == 0 and plan.mask.strategy != "none"
     whole = masks_of_volume(shape, boxes, masks, config.patch_size)
-    hidden_blend, visible_blend = Blend(shape, 1 + is_filled), Blend(shape)
+    weight = np.float32 if plan.overlap > 0 else np.uint16
+    hidden_blend, visible_blend = Blend(shape, 1 + is_filled, weight), Blend(shape, 1, weight)
     hidden_once, biharmonic = np.zeros(shape, bool), None
     done, total = 0, sum(len(of_box) for of_box in masks)
     for number in range(passes):
@@ -99,7 +100,7 @@ def reconstruct(
                 model, unit, group, visible, fill, plan.coverage == "single", torch.device(device), bf16, completed
             )
             for box, (predicted, shown, hidden) in zip(group, predictions, strict=True):
-                weights = blending_weights(box.size) if plan.overlap > 0 else np.ones(box.size, np.float32)
+                weights = blending_weights(box.size) if plan.overlap > 0 else np.ones(box.size, bool)
                 fills = [] if harmonic is None else [extract(harmonic, box)]
                 hidden_blend.add(box, weights * hidden, predicted, *fills)
                 if plan.coverage == "single":
@@ -111,7 +112,10 @@ def reconstruct(
                 progress(done / total)
     tokens = sum(math.prod(token_grid(box.size, config.patch_size)) for box in boxes)
     visible_tokens = sum(one.shape[1] for one in masks)
-    prediction = hidden_blend.mean(where_empty=visible_blend.mean())
+    del harmonic, fill, fills
+    shown = visible_blend.mean()
+    del visible_blend
+    prediction = hidden_blend.mean(where_empty=shown)
     filled = hidden_blend.mean(1, unit) if is_filled else None
     return Reconstruction(
         prediction, hidden_once, filled, biharmonic, passes, 1 - visible_tokens / tokens, tuple(boxes)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from cli_factory import assert_refused, maesil, reconstruct, write_ct, write_image
 from reconstruct_checks import (
     FIGURES,
@@ -27,7 +28,10 @@ from training_factory import smooth_hu
 from volume_factory import geometry, rotation, trunk, write_dicom
 
 from MAESILLib.ct.reading import read_volume
+from MAESILLib.ct.volume import hu_to_unit
+from MAESILLib.reconstruct import reconstruction
 from MAESILLib.runtime.resources import embedded_checkpoint, sample_ct
+from MAESILLib.runtime.stopping import NEVER
 
 GRIDS: dict[str, dict[str, Any]] = {
     "isotropic": {},
@@ -346,3 +350,19 @@ def test_demo_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("MAESILLib.ct.reading.read_volume", lambda *_, **__: pytest.fail("read in vain"))
     assert_refused(maesil("demo", "--output", tmp_path / "out", "--progress", "off"), "none.safetensors is missing")
     assert not (tmp_path / "out").exists()
+
+
+def test_slabs_of_a_deep_volume_are_filled_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = hu_to_unit(trunk((168, 24, 24)))
+    hidden = np.random.default_rng(0).random((21, 3, 3)).repeat(8, 0).repeat(8, 1).repeat(8, 2) < 0.7
+
+    def fills() -> tuple[np.ndarray, np.ndarray]:
+        return reconstruction._fills(unit, hidden, True, torch.device("cpu"), NEVER)
+
+    whole = fills()
+    monkeypatch.setattr(reconstruction, "FILL_PLANES", 60)
+    for one, other, error in zip(whole, fills(), (2e-3, 0.05), strict=True):
+        assert 0 < np.abs(one - other).max() < error
+        np.testing.assert_array_equal(one[~hidden], unit[~hidden])
+        errors = [np.square(fill - unit)[hidden].mean() for fill in (one, other)]
+        assert errors[0] == pytest.approx(errors[1], rel=0.005)
