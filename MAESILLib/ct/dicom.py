@@ -7,7 +7,6 @@ named only when no CT series is left. A damaged file costs the series it belongs
 import itertools
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -148,9 +147,7 @@ def _found(paths: Any) -> Found:
             continue
         read.add(real)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = slices_of(path)
+            found = slices_of(path)
         except InputError as error:
             unusable[path] = error
             continue

@@ -40,7 +40,8 @@ class Slice:
     Attributes:
         path, frame: where its pixels are; ``frame`` is None in a file of one.
         instance_uid: of its file.
-        series_uid, series_number, description, acquisition, kernel: of its series; "" when absent.
+        patient: PatientID after its issuer; "" when absent.
+        study_uid, series_uid, series_number, description, acquisition, kernel: of its series; "" when absent.
         size: (columns, rows).
         pixel_spacing: mm between rows, then between columns, as DICOM orders them; empty when absent.
         orientation: unit vectors in LPS along a row (i) and along a column (j): 6 numbers.
@@ -53,6 +54,8 @@ class Slice:
     path: Path
     frame: int | None
     instance_uid: str
+    patient: str
+    study_uid: str
     series_uid: str
     series_number: str
     description: str
@@ -99,8 +102,10 @@ def slices_of(path: Path) -> list[Slice] | str:
         file.seek(0)
         check_name(path)
         try:
-            data = dcmread(file, stop_before_pixels=True, force=True)
-            return _described(path, data, path.stat().st_size - file.tell())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                data = dcmread(file, stop_before_pixels=True, force=True)
+                return _described(path, data, path.stat().st_size - file.tell())
         except InputError:
             raise
         except Exception as error:  # pydicom raises any of damaged files, some only when a value is asked for
@@ -181,10 +186,14 @@ def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice
             raise InputError(f"{path} has a {tag} of {_text(first(tag), tag)}, which is unusable", ORIGINAL)
         rescale.append(found[0] if found else default)
     thickness = _numbers(first("SliceThickness"), "SliceThickness")
+    # as it stands: patients may differ in letters that messages leave out
+    issuer, patient = (str(data.get(tag) or "").strip() for tag in ("IssuerOfPatientID", "PatientID"))
     return Slice(
         path=path,
         frame=frame,
         instance_uid=_text(data, "SOPInstanceUID"),
+        patient="/".join(filter(None, (patient and issuer, patient))),
+        study_uid=_text(data, "StudyInstanceUID"),
         series_uid=_text(data, "SeriesInstanceUID"),
         series_number=_text(data, "SeriesNumber"),
         description=_text(data, "SeriesDescription"),

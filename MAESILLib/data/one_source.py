@@ -4,7 +4,6 @@ What is found depends on nothing but the source, so any process can do it in any
 """
 
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,7 +163,10 @@ def _prepared(setup: Setup, task: Task, sha256: str, size: int, stamp: str, chec
     volume = read_volume(source.path, series=source.series, given=setup.given)
     grid = model_grid(volume.geometry, setup.spacing_mm)
     if entry is None or entry.source_sha256 != sha256:
-        patient = source.patient or _dicom_patient(source) or task.name
+        # a DICOM series without PatientID is a patient by its study
+        first = source.series and source.series.slices[0]
+        own = first and (first.patient or first.study_uid or str(source.path))
+        patient = source.patient or own or task.name
         entry = CacheEntry(
             task.name,
             shape_dhw=grid.geometry.size_dhw,
@@ -213,17 +215,3 @@ def _corners(grid: ModelGrid) -> tuple[float, ...]:
     ends = np.tile(first, (4, 1))
     ends[[1, 2, 3], grid.axes] = (size - 1 - first)[list(grid.axes)]
     return tuple(float(v) for v in grid.source.physical_point(ends).round(4).ravel())
-
-
-def _dicom_patient(source: Source) -> str:
-    """Return a DICOM series' PatientID with its issuer, else its study, else its folder; nothing for another file."""
-    from pydicom import dcmread
-
-    if source.series is None:
-        return ""
-    tags = ["IssuerOfPatientID", "PatientID", "StudyInstanceUID"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data = dcmread(source.files[0], stop_before_pixels=True, force=True, specific_tags=tags)
-    issuer, patient, study = (str(data.get(tag) or "").strip() for tag in tags)
-    return "/".join(filter(None, (issuer, patient))) if patient else study or str(source.path)

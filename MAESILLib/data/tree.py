@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -93,9 +92,7 @@ def _looked(file: Path) -> Looked:
     try:
         if problem := why_no_file(file):
             return Looked(problem=problem)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = slices_of(file)
+        found = slices_of(file)
     except PermissionError:
         return Looked(problem=f"no permission to read {file}")
     except InputError as error:

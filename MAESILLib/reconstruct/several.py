@@ -1,7 +1,6 @@
 """Several inputs in one call: which they are, where the results of each lie, and which are done already."""
 
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,14 +53,9 @@ def _is_passed_over(source: Source) -> bool:
 
 def _study(source: Source) -> str | None:
     """Return the StudyInstanceUID of a DICOM series, "" of a folder of what is none, None of a volume file."""
-    from pydicom import dcmread
-
     if source.series is None:
         return "" if source.path.is_dir() else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data = dcmread(source.files[0], stop_before_pixels=True, force=True, specific_tags=["StudyInstanceUID"])
-    return str(data.get("StudyInstanceUID") or "")
+    return source.series.slices[0].study_uid
 
 
 def reconstruct_each(
