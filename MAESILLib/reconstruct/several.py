@@ -29,7 +29,7 @@ def find_inputs(given: list[Path]) -> list[Source] | None:
         InputError: a manifest cannot be used.
     """
     is_alone = len(given) == 1
-    if is_alone and given[0].is_file() and given[0].suffix.lower() not in MANIFESTS:
+    if is_alone and not given[0].is_dir() and given[0].suffix.lower() not in MANIFESTS:
         return None
     sources: dict[str, Source] = {}
     for path in given:
