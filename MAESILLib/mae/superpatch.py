@@ -108,26 +108,25 @@ def blending_weights(size: Shape) -> np.ndarray:
 
 
 class Blend:
-    """Volumes of weighted means, filled superpatch by superpatch.
+    """A volume of weighted means, filled superpatch by superpatch.
 
     Args:
-        shape: (D, H, W) of the volumes.
-        count: how many have the same weights.
+        shape: (D, H, W) of the volume.
         weight: float32, or an integer where weights are booleans.
     """
 
-    def __init__(self, shape: Shape, count: int = 1, weight: DTypeLike = np.float32) -> None:
-        self.totals = [np.zeros(shape, np.float32) for _ in range(count)]
+    def __init__(self, shape: Shape, weight: DTypeLike = np.float32) -> None:
+        self.total = np.zeros(shape, np.float32)
         self.weight = np.zeros(shape, weight)
 
-    def add(self, box: Superpatch, weights: np.ndarray, *values: np.ndarray) -> None:
-        """Add ``values`` of the box, one for each volume, with ``weights``, all (D, H, W); padding is dropped."""
-        outer, inner = box.in_volume(self.weight.shape), box.in_box(self.weight.shape)
-        for total, own in zip(self.totals, values, strict=True):
-            total[outer] += own[inner] * weights[inner]
+    def add(self, box: Superpatch, values: np.ndarray, weights: np.ndarray) -> None:
+        """Add ``values`` of the box with ``weights``, both (D, H, W) of the box; padding is dropped."""
+        shape = self.total.shape
+        outer, inner = box.in_volume(shape), box.in_box(shape)
+        self.total[outer] += values[inner] * weights[inner]
         self.weight[outer] += weights[inner]
 
-    def mean(self, number: int = 0, where_empty: np.ndarray | float = 0.0) -> np.ndarray:
-        """Return the weighted mean (D, H, W) of a volume; ``where_empty`` where nothing was added."""
+    def mean(self, where_empty: np.ndarray | float = 0.0) -> np.ndarray:
+        """Return the weighted mean (D, H, W); ``where_empty`` where nothing was added."""
         mean = np.full(self.weight.shape, where_empty, np.float32)
-        return np.divide(self.totals[number], self.weight, out=mean, where=self.weight > 0)
+        return np.divide(self.total, self.weight, out=mean, where=self.weight > 0)

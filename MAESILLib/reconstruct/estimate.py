@@ -2,7 +2,7 @@
 
 import math
 
-BASE_MIB, MIB_PER_SOURCE_MVOXEL, MIB_PER_MVOXEL, MIB_PER_MVOXEL_OF_COVER = 640, 33, 30, 10
+BASE_MIB, MIB_PER_SOURCE_MVOXEL, MIB_PER_MVOXEL, MIB_PER_MVOXEL_OF_COVER = 640, 6, 30, 10
 """Python with torch and the checkpoint; for each million voxels of the input, of the model's grid, and of the model's
 grid once more with complete coverage. Peaks of the embedded checkpoint on the CPU."""
 

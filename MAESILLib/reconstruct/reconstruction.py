@@ -1,7 +1,7 @@
 """From a volume on the model's grid to its reconstruction, superpatch by superpatch.
 
-Memory holds the volume, three to five blending volumes, the fills of one pass (while they are solved, about nine times
-a slab of ``FILL_PLANES``) and the superpatches of one forward pass, however many passes there are.
+Memory holds the volume, two or three blends of one and a half volumes, the fills of one pass (while they are solved,
+about nine times a slab of ``FILL_PLANES``) and the superpatches of one forward pass, however many passes there are.
 """
 
 import math
@@ -85,13 +85,16 @@ def reconstruct(
     is_filled = plan.overlap == 0 and plan.mask.strategy != "none"
     whole = masks_of_volume(shape, boxes, masks, config.patch_size)
     weight = np.float32 if plan.overlap > 0 else np.uint16
-    hidden_blend, visible_blend = Blend(shape, 1 + is_filled, weight), Blend(shape, 1, weight)
+    hidden_blend, visible_blend, fill_blend = Blend(shape, weight), Blend(shape, weight), Blend(shape, weight)
     hidden_once, biharmonic = np.zeros(shape, bool), None
     done, total = 0, sum(len(of_box) for of_box in masks)
     for number in range(passes):
-        harmonic, fill = None, None
+        fill = None
         if is_filled:
-            harmonic, fill = _fills(unit, next(whole), completed, torch.device(device), stop)
+            of_volume = next(whole)
+            harmonic, fill = _fills(unit, of_volume, completed, torch.device(device), stop)
+            fill_blend.add(Superpatch(0, (0, 0, 0), shape), harmonic, of_volume)
+            del harmonic, of_volume
             biharmonic = fill if completed and number == 0 else biharmonic
         for group in _alike(boxes, masks, number, batch_size):
             stop.check()
@@ -101,10 +104,9 @@ def reconstruct(
             )
             for box, (predicted, shown, hidden) in zip(group, predictions, strict=True):
                 weights = blending_weights(box.size) if plan.overlap > 0 else np.ones(box.size, bool)
-                fills = [] if harmonic is None else [extract(harmonic, box)]
-                hidden_blend.add(box, weights * hidden, predicted, *fills)
+                hidden_blend.add(box, predicted, weights * hidden)
                 if plan.coverage == "single":
-                    visible_blend.add(box, weights * ~hidden, shown)
+                    visible_blend.add(box, shown, weights * ~hidden)
                 if number == 0:
                     hidden_once[box.in_volume(shape)] |= hidden[box.in_box(shape)]
             done += len(group)
@@ -112,11 +114,10 @@ def reconstruct(
                 progress(done / total)
     tokens = sum(math.prod(token_grid(box.size, config.patch_size)) for box in boxes)
     visible_tokens = sum(one.shape[1] for one in masks)
-    del harmonic, fill, fills
-    shown = visible_blend.mean()
-    del visible_blend
-    prediction = hidden_blend.mean(where_empty=shown)
-    filled = hidden_blend.mean(1, unit) if is_filled else None
+    del fill
+    prediction = hidden_blend.mean(visible_blend.mean())
+    del hidden_blend, visible_blend
+    filled = fill_blend.mean(unit) if is_filled else None
     return Reconstruction(
         prediction, hidden_once, filled, biharmonic, passes, 1 - visible_tokens / tokens, tuple(boxes)
     )
