@@ -18,8 +18,7 @@ from slicer.ScriptedLoadableModule import (
 )
 
 FOLDER = Path(__file__).resolve().parent
-OLDEST_PYTHON = (3, 11)
-IS_SUPPORTED = sys.version_info >= OLDEST_PYTHON
+IS_SUPPORTED = sys.version_info >= (3, 11)
 
 for _folder in (FOLDER, FOLDER.parent):
     # developers add this file's folder alone to the module paths; a package has everything in one folder
@@ -113,9 +112,8 @@ class MAESILWidget(ScriptedLoadableModuleWidget):
 
     def explainPython(self):
         """Say which Slicer is needed."""
-        text = _("MAESIL needs Slicer 5.10 or later (Python {needed}); this one has Python {found}.")
-        needed = ".".join(str(n) for n in OLDEST_PYTHON)
-        label = qt.QLabel(text.format(needed=needed, found=sys.version.split()[0]))
+        text = _("MAESIL needs Slicer 5.10 or later (Python 3.11); this one has Python {found}.")
+        label = qt.QLabel(text.format(found=sys.version.split()[0]))
         label.setWordWrap(True)
         self.layout.addWidget(label)
         self.layout.addStretch(1)
