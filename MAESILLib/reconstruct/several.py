@@ -87,7 +87,8 @@ def reconstruct_each(
     for number, (source, name) in enumerate(zip(sources, names, strict=True), start=1):
         stop.check()
         former = _metrics(output / name)
-        if former and former.get("request", {}).get("source") != source.key:
+        request = former.get("request")
+        if former and not (isinstance(request, dict) and request.get("source") == source.key):
             name = marked(name, Path(source.key))
             former = _metrics(output / name)
         folder = output / name

@@ -130,6 +130,11 @@ def test_the_result_of_another_input_stays(tmp_path: Path, scans: Path, checkpoi
     assert (tmp_path / "out" / "a_ct" / "metrics.json").read_bytes() == before
     assert len(list((tmp_path / "out").glob("*_ct*"))) == 4
     assert len(made) == 4 + 3
+    # nor what another program wrote
+    for text in ('{"request": "mine"}', '{"input": 1}'):
+        (tmp_path / "out" / "a_ct" / "metrics.json").write_text(text)
+        assert several(tmp_path / "out", checkpoint, *map((tmp_path / "moved").joinpath, inputs)).status == 0
+        assert (tmp_path / "out" / "a_ct" / "metrics.json").read_text() == text
 
 
 def test_results_are_no_inputs(tmp_path: Path, scans: Path, checkpoint: Path, made: list[str]) -> None:
