@@ -104,10 +104,10 @@ def _several(args: argparse.Namespace) -> list[Source] | None:
 def _run_several(
     args: argparse.Namespace, sources: list[Source], model: Model, plan: Plan, reporter: Reporter, stop: StopRequest
 ) -> None:
-    from MAESILLib.evaluation.tables import cells, csv_text, headings
+    from MAESILLib.evaluation.tables import cells, headings
     from MAESILLib.metrics.catalogue import markdown_table
     from MAESILLib.reconstruct.several import reconstruct_each
-    from MAESILLib.runtime.files import write_text
+    from MAESILLib.runtime.files import csv_text, write_text
 
     output = Path(args.output)
     options = {key: value for key, value in vars(args).items() if key not in NOT_OF_A_RESULT}

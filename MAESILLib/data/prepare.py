@@ -19,12 +19,12 @@ from MAESILLib.data.index import WHOLE, Run, Shard, append, locked, read_index
 from MAESILLib.data.names import marked, plan_names
 from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source, refused
 from MAESILLib.data.records import CacheEntry, Record, by_hash, hash_of_patient
-from MAESILLib.data.report import csv_of, report_of
+from MAESILLib.data.report import report_of
 from MAESILLib.data.sources import Source
 from MAESILLib.data.workers import run_in_workers
 from MAESILLib.runtime.errors import InputError, MAESILError
 from MAESILLib.runtime.events import Reporter
-from MAESILLib.runtime.files import check_folder, write_json, write_text
+from MAESILLib.runtime.files import check_folder, csv_text, write_json, write_text
 from MAESILLib.runtime.stopping import StopRequest
 
 LIMIT_S = 1800.0
@@ -188,7 +188,7 @@ def _finish(
     report = report_of(run, cache, tasks, outcomes, workers=workers, seconds=seconds)
     path, table = (folder / run.shard.file_name("report", suffix) for suffix in (".json", ".csv"))
     write_json(path, report)
-    write_text(table, csv_of(report["table"]))
+    write_text(table, csv_text(report["table"]))
     # a line of very many inputs is too long for whoever follows
     reporter.info("preparation", **{key: value for key, value in report.items() if key != "table"})
     reporter.artifact("report", path)

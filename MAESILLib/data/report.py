@@ -1,7 +1,5 @@
 """The report of a preparation: what was done, what was refused and why, and how fast it went."""
 
-import csv
-import io
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -71,16 +69,6 @@ def _row(task: Task, outcome: Outcome, cache: Cache) -> dict[str, str]:
         "patient": record.entry.patient if record.entry else "",
         "note": reason or "; ".join(filter(None, (*record.warnings, beside))),
     }
-
-
-def csv_of(table: list[dict[str, str]]) -> str:
-    """Return the table of inputs as CSV."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, ("input", "outcome", "volume", "patient", "note"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    # a file name may hold bytes that are no characters
-    return file.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _megabytes(entries: Iterable[CacheEntry]) -> float:

@@ -1,7 +1,5 @@
 """Tables of rows, one for each model, volume and setting: summaries, differences, and files in JSON, CSV, Markdown."""
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from MAESILLib.metrics.catalogue import CATALOGUE, markdown_table, metric_key, mode_of, value_of
 from MAESILLib.metrics.statistics import mean_sd, paired_difference
-from MAESILLib.runtime.files import write_json, write_text
+from MAESILLib.runtime.files import csv_text, write_json, write_text
 
 COLUMNS = (
     "harmonic",
@@ -107,15 +105,6 @@ def write(result: dict[str, Any], folder: Path, name: str, text: str) -> list[Pa
     write_text(paths[1], csv_text(result["rows"]))
     write_text(paths[2], text)
     return paths
-
-
-def csv_text(rows: list[dict[str, Any]]) -> str:
-    """Return rows as CSV under the names of all their columns."""
-    packed = io.StringIO(newline="")
-    writer = csv.DictWriter(packed, list(dict.fromkeys(key for row in rows for key in row)), restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return packed.getvalue()
 
 
 def protocol_text(result: dict[str, Any]) -> str:

@@ -4,8 +4,10 @@ A result is written to a temporary name in its own folder and renamed when compl
 never meets half a file under a final name, whatever ends the writer. A full disk is DiskFullError.
 """
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -201,3 +203,13 @@ def sha256_of(path: Path | str) -> str:
     """Return the SHA-256 of the file's bytes as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV under the names of all their columns."""
+    packed = io.StringIO(newline="")
+    writer = csv.DictWriter(packed, list(dict.fromkeys(key for row in rows for key in row)), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    # a file name may hold bytes that are no characters
+    return packed.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
