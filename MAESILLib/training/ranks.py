@@ -6,6 +6,7 @@ gradients is torch's own.
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from MAESILLib.runtime.errors import EXIT_DONE, CancelledError, InputError, MAES
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells its processes."""
+
+LAUNCHER_SEES = 5.0
+"""Seconds in which torchrun has seen that one of its processes ended, on a busy machine too."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     except Exception as error:
         if isinstance(error, MAESILError):
             error.message = f"{ranks.name}: {error.message}"
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            # another rank is gone: the launcher, which looks ten times a second, shall see that one first
+            time.sleep(LAUNCHER_SEES)
         # the launcher's report names the rank that failed first, and why
         get_error_handler().record_exception(error)
         raise
