@@ -142,13 +142,19 @@ def _reconstruct(
     request: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Reconstruct one input; ``request`` is stored in metrics.json."""
-    from MAESILLib.ct.reading import read_volume
+    from MAESILLib.ct.reading import read_geometry, read_volume
+    from MAESILLib.reconstruct.estimate import check_memory
     from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
 
     begin = time.monotonic()
     stop.check()
     reporter.progress("read", 0.0)
-    volume = read_volume(path, series=series, given=given_from(args))
+    given = given_from(args)
+    geometry = read_geometry(path, series=series, given=given)
+    spacing, is_complete = model.info.preprocessing.spacing_mm, plan.coverage == "complete"
+    if warning := check_memory(geometry, spacing, str(path), is_complete=is_complete):
+        reporter.warning(warning)
+    volume = read_volume(path, series=series, given=given)
     if args.name:
         volume = dataclasses.replace(volume, name=args.name)
     reporter.progress("read", 1.0)

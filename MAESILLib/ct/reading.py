@@ -66,16 +66,16 @@ def read_volume(
     return CTVolume(hu, geometry, scan.name or volume_stem(path), warnings, str(path))
 
 
-def read_geometry(path: Path | str) -> Geometry:
+def read_geometry(path: Path | str, *, series: str | Series | None = None, given: Given = NOTHING) -> Geometry:
     """Read the geometry from the header; voxel data are not validated.
 
     Args:
-        path: as for :func:`read_volume`.
+        path, series, given: as for :func:`read_volume`.
 
     Raises:
         InputError: it cannot be read, or has no believable grid.
     """
-    scan = _scan(Path(path), None, NOTHING, header_alone=True)
+    scan = _scan(Path(path), series, given, header_alone=True)
     geometry = rectangular_grid(scan.affine, scan.voxels.shape, scan.where)[0]
     check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, scan.where)
     return geometry

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from MAESILLib.config import Window
-from MAESILLib.ct.volume import unit_to_hu
 from MAESILLib.metrics.catalogue import caption
 from MAESILLib.reconstruct.figure import reconstruction_figure
 from MAESILLib.reconstruct.reconstruction import Reconstruction
@@ -54,8 +53,8 @@ def draw(
     """Draw a reconstruction."""
     reconstruction_figure(
         folder / figure_path(row),
-        reference_hu=unit_to_hu(unit, window_hu),
-        reconstruction_hu=unit_to_hu(result.prediction, window_hu),
+        reference=unit,
+        reconstruction=result.prediction,
         hidden=result.hidden,
         spacing_dhw=(spacing_mm, spacing_mm, spacing_mm),
         window_hu=window_hu,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from MAESILLib.ct.volume import unit_to_hu
 from MAESILLib.runtime.files import atomic_path
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ PLANES = (
 def reconstruction_figure(
     path: Path,
     *,
-    reference_hu: np.ndarray,
-    reconstruction_hu: np.ndarray,
+    reference: np.ndarray,
+    reconstruction: np.ndarray,
     hidden: np.ndarray,
     spacing_dhw: tuple[float, float, float],
-    window_hu: tuple[float, float] = (-1000, 1000),
+    window_hu: tuple[float, float],
     title: str = "",
     subtitle: str = "",
 ) -> None:
@@ -81,34 +82,31 @@ def reconstruction_figure(
 
     Args:
         path: PNG to write.
-        reference_hu, reconstruction_hu: (D, H, W) HU in canonical orientation: D towards superior, H towards
-            posterior, W towards the patient's left.
+        reference, reconstruction: (D, H, W) intensities, ``window_hu`` mapped to [0, 1], in canonical orientation:
+            D towards superior, H towards posterior, W towards the patient's left.
         hidden: (D, H, W) bool; these voxels get a flat colour in the masked row.
         spacing_dhw: voxel spacing in mm, in the order (D, H, W).
-        window_hu: grey window of the first three rows, low and high.
+        window_hu: grey window of the first three rows, low and high HU.
     """
     from matplotlib import colormaps
 
-    centre = body_centre(reference_hu)
+    centre = body_centre(reference, window_hu)
     grey = colormaps["gray"].with_extremes(bad=HIDDEN_COLOUR)
-    rows = (
-        (reference_hu, window_hu, grey),
-        (np.ma.masked_where(hidden, reference_hu), window_hu, grey),
-        (reconstruction_hu, window_hu, grey),
-        (reconstruction_hu - reference_hu, ERROR_LIMITS_HU, "RdBu_r"),
-    )
-    sides = [size * spacing for size, spacing in zip(reference_hu.shape, spacing_dhw, strict=True)]
+    sides = [size * spacing for size, spacing in zip(reference.shape, spacing_dhw, strict=True)]
     extents = [(sides[plane.horizontal], sides[plane.vertical]) for plane in PLANES]
     figure, axes, inches_per_mm = _page(extents, title, subtitle)
-    for name, (volume, limits, colours), cells in zip(ROWS, rows, axes, strict=True):
-        cells[0].set_ylabel(name, size=LABEL_SIZE)
-        for cell, plane, (width, height) in zip(cells, PLANES, extents, strict=True):
+    for cells, plane, (width, height) in zip(axes.T, PLANES, extents, strict=True):
+        known, made = (unit_to_hu(plane_slice(x, plane, centre), window_hu) for x in (reference, reconstruction))
+        pictures = (known, np.ma.masked_where(plane_slice(hidden, plane, centre), known), made, made - known)
+        for row, (cell, picture) in enumerate(zip(cells, pictures, strict=True)):
+            limits, colours = (ERROR_LIMITS_HU, "RdBu_r") if row == ERROR_ROW else (window_hu, grey)
             cell.imshow(
-                plane_slice(volume, plane, centre), colours, vmin=limits[0], vmax=limits[1],
-                extent=(0, width, height, 0), interpolation="nearest",
-            )  # fmt: skip
+                picture, colours, vmin=limits[0], vmax=limits[1], extent=(0, width, height, 0), interpolation="nearest"
+            )
+    for cell, name in zip(axes[:, 0], ROWS, strict=True):
+        cell.set_ylabel(name, size=LABEL_SIZE)
     for cell, plane, extent in zip(axes[0], PLANES, extents, strict=True):
-        number, count = centre[plane.normal] + 1, reference_hu.shape[plane.normal]
+        number, count = centre[plane.normal] + 1, reference.shape[plane.normal]
         cell.set_title(f"{plane.name}  {number}/{count}", size=LABEL_SIZE)
         if min(extent) * inches_per_mm >= SMALLEST_LETTERED:
             _draw_letters(cell, plane, *extent)
@@ -125,13 +123,13 @@ def plane_slice(volume: np.ndarray, plane: Plane, centre_dhw: Sequence[int]) -> 
     return picture[::-1] if plane.flipped else picture
 
 
-def body_centre(hu: np.ndarray) -> tuple[int, int, int]:
+def body_centre(unit: np.ndarray, window_hu: tuple[float, float]) -> tuple[int, int, int]:
     """Return the index (D, H, W) of the median tissue voxel along each axis (of the volume, if all is air)."""
     # Every third voxel gives the same picture in a twentieth of the time.
     step = 3
-    tissue = hu[::step, ::step, ::step] > TISSUE_HU
+    tissue = unit_to_hu(unit[::step, ::step, ::step], window_hu) > TISSUE_HU
     if not tissue.any():
-        return (hu.shape[0] // 2, hu.shape[1] // 2, hu.shape[2] // 2)
+        return (unit.shape[0] // 2, unit.shape[1] // 2, unit.shape[2] // 2)
     depth, height, width = (step * int(np.median(index)) for index in np.nonzero(tissue))
     return depth, height, width
 

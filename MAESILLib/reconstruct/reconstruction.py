@@ -84,17 +84,14 @@ def reconstruct(
     # with overlap a neighbour shows what this superpatch hides, so no mask and no fill is that of the whole volume
     is_filled = plan.overlap == 0 and plan.mask.strategy != "none"
     whole = masks_of_volume(shape, boxes, masks, config.patch_size)
-    weight = np.float32 if plan.overlap > 0 else np.uint16
+    weight = np.float32 if plan.overlap > 0 else np.min_scalar_type(passes)
     hidden_blend, visible_blend, fill_blend = Blend(shape, weight), Blend(shape, weight), Blend(shape, weight)
     hidden_once, biharmonic = np.zeros(shape, bool), None
     done, total = 0, sum(len(of_box) for of_box in masks)
     for number in range(passes):
         fill = None
         if is_filled:
-            of_volume = next(whole)
-            harmonic, fill = _fills(unit, of_volume, completed, torch.device(device), stop)
-            fill_blend.add(Superpatch(0, (0, 0, 0), shape), harmonic, of_volume)
-            del harmonic, of_volume
+            fill = _fill(unit, next(whole), completed, fill_blend, torch.device(device), stop)
             biharmonic = fill if completed and number == 0 else biharmonic
         for group in _alike(boxes, masks, number, batch_size):
             stop.check()
@@ -136,23 +133,32 @@ def _alike(
             yield same[first : first + batch_size]
 
 
-def _fills(
-    unit: np.ndarray, hidden: np.ndarray, completed: bool, device: torch.device, stop: StopRequest
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the harmonic fill (D, H, W) of a volume, and the biharmonic one if it is ``completed``, else the same."""
-    depth = len(unit)
-    harmonic = np.empty_like(unit)
-    fill = np.empty_like(unit) if completed else harmonic
+def _fill(
+    unit: np.ndarray,
+    hidden: np.ndarray,
+    completed: bool,
+    harmonic_blend: Blend,
+    device: torch.device,
+    stop: StopRequest,
+) -> np.ndarray:
+    """Return the biharmonic fill (D, H, W) of a volume if it is ``completed``, else the harmonic one; blend the latter.
+
+    Slab by slab: of the harmonic fill there is never more.
+    """
+    depth, height, width = unit.shape
+    fill = np.empty_like(unit)
     planes = math.ceil(depth / math.ceil(depth / FILL_PLANES))
     for first in range(0, depth, planes):
         begin, last = max(first - FILL_MARGIN, 0), min(first + planes, depth)
         slab, own = slice(begin, last + FILL_MARGIN), slice(first - begin, last - begin)
         image, known = (torch.from_numpy(x)[None, None].to(device) for x in (unit[slab], ~hidden[slab]))
         found = harmonic_fill(image, known, stop=stop)
-        harmonic[first:last] = found[0, 0, own].cpu().numpy()
+        box = Superpatch(0, (first, 0, 0), (last - first, height, width))
+        harmonic_blend.add(box, found[0, 0, own].cpu().numpy(), hidden[first:last])
         if completed:
-            fill[first:last] = biharmonic_fill(found, known, stop=stop)[0, 0, own].cpu().numpy()
-    return harmonic, fill
+            found = biharmonic_fill(found, known, stop=stop)
+        fill[first:last] = found[0, 0, own].cpu().numpy()
+    return fill
 
 
 @torch.inference_mode()

@@ -247,8 +247,8 @@ def _write_figure(
     mask, checkpoint = metrics["mask"], metrics["checkpoint"]
     reconstruction_figure(
         path,
-        reference_hu=unit_to_hu(unit, window),
-        reconstruction_hu=unit_to_hu(result.prediction, window),
+        reference=unit,
+        reconstruction=result.prediction,
         hidden=result.hidden,
         spacing_dhw=grid.geometry.spacing_dhw,
         window_hu=window,

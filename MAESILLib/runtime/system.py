@@ -1,9 +1,12 @@
 """What this machine has: Python, packages, devices and their memory. Asked by a panel that must not import torch."""
 
+import contextlib
 import importlib
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from MAESILLib import __version__
@@ -94,8 +97,22 @@ def _cpu_name() -> str:
 
 
 def machine_memory() -> tuple[int, int]:
-    """Return the machine's memory in bytes, and what of it is free."""
+    """Return the memory in bytes that this process may have, and what of it is free."""
     import psutil
 
     memory = psutil.virtual_memory()
-    return memory.total, memory.available
+    limit = min([memory.total, *_control_group_limits()])
+    return limit, min(memory.available, limit)
+
+
+def _control_group_limits() -> Iterator[int]:
+    """Yield the limits of the process's control groups (version 2), which schedulers and containers set on Linux."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        own = root / next((line[3:] for line in lines if line.startswith("0::")), "/").lstrip("/")
+    except OSError:
+        return
+    for group in (own, *own.parents):
+        with contextlib.suppress(OSError, ValueError):
+            yield int((group / "memory.max").read_text(encoding="utf-8"))

@@ -27,13 +27,14 @@ SHAPES = {
 
 def volumes(shape: tuple[int, int, int]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    hu = rng.normal(0, 100, shape)
+    unit = rng.normal(0.5, 0.05, shape)
     hidden = rng.random(shape) < 0.5
     return {
-        "reference_hu": hu,
-        "reconstruction_hu": hu + 50,
+        "reference": unit,
+        "reconstruction": unit + 0.025,
         "hidden": hidden,
         "spacing_dhw": (2.0, 1.5, 1.0),
+        "window_hu": (-1000.0, 1000.0),
         "title": "case_$1_$2 · dual mask .5/.5 · maesil-base " * 2,
         "subtitle": "PSNR masked 21.3 dB · MAE masked 61 HU · SSIM composite 0.83 · border index 1.02",
     }
@@ -69,13 +70,12 @@ def panel(page: np.ndarray, figure: matplotlib.figure.Figure, row: int, column: 
 
 def test_planes_are_shown_as_radiologists_see_them(tmp_path: Path, drawn: list) -> None:
     shape = (40, 50, 60)
-    hu = np.full(shape, -1000.0)
+    unit = np.zeros(shape)
     # superior (D high), anterior (H low), patient's right (W low): a block that all centre planes cut
-    hu[18:36, 5:27, 8:32] = 1000
-    reconstruction_figure(
-        tmp_path / "f.png", reference_hu=hu, reconstruction_hu=2 * hu, hidden=np.zeros(shape, bool),
-        spacing_dhw=(1, 1, 1),
-    )  # fmt: skip
+    unit[18:36, 5:27, 8:32] = 1
+    # twice as bright a block, twice as dark air
+    changed = {"reference": unit, "reconstruction": 2 * unit - 0.5, "hidden": np.zeros(shape, bool)}
+    reconstruction_figure(tmp_path / "f.png", **volumes(shape) | changed | {"spacing_dhw": (1, 1, 1), "title": ""})
     page = imread(tmp_path / "f.png")
     spans = {0: (slice(5, 27), slice(8, 32)), 1: (slice(4, 22), slice(8, 32)), 2: (slice(4, 22), slice(5, 27))}
     for column, (vertical, horizontal) in spans.items():
@@ -177,8 +177,9 @@ def test_hidden_voxels_are_named_if_there_are_any_and_long_titles_are_wrapped(tm
 
 
 def test_centre_is_in_the_body() -> None:
-    hu = np.full((30, 60, 90), -1000)
-    hu[3:12, 40:55, 60:84] = 50
-    centre = body_centre(hu)
+    window = (-1000.0, 1000.0)
+    unit = np.zeros((30, 60, 90))
+    unit[3:12, 40:55, 60:84] = 0.525
+    centre = body_centre(unit, window)
     np.testing.assert_allclose(centre, (7, 47, 71.5), atol=3)
-    assert body_centre(np.full((4, 6, 8), -1000)) == (2, 3, 4)
+    assert body_centre(np.zeros((4, 6, 8)), window) == (2, 3, 4)

@@ -29,6 +29,7 @@ from volume_factory import geometry, rotation, trunk, write_dicom
 
 from MAESILLib.ct.reading import read_volume
 from MAESILLib.ct.volume import hu_to_unit
+from MAESILLib.mae.superpatch import Blend
 from MAESILLib.reconstruct import reconstruction
 from MAESILLib.runtime.resources import embedded_checkpoint, sample_ct
 from MAESILLib.runtime.stopping import NEVER
@@ -357,7 +358,9 @@ def test_slabs_of_a_deep_volume_are_filled_as_the_whole(monkeypatch: pytest.Monk
     hidden = np.random.default_rng(0).random((21, 3, 3)).repeat(8, 0).repeat(8, 1).repeat(8, 2) < 0.7
 
     def fills() -> tuple[np.ndarray, np.ndarray]:
-        return reconstruction._fills(unit, hidden, True, torch.device("cpu"), NEVER)
+        blend = Blend(unit.shape)
+        fill = reconstruction._fill(unit, hidden, True, blend, torch.device("cpu"), NEVER)
+        return blend.mean(unit), fill
 
     whole = fills()
     monkeypatch.setattr(reconstruction, "FILL_PLANES", 60)
