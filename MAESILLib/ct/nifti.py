@@ -18,10 +18,7 @@ from MAESILLib.ct.scan import (
     Given,
     Scan,
     check_affine,
-    check_channels,
-    check_size,
     file_grid,
-    one_line,
     require_file,
 )
 from MAESILLib.runtime.errors import InputError
@@ -57,21 +54,22 @@ def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
             header_file.seek(0)
             holders = {"header": FileHolder(fileobj=header_file), "image": FileHolder(fileobj=voxels_file)}
             image = kind.from_file_map(holders, mmap=False)
-            size = _size(image, path)
+            voxel = image.get_data_dtype()
+            size = file_grid(image.shape, len(voxel.names or ("",)), voxel.kind == "c", str(path))
             affine, warnings = _affine(image.header, pixdim, size, path, given)
             if header_alone:
                 voxels: NDArray[Any] = np.broadcast_to(np.int16(0), size[::-1])
             else:
                 voxels = image.dataobj.get_unscaled().reshape(size, order="F").T
                 _verify_rest(voxels_file)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is damaged or cut short: {error}", AGAIN) from None
-    except (ImageFileError, HeaderDataError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} cannot be read as NIfTI: {one_line(error)}", CHECK_FORMAT) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise InputError(f"{path} is damaged or cut short: its compressed data cannot be unpacked", AGAIN) from None
+    except (ImageFileError, HeaderDataError, ValueError, OverflowError):
+        raise InputError(f"{path} cannot be read as NIfTI: its header is damaged", CHECK_FORMAT) from None
     except OSError as error:
         if error.errno is not None:
             raise
-        raise InputError(f"{path} is cut short: {one_line(error)}", AGAIN) from None
+        raise InputError(f"{path} is cut short: it has fewer voxels than its header states", AGAIN) from None
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     return Scan(voxels, affine, str(path), slope, intercept, warnings)
 
@@ -115,15 +113,6 @@ def _kind(files: dict[str, Path], header_file: Any, path: Path) -> Any:
         if kind.header_class.may_contain_header(start):
             return kind
     raise InputError(f"{path} cannot be read as NIfTI: it has no NIfTI header", CHECK_FORMAT)
-
-
-def _size(image: Any, path: Path) -> tuple[int, ...]:
-    """Return voxels along i, j and k; further axes of one frame are left out."""
-    size = tuple(int(n) for n in image.shape)
-    check_size(size, str(path))
-    kind = image.get_data_dtype()
-    check_channels(len(kind.names or ("",)), kind.kind == "c", str(path))
-    return file_grid(size, str(path))
 
 
 def _affine(

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from MAESILLib.ct.check import check_grid, check_largest, check_values
 from MAESILLib.ct.dicom import Series, looks_like_dicom, read_dicom
 from MAESILLib.ct.geometry import Geometry
-from MAESILLib.ct.intact import check_meta_image, check_nrrd
 from MAESILLib.ct.itk import read_itk
 from MAESILLib.ct.nifti import read_nifti
 from MAESILLib.ct.regrid import AIR_HU, rectangular_grid, resampled
@@ -106,11 +105,8 @@ def _scan(path: Path, series: str | Series | None, given: Given, header_alone: b
         if not suffix:
             known = ", ".join(VOLUME_SUFFIXES)
             raise InputError(f"{path} has an unknown suffix", f"give a DICOM folder or a file of these: {known}")
-        if suffix in (".nrrd", ".nhdr"):
-            return read_itk(path, "NRRD", check_nrrd, given, header_alone)
-        if suffix in (".mha", ".mhd"):
-            return read_itk(path, "MetaImage", check_meta_image, given, header_alone)
-        return read_nifti(path, given, header_alone)
+        read = read_itk if suffix in (".nrrd", ".nhdr", ".mha", ".mhd") else read_nifti
+        return read(path, given, header_alone)
     except PermissionError as error:
         raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
     except ModuleNotFoundError as error:

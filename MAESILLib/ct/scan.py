@@ -1,6 +1,7 @@
 """What a reader of a format returns: voxels as stored, how they become HU, and the grid that the file states."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,25 +70,29 @@ class Given:
 NOTHING = Given()
 
 
-def check_size(size: tuple[int, ...], where: str) -> None:
-    """Refuse sizes that are no volume, before memory is taken.
+def file_grid(size: Sequence[int], channels: int, is_complex: bool, where: str) -> tuple[int, int, int]:
+    """Return voxels along i, j and k of a file, before memory is taken; further axes may have one frame.
+
+    Args:
+        size: of the file, along i, j, k and further axes.
+        channels: values of a voxel.
 
     Raises:
-        InputError: too many voxels, or none.
+        InputError: it has fewer axes, several frames, no voxels or too many; or voxels are not one real number.
     """
+    times = "x".join(str(n) for n in size)
     if not size or min(size) < 1 or math.prod(size) > MAX_VOXELS:
-        raise InputError(f"{where} states a size of {_times(size)} voxels", CHECK_FORMAT)
-
-
-def file_grid(size: tuple[int, ...], where: str) -> tuple[int, int, int]:
-    """Return voxels along i, j and k of a volume whose further axes have one frame.
-
-    Raises:
-        InputError: it has fewer axes, or several frames.
-    """
+        raise InputError(f"{where} states a size of {times} voxels", CHECK_FORMAT)
+    if is_complex:
+        raise InputError(f"{where} has complex voxels", NOT_CT)
+    if channels != 1:
+        raise InputError(
+            f"{where} has {channels} values a voxel (a colour picture or a vector field)",
+            "give a scalar CT volume in Hounsfield units",
+        )
     if len(size) < 3 or math.prod(size[3:]) != 1:
         raise InputError(
-            f"{where} is {len(size)}D ({_times(size)}), not one 3D volume", "extract one volume (one phase or time)"
+            f"{where} is {len(size)}D ({times}), not one 3D volume", "extract one volume (one phase or time)"
         )
     return size[0], size[1], size[2]
 
@@ -109,21 +114,6 @@ def check_affine(affine: NDArray[np.float64], where: str) -> None:
         raise InputError(f"{where} has axes that span no volume", "correct the orientation in the file's header")
 
 
-def check_channels(count: int, is_complex: bool, where: str) -> None:
-    """Refuse voxels that are not one real number.
-
-    Raises:
-        InputError: says what they are.
-    """
-    if is_complex:
-        raise InputError(f"{where} has complex voxels", NOT_CT)
-    if count != 1:
-        raise InputError(
-            f"{where} has {count} values a voxel (a colour picture or a vector field)",
-            "give a scalar CT volume in Hounsfield units",
-        )
-
-
 def require_file(file: Path, path: Path) -> None:
     """Refuse a file whose other file is not there.
 
@@ -132,12 +122,3 @@ def require_file(file: Path, path: Path) -> None:
     """
     if not file.is_file():
         raise InputError(f"{path} names its data file {file.name}, which is missing", "put it beside the header")
-
-
-def _times(size: tuple[int, ...]) -> str:
-    return "x".join(str(n) for n in size)
-
-
-def one_line(error: Exception) -> str:
-    """Return what a library says of a file, as one line of bounded length."""
-    return " ".join(str(error).split())[:200]

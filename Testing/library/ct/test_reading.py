@@ -175,7 +175,7 @@ class TestFileRefusals:
         data = path.read_bytes()
         start = data.index(b"CompressedDataSize = ") + 21
         path.write_bytes(data[:start] + b"0" + data[start + 1 :])
-        assert "another length than its CompressedDataSize" in refusal(path)
+        assert "its compressed data end early" in refusal(path)
 
     def test_gzip_of_two_members_is_whole(self, tmp_path: Path) -> None:
         plain = save(tmp_path, trunk(), "scan.nii").read_bytes()
@@ -238,6 +238,31 @@ class TestHeaderRefusals:
         assert "has positions in cm, not in mm" in refusal(path)
         path.write_bytes(file.replace(b"kinds:", b'space units: "mm" "mm" "mm"\nkinds:'))
         assert read_volume(path).warnings == ()
+
+    @pytest.mark.parametrize(
+        ("suffix", "field"),
+        [
+            (".nrrd", b"Scanner: A"),
+            (".nrrd", b"content:no blank\n# a: comment\nkey:=value"),
+            (".nrrd", b'units: "mm" "mm" "mm"\nthicknesses: 3 3 3'),
+            (".nhdr", b"AnatomicalOrientation: RAI"),
+            (".mha", b"Scanner = A"),
+        ],
+    )
+    def test_fields_that_touch_neither_voxels_nor_places(self, tmp_path: Path, suffix: str, field: bytes) -> None:
+        path = save(tmp_path, trunk(), f"scan{suffix}")
+        first, rest = path.read_bytes().split(b"\n", 1)
+        # padded at the end, too
+        path.write_bytes(b"\n".join([first, field, rest]) + (b"" if suffix == ".nhdr" else bytes(64)))
+        volume = read_volume(path)
+        np.testing.assert_array_equal(volume.hu, trunk())
+        assert volume.warnings == ()
+        np.testing.assert_allclose(volume.geometry.ijk_to_lps(), GRID.ijk_to_lps(), atol=1e-4)
+
+    def test_nrrd_field_that_is_nearly_one_of_the_grid(self, tmp_path: Path) -> None:
+        path = save(tmp_path, trunk())
+        path.write_bytes(path.read_bytes().replace(b"space origin", b"space orgin"))
+        assert "has a field 'space orgin': is it 'space origin'?" in refusal(path)
 
     def test_nifti_without_orientation_is_a_warning(self, tmp_path: Path) -> None:
         # qform_code, sform_code
