@@ -197,7 +197,7 @@ def _choose(found: Found, wanted: str | None, path: Path, fill_gaps: bool) -> tu
         return chosen, arranged, (told,)
     listed = "; ".join(_line(series) for series in found.series)
     what = f"{len(found.series)} CT series in {path}" + ("" if complete else ", none complete")
-    raise InputError(f"{what}: {listed}", f"name one with --series, by its number or UID, or take the {LARGEST}")
+    raise InputError(f"{what}: {listed}", f"name one with --series, by its {_names_of(found.series)}, or {LARGEST}")
 
 
 def _select(found: tuple[Series, ...], wanted: str, path: Path) -> Series:
@@ -208,8 +208,15 @@ def _select(found: tuple[Series, ...], wanted: str, path: Path) -> Series:
         return fitting[0]
     listed = "; ".join(_line(s) for s in fitting or found)
     if fitting:
-        raise InputError(f"series {wanted} fits {len(fitting)} CT series in {path}: {listed}", "give more of the UID")
+        what = f"series {wanted} fits {len(fitting)} CT series in {path}: {listed}"
+        raise InputError(what, f"give the {_names_of(tuple(fitting))}")
     raise InputError(f"no CT series {wanted!r} in {path}", f"there is: {listed}")
+
+
+def _names_of(found: tuple[Series, ...]) -> str:
+    """Return what tells series apart: acquisitions of one series share its UID, and series may share a number."""
+    names = {"number": {s.number for s in found} - {""}, "whole UID": {s.uid for s in found} - {""}}
+    return " or ".join(name for name, values in names.items() if len(values) == len(found)) or "folder"
 
 
 def _line(series: Series) -> str:

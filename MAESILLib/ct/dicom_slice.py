@@ -1,9 +1,13 @@
-"""One slice of a CT as DICOM states it: where it lies, how it becomes HU, and its pixels."""
+"""One slice of a CT as DICOM states it: where it lies, how it becomes HU, and its pixels.
+
+A file is parsed once: of pixels that are not compressed it is remembered where in the file they lie.
+"""
 
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MAESILLib.ct.regrid import AIR_HU
-from MAESILLib.ct.scan import AGAIN, one_line
+from MAESILLib.ct.scan import AGAIN
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import check_name
 
@@ -21,16 +25,40 @@ DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 """Enhanced CT and Legacy Converted Enhanced CT."""
+IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+"""Transfer syntaxes of pixels that are not compressed."""
+PIXEL_DATA = 0x7FE00010
+ALL_PIXELS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
+"""Pixels in floating point, too."""
 HU_TYPES = ("", "HU", "US")
 """RescaleType of Hounsfield units; US is unspecified."""
 NOT_IN_HU = re.compile(r"\b(IODINE|MAT_\w+|EFF_ATOMIC_NUM|ELECTRON_DENSITY|Z_EFF)\b")
 """Values of ImageType of multi-energy CT (DICOM PS3.3 C.8.15.2.1.6, and what scanners write) that are no HU."""
-WRAPPED_FROM = (1 << 16) - (1 << 12)
-"""Stored values of unsigned 16 bits from here on are padding below 0 that was written without its sign."""
 LARGEST_TISSUE_HU = 3071
 """The end of the usual CT scale."""
 ORIGINAL = "export the original CT series"
-SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+PIXEL_KEYS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+SERIES_KEYS = {
+    "instance_uid": "SOPInstanceUID",
+    "study_uid": "StudyInstanceUID",
+    "series_uid": "SeriesInstanceUID",
+    "series_number": "SeriesNumber",
+    "description": "SeriesDescription",
+    "kernel": "ConvolutionKernel",
+}
+"""Attributes that are kept as text."""
+PLACE_KEYS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+"""And how many numbers they have."""
+FRAME_KEYS = (
+    *PLACE_KEYS,
+    *("SliceThickness", "RescaleSlope", "RescaleIntercept", "RescaleType"),
+    *("FrameAcquisitionNumber", "ConvolutionKernel"),
+)
+KEYS = (
+    *("SOPClassUID", "Modality", "ImageType", "SamplesPerPixel", "NumberOfFrames", "ModalityLUTSequence"),
+    *("IssuerOfPatientID", "PatientID", "AcquisitionNumber", "PixelPaddingValue"),
+    *(*PIXEL_KEYS, *FRAME_KEYS, *SERIES_KEYS.values()),
+)
 
 
 @dataclass(frozen=True)
@@ -39,20 +67,24 @@ class Slice:
 
     Attributes:
         path, frame: where its pixels are; ``frame`` is None in a file of one.
+        pixels_at: of pixels that are not compressed, where in the file they begin; else None.
+        syntax: TransferSyntaxUID.
         instance_uid: of its file.
         patient: PatientID after its issuer; "" when absent.
         study_uid, series_uid, series_number, description, acquisition, kernel: of its series; "" when absent.
-        size: (columns, rows).
+        pixels: values of ``PIXEL_KEYS``, and how many frames the file has.
+        padding: PixelPaddingValue, None when absent.
         pixel_spacing: mm between rows, then between columns, as DICOM orders them; empty when absent.
         orientation: unit vectors in LPS along a row (i) and along a column (j): 6 numbers.
         position: LPS position in mm of the first voxel.
         thickness: SliceThickness in mm, None when absent.
         rescale: (slope, intercept); (1, 0) when absent.
-        bits: of a stored value; 32 and more are integers or floating point.
     """
 
     path: Path
     frame: int | None
+    pixels_at: int | None
+    syntax: str
     instance_uid: str
     patient: str
     study_uid: str
@@ -61,13 +93,13 @@ class Slice:
     description: str
     acquisition: str
     kernel: str
-    size: tuple[int, int]
+    pixels: tuple[int, ...]
+    padding: int | None
     pixel_spacing: tuple[float, ...]
     orientation: tuple[float, ...]
     position: tuple[float, ...]
     thickness: float | None
     rescale: tuple[float, float]
-    bits: int
 
     def axes(self) -> NDArray[np.float64]:
         """Return i, j and k axes as rows: DICOM's rounded cosines made exactly perpendicular (Gram-Schmidt)."""
@@ -77,6 +109,11 @@ class Slice:
         j -= i * (i @ j)
         j /= np.linalg.norm(j)
         return np.array([i, j, np.cross(i, j)])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(columns, rows)."""
+        return self.pixels[1], self.pixels[0]
 
     @cached_property
     def height(self) -> float:
@@ -90,7 +127,14 @@ def slices_of(path: Path) -> list[Slice] | str:
     Raises:
         InputError: a CT slice that is damaged, or does not state where it lies.
     """
-    from pydicom import dcmread
+    from pydicom.filereader import read_partial
+
+    pixels: list[tuple[int, int, int]] = []
+
+    def at_pixels(tag: int, _vr: str | None, length: int) -> bool:
+        if tag in ALL_PIXELS:
+            pixels.append((tag, file.tell(), length))
+        return bool(pixels)
 
     with open(path, "rb") as file:
         start = file.read(132)
@@ -101,112 +145,121 @@ def slices_of(path: Path) -> list[Slice] | str:
             return ""
         file.seek(0)
         check_name(path)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                data = dcmread(file, stop_before_pixels=True, force=True)
-                return _described(path, data, path.stat().st_size - file.tell())
-        except InputError:
-            raise
-        except Exception as error:  # pydicom raises any of damaged files, some only when a value is asked for
-            raise InputError(f"{path} is no readable DICOM file ({one_line(error)})", AGAIN) from None
-
-
-def _described(path: Path, data: Any, rest: int) -> list[Slice] | str:
-    sop_class = _text(data, "SOPClassUID") or _text(data.file_meta, "MediaStorageSOPClassUID")
-    if (kind := _other_kind(data, sop_class)) is not None:
+        with _only_pydicom(path, "its header cannot be read"):
+            data = read_partial(file, at_pixels, force=True)
+            header = {key: data.get(key) for key in KEYS}
+            header["SOPClassUID"] = header["SOPClassUID"] or data.file_meta.get("MediaStorageSOPClassUID")
+            header["TransferSyntaxUID"] = str(data.file_meta.get("TransferSyntaxUID") or _syntax_of(data))
+            shared = [_grouped(item) for item in data.get("SharedFunctionalGroupsSequence") or []]
+            each = [_grouped(item) for item in data.get("PerFrameFunctionalGroupsSequence") or []]
+    if (kind := _other_kind(header)) is not None:
         return kind
-    if missing := [tag for tag in ("Rows", "Columns") if tag not in data]:
-        raise InputError(f"{path} has no {missing[0]}", ORIGINAL)
-    frames = int(data.get("NumberOfFrames") or 1)
-    syntax = data.file_meta.get("TransferSyntaxUID")
-    if syntax is None or not (syntax.is_compressed or syntax.is_deflated):
-        stated = int(data.Rows) * int(data.Columns) * frames * int(data.get("BitsAllocated") or 16) // 8
-        if rest < stated:
-            what = "has no pixels" if rest <= 0 else "is cut short: it has fewer pixels than it states"
-            raise InputError(f"{path} {what}", AGAIN)
-    if frames == 1 and sop_class not in ENHANCED:
-        return [_slice(path, None, data, [data])]
-    groups = data.get(PER_FRAME) or []
-    if len(groups) != frames:
+    found = [_numbers(header, key) for key in PIXEL_KEYS]
+    if () in found:
+        raise InputError(f"{path} has no {PIXEL_KEYS[found.index(())]}", ORIGINAL)
+    rows, columns, bits, bits_stored, high_bit, sign = (int(numbers[0]) for numbers in found)
+    frames = int((_numbers(header, "NumberOfFrames") or [1])[0]) or 1
+    if high_bit != bits_stored - 1 or bits_stored > bits:
+        raise InputError(f"{path} has HighBit {high_bit}, which does not fit BitsStored {bits_stored}", ORIGINAL)
+    header["pixels"] = (rows, columns, bits, bits_stored, high_bit, sign, frames)
+    if not pixels:
+        raise InputError(f"{path} has no pixels", AGAIN)
+    tag, place, length = pixels[0]
+    if header["TransferSyntaxUID"] in (IMPLICIT, EXPLICIT, BIG_ENDIAN):
+        header["pixels_at"] = place if tag == PIXEL_DATA else None
+        # an undefined length is that of compressed pixels
+        there = min(length, path.stat().st_size - place) if length != 0xFFFFFFFF else 0
+        if there < rows * columns * frames * bits // 8:
+            raise InputError(f"{path} is cut short: it has fewer pixels than it states", AGAIN)
+    if frames == 1 and header["SOPClassUID"] not in ENHANCED:
+        return [_slice(path, None, header)]
+    if len(each) != frames:
         raise InputError(
             f"{path} has {frames} frames and does not state where each lies", "export single slices or an enhanced CT"
         )
-    shared = [group for item in data.get(SHARED) or [] for group in _groups(item)]
-    return [_slice(path, n, data, [*_groups(item), *shared, data]) for n, item in enumerate(groups)]
+    common = header | (shared[0] if shared else {})
+    return [_slice(path, number, common | own) for number, own in enumerate(each)]
 
 
-def _other_kind(data: Any, sop_class: str) -> str | None:
+@contextmanager
+def _only_pydicom(path: Path, what: str) -> Iterator[None]:
+    """Make one line of what pydicom raises of a damaged file, which may be anything: only its calls belong here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        if isinstance(error, InputError | MemoryError) or getattr(error, "errno", None) is not None:
+            raise
+        raise InputError(f"{path} is damaged or cut short: {what}", AGAIN) from error
+
+
+def _syntax_of(data: Any) -> str:
+    return IMPLICIT if data.is_implicit_VR else EXPLICIT if data.is_little_endian else BIG_ENDIAN
+
+
+def _grouped(item: Any) -> dict[str, Any]:
+    """Return what the functional groups of an item of an enhanced image state."""
+    groups = [element.value[0] for element in item if element.VR == "SQ" and element.value]
+    return {key: group.get(key) for group in groups for key in FRAME_KEYS if group.get(key) not in (None, "")}
+
+
+def _other_kind(header: dict[str, Any]) -> str | None:
     """Name what a file is if it is not a slice of a CT volume."""
-    modality = _text(data, "Modality")
+    modality, sop_class = _text(header, "Modality"), _text(header, "SOPClassUID")
     if modality not in ("CT", "") or (not modality and sop_class not in (CT, *ENHANCED)):
-        return f"{modality or 'unknown modality'} {'images' if 'Rows' in data else 'objects'}" if sop_class else ""
-    image_type = _text(data, "ImageType").upper()
+        is_image = header["Rows"] is not None
+        return f"{modality or 'unknown modality'} {'images' if is_image else 'objects'}" if sop_class else ""
+    image_type = _text(header, "ImageType").upper()
     if "LOCALIZER" in image_type:
         return "CT localisers"
     if NOT_IN_HU.search(image_type):
         return "CT maps of a material, not in HU"
     if sop_class not in ("", CT, *ENHANCED):
         return "CT objects that are no slices"
-    if _text(data, "SamplesPerPixel") not in ("", "1"):
+    if _text(header, "SamplesPerPixel") not in ("", "1"):
         return "CT colour pictures"
     return None
 
 
-def _groups(item: Any) -> list[Any]:
-    """Return the functional groups of an item of an enhanced image."""
-    return [element.value[0] for element in item if element.VR == "SQ" and element.value]
-
-
-def _slice(path: Path, frame: int | None, data: Any, places: list[Any]) -> Slice:
-    """Describe a slice by the first of ``places`` that has each attribute."""
-
-    def first(keyword: str) -> Any:
-        return next((place for place in places[:-1] if place.get(keyword) not in (None, "")), data)
-
-    if data.get("ModalityLUTSequence"):
+def _slice(path: Path, frame: int | None, stated: dict[str, Any]) -> Slice:
+    if stated["ModalityLUTSequence"]:
         raise InputError(f"{path} has a table of values (Modality LUT) in place of a rescale to HU", ORIGINAL)
-    kind = _text(first("RescaleType"), "RescaleType")
+    kind = _text(stated, "RescaleType")
     if kind.upper() not in HU_TYPES:
         raise InputError(f"{path} has values in {kind} (RescaleType), not in HU", "give the CT series itself")
-    place = {}
-    for tag, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
-        place[tag] = _numbers(first(tag), tag)
-        if len(place[tag]) != count:
-            raise InputError(f"{path} has no {tag}", ORIGINAL)
-    directions = np.reshape(place["ImageOrientationPatient"], (2, 3))
-    if not np.allclose(directions @ directions.T, np.eye(2), atol=0.02):
+    place = {key: _numbers(stated, key) for key in PLACE_KEYS}
+    if missing := [key for key, count in PLACE_KEYS.items() if len(place[key]) != count]:
+        raise InputError(f"{path} has no {missing[0]}", ORIGINAL)
+    position, orientation, pixel_spacing = place.values()
+    i, j = orientation[:3], orientation[3:]
+    cosine = sum(a * b for a, b in zip(i, j, strict=True))
+    if max(abs(math.hypot(*i) - 1), abs(math.hypot(*j) - 1)) > 0.01 or abs(cosine) > 0.02:
         raise InputError(f"{path} has an unusable ImageOrientationPatient", ORIGINAL)
-    if min(place["PixelSpacing"]) <= 0:
+    if min(pixel_spacing) <= 0:
         raise InputError(f"{path} has an unusable PixelSpacing", ORIGINAL)
-    rescale = []
-    for tag, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
-        found = _numbers(first(tag), tag)
-        if (not found and _text(first(tag), tag)) or (tag == "RescaleSlope" and found[:1] == (0,)):
-            raise InputError(f"{path} has a {tag} of {_text(first(tag), tag)}, which is unusable", ORIGINAL)
-        rescale.append(found[0] if found else default)
-    thickness = _numbers(first("SliceThickness"), "SliceThickness")
+    slope, intercept = (_numbers(stated, key) for key in ("RescaleSlope", "RescaleIntercept"))
+    for key, found in (("RescaleSlope", slope and slope[0]), ("RescaleIntercept", intercept)):
+        if (found == () and _text(stated, key)) or found == 0:
+            raise InputError(f"{path} has a {key} of {_text(stated, key)}, which is unusable", ORIGINAL)
     # as it stands: patients may differ in letters that messages leave out
-    issuer, patient = (str(data.get(tag) or "").strip() for tag in ("IssuerOfPatientID", "PatientID"))
+    issuer, patient = (str(stated[key] or "").strip() for key in ("IssuerOfPatientID", "PatientID"))
+    padding = stated["PixelPaddingValue"]
     return Slice(
         path=path,
         frame=frame,
-        instance_uid=_text(data, "SOPInstanceUID"),
+        pixels_at=stated.get("pixels_at"),
+        syntax=stated["TransferSyntaxUID"],
         patient="/".join(filter(None, (patient and issuer, patient))),
-        study_uid=_text(data, "StudyInstanceUID"),
-        series_uid=_text(data, "SeriesInstanceUID"),
-        series_number=_text(data, "SeriesNumber"),
-        description=_text(data, "SeriesDescription"),
-        acquisition=_text(first("FrameAcquisitionNumber"), "FrameAcquisitionNumber")
-        or _text(data, "AcquisitionNumber"),
-        kernel=_text(first("ConvolutionKernel"), "ConvolutionKernel"),
-        size=(int(data.Columns), int(data.Rows)),
-        pixel_spacing=place["PixelSpacing"],
-        orientation=place["ImageOrientationPatient"],
-        position=place["ImagePositionPatient"],
-        thickness=thickness[0] if thickness else None,
-        rescale=(rescale[0], rescale[1]),
-        bits=int(data.get("BitsAllocated") or 16),
+        acquisition=_text(stated, "FrameAcquisitionNumber") or _text(stated, "AcquisitionNumber"),
+        pixels=stated["pixels"],
+        padding=padding if isinstance(padding, int) else None,
+        pixel_spacing=pixel_spacing,
+        orientation=orientation,
+        position=position,
+        thickness=next(iter(_numbers(stated, "SliceThickness")), None),
+        rescale=(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0),
+        **{name: _text(stated, key) for name, key in SERIES_KEYS.items()},
     )
 
 
@@ -217,64 +270,69 @@ def read_pixels(slices: list[Slice]) -> list[NDArray[Any]]:
         InputError: they are damaged, or compressed in a way that needs another package.
     """
     from pydicom import dcmread
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID
 
-    path, syntax = slices[0].path, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            data = dcmread(path, force=True)
-            if "TransferSyntaxUID" not in data.file_meta:
-                explicit = ExplicitVRLittleEndian if data.is_little_endian else ExplicitVRBigEndian
-                data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if data.is_implicit_VR else explicit
-            syntax = data.file_meta.TransferSyntaxUID
-            frames = _values(data.pixel_array, data)
-            frames = _without_padding(frames, data.get("PixelPaddingValue"), *slices[0].rescale)
-    except Exception as error:
-        if isinstance(error, RuntimeError) and syntax and ("dependencies" in str(error) or "plugin" in str(error)):
-            raise InputError(f"{path} is compressed ({syntax.name})", "pip install 'maesil[dicom]'") from None
-        raise InputError(f"{path} is damaged or cut short: {one_line(error)}", AGAIN) from None
-    frames = frames.reshape(-1, *frames.shape[-2:])
-    return [frames[one.frame or 0] for one in slices]
+    first = slices[0]
+    with open(first.path, "rb") as file, _only_pydicom(first.path, "its pixels cannot be decoded"):
+        if first.pixels_at is None:
+            data = dcmread(file, force=True)
+        else:
+            data = Dataset()
+            data.file_meta = FileMetaDataset()
+            for key, value in zip((*PIXEL_KEYS, "NumberOfFrames"), first.pixels, strict=True):
+                setattr(data, key, value)
+            data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+            file.seek(first.pixels_at)
+            rows, columns, bits, *_, frames = first.pixels
+            data.add_new(PIXEL_DATA, "OW", file.read(rows * columns * frames * bits // 8))
+        data.file_meta.TransferSyntaxUID = UID(first.syntax)
+        try:
+            stored = data.pixel_array
+        except RuntimeError as error:
+            if "dependencies" in str(error):
+                name = data.file_meta.TransferSyntaxUID.name
+                raise InputError(f"{first.path} is compressed ({name})", "pip install 'maesil[dicom]'") from None
+            raise
+    stored = _without_padding(_values(stored, first), first)
+    stored = stored.reshape(-1, *stored.shape[-2:])
+    return [stored[one.frame or 0] for one in slices]
 
 
-def _values(stored: NDArray[Any], data: Any) -> NDArray[Any]:
+def _values(stored: NDArray[Any], one: Slice) -> NDArray[Any]:
     """Return stored values without the bits above those that belong to them (old overlays), with their sign."""
-    spare = int(data.BitsAllocated) - int(data.BitsStored)
-    if int(data.HighBit) != int(data.BitsStored) - 1:
-        raise ValueError(f"HighBit {data.HighBit} does not fit BitsStored {data.BitsStored}")
-    if spare > 0 and stored.dtype.kind in "iu" and stored.dtype.itemsize * 8 == int(data.BitsAllocated):
-        return (stored << spare) >> spare
+    _, _, bits, bits_stored, *_ = one.pixels
+    if bits > bits_stored and stored.dtype.kind in "iu" and stored.dtype.itemsize * 8 == bits:
+        return (stored << (bits - bits_stored)) >> (bits - bits_stored)
     return stored
 
 
-def _without_padding(stored: NDArray[Any], padding: Any, slope: float, intercept: float) -> NDArray[Any]:
+def _without_padding(stored: NDArray[Any], one: Slice) -> NDArray[Any]:
     """Make air of padding that would be metal; below that it is air, or a value that voxels have as well."""
-    is_whole = isinstance(padding, int) and stored.dtype.kind in "iu"
-    if not is_whole or padding * slope + intercept <= LARGEST_TISSUE_HU:
+    slope, intercept = one.rescale
+    if one.padding is None or stored.dtype.kind == "f" or one.padding * slope + intercept <= LARGEST_TISSUE_HU:
         return stored
     air = max(np.iinfo(stored.dtype).min, round((AIR_HU - intercept) / slope))
-    return np.where(stored == padding, stored.dtype.type(air), stored)
+    return np.where(stored == one.padding, stored.dtype.type(air), stored)
 
 
-def _is_multiple(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _text(data: Any, keyword: str) -> str:
-    value = data.get(keyword)
-    if value is None:
-        return ""
-    text = "\\".join(map(str, value)) if _is_multiple(value) else str(value)
+def _text(data: dict[str, Any], keyword: str) -> str:
     # descriptions come in many encodings; only printable ASCII is safe on every terminal
-    return re.sub(r"[^ -~]", "?", text).strip()
+    return re.sub(r"[^ -~]", "?", "\\".join(map(str, _all(data, keyword)))).strip()
 
 
-def _numbers(data: Any, keyword: str) -> tuple[float, ...]:
+def _numbers(data: dict[str, Any], keyword: str) -> tuple[float, ...]:
     """Return the numbers of an attribute; () when it is absent or not numeric."""
-    value = data.get(keyword)
     try:
-        found = tuple(float(v) for v in (value if _is_multiple(value) else [value]))
+        found = tuple(float(v) for v in _all(data, keyword))
     except (TypeError, ValueError):
         return ()
     return found if all(math.isfinite(v) for v in found) else ()
+
+
+def _all(data: dict[str, Any], keyword: str) -> Sequence[Any]:
+    """Return the values of an attribute, none, one or several."""
+    value = data.get(keyword)
+    if value is None:
+        return ()
+    return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]

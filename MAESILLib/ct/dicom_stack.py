@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MAESILLib.ct.dicom_slice import WRAPPED_FROM, Slice, read_pixels
+from MAESILLib.ct.dicom_slice import Slice, read_pixels
 from MAESILLib.ct.regrid import even_slices
 from MAESILLib.runtime.errors import InputError
 
@@ -30,6 +30,8 @@ IN_A_ROW = 3
 """Gaps that follow one another from which they are a part of the body that was scanned with slices further apart."""
 MOST_TIMES = 8
 """How many times as many slices as there are are interpolated at most."""
+WRAPPED_FROM = (1 << 16) - (1 << 12)
+"""Stored values of unsigned 16 bits from here on are padding below 0 that was written without its sign."""
 EXTENDED_INTERCEPT = -4096
 """From here down the largest stored values are metal on an extended CT scale, and not padding."""
 NAMED = 3
@@ -92,7 +94,7 @@ def read_voxels(arranged: Arranged) -> NDArray[Any]:
     """
     slices, size = arranged.slices, (len(arranged.slices), *arranged.size_dhw[1:])
     # other numbers, and stored ones of more than 16 bits, are calculated in double precision
-    whole = all(s.bits <= 16 and all(v == int(v) and abs(v) < 1 << 14 for v in s.rescale) for s in slices)
+    whole = all(s.pixels[2] <= 16 and all(v == int(v) and abs(v) < 1 << 14 for v in s.rescale) for s in slices)
     voxels = np.empty(size, np.int16 if whole else np.float32)
     by_file = sorted(range(len(slices)), key=lambda n: (slices[n].path, slices[n].frame or 0))
     for _, group in itertools.groupby(by_file, key=lambda n: slices[n].path):
@@ -183,7 +185,8 @@ def _step(
         for g in gaps[:NAMED]
     )
     missing = int(sum(max(1, round(float(steps[g]) / usual) - 1) for g in gaps))
-    what = f"missing about {missing} slices (the others are {usual:.2f} mm apart) {named}{_and_more(len(gaps) - NAMED)}"
+    count = f"about {missing} slice{'s' if missing > 1 else ''}"
+    what = f"missing {count} (the others are {usual:.2f} mm apart) {named}{_and_more(len(gaps) - NAMED)}"
     if fill_gaps:
         return _divided(heights, usual), (f"is {what}: interpolated",)
     raise InputError(f"{label} is {what}", "restore the missing files, or interpolate them: --fill-gaps")

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ class TestChoice:
         np.testing.assert_array_equal(volume.hu, HU)
         (warning,) = volume.warnings
         assert "of 2 CT series took CT series 5 'SYNTHETIC TRUNK'" in warning
-        assert "CT series 7 'LUNG' (8 slices, UID ...2.3.200) is missing about 1 slices" in warning
+        assert "CT series 7 'LUNG' (8 slices, UID ...2.3.200) is missing about 1 slice" in warning
 
     @pytest.mark.parametrize("wanted", ["1.2.3.200", "7", "3.200", "1.2.3.2"])
     def test_by_name(self, folder: Path, wanted: str) -> None:
@@ -132,7 +133,8 @@ class TestChoice:
     def test_unknown_name_lists_what_there_is(self, folder: Path) -> None:
         message = assert_refused(folder, "no CT series '42'", "1.2.3.100", "1.2.3.200", series="42")
         assert "1.2.3.300" not in message
-        assert_refused(folder, "fits 2 CT series", series="1.2.3")
+        message = assert_refused(folder, "fits 2 CT series", series="1.2.3")
+        assert "give the number or whole UID" in message
 
     def test_no_ct_says_what_there_is(self, folder: Path) -> None:
         shutil.rmtree(folder / "a")
@@ -144,7 +146,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("missing", "words"),
         [
-            ((5,), ("about 1 slices (the others are 2.50 mm", "between s005.dcm (110.00 mm) and s007.dcm (115.00 mm)")),
+            ((5,), ("about 1 slice (the others are 2.50 mm", "between s005.dcm (110.00 mm) and s007.dcm (115.00 mm)")),
             ((2, 7, 8), ("is missing about 3 slices", "s002.dcm", "s010.dcm (122.50 mm)")),
         ],
     )
@@ -193,6 +195,13 @@ class TestRefusals:
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
         assert_refused(tmp_path, "s007.dcm")
         assert capfd.readouterr().err == ""
+
+    @pytest.mark.parametrize("name", ["_other_kind", "_values"])
+    def test_a_bug_is_no_damage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        write_dicom(tmp_path, STORED)
+        monkeypatch.setattr(f"MAESILLib.ct.dicom_slice.{name}", Mock(side_effect=AttributeError("a bug")))
+        with pytest.raises(AttributeError, match="a bug"):
+            read_volume(tmp_path)
 
     def test_not_dicom_at_all(self, tmp_path: Path) -> None:
         (tmp_path / "scan.dcm").write_bytes(b"hello" * 100)

@@ -59,7 +59,7 @@ class TestSeries:
         }  # fmt: skip
         assert rows["DICOM#3"]["note"] == "passed over: 1 CT localisers, 1 SR images"
         assert rows["DICOM#3"]["patient"] == hash_of_patient("P")
-        assert "missing about 1 slices" in rows["cut"]["note"]
+        assert "missing about 1 slice (" in rows["cut"]["note"]
         assert f"files left out: {cut}" in rows["cut"]["note"]
 
     @pytest.mark.parametrize(
