@@ -1,11 +1,11 @@
 """Is this image a CT volume in Hounsfield units? Refusals with their reason, and warnings.
 
-What is refused would train or run without complaint and give nonsense: label maps, 8-bit pictures, normalised or
-shifted intensities, MR. What is merely unusual is a warning. Values below -1100 HU are padding outside the scan
-circle (-2000, -3024 and the like) and take no part in the decision.
+What is refused would train or run without complaint and give nonsense; what is merely unusual is a warning. Values
+below -1100 HU are padding outside the scan circle (-2000, -3024 and the like) and take no part in the decision.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,22 +28,36 @@ MAX_SAMPLE = 1_000_000
 LARGEST_VALUE = 100_000
 
 
-def check_grid(
-    size_ijk: tuple[int, ...], spacing_ijk: tuple[float, ...], direction: tuple[float, ...], where: str
-) -> None:
+def check_affine(affine: NDArray[np.float64], where: str) -> None:
+    """Refuse an affine (4, 4) without extent along an axis.
+
+    Raises:
+        InputError: a spacing is 0 or no number, or two axes have one direction.
+    """
+    for axis, spacing in zip("ijk", np.linalg.norm(affine[:3, :3], axis=0), strict=True):
+        if not (math.isfinite(spacing) and spacing > 0):
+            raise InputError(
+                f"{where} has a spacing of {spacing:g} mm along {axis}",
+                "correct the spacing in the file's header, in mm",
+            )
+    volume = abs(np.linalg.det(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)))
+    if not np.isfinite(affine).all() or volume < 0.1:
+        raise InputError(f"{where} has axes that span no volume", "correct the orientation in the file's header")
+
+
+def check_grid(size_ijk: Sequence[int], spacing_ijk: Sequence[float], direction: Sequence[float], where: str) -> None:
     """Refuse too small a volume, unbelievable spacings and axes that are not perpendicular.
 
     Raises:
         InputError: says which axis of ``where`` is wrong.
     """
     low, high = SPACING_LIMITS_MM
-    for axis, spacing in zip("ijk", spacing_ijk, strict=True):
+    for axis, spacing, count in zip("ijk", spacing_ijk, size_ijk, strict=True):
         if not (math.isfinite(spacing) and low < spacing <= high):
             raise InputError(
                 f"{where} has a spacing of {spacing:g} mm along {axis}, outside ({low:g}, {high:g}] mm",
                 "correct the spacing in the file's header, in mm",
             )
-    for axis, count in zip("ijk", size_ijk, strict=True):
         if count < MIN_VOXELS:
             raise InputError(
                 f"{where} has {count} voxels along {axis}, fewer than {MIN_VOXELS}", "give a larger part of the scan"
@@ -68,7 +82,11 @@ def check_values(array: NDArray[Any], where: str) -> tuple[str, ...]:
     Raises:
         InputError: says what the values look like instead.
     """
-    _check_finite(array, where)
+    if array.dtype.kind == "f":
+        with np.errstate(all="ignore"):  # infinities of both signs make the sum NaN, which is the answer
+            is_finite = math.isfinite(float(np.sum(array, dtype=np.float64)))
+        if not is_finite:
+            refuse_not_finite(~np.isfinite(array), "", where)
     low, high = float(array.min()), float(array.max())
     if low == high:
         raise InputError(f"{where} has the same value {low:g} in every voxel", "give a volume that shows something")
@@ -77,75 +95,62 @@ def check_values(array: NDArray[Any], where: str) -> tuple[str, ...]:
             f"{where} looks like a label map (whole numbers from {low:g} to {high:g} in flat regions), not CT",
             "give the CT volume itself",
         )
-    _check_range(low, high, where)
-    return _check_hounsfield(_sample(array), low, high, where)
-
-
-def _check_finite(array: NDArray[Any], where: str) -> None:
-    if np.issubdtype(array.dtype, np.integer):
-        return
-    with np.errstate(all="ignore"):  # infinities of both signs make the sum NaN, which is the answer
-        if math.isfinite(float(np.sum(array, dtype=np.float64))):
-            return
-    wrong = ~np.isfinite(array)
-    if not (count := int(np.count_nonzero(wrong))):
-        return
-    k, j, i = np.unravel_index(int(np.argmax(wrong)), array.shape)
-    raise InputError(
-        f"{where} has {count} voxels that are not finite (NaN or infinite), the first at (i, j, k) = ({i}, {j}, {k})",
-        "replace them (outside the scan circle with -1024) and save the volume again",
-    )
-
-
-def _check_range(low: float, high: float, where: str) -> None:
-    """Refuse ranges that no CT has, whatever it shows."""
-    span = f"{where} has values from {low:g} to {high:g}"
-    if low >= -1.5 and high <= 1.5:
-        raise InputError(f"{span}: normalised intensities, not Hounsfield units", "give the CT before normalisation")
-    if low >= 0 and high <= 255:
-        raise InputError(
-            f"{span}: an 8-bit picture (windowed export), not Hounsfield units", "export the original CT values"
-        )
-    if high - low < 100:
-        raise InputError(f"{span}: too narrow a range for Hounsfield units (normalised?)", NOT_CT)
-    check_largest(low, high, where)
-    if high < AIR_BELOW_HU:
-        raise InputError(f"{span}: nothing but air in Hounsfield units", "give a scan that shows a body")
-
-
-def check_largest(low: float, high: float, where: str) -> None:
-    """Refuse a range that ends above what CT scales have.
-
-    Raises:
-        InputError: says so.
-    """
-    if high > LARGEST_VALUE:
-        raise InputError(f"{where} has values from {low:g} to {high:g}: too large for Hounsfield units", NOT_CT)
-
-
-def _check_hounsfield(sample: NDArray[Any], low: float, high: float, where: str) -> tuple[str, ...]:
-    """Decide by what a CT shows: air and, in Hounsfield units, fat and soft tissue."""
+    check_range(low, high, where)
+    # what a CT shows: air and, in Hounsfield units, fat and soft tissue
+    sample = _sample(array)
     inside = sample[sample >= PADDING_BELOW_HU]
     if inside.size == 0:
         raise InputError(f"{where} has padding (below {PADDING_BELOW_HU} HU) only", "give a scan that shows a body")
+    span = f"{where} has values from {low:g} to {high:g} with"
     if (soft_tissue := _shifted_soft_tissue(inside)) is not None:
         raise InputError(
-            f"{where} has values from {low:g} to {high:g} with soft tissue near {soft_tissue}: CT numbers stored with "
-            "an offset of about +1024, not Hounsfield units",
+            f"{span} soft tissue near {soft_tissue}: CT numbers stored with an offset of about +1024, not Hounsfield "
+            "units",
             "if so, give the scan's RescaleIntercept: --hu-offset -1024",
         )
     tissue = _share(inside, *TISSUE_HU)
     if _share(inside, PADDING_BELOW_HU, AIR_BELOW_HU) >= 5e-4:
-        if tissue < 0.01:
-            return (f"{100 * tissue:.1f} % of the voxels have values of soft tissue (-200 to 300 HU): is it a body?",)
-        return ()
+        text = f"{100 * tissue:.1f} % of the voxels have values of soft tissue (-200 to 300 HU): is it a body?"
+        return (text,) if tissue < 0.01 else ()
     if tissue >= 0.5 and _share(inside, *FAT_HU) >= 0.005:
         return ("no air in the volume: taken as a crop from inside the body, in Hounsfield units",)
     raise InputError(
-        f"{where} has values from {low:g} to {high:g} with no air (nothing below {AIR_BELOW_HU} HU) and no range of "
-        "soft tissue: MR or another modality, not CT in Hounsfield units",
+        f"{span} no air (nothing below {AIR_BELOW_HU} HU) and no range of soft tissue: MR or another modality, not CT "
+        "in Hounsfield units",
         NOT_CT,
     )
+
+
+def refuse_not_finite(wrong: NDArray[np.bool_], place: str, where: str) -> None:
+    """Refuse voxels without a value, where there are any.
+
+    Raises:
+        InputError: says how many, and where the first is.
+    """
+    if count := int(np.count_nonzero(wrong)):
+        k, j, i = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+        raise InputError(
+            f"{where} has {count} voxels{place} that are not finite (NaN or infinite), the first at (i, j, k) = "
+            f"({i}, {j}, {k})",
+            "replace them (outside the body with -1024) and save the volume again",
+        )
+
+
+def check_range(low: float, high: float, where: str) -> None:
+    """Refuse ranges that no CT has, whatever it shows.
+
+    Raises:
+        InputError: says what has such values.
+    """
+    for is_wrong, what, hint in (
+        (low >= -1.5 and high <= 1.5, "normalised intensities, not Hounsfield units", "give it before normalisation"),
+        (low >= 0 and high <= 255, "an 8-bit picture (windowed export), not Hounsfield units", "export the CT values"),
+        (high - low < 100, "too narrow a range for Hounsfield units (normalised?)", NOT_CT),
+        (high > LARGEST_VALUE, "too large for Hounsfield units", NOT_CT),
+        (high < AIR_BELOW_HU, "nothing but air in Hounsfield units", "give a scan that shows a body"),
+    ):
+        if is_wrong:
+            raise InputError(f"{where} has values from {low:g} to {high:g}: {what}", hint)
 
 
 def _shifted_soft_tissue(inside: NDArray[Any]) -> int | None:

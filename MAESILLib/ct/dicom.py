@@ -8,17 +8,16 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from filecmp import cmp
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from MAESILLib.ct.dicom_slice import DICOM_SUFFIXES, Slice, slices_of
 from MAESILLib.ct.dicom_stack import Arranged, arrange, read_voxels
-from MAESILLib.ct.scan import Scan
+from MAESILLib.ct.scan import Scan, named
 from MAESILLib.runtime.errors import InputError
 
 LARGEST = "largest"
@@ -27,8 +26,6 @@ OWN_VOLUME = 8
 """Slices from which an acquisition of a series is a volume of its own."""
 FEW_ACQUISITIONS = 3
 """Up to which acquisitions one above the other are volumes of their own; more are steps of one scan."""
-NAMED = 3
-"""How many files a message names before it counts the rest."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +60,17 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Found:
+class _Found:
     """What a folder holds: CT series, other objects and how often, and files of a CT that cannot be used, and why."""
 
-    series: tuple[Series, ...]
+    series: list[Series]
     others: Counter[str]
     unusable: dict[Path, InputError]
+
+    def left_out(self) -> tuple[str, ...]:
+        """Return a warning of files that cannot be used."""
+        reasons = [error.message for error in self.unusable.values()]
+        return tuple(f"files left out: {named([p.name for p in self.unusable])} ({why})" for why in reasons[:1])
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -77,18 +79,6 @@ def looks_like_dicom(path: Path) -> bool:
         return True
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
-
-
-def find_series(path: Path) -> Found:
-    """Find the CT series in a folder and its subfolders, or the one that a file belongs to."""
-    if path.is_dir():
-        return _found(_files(path))
-    own = _found([path])
-    if not own.series:
-        return own
-    # the file itself first: of copies the first one counts
-    beside = _found([path, *sorted(file for file in path.parent.iterdir() if file.is_file())])
-    return replace(beside, series=tuple(s for s in beside.series if path in {one.path for one in s.slices}))
 
 
 def read_dicom(path: Path, wanted: str | Series | None, fill_gaps: bool, header_alone: bool) -> Scan:
@@ -104,19 +94,23 @@ def read_dicom(path: Path, wanted: str | Series | None, fill_gaps: bool, header_
     Raises:
         InputError: there is no CT series, ``wanted`` fits none or several, or the series cannot be stacked.
     """
+    warnings: tuple[str, ...] = ()
     if isinstance(wanted, Series):
         series, arranged = wanted, arrange(wanted.label, wanted.slices, fill_gaps)
-        told: tuple[str, ...] = ()
     else:
-        found = find_series(path)
+        found = _found(_files(path) if path.is_dir() else [path])
         if not found.series:
             _refuse_none(found, path)
-        series, arranged, told = _choose(found, wanted, path, fill_gaps)
+        if path.is_file():
+            # the file itself first: of copies the first one counts
+            found = _found([path, *sorted(file for file in path.parent.iterdir() if file.is_file())])
+            found.series[:] = [s for s in found.series if path in {one.path for one in s.slices}]
+        series, arranged, warnings = _choose(found, wanted, path, fill_gaps)
         if wanted is None or len(found.series) == 1:
-            told += _unusable_text(found.unusable)
+            warnings += found.left_out()
     voxels = np.broadcast_to(np.int16(0), arranged.size_dhw) if header_alone else read_voxels(arranged)
     where = f"{series.label} in {path}"
-    return Scan(voxels, arranged.affine, where, warnings=told + arranged.warnings, name=series.name)
+    return Scan(voxels, arranged.affine, where, warnings=warnings + arranged.warnings, name=series.name)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -135,7 +129,7 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(root) / name for name in sorted(names))
 
 
-def _found(paths: Any) -> Found:
+def _found(paths: Iterable[Path]) -> _Found:
     slices: dict[str, list[Slice]] = {}
     others: Counter[str] = Counter()
     unusable: dict[Path, InputError] = {}
@@ -153,11 +147,9 @@ def _found(paths: Any) -> Found:
             continue
         if isinstance(found, str):
             others.update([found] if found else [])
-            continue
-        first = instances.setdefault(found[0].instance_uid, path)
-        if first == path or not cmp(first, path, shallow=False):
+        elif (first := instances.setdefault(found[0].instance_uid, path)) == path or not cmp(first, path, False):
             slices.setdefault(found[0].series_uid or str(path.parent), []).extend(found)
-    return Found(tuple(part for group in slices.values() for part in acquisitions(group)), others, unusable)
+    return _Found([part for group in slices.values() for part in acquisitions(group)], others, unusable)
 
 
 def acquisitions(slices: list[Slice]) -> list[Series]:
@@ -174,15 +166,14 @@ def acquisitions(slices: list[Slice]) -> list[Series]:
     return [Series(tuple(slices))]
 
 
-def _choose(found: Found, wanted: str | None, path: Path, fill_gaps: bool) -> tuple[Series, Arranged, tuple[str, ...]]:
+def _choose(found: _Found, wanted: str | None, path: Path, fill_gaps: bool) -> tuple[Series, Arranged, tuple[str, ...]]:
     """Return the series that is meant, its slices in order, and what a user should know of the choice."""
     if wanted not in (None, LARGEST) or len(found.series) == 1:
         series = found.series[0] if wanted in (None, LARGEST) else _select(found.series, str(wanted), path)
         try:
             return series, arrange(series.label, series.slices, fill_gaps), ()
         except InputError as error:
-            if note := _unusable_text(found.unusable):
-                error.message += f"; {note[0]}"
+            error.message = "; ".join([error.message, *found.left_out()])
             raise
     complete, not_taken = [], []
     for series in sorted(found.series, key=lambda s: (-len(s.slices), s.uid)):
@@ -195,54 +186,46 @@ def _choose(found: Found, wanted: str | None, path: Path, fill_gaps: bool) -> tu
         not_taken += [series.label for series, _ in others]
         told = f"of {len(found.series)} CT series took {chosen.label}; not taken: {'; '.join(not_taken)}"
         return chosen, arranged, (told,)
-    listed = "; ".join(_line(series) for series in found.series)
     what = f"{len(found.series)} CT series in {path}" + ("" if complete else ", none complete")
-    raise InputError(f"{what}: {listed}", f"name one with --series, by its {_names_of(found.series)}, or {LARGEST}")
+    hint = f"name one with --series, by its {_names_of(found.series)}, or {LARGEST}"
+    raise InputError(f"{what}: {_listed(found.series)}", hint)
 
 
-def _select(found: tuple[Series, ...], wanted: str, path: Path) -> Series:
+def _select(found: list[Series], wanted: str, path: Path) -> Series:
     wanted = wanted.strip()
     exact = [s for s in found if s.uid == wanted] or [s for s in found if s.number and s.number == wanted]
     fitting = exact or [s for s in found if wanted and (s.uid.startswith(wanted) or s.uid.endswith(wanted))]
-    if len(fitting) == 1:
-        return fitting[0]
-    listed = "; ".join(_line(s) for s in fitting or found)
-    if fitting:
-        what = f"series {wanted} fits {len(fitting)} CT series in {path}: {listed}"
-        raise InputError(what, f"give the {_names_of(tuple(fitting))}")
-    raise InputError(f"no CT series {wanted!r} in {path}", f"there is: {listed}")
+    if not fitting:
+        raise InputError(f"no CT series {wanted!r} in {path}", f"there is: {_listed(found)}")
+    if len(fitting) > 1:
+        what = f"series {wanted} fits {len(fitting)} CT series in {path}: {_listed(fitting)}"
+        raise InputError(what, f"give the {_names_of(fitting)}")
+    return fitting[0]
 
 
-def _names_of(found: tuple[Series, ...]) -> str:
+def _names_of(found: list[Series]) -> str:
     """Return what tells series apart: acquisitions of one series share its UID, and series may share a number."""
     names = {"number": {s.number for s in found} - {""}, "whole UID": {s.uid for s in found} - {""}}
     return " or ".join(name for name, values in names.items() if len(values) == len(found)) or "folder"
 
 
-def _line(series: Series) -> str:
-    """Describe a series so that it can be told from the others: slices, spacing, kernel, UID."""
-    first = series.slices[0]
-    heights = np.unique(np.round([s.height for s in series.slices], 3))
-    step = f", {np.median(np.diff(heights)):.3g} mm apart" if len(heights) > 1 else ""
-    kernel = f", kernel {first.kernel}" if first.kernel else ""
-    return f"{series.label}{step}{kernel} = {series.uid}"
+def _listed(found: list[Series]) -> str:
+    """Describe series so that they can be told from one another: slices, spacing, kernel, UID."""
+    lines = []
+    for series in found:
+        heights = np.unique(np.round([s.height for s in series.slices], 3))
+        step = f", {np.median(np.diff(heights)):.3g} mm apart" if len(heights) > 1 else ""
+        kernel = f", kernel {series.slices[0].kernel}" if series.slices[0].kernel else ""
+        lines.append(f"{series.label}{step}{kernel} = {series.uid}")
+    return "; ".join(lines)
 
 
-def _refuse_none(found: Found, path: Path) -> None:
+def _refuse_none(found: _Found, path: Path) -> None:
     if found.unusable:
-        first = next(iter(found.unusable.values()))
-        more = f"; {len(found.unusable) - 1} more files likewise" if len(found.unusable) > 1 else ""
-        raise InputError(f"{first.message}{more}", first.hint)
-    others = ", ".join(f"{count} {kind}" for kind, count in sorted(found.others.items()))
+        first, *others = found.unusable.values()
+        raise InputError(first.message + (f"; {len(others)} more files likewise" if others else ""), first.hint)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.others.items()))
     raise InputError(
-        f"no DICOM CT series in {path}" + (f" (only {others})" if others else ""),
+        f"no DICOM CT series in {path}" + (f" (only {kinds})" if kinds else ""),
         "give the folder that holds the CT slices, or a NIfTI, NRRD or MetaImage file",
     )
-
-
-def _unusable_text(unusable: dict[Path, InputError]) -> tuple[str, ...]:
-    if not unusable:
-        return ()
-    names = ", ".join(path.name for path in list(unusable)[:NAMED])
-    more = f" and {len(unusable) - NAMED} more" if len(unusable) > NAMED else ""
-    return (f"files left out: {names}{more} ({next(iter(unusable.values())).message})",)

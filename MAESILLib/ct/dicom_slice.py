@@ -6,7 +6,7 @@ A file is parsed once: of pixels that are not compressed it is remembered where 
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,43 +38,34 @@ LARGEST_TISSUE_HU = 3071
 """The end of the usual CT scale."""
 ORIGINAL = "export the original CT series"
 PIXEL_KEYS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-SERIES_KEYS = {
-    "instance_uid": "SOPInstanceUID",
-    "study_uid": "StudyInstanceUID",
-    "series_uid": "SeriesInstanceUID",
-    "series_number": "SeriesNumber",
-    "description": "SeriesDescription",
-    "kernel": "ConvolutionKernel",
-}
-"""Attributes that are kept as text."""
+PIXEL_OPTIONS = ("rows", "columns", "bits_allocated", "bits_stored", "pixel_representation", "number_of_frames")
+"""As pydicom's decoders call them."""
 PLACE_KEYS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 """And how many numbers they have."""
 FRAME_KEYS = (
-    *PLACE_KEYS,
-    *("SliceThickness", "RescaleSlope", "RescaleIntercept", "RescaleType"),
+    *(*PLACE_KEYS, "SliceThickness", "RescaleSlope", "RescaleIntercept", "RescaleType"),
     *("FrameAcquisitionNumber", "ConvolutionKernel"),
 )
-KEYS = (
+FILE_KEYS = (
     *("SOPClassUID", "Modality", "ImageType", "SamplesPerPixel", "NumberOfFrames", "ModalityLUTSequence"),
-    *("IssuerOfPatientID", "PatientID", "AcquisitionNumber", "PixelPaddingValue"),
-    *(*PIXEL_KEYS, *FRAME_KEYS, *SERIES_KEYS.values()),
+    *("IssuerOfPatientID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SeriesNumber"),
+    *("SeriesDescription", "AcquisitionNumber", "PixelPaddingValue", *PIXEL_KEYS, *FRAME_KEYS),
 )
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice of a CT, a file or a frame of one.
+    """A slice of a CT, a file or a frame of one; texts are "" when absent.
 
     Attributes:
-        path, frame: where its pixels are; ``frame`` is None in a file of one.
-        pixels_at: of pixels that are not compressed, where in the file they begin; else None.
+        frame: None in a file of one.
+        pixels: values of ``PIXEL_OPTIONS``.
+        pixels_at: where in the file pixels begin that are neither compressed nor big-endian; else None.
         syntax: TransferSyntaxUID.
-        instance_uid: of its file.
-        patient: PatientID after its issuer; "" when absent.
-        study_uid, series_uid, series_number, description, acquisition, kernel: of its series; "" when absent.
-        pixels: values of ``PIXEL_KEYS``, and how many frames the file has.
         padding: PixelPaddingValue, None when absent.
-        pixel_spacing: mm between rows, then between columns, as DICOM orders them; empty when absent.
+        instance_uid: of its file.
+        patient: PatientID after its issuer.
+        pixel_spacing: mm between rows, then between columns, as DICOM orders them.
         orientation: unit vectors in LPS along a row (i) and along a column (j): 6 numbers.
         position: LPS position in mm of the first voxel.
         thickness: SliceThickness in mm, None when absent.
@@ -83,8 +74,10 @@ class Slice:
 
     path: Path
     frame: int | None
+    pixels: tuple[int, ...]
     pixels_at: int | None
     syntax: str
+    padding: int | None
     instance_uid: str
     patient: str
     study_uid: str
@@ -93,8 +86,6 @@ class Slice:
     description: str
     acquisition: str
     kernel: str
-    pixels: tuple[int, ...]
-    padding: int | None
     pixel_spacing: tuple[float, ...]
     orientation: tuple[float, ...]
     position: tuple[float, ...]
@@ -147,88 +138,95 @@ def slices_of(path: Path) -> list[Slice] | str:
         check_name(path)
         with _only_pydicom(path, "its header cannot be read"):
             data = read_partial(file, at_pixels, force=True)
-            header = {key: data.get(key) for key in KEYS}
-            header["SOPClassUID"] = header["SOPClassUID"] or data.file_meta.get("MediaStorageSOPClassUID")
-            header["TransferSyntaxUID"] = str(data.file_meta.get("TransferSyntaxUID") or _syntax_of(data))
+            header = _values_of(data, FILE_KEYS)
+            header["SOPClassUID"] = header["SOPClassUID"] or [data.file_meta.get("MediaStorageSOPClassUID", "")]
+            implied = IMPLICIT if data.is_implicit_VR else EXPLICIT if data.is_little_endian else BIG_ENDIAN
+            syntax = str(data.file_meta.get("TransferSyntaxUID") or implied)
             shared = [_grouped(item) for item in data.get("SharedFunctionalGroupsSequence") or []]
             each = [_grouped(item) for item in data.get("PerFrameFunctionalGroupsSequence") or []]
     if (kind := _other_kind(header)) is not None:
         return kind
-    found = [_numbers(header, key) for key in PIXEL_KEYS]
-    if () in found:
-        raise InputError(f"{path} has no {PIXEL_KEYS[found.index(())]}", ORIGINAL)
-    rows, columns, bits, bits_stored, high_bit, sign = (int(numbers[0]) for numbers in found)
-    frames = int((_numbers(header, "NumberOfFrames") or [1])[0]) or 1
+    numbers = [_numbers(header[key]) for key in PIXEL_KEYS]
+    if () in numbers:
+        raise InputError(f"{path} has no {PIXEL_KEYS[numbers.index(())]}", ORIGINAL)
+    rows, columns, bits, bits_stored, high_bit, sign = (int(found[0]) for found in numbers)
     if high_bit != bits_stored - 1 or bits_stored > bits:
         raise InputError(f"{path} has HighBit {high_bit}, which does not fit BitsStored {bits_stored}", ORIGINAL)
-    header["pixels"] = (rows, columns, bits, bits_stored, high_bit, sign, frames)
     if not pixels:
         raise InputError(f"{path} has no pixels", AGAIN)
     tag, place, length = pixels[0]
-    if header["TransferSyntaxUID"] in (IMPLICIT, EXPLICIT, BIG_ENDIAN):
-        header["pixels_at"] = place if tag == PIXEL_DATA else None
-        # an undefined length is that of compressed pixels
-        there = min(length, path.stat().st_size - place) if length != 0xFFFFFFFF else 0
-        if there < rows * columns * frames * bits // 8:
-            raise InputError(f"{path} is cut short: it has fewer pixels than it states", AGAIN)
-    if frames == 1 and header["SOPClassUID"] not in ENHANCED:
-        return [_slice(path, None, header)]
-    if len(each) != frames:
+    frames = int((*_numbers(header["NumberOfFrames"]), 1)[0]) or 1
+    is_plain = syntax in (IMPLICIT, EXPLICIT, BIG_ENDIAN)
+    # an undefined length is that of compressed pixels
+    found = min(length, path.stat().st_size - place) if length != 0xFFFFFFFF else 0
+    if is_plain and found < rows * columns * frames * bits // 8:
+        raise InputError(f"{path} is cut short: it has fewer pixels than it states", AGAIN)
+    if frames == 1 and _text(header["SOPClassUID"]) not in ENHANCED:
+        each = [{}]
+    elif len(each) != frames:
         raise InputError(
             f"{path} has {frames} frames and does not state where each lies", "export single slices or an enhanced CT"
         )
+    stored = {
+        "pixels": (rows, columns, bits, bits_stored, sign, frames),
+        "pixels_at": place if syntax in (IMPLICIT, EXPLICIT) and tag == PIXEL_DATA else None,
+        "syntax": syntax,
+    }
     common = header | (shared[0] if shared else {})
-    return [_slice(path, number, common | own) for number, own in enumerate(each)]
+    return [_slice(path, n if frames > 1 else None, stored, common | own) for n, own in enumerate(each)]
 
 
 @contextmanager
-def _only_pydicom(path: Path, what: str) -> Iterator[None]:
+def _only_pydicom(path: Path, what: str, syntax: str = "") -> Iterator[None]:
     """Make one line of what pydicom raises of a damaged file, which may be anything: only its calls belong here."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        if isinstance(error, InputError | MemoryError) or getattr(error, "errno", None) is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
+        if isinstance(error, RuntimeError) and "dependencies" in str(error):
+            raise InputError(f"{path} is compressed ({syntax})", "pip install 'maesil[dicom]'") from None
         raise InputError(f"{path} is damaged or cut short: {what}", AGAIN) from error
 
 
-def _syntax_of(data: Any) -> str:
-    return IMPLICIT if data.is_implicit_VR else EXPLICIT if data.is_little_endian else BIG_ENDIAN
+def _values_of(data: Any, keys: Iterable[str]) -> dict[str, list[Any]]:
+    """Return the values of attributes: none, one or several."""
+    found = {key: data.get(key) for key in keys}
+    return {k: [] if v is None else list(v) if isinstance(v, MutableSequence) else [v] for k, v in found.items()}
 
 
-def _grouped(item: Any) -> dict[str, Any]:
+def _grouped(item: Any) -> dict[str, list[Any]]:
     """Return what the functional groups of an item of an enhanced image state."""
     groups = [element.value[0] for element in item if element.VR == "SQ" and element.value]
-    return {key: group.get(key) for group in groups for key in FRAME_KEYS if group.get(key) not in (None, "")}
+    return {k: v for group in groups for k, v in _values_of(group, FRAME_KEYS).items() if v not in ([], [""])}
 
 
-def _other_kind(header: dict[str, Any]) -> str | None:
+def _other_kind(header: dict[str, list[Any]]) -> str | None:
     """Name what a file is if it is not a slice of a CT volume."""
-    modality, sop_class = _text(header, "Modality"), _text(header, "SOPClassUID")
+    modality, sop_class = _text(header["Modality"]), _text(header["SOPClassUID"])
     if modality not in ("CT", "") or (not modality and sop_class not in (CT, *ENHANCED)):
-        is_image = header["Rows"] is not None
-        return f"{modality or 'unknown modality'} {'images' if is_image else 'objects'}" if sop_class else ""
-    image_type = _text(header, "ImageType").upper()
+        return f"{modality or 'unknown modality'} {'images' if header['Rows'] else 'objects'}" if sop_class else ""
+    image_type = _text(header["ImageType"]).upper()
     if "LOCALIZER" in image_type:
         return "CT localisers"
     if NOT_IN_HU.search(image_type):
         return "CT maps of a material, not in HU"
     if sop_class not in ("", CT, *ENHANCED):
         return "CT objects that are no slices"
-    if _text(header, "SamplesPerPixel") not in ("", "1"):
+    if _text(header["SamplesPerPixel"]) not in ("", "1"):
         return "CT colour pictures"
     return None
 
 
-def _slice(path: Path, frame: int | None, stated: dict[str, Any]) -> Slice:
+def _slice(path: Path, frame: int | None, stored: dict[str, Any], stated: dict[str, list[Any]]) -> Slice:
     if stated["ModalityLUTSequence"]:
         raise InputError(f"{path} has a table of values (Modality LUT) in place of a rescale to HU", ORIGINAL)
-    kind = _text(stated, "RescaleType")
-    if kind.upper() not in HU_TYPES:
+    text = {key: _text(values) for key, values in stated.items() if key != "ModalityLUTSequence"}
+    if (kind := text["RescaleType"]).upper() not in HU_TYPES:
         raise InputError(f"{path} has values in {kind} (RescaleType), not in HU", "give the CT series itself")
-    place = {key: _numbers(stated, key) for key in PLACE_KEYS}
+    place = {key: _numbers(stated[key]) for key in PLACE_KEYS}
     if missing := [key for key, count in PLACE_KEYS.items() if len(place[key]) != count]:
         raise InputError(f"{path} has no {missing[0]}", ORIGINAL)
     position, orientation, pixel_spacing = place.values()
@@ -238,101 +236,83 @@ def _slice(path: Path, frame: int | None, stated: dict[str, Any]) -> Slice:
         raise InputError(f"{path} has an unusable ImageOrientationPatient", ORIGINAL)
     if min(pixel_spacing) <= 0:
         raise InputError(f"{path} has an unusable PixelSpacing", ORIGINAL)
-    slope, intercept = (_numbers(stated, key) for key in ("RescaleSlope", "RescaleIntercept"))
-    for key, found in (("RescaleSlope", slope and slope[0]), ("RescaleIntercept", intercept)):
-        if (found == () and _text(stated, key)) or found == 0:
-            raise InputError(f"{path} has a {key} of {_text(stated, key)}, which is unusable", ORIGINAL)
+    rescale = {key: _numbers(stated[key])[:1] for key in ("RescaleSlope", "RescaleIntercept")}
+    for key, found in rescale.items():
+        if (not found and text[key]) or (key == "RescaleSlope" and found == (0,)):
+            raise InputError(f"{path} has a {key} of {text[key]}, which is unusable", ORIGINAL)
     # as it stands: patients may differ in letters that messages leave out
-    issuer, patient = (str(stated[key] or "").strip() for key in ("IssuerOfPatientID", "PatientID"))
-    padding = stated["PixelPaddingValue"]
+    issuer, patient = ("".join(map(str, stated[key])).strip() for key in ("IssuerOfPatientID", "PatientID"))
+    padding = [value for value in stated["PixelPaddingValue"] if isinstance(value, int)]
     return Slice(
         path=path,
         frame=frame,
-        pixels_at=stated.get("pixels_at"),
-        syntax=stated["TransferSyntaxUID"],
+        **stored,
+        padding=padding[0] if padding else None,
+        instance_uid=text["SOPInstanceUID"],
         patient="/".join(filter(None, (patient and issuer, patient))),
-        acquisition=_text(stated, "FrameAcquisitionNumber") or _text(stated, "AcquisitionNumber"),
-        pixels=stated["pixels"],
-        padding=padding if isinstance(padding, int) else None,
+        study_uid=text["StudyInstanceUID"],
+        series_uid=text["SeriesInstanceUID"],
+        series_number=text["SeriesNumber"],
+        description=text["SeriesDescription"],
+        acquisition=text["FrameAcquisitionNumber"] or text["AcquisitionNumber"],
+        kernel=text["ConvolutionKernel"],
         pixel_spacing=pixel_spacing,
         orientation=orientation,
         position=position,
-        thickness=next(iter(_numbers(stated, "SliceThickness")), None),
-        rescale=(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0),
-        **{name: _text(stated, key) for name, key in SERIES_KEYS.items()},
+        thickness=next(iter(_numbers(stated["SliceThickness"])), None),
+        rescale=((*rescale["RescaleSlope"], 1.0)[0], (*rescale["RescaleIntercept"], 0.0)[0]),
     )
 
 
-def read_pixels(slices: list[Slice]) -> list[NDArray[Any]]:
-    """Return the stored values (rows, columns) of slices that lie in one file.
-
-    Raises:
-        InputError: they are damaged, or compressed in a way that needs another package.
-    """
-    from pydicom import dcmread
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import UID
-
-    first = slices[0]
-    with open(first.path, "rb") as file, _only_pydicom(first.path, "its pixels cannot be decoded"):
-        if first.pixels_at is None:
-            data = dcmread(file, force=True)
-        else:
-            data = Dataset()
-            data.file_meta = FileMetaDataset()
-            for key, value in zip((*PIXEL_KEYS, "NumberOfFrames"), first.pixels, strict=True):
-                setattr(data, key, value)
-            data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-            file.seek(first.pixels_at)
-            rows, columns, bits, *_, frames = first.pixels
-            data.add_new(PIXEL_DATA, "OW", file.read(rows * columns * frames * bits // 8))
-        data.file_meta.TransferSyntaxUID = UID(first.syntax)
-        try:
-            stored = data.pixel_array
-        except RuntimeError as error:
-            if "dependencies" in str(error):
-                name = data.file_meta.TransferSyntaxUID.name
-                raise InputError(f"{first.path} is compressed ({name})", "pip install 'maesil[dicom]'") from None
-            raise
-    stored = _without_padding(_values(stored, first), first)
-    stored = stored.reshape(-1, *stored.shape[-2:])
-    return [stored[one.frame or 0] for one in slices]
-
-
-def _values(stored: NDArray[Any], one: Slice) -> NDArray[Any]:
-    """Return stored values without the bits above those that belong to them (old overlays), with their sign."""
-    _, _, bits, bits_stored, *_ = one.pixels
-    if bits > bits_stored and stored.dtype.kind in "iu" and stored.dtype.itemsize * 8 == bits:
-        return (stored << (bits - bits_stored)) >> (bits - bits_stored)
-    return stored
-
-
-def _without_padding(stored: NDArray[Any], one: Slice) -> NDArray[Any]:
-    """Make air of padding that would be metal; below that it is air, or a value that voxels have as well."""
-    slope, intercept = one.rescale
-    if one.padding is None or stored.dtype.kind == "f" or one.padding * slope + intercept <= LARGEST_TISSUE_HU:
-        return stored
-    air = max(np.iinfo(stored.dtype).min, round((AIR_HU - intercept) / slope))
-    return np.where(stored == one.padding, stored.dtype.type(air), stored)
-
-
-def _text(data: dict[str, Any], keyword: str) -> str:
+def _text(values: list[Any]) -> str:
     # descriptions come in many encodings; only printable ASCII is safe on every terminal
-    return re.sub(r"[^ -~]", "?", "\\".join(map(str, _all(data, keyword)))).strip()
+    return re.sub(r"[^ -~]", "?", "\\".join(map(str, values))).strip()
 
 
-def _numbers(data: dict[str, Any], keyword: str) -> tuple[float, ...]:
+def _numbers(values: list[Any]) -> tuple[float, ...]:
     """Return the numbers of an attribute; () when it is absent or not numeric."""
     try:
-        found = tuple(float(v) for v in _all(data, keyword))
+        found = tuple(float(v) for v in values)
     except (TypeError, ValueError):
         return ()
     return found if all(math.isfinite(v) for v in found) else ()
 
 
-def _all(data: dict[str, Any], keyword: str) -> Sequence[Any]:
-    """Return the values of an attribute, none, one or several."""
-    value = data.get(keyword)
-    if value is None:
-        return ()
-    return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+def read_pixels(slices: list[Slice]) -> list[NDArray[Any]]:
+    """Return the stored values (rows, columns) of slices that lie in one file.
+
+    Bits above those that belong to a value (old overlays) are left out; padding that would be metal is air.
+
+    Raises:
+        InputError: they are damaged, or compressed in a way that needs another package.
+    """
+    from pydicom import dcmread
+    from pydicom.uid import UID
+
+    try:
+        from pydicom.pixels import get_decoder
+    except ImportError:  # before pydicom 3
+        get_decoder = None
+    first, syntax = slices[0], UID(slices[0].syntax)
+    _, _, bits, bits_stored, *_ = first.pixels
+    with open(first.path, "rb") as file, _only_pydicom(first.path, "its pixels cannot be decoded", syntax.name):
+        if first.pixels_at is None or get_decoder is None:
+            data = dcmread(file, force=True)
+            data.file_meta.TransferSyntaxUID = syntax
+            stored = data.pixel_array
+        else:
+            file.seek(first.pixels_at)
+            options = dict(zip(PIXEL_OPTIONS, first.pixels, strict=True))
+            gray = {"samples_per_pixel": 1, "photometric_interpretation": "MONOCHROME2", "pixel_keyword": "PixelData"}
+            stored, _ = get_decoder(syntax).as_array(file, **options, **gray)
+    if bits > bits_stored and stored.dtype.kind in "iu" and stored.dtype.itemsize * 8 == bits:
+        stored = (stored << (bits - bits_stored)) >> (bits - bits_stored)
+    stored = _without_padding(stored, first.padding, *first.rescale).reshape(-1, *stored.shape[-2:])
+    return [stored[one.frame or 0] for one in slices]
+
+
+def _without_padding(stored: NDArray[Any], padding: int | None, slope: float, intercept: float) -> NDArray[Any]:
+    if padding is None or stored.dtype.kind == "f" or padding * slope + intercept <= LARGEST_TISSUE_HU:
+        return stored  # below that it is air, or a value that voxels have as well
+    air = max(np.iinfo(stored.dtype).min, round((AIR_HU - intercept) / slope))
+    return np.where(stored == padding, stored.dtype.type(air), stored)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from MAESILLib.ct.dicom_slice import Slice, read_pixels
 from MAESILLib.ct.regrid import even_slices
+from MAESILLib.ct.scan import NAMED, and_more, named
 from MAESILLib.runtime.errors import InputError
 
 SAME_POSITION_MM = 0.01
@@ -34,8 +35,6 @@ WRAPPED_FROM = (1 << 16) - (1 << 12)
 """Stored values of unsigned 16 bits from here on are padding below 0 that was written without its sign."""
 EXTENDED_INTERCEPT = -4096
 """From here down the largest stored values are metal on an extended CT scale, and not padding."""
-NAMED = 3
-"""How many files or gaps a message names before it counts the rest."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Arranged:
         warnings: one line each.
     """
 
-    slices: tuple[Slice, ...]
+    slices: list[Slice]
     heights: NDArray[np.float64]
     step: float
     affine: NDArray[np.float64]
@@ -69,21 +68,25 @@ def arrange(label: str, slices: Iterable[Slice], fill_gaps: bool) -> Arranged:
     Raises:
         InputError: slices differ, coincide, are missing or are shifted against each other; names them.
     """
-    slices = list(slices)
+    slices = sorted(slices, key=lambda s: (s.height, s.path, s.frame or 0))
     _refuse_mixed(label, slices)
-    ordered = _without_doubles(label, sorted(slices, key=lambda s: (s.height, s.path, s.frame or 0)))
-    if len(ordered) < 2:
+    slices = _without_doubles(label, slices)
+    if len(slices) < 2:
         raise InputError(f"{label} has one slice only", "give the folder with the whole series")
-    heights = np.array([s.height for s in ordered])
-    step, warnings = _step(label, ordered, heights, fill_gaps)
-    affine, size = _grid(label, ordered, heights, step)
-    if size[0] > MOST_TIMES * len(ordered):
+    heights = np.array([s.height for s in slices])
+    step, warnings = _step(label, slices, heights, fill_gaps)
+    depth = round((heights[-1] - heights[0]) / step) + 1
+    if depth > MOST_TIMES * len(slices):
         raise InputError(
             f"{label} has slices from {heights[0]:.6g} to {heights[-1]:.6g} mm, {step:.3g} mm apart at the least: "
-            f"{size[0]} slices would be made of {len(ordered)}",
+            f"{depth} slices would be made of {len(slices)}",
             "remove the slices that lie apart",
         )
-    return Arranged(tuple(ordered), heights, step, affine, size, warnings + _thin_slice_warning(ordered, step))
+    if 0 < (thickness := slices[0].thickness or 0) <= step / MISSING_STEP:
+        text = f"slices are {thickness:g} mm thick but {step:g} mm apart: what lies between them was not imaged"
+        warnings += (text,)
+    columns, rows = slices[0].size
+    return Arranged(slices, heights, step, _affine(label, slices, heights, step), (depth, rows, columns), warnings)
 
 
 def read_voxels(arranged: Arranged) -> NDArray[Any]:
@@ -127,20 +130,20 @@ def _to_hu(stored: NDArray[Any], slope: float, intercept: float, hu: NDArray[Any
 
 
 def _refuse_mixed(label: str, slices: list[Slice]) -> None:
-    checks: tuple[tuple[str, Callable[[Slice], Any]], ...] = (
-        ("sizes", lambda s: f"{s.size[0]}x{s.size[1]}"),
-        ("pixel spacings", lambda s: "x".join(f"{v:.4g}" for v in s.pixel_spacing)),
-        ("orientations", lambda s: "/".join(f"{v + 0:.3f}" for v in np.round(s.orientation, 3) + 0.0)),
-    )
-    for what, property_of in checks:
-        groups: dict[str, list[Slice]] = {}
+    checks: dict[str, Callable[[Slice], str]] = {
+        "sizes": lambda s: f"{s.size[0]}x{s.size[1]}",
+        "pixel spacings": lambda s: "x".join(f"{v:.4g}" for v in s.pixel_spacing),
+        "orientations": lambda s: "/".join(f"{round(v, 3) + 0.0:.3f}" for v in s.orientation),
+    }
+    for what, property_of in checks.items():
+        groups: dict[str, list[str]] = {}
         for one in slices:
-            groups.setdefault(property_of(one), []).append(one)
+            groups.setdefault(property_of(one), []).append(one.path.name)
         if len(groups) > 1:
-            usual, *others = sorted(groups.items(), key=lambda item: -len(item[1]))
-            odd = "; ".join(f"{value}: {_names(found)}" for value, found in others[:NAMED])
+            (usual, most), *others = sorted(groups.items(), key=lambda item: -len(item[1]))
+            odd = "; ".join(f"{value}: {named(sorted(names))}" for value, names in others[:NAMED])
             raise InputError(
-                f"{label} mixes slices of different {what}: {len(usual[1])} have {usual[0]}, but {odd}",
+                f"{label} mixes slices of different {what}: {len(most)} have {usual}, but {odd}",
                 "remove those files, or export one series of equal slices",
             )
 
@@ -149,22 +152,21 @@ def _without_doubles(label: str, slices: list[Slice]) -> list[Slice]:
     """Leave out slices that are there twice; refuse different ones at one position."""
     kept: list[Slice] = []
     for one in slices:
-        if not kept or one.height - kept[-1].height >= SAME_POSITION_MM:
+        last = kept[-1] if kept else None
+        if last is None or one.height - last.height >= SAME_POSITION_MM:
             kept.append(one)
-        elif not _are_equal(kept[-1], one):
+        elif (
+            last.rescale != one.rescale
+            or not np.allclose(last.position, one.position, atol=SAME_POSITION_MM)
+            or not np.array_equal(read_pixels([last])[0], read_pixels([one])[0])
+        ):
             doubles = sum(b.height - a.height < SAME_POSITION_MM for a, b in itertools.pairwise(slices))
             raise InputError(
-                f"{label} has {doubles} duplicate slice positions with different slices: {kept[-1].path.name} and "
-                f"{one.path.name} both lie at {one.height:.2f} mm{_and_more(doubles - 1)}",
+                f"{label} has {doubles} duplicate slice positions with different slices: {last.path.name} and "
+                f"{one.path.name} both lie at {one.height:.2f} mm{and_more(doubles - 1)}",
                 "give one copy and one phase of the series",
             )
     return kept
-
-
-def _are_equal(one: Slice, other: Slice) -> bool:
-    if one.rescale != other.rescale or not np.allclose(one.position, other.position, atol=SAME_POSITION_MM):
-        return False
-    return bool(np.array_equal(read_pixels([one])[0], read_pixels([other])[0]))
 
 
 def _step(
@@ -180,13 +182,13 @@ def _step(
         even = _divided(heights, max(float(steps.min()), usual / 3))
         apart = f"{steps.min():.3g} to {steps.max():.3g} mm apart"
         return even, (f"slices are {apart}: interpolated to equal distances of {even:.3g} mm",)
-    named = "; ".join(
+    places = "; ".join(
         f"between {slices[g].path.name} ({heights[g]:.2f} mm) and {slices[g + 1].path.name} ({heights[g + 1]:.2f} mm)"
         for g in gaps[:NAMED]
     )
     missing = int(sum(max(1, round(float(steps[g]) / usual) - 1) for g in gaps))
     count = f"about {missing} slice{'s' if missing > 1 else ''}"
-    what = f"missing {count} (the others are {usual:.2f} mm apart) {named}{_and_more(len(gaps) - NAMED)}"
+    what = f"missing {count} (the others are {usual:.2f} mm apart) {places}{and_more(len(gaps) - NAMED)}"
     if fill_gaps:
         return _divided(heights, usual), (f"is {what}: interpolated",)
     raise InputError(f"{label} is {what}", "restore the missing files, or interpolate them: --fill-gaps")
@@ -221,18 +223,16 @@ def _is_even(heights: NDArray[np.float64], step: float) -> bool:
     return bool(apart <= STEP_TOLERANCE * step)
 
 
-def _grid(
-    label: str, slices: list[Slice], heights: NDArray[np.float64], step: float
-) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Return affine and size of the volume; refuse slices that do not lie on one line."""
+def _affine(label: str, slices: list[Slice], heights: NDArray[np.float64], step: float) -> NDArray[np.float64]:
+    """Return the affine of the volume; refuse slices that do not lie on one line."""
     first = slices[0]
     i, j, k = first.axes()
     offsets = np.array([s.position for s in slices]) - np.array(first.position)
     risen = heights - heights[0]
     along = offsets[-1] / risen[-1]
     beside = np.linalg.norm(offsets - risen[:, None] * along, axis=1)
-    worst = int(np.argmax(beside))
-    if beside[worst] > BESIDE_PIXELS * min(first.pixel_spacing):
+    worst, most = int(np.argmax(beside)), BESIDE_PIXELS * min(first.pixel_spacing)
+    if beside[worst] > most:
         raise InputError(
             f"{label} has slices shifted against each other: {slices[worst].path.name} lies {beside[worst]:.1f} mm "
             "beside its place between the others",
@@ -241,22 +241,7 @@ def _grid(
     row_distance, column_distance = first.pixel_spacing
     affine = np.eye(4)
     # where the stack is along the normal, rounded positions do not bend it
-    straight = np.linalg.norm(offsets[-1] - risen[-1] * k) <= BESIDE_PIXELS * min(first.pixel_spacing)
+    straight = np.linalg.norm(offsets[-1] - risen[-1] * k) <= most
     affine[:3, :3] = np.array([i * column_distance, j * row_distance, (k if straight else along) * step]).T
     affine[:3, 3] = first.position
-    return affine, (round(risen[-1] / step) + 1, first.size[1], first.size[0])
-
-
-def _thin_slice_warning(slices: list[Slice], step: float) -> tuple[str, ...]:
-    thickness = slices[0].thickness
-    if thickness is None or thickness <= 0 or step < MISSING_STEP * thickness:
-        return ()
-    return (f"slices are {thickness:g} mm thick but {step:g} mm apart: what lies between them was not imaged",)
-
-
-def _names(slices: list[Slice]) -> str:
-    return ", ".join(s.path.name for s in slices[:NAMED]) + _and_more(len(slices) - NAMED)
-
-
-def _and_more(count: int) -> str:
-    return f" and {count} more" if count > 0 else ""
+    return affine

@@ -22,7 +22,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from MAESILLib.ct.scan import AGAIN, CHECK_FORMAT, GZIP_MAGIC, Given, Scan, check_affine, file_grid, require_file
+from MAESILLib.ct.check import check_affine
+from MAESILLib.ct.scan import AGAIN, CHECK_FORMAT, GZIP_MAGIC, Given, Scan, file_grid, require_file
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import check_name
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from MAESILLib.ct.check import check_affine
 from MAESILLib.ct.geometry import LPS_OF_RAS
 from MAESILLib.ct.regrid import largest_shift
 from MAESILLib.ct.scan import (
@@ -17,7 +18,6 @@ from MAESILLib.ct.scan import (
     GZIP_MAGIC,
     Given,
     Scan,
-    check_affine,
     file_grid,
     require_file,
 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MAESILLib.ct.check import check_grid, check_largest, check_values
+from MAESILLib.ct.check import LARGEST_VALUE, check_range, check_values, refuse_not_finite
 from MAESILLib.ct.dicom import Series, looks_like_dicom, read_dicom
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.itk import read_itk
@@ -50,7 +50,6 @@ def read_volume(
     path = Path(path)
     scan = _scan(path, series, given, header_alone=False)
     geometry, why = rectangular_grid(scan.affine, scan.voxels.shape, scan.where)
-    check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, scan.where)
     warnings = scan.warnings
     hu, unknown = _to_hu(scan, given.hu_offset, clip=check)
     if check:
@@ -58,10 +57,15 @@ def read_volume(
         np.maximum(hu, AIR_HU, out=hu)
     if why:
         # what is no CT may be a label map, of which no value is to be made up
-        hu = resampled(hu, scan.affine, geometry, AIR_HU) if check else resampled(hu, scan.affine, geometry, 0, order=0)
+        hu = resampled(hu, scan.affine, geometry, *((AIR_HU, 1) if check else (0, 0)))
         unknown = None if unknown is None else resampled(unknown, scan.affine, geometry, 0) > 0
         warnings += (why,)
-    _refuse_unknown_in_body(hu, unknown, geometry, scan.where)
+    if unknown is not None:
+        from MAESILLib.ct.body import body_mask
+
+        grid = model_grid(geometry)
+        in_body = unknown & grid.to_source(body_mask(grid.to_model(hu)), nearest=True)
+        refuse_not_finite(in_body, " in the body", scan.where)
     return CTVolume(hu, geometry, scan.name or volume_stem(path), warnings, str(path))
 
 
@@ -75,9 +79,7 @@ def read_geometry(path: Path | str, *, series: str | Series | None = None, given
         InputError: it cannot be read, or has no believable grid.
     """
     scan = _scan(Path(path), series, given, header_alone=True)
-    geometry = rectangular_grid(scan.affine, scan.voxels.shape, scan.where)[0]
-    check_grid(geometry.size_dhw[::-1], geometry.spacing_dhw[::-1], geometry.direction, scan.where)
-    return geometry
+    return rectangular_grid(scan.affine, scan.voxels.shape, scan.where)[0]
 
 
 def volume_stem(path: Path | str) -> str:
@@ -121,11 +123,12 @@ def _to_hu(scan: Scan, offset: float, *, clip: bool) -> tuple[NDArray[Any], NDAr
     They are int16 where they are whole numbers that fit, or are clipped to fit; else float32.
     """
     slope, intercept = scan.slope, scan.intercept + offset
-    limits = np.iinfo(np.int16)
+    is_hu, limits = (slope, intercept) == (1, 0), np.iinfo(np.int16)
+    if is_hu and scan.voxels.dtype == np.int16 and scan.voxels.flags.writeable:
+        return scan.voxels, None
 
     def planes() -> Any:
-        for stored in scan.voxels:
-            yield stored if (slope, intercept) == (1, 0) else stored * slope + intercept
+        return (stored if is_hu else stored * slope + intercept for stored in scan.voxels)
 
     exact = scan.voxels.dtype.kind in "iub" and slope == int(slope) and intercept == int(intercept)
     low, high, whole, finite = np.inf, -np.inf, True, True
@@ -135,13 +138,10 @@ def _to_hu(scan: Scan, offset: float, *, clip: bool) -> tuple[NDArray[Any], NDAr
         whole &= exact or bool((usable == np.rint(usable)).all())
         if usable.size:
             low, high = min(low, float(usable.min())), max(high, float(usable.max()))
-    if clip:
-        check_largest(low, high, scan.where)
+    if clip and high > LARGEST_VALUE:
+        check_range(low, high, scan.where)
     fits = clip or (finite and low >= limits.min and high <= limits.max)
-    dtype = np.dtype(np.int16 if whole and fits else np.float32)
-    if scan.voxels.dtype == dtype and (slope, intercept) == (1, 0) and finite and scan.voxels.flags.writeable:
-        return scan.voxels, None
-    hu = np.empty(scan.voxels.shape, dtype)
+    hu = np.empty(scan.voxels.shape, np.int16 if whole and fits else np.float32)
     unknown = None if finite or not clip else np.zeros(hu.shape, np.bool_)
     for number, plane in enumerate(planes()):
         if unknown is not None:
@@ -149,22 +149,3 @@ def _to_hu(scan: Scan, offset: float, *, clip: bool) -> tuple[NDArray[Any], NDAr
             plane = np.where(unknown[number], AIR_HU, plane)
         hu[number] = np.clip(plane, limits.min, limits.max) if clip else plane
     return hu, unknown
-
-
-def _refuse_unknown_in_body(
-    hu: NDArray[Any], unknown: NDArray[np.bool_] | None, geometry: Geometry, where: str
-) -> None:
-    """Refuse voxels without a value (NaN, infinite) that lie in the patient; outside they are air."""
-    if unknown is None:
-        return
-    from MAESILLib.ct.body import body_mask
-
-    grid = model_grid(geometry)
-    inside = unknown & grid.to_source(body_mask(grid.to_model(hu)), nearest=True)
-    if count := int(np.count_nonzero(inside)):
-        k, j, i = np.unravel_index(int(np.argmax(inside)), inside.shape)
-        raise InputError(
-            f"{where} has {count} voxels in the body that are not finite (NaN or infinite), the first at (i, j, k) = "
-            f"({i}, {j}, {k})",
-            "repair the voxels and save the volume again",
-        )

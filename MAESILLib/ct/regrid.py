@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from MAESILLib.ct.check import check_grid
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.resampling import linear_matrix
 from MAESILLib.runtime.errors import InputError
@@ -25,28 +26,32 @@ def rectangular_grid(affine: NDArray[np.float64], size_dhw: tuple[int, ...], whe
     """Return the rectangular grid of a volume: the nearest one, or one around it.
 
     Args:
-        affine: of the volume's grid; its axes need not be perpendicular.
+        affine: of the volume's grid, which spans a volume; its axes need not be perpendicular.
 
     Returns:
         the grid, and why voxels have to be interpolated on it; empty where they are taken as they are.
 
     Raises:
-        InputError: the axes are too far from perpendicular.
+        InputError: the axes are too far from perpendicular, or size or spacing are not those of a CT.
     """
-    size_ijk = size_dhw[::-1]
-    nearest = _nearest(affine, size_ijk)
-    if largest_shift(affine, nearest, size_ijk) <= AS_IT_IS_VOXELS:
-        return _geometry(nearest, size_ijk), ""
-    around, size_around = _around(affine, size_ijk)
-    if np.prod(size_around) > MOST_TIMES * np.prod(size_ijk):
-        raise InputError(
-            f"{where} has axes {_largest_angle(affine):.2g} degrees off perpendicular: too many to be resampled",
-            "correct the orientation in the file's header",
-        )
-    degrees = _largest_angle(affine)
-    return _geometry(around, size_around), (
-        f"its axes are {degrees:.2g} degrees off perpendicular (as gantry tilt makes): resampled to a rectangular grid"
-    )
+    size_ijk, why = size_dhw[::-1], ""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    grid = _nearest(affine, lengths, size_ijk)
+    if largest_shift(affine, grid, size_ijk) > AS_IT_IS_VOXELS:
+        axes = affine[:3, :3] / lengths
+        cosine = np.abs((axes.T @ axes)[[0, 0, 1], [1, 2, 2]]).max()
+        degrees = f"{np.degrees(np.arcsin(min(1.0, cosine))):.2g} degrees off perpendicular"
+        voxels, (grid, size_ijk) = np.prod(size_ijk), _around(affine, size_ijk)
+        if np.prod(size_ijk) > MOST_TIMES * voxels:
+            raise InputError(
+                f"{where} has axes {degrees}: too many to be resampled", "correct the orientation in the file's header"
+            )
+        why = f"its axes are {degrees} (as gantry tilt makes): resampled to a rectangular grid"
+        lengths = np.linalg.norm(grid[:3, :3], axis=0)
+    direction = grid[:3, :3] / lengths + 0.0  # no negative zeros
+    spacing_ijk, origin, numbers = lengths.tolist(), grid[:3, 3].tolist(), direction.ravel().tolist()
+    check_grid(size_ijk, spacing_ijk, numbers, where)
+    return Geometry(size_ijk[::-1], tuple(spacing_ijk[::-1]), tuple(origin), tuple(numbers)), why  # type: ignore[arg-type]
 
 
 def resampled(
@@ -89,18 +94,18 @@ def largest_shift(affine: NDArray[np.float64], other: NDArray[np.float64], size_
     return float(np.abs(corners @ between.T - corners).max())
 
 
-def _nearest(affine: NDArray[np.float64], size_ijk: tuple[int, ...]) -> NDArray[np.float64]:
+def _nearest(
+    affine: NDArray[np.float64], lengths: NDArray[np.float64], size_ijk: tuple[int, ...]
+) -> NDArray[np.float64]:
     """Return the rectangular grid closest to ``affine``, with the same centre.
 
     Its axes are the orthogonal factor of the polar decomposition (Higham 1986), the orthonormal matrix closest to the
     given unit vectors.
     """
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
     u, _, v = np.linalg.svd(affine[:3, :3] / lengths)
     nearest = affine.copy()
     nearest[:3, :3] = (u @ v) * lengths
-    center = (np.array(size_ijk) - 1) / 2
-    nearest[:3, 3] += (affine - nearest)[:3, :3] @ center
+    nearest[:3, 3] += (affine - nearest)[:3, :3] @ ((np.array(size_ijk) - 1) / 2)
     return nearest
 
 
@@ -124,17 +129,3 @@ def _around(affine: NDArray[np.float64], size_ijk: tuple[int, ...]) -> tuple[NDA
 
 def _like(values: NDArray[np.float32], voxels: NDArray[Any]) -> NDArray[Any]:
     return np.rint(values).astype(voxels.dtype) if np.issubdtype(voxels.dtype, np.integer) else values
-
-
-def _largest_angle(affine: NDArray[np.float64]) -> float:
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    cosines = np.abs((axes.T @ axes)[[0, 0, 1], [1, 2, 2]])
-    return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
-
-
-def _geometry(affine: NDArray[np.float64], size_ijk: tuple[int, ...]) -> Geometry:
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    direction = affine[:3, :3] / lengths + 0.0  # no negative zeros
-    i, j, k = (float(s) for s in lengths)
-    x, y, z = (float(c) for c in affine[:3, 3])
-    return Geometry(size_ijk[::-1], (k, j, i), (x, y, z), tuple(float(c) for c in direction.ravel()))  # type: ignore[arg-type]

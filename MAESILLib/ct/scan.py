@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from MAESILLib.runtime.errors import InputError
 
 MAX_VOXELS = 1 << 32
+NAMED = 3
+"""How many files or gaps a message names before it counts the rest."""
 AGAIN = "copy or download it again"
 GZIP_MAGIC = b"\x1f\x8b"
 CHECK_FORMAT = "check that the file is whole and has this format"
@@ -97,23 +99,6 @@ def file_grid(size: Sequence[int], channels: int, is_complex: bool, where: str) 
     return size[0], size[1], size[2]
 
 
-def check_affine(affine: NDArray[np.float64], where: str) -> None:
-    """Refuse a grid without extent along an axis.
-
-    Raises:
-        InputError: a spacing is 0 or no number, or two axes have one direction.
-    """
-    for axis, spacing in zip("ijk", np.linalg.norm(affine[:3, :3], axis=0), strict=True):
-        if not (math.isfinite(spacing) and spacing > 0):
-            raise InputError(
-                f"{where} has a spacing of {spacing:g} mm along {axis}",
-                "correct the spacing in the file's header, in mm",
-            )
-    volume = abs(np.linalg.det(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)))
-    if not np.isfinite(affine).all() or volume < 0.1:
-        raise InputError(f"{where} has axes that span no volume", "correct the orientation in the file's header")
-
-
 def require_file(file: Path, path: Path) -> None:
     """Refuse a file whose other file is not there.
 
@@ -122,3 +107,13 @@ def require_file(file: Path, path: Path) -> None:
     """
     if not file.is_file():
         raise InputError(f"{path} names its data file {file.name}, which is missing", "put it beside the header")
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:NAMED]) + and_more(len(names) - NAMED)
+
+
+def and_more(count: int) -> str:
+    """Return what a message says of those that it does not name."""
+    return f" and {count} more" if count > 0 else ""

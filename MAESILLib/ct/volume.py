@@ -6,7 +6,7 @@ one-dimensional resampling only.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,6 @@ from MAESILLib.ct.resampling import (
     shrink_along_axes,
     smoothing_sigma_mm,
 )
-
-__all__ = ["WINDOW_HU", "CTVolume", "Geometry", "ModelGrid", "hu_to_unit", "model_grid", "unit_to_hu"]
 
 WINDOW_HU = (-1000.0, 1000.0)
 SAME_SPACING = 1e-2
@@ -68,44 +66,32 @@ class ModelGrid:
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
 
-    def labels_to_model(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Bring a label map from the source grid to the model's grid: at each voxel centre the nearest voxel's value.
-
-        Args:
-            labels: (D, H, W) of the source grid, any dtype.
-
-        Returns:
-            a new array (D, H, W) of the model's grid with the dtype of ``labels``.
-
-        Raises:
-            ValueError: the array has another shape than the source grid.
-        """
-        _check_shape(labels, self.source, "source")
-        if not self.is_resampled:
-            return np.array(self._oriented(labels), order="C", copy=True)
-        nearest = labels[np.ix_(*self._per_source_axis(self._nearest_source_index))]
-        return np.ascontiguousarray(nearest.transpose(self.axes))
-
     def to_model(self, hu: NDArray[Any]) -> NDArray[np.float32]:
-        """Bring an array from the source grid to the model's grid.
+        """Bring an array (D, H, W) of any real dtype from the source grid to a new float32 one of the model's grid.
 
         Axes that become coarser are smoothed first (:func:`MAESILLib.ct.resampling.smoothing_sigma_mm`), then linearly
         interpolated; beyond the outermost voxel centres the edge value continues.
-
-        Args:
-            hu: (D, H, W) of the source grid, any real dtype.
-
-        Returns:
-            a new float32 array (D, H, W) of the model's grid.
 
         Raises:
             ValueError: the array has another shape than the source grid.
         """
         _check_shape(hu, self.source, "source")
         if not self.is_resampled:
-            return self._oriented(hu).astype(np.float32, order="C", copy=True)
+            return hu.transpose(self.axes)[self._flipped()].astype(np.float32, order="C", copy=True)
         resampled = shrink_along_axes(hu, self._per_source_axis(self._matrix_to_model))
         return np.ascontiguousarray(resampled.transpose(self.axes))
+
+    def labels_to_model(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Bring a label map (D, H, W) to a new array of the model's grid: at each voxel centre the nearest voxel.
+
+        Raises:
+            ValueError: the array has another shape than the source grid.
+        """
+        _check_shape(labels, self.source, "source")
+        if not self.is_resampled:
+            return np.array(labels.transpose(self.axes)[self._flipped()], order="C", copy=True)
+        nearest = self._per_source_axis(lambda axis: _nearest(self._source_index(axis), labels.shape[self.axes[axis]]))
+        return np.ascontiguousarray(labels[np.ix_(*nearest)].transpose(self.axes))
 
     def to_source(self, array: NDArray[Any], *, nearest: bool = False) -> NDArray[Any]:
         """Bring an array from the model's grid back to the source grid: all planes of :meth:`planes_to_source`."""
@@ -113,12 +99,11 @@ class ModelGrid:
         return whole
 
     def planes_to_source(self, array: NDArray[Any], count: int, *, nearest: bool = False) -> Iterator[NDArray[Any]]:
-        """Bring an array from the model's grid back to the source grid, ``count`` planes at a time.
+        """Bring an array (D, H, W) from the model's grid back to the source grid, ``count`` planes at a time.
 
         Values are interpolated at the source's voxel centres, without smoothing.
 
         Args:
-            array: (D, H, W) of the model's grid.
             nearest: take the nearest voxel (label maps) instead of interpolating linearly.
 
         Yields:
@@ -128,30 +113,30 @@ class ModelGrid:
             ValueError: the array has another shape than the model's grid, or booleans are to be interpolated.
         """
         _check_shape(array, self.geometry, "model")
+        order = np.argsort(self.axes)
         slabs = [slice(first, first + count) for first in range(0, self.source.size_dhw[0], count)]
         if not self.is_resampled:
-            yield from (np.array(self._unoriented(array)[slab], order="C", copy=True) for slab in slabs)
+            whole = array[self._flipped()].transpose(order)
+            yield from (np.array(whole[slab], order="C", copy=True) for slab in slabs)
             return
-        in_source_order = np.ascontiguousarray(array.transpose(np.argsort(self.axes)))
+        in_source_order = np.ascontiguousarray(array.transpose(order))
         if nearest:
-            along_d, *along_plane = self._per_source_axis(self._nearest_index)
+            along_d, *along_plane = self._per_source_axis(
+                lambda axis: _nearest(self._model_index(axis), array.shape[axis])
+            )
             yield from (in_source_order[np.ix_(along_d[slab], *along_plane)] for slab in slabs)
             return
         if array.dtype == np.bool_:
             raise ValueError("booleans cannot be interpolated linearly: pass nearest=True")
-        matrix_d, matrix_h, matrix_w = self._per_source_axis(self._matrix_to_source)
+        matrix_d, matrix_h, matrix_w = self._per_source_axis(
+            lambda axis: linear_matrix(self._model_index(axis), array.shape[axis]).astype(np.float32)
+        )
         yield from (grow_along_axes(in_source_order, (matrix_d[slab], matrix_h, matrix_w)) for slab in slabs)
 
-    def _oriented(self, array: NDArray[Any]) -> NDArray[Any]:
-        return array.transpose(self.axes)[self._flip_slices()]
-
-    def _unoriented(self, array: NDArray[Any]) -> NDArray[Any]:
-        return array[self._flip_slices()].transpose(np.argsort(self.axes))
-
-    def _flip_slices(self) -> tuple[slice, ...]:
+    def _flipped(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
 
-    def _per_source_axis(self, make: Any) -> tuple[Any, Any, Any]:
+    def _per_source_axis(self, make: Callable[[int], Any]) -> tuple[Any, Any, Any]:
         """Call ``make(model axis)`` for the source's axes in array order."""
         first, second, third = (make(int(axis)) for axis in np.argsort(self.axes))
         return first, second, third
@@ -159,22 +144,24 @@ class ModelGrid:
     def _matrix_to_model(self, axis: int) -> Any:
         source_axis = self.axes[axis]
         size, spacing = self.source.size_dhw[source_axis], self.source.spacing_dhw[source_axis]
-        step = self.geometry.spacing_dhw[axis]
-        matrix = linear_matrix(_source_index(self, axis), size)
-        if (sigma := smoothing_sigma_mm(spacing, step)) > 0:
+        matrix = linear_matrix(self._source_index(axis), size)
+        if (sigma := smoothing_sigma_mm(spacing, self.geometry.spacing_dhw[axis])) > 0:
             matrix = matrix @ gaussian_matrix(sigma / spacing, size)
         return matrix.astype(np.float32)
 
-    def _matrix_to_source(self, axis: int) -> Any:
-        return linear_matrix(_model_index(self, axis), self.geometry.size_dhw[axis]).astype(np.float32)
+    def _source_index(self, axis: int) -> NDArray[np.float64]:
+        """Return, for each model voxel along model axis ``axis``, its fractional index on the source's axis."""
+        source_axis = self.axes[axis]
+        ratio = self.geometry.spacing_dhw[axis] / self.source.spacing_dhw[source_axis]
+        index = _centres(self.geometry.size_dhw[axis]) * ratio - 0.5
+        return self.source.size_dhw[source_axis] - 1 - index if self.flips[axis] else index
 
-    def _nearest_source_index(self, axis: int) -> NDArray[np.int64]:
-        nearest = np.floor(_source_index(self, axis) + 0.5).astype(np.int64)
-        return np.clip(nearest, 0, self.source.size_dhw[self.axes[axis]] - 1)
-
-    def _nearest_index(self, axis: int) -> NDArray[np.int64]:
-        nearest = np.floor(_model_index(self, axis) + 0.5).astype(np.int64)
-        return np.clip(nearest, 0, self.geometry.size_dhw[axis] - 1)
+    def _model_index(self, axis: int) -> NDArray[np.float64]:
+        """Return, for each source voxel on the source of model axis ``axis``, its fractional index on the model's."""
+        source_axis = self.axes[axis]
+        ratio = self.source.spacing_dhw[source_axis] / self.geometry.spacing_dhw[axis]
+        index = _centres(self.source.size_dhw[source_axis]) * ratio - 0.5
+        return index[::-1] if self.flips[axis] else index
 
 
 def model_grid(geometry: Geometry, spacing_mm: float = 1.5) -> ModelGrid:
@@ -193,24 +180,21 @@ def model_grid(geometry: Geometry, spacing_mm: float = 1.5) -> ModelGrid:
     if not (math.isfinite(spacing_mm) and spacing_mm > 0):
         raise ValueError(f"spacing_mm must be a positive number of mm, not {spacing_mm}")
     axes, flips = closest_lps_axes(geometry.direction)
-    spacing = _permuted(geometry.spacing_dhw, axes)
-    size = _permuted(geometry.size_dhw, axes)
+    spacing = [geometry.spacing_dhw[axis] for axis in axes]
+    size = [geometry.size_dhw[axis] for axis in axes]
     is_resampled = any(abs(s - spacing_mm) > SAME_SPACING * spacing_mm for s in spacing)
-    if is_resampled:
-        new_size = tuple(
-            max(1, math.ceil(n * s / spacing_mm - SLIVER_VOXELS)) for n, s in zip(size, spacing, strict=True)
-        )
-        new_spacing = (spacing_mm, spacing_mm, spacing_mm)
-    else:
-        new_size, new_spacing = size, spacing
+    index = [0.0, 0.0, 0.0]  # of the model's first voxel on the source's axes
+    for number, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
+        if is_resampled:
+            size[number] = max(1, math.ceil(size[number] * spacing[number] / spacing_mm - SLIVER_VOXELS))
+            spacing[number] = spacing_mm
+        from_face = 0.5 * spacing[number] / geometry.spacing_dhw[axis] - 0.5
+        index[axis] = geometry.size_dhw[axis] - 1 - from_face if flip else from_face
     columns = geometry.axes_lps()[:, [2 - axis for axis in reversed(axes)]]  # model i, j, k as columns
     direction = columns * np.where(flips[::-1], -1.0, 1.0) + 0.0  # no negative zeros
-    origin = geometry.physical_point(_first_voxel(geometry, axes, flips, new_spacing))
+    origin = tuple(geometry.physical_point(index).tolist())
     target = Geometry(
-        size_dhw=(new_size[0], new_size[1], new_size[2]),
-        spacing_dhw=new_spacing,
-        origin_lps=(float(origin[0]), float(origin[1]), float(origin[2])),
-        direction=tuple(float(c) for c in direction.ravel()),
+        (size[0], size[1], size[2]), (spacing[0], spacing[1], spacing[2]), origin, tuple(direction.ravel().tolist())
     )
     return ModelGrid(target, geometry, is_resampled, axes, flips)
 
@@ -245,37 +229,14 @@ def _window(window_hu: tuple[float, float]) -> tuple[float, float]:
     return float(low), float(high - low)
 
 
-def _permuted(values: tuple[Any, ...], axes: tuple[int, int, int]) -> tuple[Any, Any, Any]:
-    return values[axes[0]], values[axes[1]], values[axes[2]]
+def _centres(count: int) -> NDArray[np.float64]:
+    """Return how far voxel centres lie from the first voxel's outer face, in voxels."""
+    centres: NDArray[np.float64] = np.arange(count, dtype=np.float64) + 0.5
+    return centres
 
 
-def _first_voxel(
-    source: Geometry, axes: tuple[int, int, int], flips: tuple[bool, bool, bool], spacing: tuple[float, float, float]
-) -> list[float]:
-    """Return the fractional source index (d, h, w) of the model's voxel (0, 0, 0)."""
-    index = [0.0, 0.0, 0.0]
-    for axis, flip, step in zip(axes, flips, spacing, strict=True):
-        from_face = 0.5 * step / source.spacing_dhw[axis] - 0.5
-        index[axis] = source.size_dhw[axis] - 1 - from_face if flip else from_face
-    return index
-
-
-def _source_index(grid: ModelGrid, axis: int) -> NDArray[np.float64]:
-    """Return, for each model voxel along model axis ``axis``, its fractional index on the source's axis."""
-    source_axis = grid.axes[axis]
-    ratio = grid.geometry.spacing_dhw[axis] / grid.source.spacing_dhw[source_axis]
-    index: NDArray[np.float64] = (np.arange(grid.geometry.size_dhw[axis], dtype=np.float64) + 0.5) * ratio - 0.5
-    return grid.source.size_dhw[source_axis] - 1 - index if grid.flips[axis] else index
-
-
-def _model_index(grid: ModelGrid, axis: int) -> NDArray[np.float64]:
-    """Return, for each source voxel along the source of model axis ``axis``, its fractional index on the model axis."""
-    source_axis = grid.axes[axis]
-    size = grid.source.size_dhw[source_axis]
-    from_face: NDArray[np.float64] = np.arange(size, dtype=np.float64) + 0.5
-    if grid.flips[axis]:
-        from_face = size - from_face
-    return from_face * (grid.source.spacing_dhw[source_axis] / grid.geometry.spacing_dhw[axis]) - 0.5
+def _nearest(index: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+    return np.clip(np.floor(index + 0.5).astype(np.int64), 0, size - 1)
 
 
 def _check_shape(array: NDArray[Any], geometry: Geometry, which: str) -> None:

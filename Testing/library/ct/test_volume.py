@@ -5,9 +5,10 @@ import pytest
 import SimpleITK as sitk
 from volume_factory import SHARED_CT, geometry, image_of, needs_real_ct, rotation, signed_permutations
 
+from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.reading import read_volume
 from MAESILLib.ct.resampling import gaussian_matrix, smoothing_sigma_mm
-from MAESILLib.ct.volume import Geometry, hu_to_unit, model_grid, unit_to_hu
+from MAESILLib.ct.volume import hu_to_unit, model_grid, unit_to_hu
 
 OBLIQUE = rotation(12, -20, 31)
 STEEP = rotation(44, 5, 40)
