@@ -35,7 +35,7 @@ COMMANDS = {
     "compare": "train and evaluate MAESIL, an AE, a VAE and a VQ-VAE on the same data and budget",
     "probe": "evaluate the frozen encoder with linear probes on points and label maps",
     "export": "write the pretrained encoder for downstream work",
-    "info": "describe a checkpoint, cache or volume",
+    "info": "describe a checkpoint, cache, volume or folder of CTs",
 }
 
 

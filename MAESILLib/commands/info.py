@@ -1,20 +1,26 @@
-"""``maesil info``: what is in a checkpoint, a cache or a volume, or what this machine has."""
+"""``maesil info``: what is in a checkpoint, a cache, a volume or a folder of them, or what this machine has."""
+
+from __future__ import annotations
 
 import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from MAESILLib.commands.common import add_reading_arguments, given_from
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 
+if TYPE_CHECKING:
+    from MAESILLib.ct.scan import Given
+    from MAESILLib.data.sources import Source
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", help="checkpoint, export, cache folder, volume file or DICOM folder"
+        "file", metavar="FILE", nargs="?", help="checkpoint, export, cache, volume, DICOM folder or folder of CTs"
     )
     parser.add_argument("--system", action="store_true", help="describe this machine: versions, devices, memory")
     parser.add_argument("--verify", action="store_true", help="cache: read all volumes and list the damaged ones")
@@ -27,16 +33,19 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         raise InputError("info describes one thing", "give a FILE, or --system without one")
     if args.verify:
         _verify(Path(args.file or ""), reporter, stop)
-    what, details, text = _system() if args.system else _file(Path(args.file), args)
+    what, details, text = _system() if args.system else _file(Path(args.file), args, reporter, stop)
     reporter.info(what, **details)
     # the result is what was asked for, so people get it in every mode
     if args.progress != "json":
         print(text)
 
 
-def _file(path: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any], str]:
+def _file(
+    path: Path, args: argparse.Namespace, reporter: Reporter, stop: StopRequest
+) -> tuple[str, dict[str, Any], str]:
     """Return what it is, its description in plain JSON values, and as text for people."""
     from MAESILLib.data.cache import is_cache
+    from MAESILLib.data.sources import find_sources
     from MAESILLib.export.description import FORMAT, describe
 
     if not path.exists():
@@ -48,6 +57,11 @@ def _file(path: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any], st
         return _checkpoint(path)
     if is_cache(path):
         return _cache(path)
+    if path.is_dir() and args.series is None:
+        sources = find_sources([path], reporter=reporter, stop=stop)
+        first = [one.series.slices[0] if one.series else None for one in sources if one.series or one.path.is_file()]
+        if None in first or len({(one.patient, one.study_uid) for one in first if one}) > 1:
+            return _folder(path, sources, given_from(args), stop)
     return _volume(path, args)
 
 
@@ -174,6 +188,29 @@ def _volume(path: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any], 
         f"at {spacing_mm:g} mm: {' x '.join(map(str, grid.geometry.size_dhw))}",
     ]
     return "volume", details, "\n".join([*lines, *(f"warning: {warning}" for warning in volume.warnings)])
+
+
+def _folder(path: Path, sources: list[Source], given: Given, stop: StopRequest) -> tuple[str, dict[str, Any], str]:
+    """Describe the CTs of a folder by their headers, named as ``maesil prepare`` names them."""
+    from MAESILLib.ct.reading import read_geometry
+    from MAESILLib.data.names import plan_names
+
+    rows, lines = [], []
+    for source, name in zip(sources, plan_names([Path(one.key) for one in sources]), strict=True):
+        stop.check()
+        row: dict[str, Any] = {"name": name, "source": source.key, "problem": source.problem}
+        if not source.problem:
+            try:
+                geometry = read_geometry(source.path, series=source.series, given=given)
+                row |= {"size_dhw": geometry.size_dhw, "spacing_dhw_mm": geometry.spacing_dhw}
+            except InputError as error:
+                row["problem"] = str(error)
+        rows.append(row)
+        size, spacing = (" x ".join(f"{n:g}" for n in row.get(key, ())) for key in ("size_dhw", "spacing_dhw_mm"))
+        lines.append(f"  {name}: {row['problem'] or f'{size}, {spacing} mm'}")
+    usable = sum(not row["problem"] for row in rows)
+    head = f"{path}: {usable} CTs (D x H x W, by their headers), {len(rows) - usable} that cannot be used"
+    return "folder", {"path": str(path), "inputs": rows}, "\n".join([head, *lines])
 
 
 def _system() -> tuple[str, dict[str, Any], str]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from cli_factory import JSON, QUIET, REPOSITORY, assert_refused, maesil, write_checkpoint, write_ct
 from training_factory import tiny_config
+from volume_factory import trunk, write_dicom
 
 from MAESILLib import __version__
 from MAESILLib.config import to_dict
@@ -100,6 +101,29 @@ class TestFiles:
         low, high = info["hu_range"]
         assert -1024 <= low < -900 < 400 < high
         assert "left and right are a guess" in info["warnings"][0]
+
+    def test_folder(self, tmp_path: Path) -> None:
+        """Of one study it is the volume, of several and of files a list, as prepare sees it."""
+        tags = {"0020|000d": "1.2.7"}
+        write_dicom(tmp_path / "scans" / "a" / "3", trunk() + 1024)
+        *_, info, _ = maesil("info", tmp_path / "scans", *JSON).events
+        assert info["what"] == "volume"
+        cut = write_dicom(tmp_path / "scans" / "b", trunk() + 1024, uid="1.2.8", tags=tags)[5]
+        cut.unlink()
+        write_ct(tmp_path / "scans" / "ct.nii", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7))
+        (tmp_path / "scans" / "notes.nrrd").write_text("no CT")
+        result = maesil("info", tmp_path / "scans", *QUIET)
+        assert result.status == 0
+        head, *lines = result.out.splitlines()
+        assert head.endswith("2 CTs (D x H x W, by their headers), 2 that cannot be used")
+        assert "  3: 12 x 40 x 48, 2.5 x 0.8 x 0.7 mm" in lines
+        assert "  ct: 12 x 40 x 48, 3 x 0.75 x 0.7 mm" in lines
+        *_, info, _ = maesil("info", tmp_path / "scans", *JSON).events
+        assert info["what"] == "folder"
+        by_name = {row["name"]: row for row in info["inputs"]}
+        assert by_name["ct"]["size_dhw"] == [12, 40, 48]
+        assert "missing about 1 slice (" in by_name["b"]["problem"]
+        assert "no NRRD header" in by_name["notes"]["problem"]
 
     def test_cache(self, tmp_path: Path, scan: Path) -> None:
         (tmp_path / "notes.nii").write_text("no CT")
