@@ -39,14 +39,7 @@ class Geometry:
         return matrix
 
     def physical_point(self, dhw: ArrayLike) -> NDArray[np.float64]:
-        """Return the LPS position in mm of the (possibly fractional) index ``dhw``.
-
-        Args:
-            dhw: index (d, h, w), shape (..., 3).
-
-        Returns:
-            (x, y, z), shape (..., 3).
-        """
+        """Return LPS positions (x, y, z) in mm, (..., 3), of (possibly fractional) indices (d, h, w), (..., 3)."""
         matrix = self.ijk_to_lps()
         ijk = np.asarray(dhw, dtype=np.float64)[..., ::-1]
         return ijk @ matrix[:3, :3].T + matrix[:3, 3]
@@ -66,7 +59,7 @@ def closest_lps_axes(direction: Sequence[float]) -> tuple[tuple[int, int, int], 
         direction: row-major ITK direction matrix.
 
     Returns:
-        For each canonical axis (D towards superior, H towards posterior, W towards left): which array axis
+        for each canonical axis (D towards superior, H towards posterior, W towards left): which array axis
         (0 = D, 1 = H, 2 = W) it comes from, and whether that axis has to be reversed.
     """
     cosines = np.array(direction, dtype=np.float64).reshape(3, 3)[::-1, ::-1]  # rows S, P, L; columns d, h, w

@@ -48,15 +48,15 @@ class _Header:
 
     Attributes:
         readable: the file that SimpleITK is given.
-        data: the file of the voxels, where that is one whose length can be told from the header.
-        start: of the voxels in it.
+        data: name of the file of the voxels; "" for the header's own.
+        start: of the voxels in it; None where the length of its voxels cannot be told.
         packed_bytes: length of the compressed stream; 0 where the voxels are not compressed.
         spacing, orientation: whether it states them; SimpleITK fills in what is missing.
     """
 
     readable: Path
-    data: Path | None
-    start: int
+    data: str
+    start: int | None
     packed_bytes: int
     spacing: bool
     orientation: bool
@@ -79,6 +79,9 @@ def read_itk(path: Path, given: Given, header_alone: bool) -> Scan:
     reader.SetImageIO({"NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}[kind])
     with TemporaryDirectory() as folder:
         header = _nrrd(path, Path(folder)) if kind == "NRRD" else _meta_image(path)
+        is_list = "%" in header.data or header.data.upper().split()[:1] == ["LIST"]
+        data = path.parent / header.data if header.data and not is_list else path
+        require_file(data, path)
         reader.SetFileName(str(header.readable))
         try:
             with _silent_stderr():
@@ -96,7 +99,9 @@ def read_itk(path: Path, given: Given, header_alone: bool) -> Scan:
             voxels: NDArray[Any] = np.broadcast_to(np.int16(0), size[::-1])
         else:
             bits = re.search(r"(\d+)-bit", pixel)
-            _check_length(header, int(np.prod(size)) * int(bits[1] if bits else 8) // 8)
+            if header.start is not None and not is_list:
+                voxels_bytes = int(np.prod(size)) * int(bits[1] if bits else 8) // 8
+                _check_length(data, header.start, header.packed_bytes, voxels_bytes)
             try:
                 voxels = sitk.GetArrayFromImage(reader.Execute()).reshape(size[::-1])
             except RuntimeError:
@@ -133,15 +138,12 @@ def _nrrd(path: Path, folder: Path) -> _Header:
     encoding = fields.get("encoding", "raw").lower()
     if encoding not in ENCODINGS:
         raise InputError(f"{path} has the encoding {encoding!r}, which cannot be read", "save it as gzip or raw")
-    name, data, is_skipped = fields.get("data file", ""), path, bool({"line skip", "byte skip"} & fields.keys())
-    if name and not files and "%" not in name:
-        data = path.parent.absolute() / name
-        require_file(data, path)
-    readable = path
+    name, readable = fields.get("data file", ""), path
+    is_skipped = bool({"line skip", "byte skip"} & fields.keys())
     if others:
-        if not name:
-            fields["line skip"] = str(start[:data_start].count(b"\n") + int(fields.get("line skip", 0)))
         fields["data file"] = name if files else str(path.parent.absolute() / (name or path.name))
+        if not name:
+            fields["line skip"] = str(start[:data_start].count(b"\n"))
         # the data file comes last
         text = [magic, *(f"{key}: {fields[key]}" for key in NRRD_FIELDS if key in fields), *files, ""]
         readable = folder / "header.nhdr"
@@ -149,14 +151,13 @@ def _nrrd(path: Path, folder: Path) -> _Header:
     # a list axis has no spacing
     spacings = [text for text in fields.get("spacings", "").lower().split() if text != "nan"]
     directions = "space directions" in fields
-    is_anatomical = re.fullmatch(ANATOMICAL, fields.get("space", "").lower()) is not None
     return _Header(
         readable,
-        None if is_skipped or files or "%" in name or encoding not in ("raw", "gzip", "gz") else data,
-        0 if name else data_start,
+        name,
+        None if is_skipped or encoding not in ("raw", "gzip", "gz") else 0 if name else data_start,
         TO_THE_END if encoding.startswith("gz") else 0,
         spacing=directions or len(spacings) >= 3,
-        orientation=directions and is_anatomical,
+        orientation=directions and bool(re.fullmatch(ANATOMICAL, fields.get("space", "").lower())),
     )
 
 
@@ -168,17 +169,13 @@ def _meta_image(path: Path) -> _Header:
     fields = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
     if not fields.keys() >= {"ElementDataFile", "DimSize"}:
         raise InputError(f"{path} cannot be read as MetaImage: it has no MetaImage header", CHECK_FORMAT)
-    name, data = fields["ElementDataFile"], path
-    several = "%" in name or name.upper().startswith("LIST")
-    if name.upper() != "LOCAL" and not several:
-        data, data_start = path.parent / name, 0
-        require_file(data, path)
+    name = fields["ElementDataFile"] if fields["ElementDataFile"].upper() != "LOCAL" else ""
     is_packed = fields.get("CompressedData", "False").lower() == "true"
     stated = fields.get("CompressedDataSize", "")
     return _Header(
         path,
-        None if several or ("HeaderSize" in fields and not is_packed) else data,
-        data_start,
+        name,
+        None if "HeaderSize" in fields and not is_packed else 0 if name else data_start,
         ((int(stated) if stated.isdigit() else 0) or TO_THE_END) if is_packed else 0,
         spacing=bool({"ElementSpacing", "ElementSize"} & fields.keys()),
         orientation=bool({"TransformMatrix", "Rotation", "Orientation"} & fields.keys()),
@@ -190,33 +187,26 @@ def _first_bytes(path: Path) -> bytes:
         return file.read(HEADER_LIMIT)
 
 
-def _check_length(header: _Header, expected: int) -> None:
-    """Refuse fewer bytes of voxels than the header states, and compressed ones that are damaged.
-
-    Compressed data are unpacked without keeping them.
-    """
-    if (data := header.data) is None:
-        return
-    found = data.stat().st_size - header.start
-    if header.packed_bytes:
-        found, left = 0, header.packed_bytes
-        unpacker = zlib.decompressobj(wbits=47)
-        with open(data, "rb") as file:
-            file.seek(header.start)
+def _check_length(path: Path, start: int, packed_bytes: int, expected: int) -> None:
+    """Refuse fewer bytes of voxels than expected, and compressed ones that are damaged; none of them are kept."""
+    found = path.stat().st_size - start
+    if packed_bytes:
+        found, unpacker = 0, zlib.decompressobj(wbits=47)
+        with open(path, "rb") as file:
+            file.seek(start)
             try:
-                while pending := unpacker.unused_data + file.read(min(CHUNK, left)):
-                    left -= len(pending) - len(unpacker.unused_data)
+                while pending := unpacker.unused_data + file.read(min(CHUNK, start + packed_bytes - file.tell())):
                     if unpacker.eof:
                         if not pending.startswith(GZIP_MAGIC):
                             break
                         unpacker = zlib.decompressobj(wbits=47)  # a gzip file of several members
                     found += len(unpacker.decompress(pending))
             except zlib.error:
-                raise InputError(f"{data} is damaged: its compressed data cannot be unpacked", AGAIN) from None
+                raise InputError(f"{path} is damaged: its compressed data cannot be unpacked", AGAIN) from None
         if not unpacker.eof:
-            raise InputError(f"{data} is cut short: its compressed data end early", AGAIN)
+            raise InputError(f"{path} is cut short: its compressed data end early", AGAIN)
     if found < expected:
-        raise InputError(f"{data} is cut short: {found} of {expected} bytes", AGAIN)
+        raise InputError(f"{path} is cut short: {found} of {expected} bytes", AGAIN)
 
 
 @contextmanager

@@ -12,15 +12,7 @@ from numpy.typing import NDArray
 from MAESILLib.ct.check import check_affine
 from MAESILLib.ct.geometry import LPS_OF_RAS
 from MAESILLib.ct.regrid import largest_shift
-from MAESILLib.ct.scan import (
-    AGAIN,
-    CHECK_FORMAT,
-    GZIP_MAGIC,
-    Given,
-    Scan,
-    file_grid,
-    require_file,
-)
+from MAESILLib.ct.scan import AGAIN, CHECK_FORMAT, GZIP_MAGIC, Given, Scan, file_grid, require_file
 from MAESILLib.runtime.errors import InputError
 
 MM = {1: 1000.0, 3: 0.001}
@@ -39,24 +31,34 @@ def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
     Raises:
         InputError: it is damaged, no NIfTI, or not one scalar volume.
     """
+    from nibabel import Nifti1Image, Nifti1Pair, Nifti2Image, Nifti2Pair
     from nibabel.filebasedimages import ImageFileError
     from nibabel.fileholders import FileHolder
     from nibabel.spatialimages import HeaderDataError
 
     # what nibabel mends in a header, and says so, is judged here
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-    files = _files(path)
+    header_path = image_path = path
+    if is_pair := path.suffix.lower() in (".hdr", ".img"):
+        endings = (".HDR", ".IMG") if path.suffix.isupper() else (".hdr", ".img")
+        header_path, image_path = (path.with_suffix(ending) for ending in endings)
+        require_file(header_path, path)
+        require_file(image_path, path)
+    kinds = (Nifti1Pair, Nifti2Pair) if is_pair else (Nifti1Image, Nifti2Image)
     try:
-        with _opened(files["header"]) as header_file, _opened(files["image"]) as voxels_file:
-            kind = _kind(files, header_file, path)
+        with _opened(header_path) as header_file, _opened(image_path) as voxels_file:
+            start = header_file.read(540)
+            kind = next((kind for kind in kinds if kind.header_class.may_contain_header(start)), None)
+            if kind is None:
+                raise InputError(f"{path} cannot be read as NIfTI: it has no NIfTI header", CHECK_FORMAT)
+            header_file.seek(0)
             # nibabel replaces a spacing of 0
-            pixdim = np.abs(kind.header_class.from_fileobj(header_file, check=False)["pixdim"][1:4].astype(np.float64))
+            pixdim = kind.header_class.from_fileobj(header_file, check=False)["pixdim"][1:4].astype(np.float64)
             header_file.seek(0)
             holders = {"header": FileHolder(fileobj=header_file), "image": FileHolder(fileobj=voxels_file)}
             image = kind.from_file_map(holders, mmap=False)
             voxel = image.get_data_dtype()
             size = file_grid(image.shape, len(voxel.names or ("",)), voxel.kind == "c", str(path))
-            affine, warnings = _affine(image.header, pixdim, size, path, given)
             if header_alone:
                 voxels: NDArray[Any] = np.broadcast_to(np.int16(0), size[::-1])
             else:
@@ -70,19 +72,8 @@ def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
         if error.errno is not None:
             raise
         raise InputError(f"{path} is cut short: it has fewer voxels than its header states", AGAIN) from None
-    slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-    return Scan(voxels, affine, str(path), slope, intercept, warnings)
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """Return the files of header and voxels: the same one, or .hdr and .img."""
-    if path.suffix.lower() not in (".hdr", ".img"):
-        return {"header": path, "image": path}
-    names = {"header": ".hdr", "image": ".img"}
-    files = {key: path.with_suffix(s.upper() if path.suffix.isupper() else s) for key, s in names.items()}
-    for file in files.values():
-        require_file(file, path)
-    return files
+    affine, warnings = _affine(image.header, np.abs(pixdim), size, path, given)
+    return Scan(voxels, affine, str(path), float(image.dataobj.slope), float(image.dataobj.inter), warnings)
 
 
 def _opened(path: Path) -> Any:
@@ -96,31 +87,24 @@ class _Unpacked(gzip.GzipFile):
 
     def readinto(self, buffer: Any) -> int:
         view, done = memoryview(buffer).cast("B"), 0
-        while part := self.read(min(len(view) - done, 1 << 20)):
+        while part := self.read(min(len(view) - done, CHUNK)):
             view[done : done + len(part)] = part
             done += len(part)
         return done
 
 
-def _kind(files: dict[str, Path], header_file: Any, path: Path) -> Any:
-    """Return nibabel's class for a file, by its header."""
-    import nibabel
-
-    start = header_file.read(540)
-    header_file.seek(0)
-    one_file = files["header"] == files["image"]
-    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image) if one_file else (nibabel.Nifti1Pair, nibabel.Nifti2Pair):
-        if kind.header_class.may_contain_header(start):
-            return kind
-    raise InputError(f"{path} cannot be read as NIfTI: it has no NIfTI header", CHECK_FORMAT)
+def _verify_rest(file: Any) -> None:
+    """Read a packed file to its end, where its check sum is; what follows a whole one does no harm."""
+    try:
+        while isinstance(file, gzip.GzipFile) and file.read(CHUNK):
+            pass
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):
+            raise
 
 
 def _affine(
-    header: Any,
-    pixdim: NDArray[np.float64],
-    size: tuple[int, ...],
-    path: Path,
-    given: Given,
+    header: Any, pixdim: NDArray[np.float64], size: tuple[int, ...], path: Path, given: Given
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Return the grid in LPS mm: the sform unless its code is 0, else the qform, else the spacing alone."""
     unit = MM.get(int(header["xyzt_units"]) & 7, 1.0)
@@ -154,17 +138,5 @@ def _qform(header: Any) -> NDArray[np.float64] | None:
         qform: NDArray[np.float64] | None = header.get_qform(coded=True)[0]
     except (HeaderDataError, ValueError):  # a quaternion longer than 1, a zoom below 0
         return None
-    usable = qform is not None and np.isfinite(qform).all() and abs(np.linalg.det(qform[:3, :3])) > 1e-12
-    return qform if usable else None
-
-
-def _verify_rest(file: Any) -> None:
-    """Read a packed file to its end, where its check sum is; what follows a whole one does no harm."""
-    if not isinstance(file, gzip.GzipFile):
-        return
-    try:
-        while file.read(CHUNK):
-            pass
-    except gzip.BadGzipFile as error:
-        if "Not a gzipped file" not in str(error):
-            raise
+    is_usable = qform is not None and np.isfinite(qform).all() and abs(np.linalg.det(qform[:3, :3])) > 1e-12
+    return qform if is_usable else None

@@ -73,11 +73,7 @@ def shrink_along_axes(array: NDArray[Any], matrices: tuple[Any, Any, Any]) -> ND
 
 
 def grow_along_axes(array: NDArray[Any], matrices: tuple[Any, Any, Any]) -> NDArray[Any]:
-    """Multiply a volume with a matrix along each axis, slices last: cheap when the result is the larger volume.
-
-    Args:
-        array: (D, H, W), any real dtype, any strides.
-        matrices: float32 sparse matrices (D', D), (H', H), (W', W).
+    """Do the same, slices last: cheap when the result is the larger volume.
 
     Returns:
         (D', H', W') with the dtype of ``array``; integers are rounded to nearest, not cut.

@@ -71,14 +71,6 @@ def volume_writer(
             raise ValueError(f"{written} planes were written of {depth}")
 
 
-def write_volume(path: Path | str, array: NDArray[Any], geometry: Geometry, *, compress: bool = True) -> None:
-    """Write a volume (D, H, W): bool as uint8. Arguments and errors as :func:`volume_writer`."""
-    dtype = np.dtype(np.uint8) if array.dtype == np.bool_ else array.dtype
-    with volume_writer(path, dtype, geometry, compress=compress) as write:
-        for first in range(0, len(array), PLANES):
-            write(array[first : first + PLANES])
-
-
 def _nrrd_header(dtype: np.dtype[Any], geometry: Geometry, is_packed: bool) -> bytes:
     """Return a header of the format NRRD0004 (https://teem.sourceforge.net/nrrd/format.html)."""
     affine = geometry.ijk_to_lps()

@@ -14,7 +14,7 @@ import numpy as np
 
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.reading import read_volume
-from MAESILLib.ct.writing import write_volume
+from MAESILLib.ct.writing import volume_writer
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
 from MAESILLib.data.sampling import CropSampler
 
@@ -44,7 +44,8 @@ def main() -> None:
         entry = CacheEntry("v", shape, "p", "train", "v", "0", 0.9, crc32=store_volume(folder, "v", hu))
         write_index(Cache(folder, 1.5, (entry,)))
         geometry = Geometry(shape, (1.5, 1.5, 1.5), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-        write_volume(folder / "v.nii.gz", hu, geometry)
+        with volume_writer(folder / "v.nii.gz", hu.dtype, geometry) as write:
+            write(hu)
         cache = read_cache(folder)
         sampler = CropSampler(
             cache,

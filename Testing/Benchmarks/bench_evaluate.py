@@ -46,14 +46,15 @@ def write_ct(folder: Path, slice_mm: float) -> Path:
 
     from MAESILLib.ct.geometry import Geometry
     from MAESILLib.ct.reading import read_volume
-    from MAESILLib.ct.writing import write_volume
+    from MAESILLib.ct.writing import volume_writer
     from MAESILLib.runtime.resources import sample_ct
 
     shape = (100, 512, 512)
     volume = read_volume(sample_ct())
     hu = volume.hu[: round(100 * slice_mm / volume.geometry.spacing_dhw[0])]
     geometry = Geometry(shape, (slice_mm, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-    write_volume(folder / "ct.nii.gz", zoom(hu, np.divide(shape, hu.shape), order=1), geometry)
+    with volume_writer(folder / "ct.nii.gz", hu.dtype, geometry) as write:
+        write(zoom(hu, np.divide(shape, hu.shape), order=1))
     return folder / "ct.nii.gz"
 
 

@@ -21,7 +21,7 @@ from scipy.ndimage import zoom
 
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.reading import read_volume
-from MAESILLib.ct.writing import write_volume
+from MAESILLib.ct.writing import volume_writer
 from MAESILLib.data.one_source import stamp_of
 from MAESILLib.data.sources import find_sources
 from MAESILLib.runtime.resources import sample_ct
@@ -66,7 +66,8 @@ def enlarged(folder: Path) -> Path:
     geometry = Geometry(shape, (3.0, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
     hu = scaled_sample(shape)
     for seed in range(6):
-        write_volume(folder / f"ct{seed}.nii.gz", with_noise(hu, seed), geometry)
+        with volume_writer(folder / f"ct{seed}.nii.gz", hu.dtype, geometry) as write:
+            write(with_noise(hu, seed))
     return folder
 
 

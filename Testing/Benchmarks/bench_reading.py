@@ -24,7 +24,7 @@ import psutil
 from bench_prepare import REPOSITORY, scaled_sample, with_noise
 
 from MAESILLib.ct.geometry import Geometry
-from MAESILLib.ct.writing import write_volume
+from MAESILLib.ct.writing import volume_writer
 
 sys.path.insert(0, str(REPOSITORY / "Testing" / "support"))
 from volume_factory import write_dicom
@@ -110,7 +110,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         geometry = Geometry(shape, SPACING_DHW, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-        write_volume(folder / "ct.nii.gz", hu, geometry)
+        with volume_writer(folder / "ct.nii.gz", hu.dtype, geometry) as write:
+            write(hu)
         write_dicom(folder / "series", hu + np.int16(1024), spacing_dhw=SPACING_DHW)
         volume_mib = hu.nbytes / 2**20
         del hu

@@ -5,11 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from cli_factory import write_image
 from conftest import REPOSITORY
 from volume_factory import geometry, trunk
 
 from MAESILLib.cli import main
-from MAESILLib.ct.writing import write_volume
 from MAESILLib.runtime.resources import CHECKPOINT
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -19,7 +19,7 @@ TARGETS = re.findall(r"^ {4}make (\w+)", README, re.MULTILINE)
 
 def write_scan(path: Path, seed: int) -> None:
     shape = (48, 64, 64 - 8 * seed)
-    write_volume(path, trunk(shape, seed), geometry(shape))
+    write_image(path, trunk(shape, seed), geometry(shape))
 
 
 def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,15 +8,25 @@ import pytest
 import SimpleITK as sitk
 from volume_factory import geometry, rotation, trunk
 
-from MAESILLib.ct.writing import volume_writer, write_volume
+from MAESILLib.ct.geometry import Geometry
+from MAESILLib.ct.writing import volume_writer
 from MAESILLib.runtime.errors import DiskFullError, InputError
 
 GRID = geometry((12, 40, 48), (3.0, 0.8, 0.7), rotation(10, 20, 30) * [1, -1, 1])
+
+
+def write_volume(path: Path, array: np.ndarray, grid: Geometry, compress: bool = True) -> None:
+    """In two pieces."""
+    with volume_writer(path, array.dtype, grid, compress=compress) as write:
+        write(array[:5])
+        write(array[5:])
+
+
 SUFFIXES = (".nrrd", ".nii.gz", ".nii")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32, np.bool_])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
 @pytest.mark.parametrize("compress", [True, False])
 def test_round_trip(tmp_path: Path, suffix: str, dtype: type, compress: bool) -> None:
     array = (np.arange(12 * 40 * 48) % 251).reshape(12, 40, 48).astype(dtype)
@@ -24,7 +34,7 @@ def test_round_trip(tmp_path: Path, suffix: str, dtype: type, compress: bool) ->
     write_volume(path, array, GRID, compress=compress)
     image = sitk.ReadImage(str(path))
     found = sitk.GetArrayFromImage(image)
-    assert found.dtype == (np.uint8 if dtype is np.bool_ else dtype)
+    assert found.dtype == dtype
     np.testing.assert_array_equal(found, array)
     tolerance = 1e-4 if ".nii" in suffix else 1e-9
     np.testing.assert_allclose(image.GetSpacing()[::-1], GRID.spacing_dhw, atol=tolerance)
