@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,8 @@ class Slice:
     rescale: tuple[float, float]
 
     def axes(self) -> NDArray[np.float64]:
-        """Return i, j and k axes as rows: DICOM's rounded cosines made exactly perpendicular (Gram-Schmidt)."""
-        i = np.array(self.orientation[:3])
-        j = np.array(self.orientation[3:])
-        i /= np.linalg.norm(i)
-        j -= i * (i @ j)
-        j /= np.linalg.norm(j)
-        return np.array([i, j, np.cross(i, j)])
+        """Return i, j and k axes as rows."""
+        return _axes(self.orientation)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -110,6 +105,16 @@ class Slice:
     def height(self) -> float:
         """Position in mm along the slice normal."""
         return float(self.axes()[2] @ np.array(self.position))
+
+
+@lru_cache(maxsize=16)
+def _axes(orientation: tuple[float, ...]) -> NDArray[np.float64]:
+    """Make DICOM's rounded cosines exactly perpendicular (Gram-Schmidt)."""
+    i, j = np.reshape(orientation, (2, 3))
+    i /= np.linalg.norm(i)
+    j -= i * (i @ j)
+    j /= np.linalg.norm(j)
+    return np.array([i, j, np.cross(i, j)])
 
 
 def slices_of(path: Path) -> list[Slice] | str:
@@ -223,8 +228,11 @@ def _other_kind(header: dict[str, list[Any]]) -> str | None:
 def _slice(path: Path, frame: int | None, stored: dict[str, Any], stated: dict[str, list[Any]]) -> Slice:
     if stated["ModalityLUTSequence"]:
         raise InputError(f"{path} has a table of values (Modality LUT) in place of a rescale to HU", ORIGINAL)
-    text = {key: _text(values) for key, values in stated.items() if key != "ModalityLUTSequence"}
-    if (kind := text["RescaleType"]).upper() not in HU_TYPES:
+
+    def text(key: str) -> str:
+        return _text(stated[key])
+
+    if (kind := text("RescaleType")).upper() not in HU_TYPES:
         raise InputError(f"{path} has values in {kind} (RescaleType), not in HU", "give the CT series itself")
     place = {key: _numbers(stated[key]) for key in PLACE_KEYS}
     if missing := [key for key, count in PLACE_KEYS.items() if len(place[key]) != count]:
@@ -238,8 +246,8 @@ def _slice(path: Path, frame: int | None, stored: dict[str, Any], stated: dict[s
         raise InputError(f"{path} has an unusable PixelSpacing", ORIGINAL)
     rescale = {key: _numbers(stated[key])[:1] for key in ("RescaleSlope", "RescaleIntercept")}
     for key, found in rescale.items():
-        if (not found and text[key]) or (key == "RescaleSlope" and found == (0,)):
-            raise InputError(f"{path} has a {key} of {text[key]}, which is unusable", ORIGINAL)
+        if (not found and text(key)) or (key == "RescaleSlope" and found == (0,)):
+            raise InputError(f"{path} has a {key} of {text(key)}, which is unusable", ORIGINAL)
     # as it stands: patients may differ in letters that messages leave out
     issuer, patient = ("".join(map(str, stated[key])).strip() for key in ("IssuerOfPatientID", "PatientID"))
     padding = [value for value in stated["PixelPaddingValue"] if isinstance(value, int)]
@@ -248,14 +256,14 @@ def _slice(path: Path, frame: int | None, stored: dict[str, Any], stated: dict[s
         frame=frame,
         **stored,
         padding=padding[0] if padding else None,
-        instance_uid=text["SOPInstanceUID"],
+        instance_uid=text("SOPInstanceUID"),
         patient="/".join(filter(None, (patient and issuer, patient))),
-        study_uid=text["StudyInstanceUID"],
-        series_uid=text["SeriesInstanceUID"],
-        series_number=text["SeriesNumber"],
-        description=text["SeriesDescription"],
-        acquisition=text["FrameAcquisitionNumber"] or text["AcquisitionNumber"],
-        kernel=text["ConvolutionKernel"],
+        study_uid=text("StudyInstanceUID"),
+        series_uid=text("SeriesInstanceUID"),
+        series_number=text("SeriesNumber"),
+        description=text("SeriesDescription"),
+        acquisition=text("FrameAcquisitionNumber") or text("AcquisitionNumber"),
+        kernel=text("ConvolutionKernel"),
         pixel_spacing=pixel_spacing,
         orientation=orientation,
         position=position,
