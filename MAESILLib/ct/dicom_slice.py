@@ -6,10 +6,10 @@ A file is parsed once: of pixels that are not compressed it is remembered where 
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +196,19 @@ def _only_pydicom(path: Path, what: str, syntax: str = "") -> Iterator[None]:
         raise InputError(f"{path} is damaged or cut short: {what}", AGAIN) from error
 
 
-def _values_of(data: Any, keys: Iterable[str]) -> dict[str, list[Any]]:
+@cache
+def _tags(keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the tags of keywords, which pydicom would look up for each file again."""
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
+
+    return {key: Tag(tag_for_keyword(key)) for key in keys}
+
+
+def _values_of(data: Any, keys: tuple[str, ...]) -> dict[str, list[Any]]:
     """Return the values of attributes: none, one or several."""
-    found = {key: data.get(key) for key in keys}
+    there = data.keys()
+    found = {key: data[tag].value if tag in there else None for key, tag in _tags(keys).items()}
     return {k: [] if v is None else list(v) if isinstance(v, MutableSequence) else [v] for k, v in found.items()}
 
 

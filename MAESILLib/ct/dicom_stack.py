@@ -123,7 +123,8 @@ def _to_hu(stored: NDArray[Any], slope: float, intercept: float, hu: NDArray[Any
     if min(ends) >= -32768 and max(ends) <= 32767:
         # modulo 2^16, where all results fit: without copies of 32 bits, which took half of the time
         hu[:] = stored
-        hu *= np.int16(slope)
+        if slope != 1:
+            hu *= np.int16(slope)
         hu += np.int16(intercept)
         return
     hu[:] = np.clip(stored.astype(np.int32) * int(slope) + int(intercept), -32768, 32767)
