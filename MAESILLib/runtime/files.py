@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from MAESILLib.runtime.errors import DiskFullError, InputError, MAESILError
+from MAESILLib.runtime.lock import only_writer
 
 BAD_PATH = (
     errno.ENOENT,
@@ -58,34 +59,38 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def staged(folder: Path, last: str) -> Iterator[Path]:
-    """Yield a hidden folder inside ``folder``; move its files into place if the block succeeds.
+    """Yield a hidden folder inside ``folder``, locked meanwhile; move its files into place if the block succeeds.
 
-    Folders made for it, parents included, are removed again if it does not, where they are empty.
+    What a writer that was killed has left in ``folder`` goes first. Folders made for it, parents included, are removed
+    again if the block fails, where they are empty.
 
     Args:
         last: the file that says that the others are complete: an old one goes first, the new one comes last.
 
     Raises:
         DiskFullError: the disk or the quota is full.
-        InputError: the folder is a file or cannot be written to.
+        InputError: the folder is a file, cannot be written to, or another process writes into it.
     """
     if folder.is_file():
         raise InputError(f"{folder} is a file", "choose another output folder")
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     staging = folder / f".partial-{uuid.uuid4().hex[:8]}"
     try:
-        staging.mkdir(parents=True)
-        yield staging
+        with only_writer(folder):
+            remove_partial(folder)
+            staging.mkdir()
+            try:
+                yield staging
+                _publish(staging, folder, last)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise explain_os_error(error, folder) from error
     except MAESILError as error:
         # a user knows nothing of the hidden folder
         error.message = error.message.replace(str(staging), str(folder))
         raise
-    else:
-        _publish(staging, folder, last)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         for made in missing:
             with suppress(OSError):
                 made.rmdir()
@@ -114,6 +119,8 @@ def remove_partial(folder: Path) -> None:
     """Remove what writers that were killed have left in ``folder``; nobody else may be writing into it."""
     for left in folder.glob(".*.partial.*"):
         left.unlink(missing_ok=True)
+    for left in folder.glob(".partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def check_folder(folder: Path | str) -> None:

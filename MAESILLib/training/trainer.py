@@ -14,7 +14,7 @@ import itertools
 import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from MAESILLib.runtime.device import memory_guard, set_up_convolutions
 from MAESILLib.runtime.errors import CancelledError, InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.files import remove_partial, write_json
+from MAESILLib.runtime.lock import only_writer
 from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.batch import Batch, crop_size_of_step, samples_of_update
 from MAESILLib.training.loader import batches, check_shares
@@ -157,11 +158,14 @@ class Trainer:
         Raises:
             CancelledError: a stop was asked for; the state is saved.
             OutOfMemoryError: the batch does not fit.
-            InputError: the training has diverged; the state is saved.
+            InputError: the training has diverged; the state is saved. Or another process writes into the folder.
         """
+        with only_writer(self.folder) if self.ranks.is_main else nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         log = None
         if self.ranks.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
             remove_partial(self.folder)
             write_json(self.folder / "config.json", to_dict(self.config))
             validated = (f"val_{name}" for name in self.task.validation_metrics(self.config))

@@ -174,6 +174,17 @@ class TestStaged:
         with pytest.raises(InputError, match="is a file"), staged(tmp_path / "file", last="a.json"):
             raise AssertionError
 
+    def test_one_writer_clears_what_a_killed_one_left(self, tmp_path: Path) -> None:
+        (tmp_path / ".partial-0123abcd").mkdir()
+        (tmp_path / ".partial-0123abcd" / "a.json").write_text("half")
+        (tmp_path / ".0123abcd.partial.a.json").write_text("half")
+        with staged(tmp_path, last="a.json") as staging:
+            assert list(tmp_path.glob(".*partial*")) == [staging]
+            with pytest.raises(InputError, match="is in use by process"), staged(tmp_path, last="a.json"):
+                raise AssertionError
+            (staging / "a.json").write_text("new")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
 
 class TestJson:
     def test_round_trip(self, tmp_path: Path) -> None:

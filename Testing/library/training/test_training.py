@@ -20,6 +20,7 @@ from MAESILLib.mae.masking import MaskSpec, draw_visible, generator_for
 from MAESILLib.mae.model import MaskedAutoencoder, windowed
 from MAESILLib.runtime.errors import CancelledError, InputError
 from MAESILLib.runtime.events import Reporter, parse_event
+from MAESILLib.runtime.lock import only_writer
 from MAESILLib.training.log import read_log
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
@@ -95,7 +96,10 @@ def test_refusals(tmp_path: Path, cache: Cache) -> None:
     run = tmp_path / "run"
     with pytest.raises(InputError, match="holds no training state"):
         Trainer(tiny_config(), cache, run, resume=True)
-    Trainer(tiny_config(steps=2), cache, run).run()
+    trainer = Trainer(tiny_config(steps=2), cache, run)
+    with only_writer(run), pytest.raises(InputError, match="is in use by process"):
+        trainer.run()
+    trainer.run()
     with pytest.raises(InputError, match="already holds a run"):
         Trainer(tiny_config(steps=2), cache, run)
     with pytest.raises(InputError, match=r"train\.learning_rate"):
