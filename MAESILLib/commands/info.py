@@ -143,18 +143,19 @@ def _probed(training: dict[str, Any]) -> str:
 
 def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.data.cache import read_cache
-    from MAESILLib.data.report import cache_text, grouped, refused_text
+    from MAESILLib.data.report import cache_text, grouped, patient_of, refused_text
 
     cache = read_cache(path)
     rows = [
-        f"  {e.name}: {' x '.join(map(str, e.shape_dhw))}, patient {e.patient}, {e.split or '-'}" for e in cache.entries
+        f"  {e.name}: {' x '.join(map(str, e.shape_dhw))}, patient {patient_of(e)}, {e.split or '-'}"
+        for e in cache.entries
     ]
     details = {
         "path": str(path),
         "fingerprint": cache.fingerprint(),
         "spacing_mm": cache.spacing_mm,
         "volumes": [asdict(entry) for entry in cache.entries],
-        "refused": [{"source": source, "reason": reason} for source, reason in cache.refused.items()],
+        "refused": [{"name": name, "reason": reason} for name, reason in cache.refused.items()],
         "unfinished": list(cache.unfinished),
     }
     return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(grouped(cache.refused)), *rows]))

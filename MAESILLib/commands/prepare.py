@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files, folders, DICOM trees, or a CSV/JSON manifest with 'file' and perhaps 'patient', 'split' "
-        "(train or val), 'dataset', 'licence', 'labels'; with --layout, folders of that public data set",
+        help="files, folders, DICOM trees, or a CSV/JSON manifest with 'file' and perhaps 'name', 'patient', "
+        "'split' (train or val), 'dataset', 'licence', 'labels'; with --layout, folders of that public data set",
     )
     parser.add_argument("--output", required=True, metavar="CACHE", help="cache folder; resumed if it exists")
     parser.add_argument(
@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--verify", action="store_true", help="read all stored volumes, and prepare damaged ones again")
     parser.add_argument("--spacing", type=float, default=1.5, metavar="MM", help="isotropic voxel size in mm")
+    parser.add_argument(
+        "--link",
+        metavar="FILE",
+        help="write a CSV file of names and paths of the inputs; the cache itself has numbers and no paths",
+    )
     add_reading_arguments(parser, "--input-spacing")
 
 
@@ -64,7 +69,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     preprocessing = from_dict({"preprocessing": {"spacing_mm": args.spacing}}, "--spacing").preprocessing
     shard = parse_shard(args.shard)
     workers = available_cores() if args.workers is None else args.workers
-    cache, report = prepare(
+    cache, report, paths = prepare(
         _sources(args, workers, reporter, stop),
         args.output,
         preprocessing.spacing_mm,
@@ -72,6 +77,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         shard=shard,
         verify=args.verify,
         given=given_from(args),
+        link=Path(args.link) if args.link else None,
         reporter=reporter,
         stop=stop,
     )
@@ -80,7 +86,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     reporter.artifact("cache", args.output)
     if args.progress != "json":
         print(cache_text(cache))
-        print(report_text(report))
+        print(report_text(report, paths))
         print(f"all inputs: {Path(args.output) / shard.file_name('report', '.csv')}")
 
 

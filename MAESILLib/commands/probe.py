@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--most", type=int, metavar="N", help="at most N points, spread over structures and patients; all if not given"
     )
-    parser.add_argument("--labels", metavar="IN", help="manifest or folder of CTs with label maps")
+    parser.add_argument("--labels", metavar="CACHE", help="cache of CTs with label maps, as maesil prepare makes it")
     parser.add_argument("--checkpoint", metavar="C", help="checkpoint; the embedded one if not given")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for probe.json, .csv and .md")
     parser.add_argument(
@@ -64,9 +64,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     points = read_points(Path(args.points), Path(args.root) if args.root else None) if args.points else []
     if args.most:
         points = stratified(points, args.most, args.seed)
-    volumes, absent = find_labelled(Path(args.labels)) if args.labels else ([], [])
-    for line in absent:
-        reporter.warning(line)
+    volumes = find_labelled(Path(args.labels)) if args.labels else []
     cases = tuple(sorted(set(args.cases)))
     settings = Settings(windows, args.random, cases, args.draws, tuple(args.patients_apart), args.seed)
     checkpoint = Path(args.checkpoint or embedded_checkpoint())

@@ -3,6 +3,7 @@
     CACHE/index.jsonl                     what is in it, and what was refused; of a shard, index.shard-2-of-8.jsonl
     CACHE/volumes/NAME.npy                one volume (D, H, W) int16, canonical orientation, isotropic
     CACHE/volumes/NAME.foreground.npy     voxels above -500 HU in blocks of 8x8x8, uint16
+    CACHE/volumes/NAME.labels.npy         its label map, if it has one, (D, H, W) uint16; the index names the values
 
 A memory-mapped .npy file is what reads a crop fastest, and needs numpy alone.
 """
@@ -17,13 +18,13 @@ from tokenize import TokenError
 import numpy as np
 
 from MAESILLib.data.foreground import foreground_table, table_shape
-from MAESILLib.data.index import INDEX, WHOLE, Run, append, index_paths, read_index, unfinished
-from MAESILLib.data.records import CacheEntry, Record, decide
+from MAESILLib.data.index import INDEX, index_paths, read_index, unfinished
+from MAESILLib.data.records import CacheEntry, decide
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path
 
 VOLUMES = "volumes"
-TABLE = ".foreground.npy"
+TABLE, LABELS = ".foreground.npy", ".labels.npy"
 AGAIN = "run maesil prepare again"
 REPAIR = "run maesil prepare again with --verify"
 CHUNK = 1 << 22
@@ -35,7 +36,7 @@ class Cache:
 
     Attributes:
         entries: in the order of their names, whoever prepared them in whatever order.
-        refused: why a source was not taken into it.
+        refused: why a source was not taken into it, by the name that its volume would have.
         unfinished: what is missing of it, a line each: shards that were not run or did not end.
     """
 
@@ -45,13 +46,17 @@ class Cache:
     refused: dict[str, str] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
 
+    def path(self, entry: CacheEntry) -> Path:
+        """Return the file of a volume."""
+        return _path(self.folder, entry.name)
+
     def open(self, entry: CacheEntry) -> np.ndarray:
         """Map a volume into memory: (D, H, W) int16 HU; nothing is read until it is sliced.
 
         Raises:
             InputError: the file is missing or does not hold what the index says.
         """
-        return _mapped(_path(self.folder, entry.name), entry.shape_dhw, np.dtype(np.int16))
+        return _mapped(self.path(entry), entry.shape_dhw, np.dtype(np.int16))
 
     def foreground(self, entry: CacheEntry) -> np.ndarray:
         """Map a volume's foreground table: uint16 (ceil(D/8), ceil(H/8), ceil(W/8)), voxels above -500 HU a block.
@@ -61,16 +66,29 @@ class Cache:
         """
         return _mapped(_path(self.folder, entry.name, TABLE), table_shape(entry.shape_dhw), np.dtype(np.uint16))
 
-    def verify(self, entry: CacheEntry, read: bool = True) -> None:
-        """Open a volume and its foreground table; with ``read``, compare them to the end with what was stored.
+    def labels(self, entry: CacheEntry) -> np.ndarray:
+        """Map a volume's label map: uint16 (D, H, W), values 1, 2, ... of ``entry.labels``.
 
         Raises:
-            InputError: one of them is missing or damaged.
+            InputError: the file is missing or does not fit the volume.
+        """
+        return _mapped(_path(self.folder, entry.name, LABELS), entry.shape_dhw, np.dtype(np.uint16))
+
+    def verify(self, entry: CacheEntry, read: bool = True) -> None:
+        """Open what is stored of a volume; with ``read``, compare it to the end with what was stored.
+
+        Raises:
+            InputError: a file is missing or damaged.
         """
         volume, table = self.open(entry), self.foreground(entry)
-        path = _path(self.folder, entry.name)
-        if read and crc32_of(path) != entry.crc32:
-            raise InputError(f"{path} is damaged: its check sum is another than when it was stored", REPAIR)
+        sums = {".npy": entry.crc32}
+        if entry.labels:
+            self.labels(entry)
+            sums[LABELS] = entry.labels_crc32
+        for suffix, crc32 in sums.items() if read else ():
+            path = _path(self.folder, entry.name, suffix)
+            if crc32_of(path) != crc32:
+                raise InputError(f"{path} is damaged: its check sum is another than when it was stored", REPAIR)
         if read and not np.array_equal(foreground_table(volume), table):
             raise InputError(f"{_path(self.folder, entry.name, TABLE)} is damaged: it does not fit its volume", REPAIR)
 
@@ -144,6 +162,11 @@ def store_volume(folder: Path, name: str, hu: np.ndarray) -> int:
     return _store(_path(folder, name), np.ascontiguousarray(hu))
 
 
+def store_labels(folder: Path, name: str, codes: np.ndarray) -> int:
+    """Store the label map of a volume, (D, H, W) uint16, as :func:`store_volume` stores the volume."""
+    return _store(_path(folder, name, LABELS), codes)
+
+
 def _store(path: Path, array: np.ndarray) -> int:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
@@ -173,11 +196,3 @@ def read_cache(folder: Path | str, allow_empty: bool = False) -> Cache:
     if not entries and not allow_empty:
         raise InputError(f"{folder} holds no volume", "see what maesil prepare refused")
     return Cache(folder, runs[0].spacing_mm, entries, refused, unfinished(runs))
-
-
-def write_index(cache: Cache) -> None:
-    """Write the index of volumes that lie in a cache's folder already, in place of an older one."""
-    (cache.folder / INDEX).unlink(missing_ok=True)
-    append(cache.folder, WHOLE, Run(1, WHOLE, "", cache.spacing_mm, is_complete=True))
-    for order, entry in enumerate(cache.entries):
-        append(cache.folder, WHOLE, Record(entry.source, order, entry=entry))

@@ -4,16 +4,13 @@
 
 A run appends a line on itself when it begins and when it has ended, and between them one for each source whose record
 is new or has changed. The last line on a source counts; runs are numbered, so that it does where several files have
-the source. A shard writes its own file alone, and keeps it locked meanwhile.
+the source. A shard writes its own file alone.
 """
 
 import json
 import os
 import re
-import socket
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +18,15 @@ from typing import Any
 from MAESILLib import __version__
 from MAESILLib.data.records import Record, record_of
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import explain_os_error
+from MAESILLib.runtime.files import explain_os_error, write_text
 
-SCHEMA = "maesil-cache/4"
+SCHEMA = "maesil-cache/5"
+WITH_PATHS = "maesil-cache/4"
+"""Read too; the next run writes it anew."""
 INDEX = "index.jsonl"
 # earlier versions wrote .json
 INDEX_NAME = re.compile(r"index(\.shard-\d+-of-\d+)?\.jsonl?")
 PREPARE_ANEW = "prepare the data again in another folder"
-PROCESS = f"process {os.getpid()} on {socket.gethostname()}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def _read_file(path: Path) -> tuple[list[Run], list[tuple[int, Record]]]:
 
 def _run_of(values: dict[str, Any], path: Path) -> Run:
     schema = values.get("schema")
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, WITH_PATHS):
         raise InputError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", PREPARE_ANEW)
     shard = Shard(int(values["shard"]["number"]), int(values["shard"]["of"]))
     number, spacing_mm = int(values["number"]), float(values["spacing_mm"])
@@ -145,61 +143,24 @@ def append(folder: Path, shard: Shard, value: Run | Record) -> None:
     """
     path = folder / shard.file_name("index", ".jsonl")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if isinstance(value, Run) and path.exists():
-            # what a crash tore must not become the start of the next line
-            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        head = {"schema": SCHEMA, "library_version": __version__, "by": PROCESS} if isinstance(value, Run) else {}
+            _mend(path)
+        head = {"schema": SCHEMA, "library_version": __version__} if isinstance(value, Run) else {}
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(head | asdict(value), allow_nan=False) + "\n")
     except OSError as error:
         raise explain_os_error(error, path) from error
 
 
-@contextmanager
-def locked(folder: Path, shard: Shard, warn: Callable[[str], None]) -> Iterator[None]:
-    """Keep a shard's index for this process; the system gives it back when the process ends, however it does.
-
-    Args:
-        warn: told where the file system has no locks.
-
-    Raises:
-        InputError: another process has it, or the folder cannot be written to.
-    """
-    path = folder / shard.file_name("index", ".jsonl")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise explain_os_error(error, path) from error
-    try:
-        _lock(file)
-    except (BlockingIOError, PermissionError):
-        os.close(file)
-        by = re.findall(rb'"by": "([^"]*)"', path.read_bytes())
-        who = by[-1].decode() if by else "another process"
-        raise InputError(f"{folder} is being prepared by {who}", "wait until it has ended, or end it") from None
-    except OSError as error:
-        warn(f"{folder} cannot be locked ({error.strerror}): do not prepare it twice at the same time")
-    try:
-        yield
-    finally:
-        if not os.fstat(file).st_size:
-            path.unlink()
-        os.close(file)
-
-
-def _lock(file: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        # behind what is written, because others could not read what is locked
-        os.lseek(file, 1 << 40, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+def _mend(path: Path) -> None:
+    """Remove what a crash tore, which must not become the start of the next line, and an earlier version's paths."""
+    content = path.read_bytes()
+    if WITH_PATHS.encode() in content[:100]:
+        lines = [json.loads(line) for line in content.split(b"\n")[:-1]]
+        lines = [one | {"schema": SCHEMA} if "schema" in one else asdict(record_of(one)) for one in lines]
+        write_text(path, "".join(json.dumps(one) + "\n" for one in lines))
     else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def unfinished(runs: Iterable[Run]) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ class Layout:
             dataset=groups.get("set", name),
             licence=self.licence,
             labels=labels,
+            given=match.group(),
         )
 
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from MAESILLib.ct.scan import NOTHING, Given
 from MAESILLib.ct.volume import CTVolume, ModelGrid
-from MAESILLib.data.cache import Cache, store_volume
+from MAESILLib.data.cache import Cache, store_labels, store_volume
 from MAESILLib.data.foreground import FOREGROUND_HU
-from MAESILLib.data.records import CacheEntry, Record, copy_of, hash_of_patient
+from MAESILLib.data.labels import LabelMap, find_labels, read_labels
+from MAESILLib.data.records import CacheEntry, Record, copy_of, hash_of, hash_of_patient
 from MAESILLib.data.sources import Source
 from MAESILLib.data.tree import why_no_file
 from MAESILLib.runtime.errors import CancelledError, DiskFullError, InputError
@@ -42,6 +43,11 @@ class Task:
     stamp: str = ""
     warnings: tuple[str, ...] = ()
 
+    def record(self, entry: CacheEntry | None, stamp: str = "", reason: str = "") -> Record:
+        """Return what became of the source, with the warnings about what was stored before."""
+        source = hash_of("source", self.source.key)
+        return Record(source, self.order, self.name, stamp, entry, reason, self.warnings)
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -64,9 +70,11 @@ class Outcome:
     """What became of a source.
 
     Attributes:
+        record: reason and warnings have paths, which are for the user and not for the index.
         source_bytes: read of the source to prepare it; 0 if it was not prepared.
     """
 
+    task: Task
     record: Record
     source_bytes: int = 0
 
@@ -86,14 +94,16 @@ def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = la
     try:
         check_name(source.path)
         size, stamp = stamp_of(source)
-        if stored is not None and task.stamp == stamp and _is_stored(setup, stored):
-            return Outcome(Record(source.key, task.order, stamp, stored, warnings=task.warnings))
+        labels = find_labels(source)
+        is_stored = stored is not None and _is_stored(setup, stored, labels)
+        if is_stored and task.stamp == stamp:
+            return Outcome(task, task.record(stored, stamp))
         check_stop()
-        sha256 = hash_of(source)
-        if stored is not None and stored.source_sha256 == sha256 and _is_stored(setup, stored):
+        sha256 = hash_of_files(source)
+        if is_stored and stored is not None and stored.source_sha256 == sha256:
             # touched or copied, but the same
-            return Outcome(Record(source.key, task.order, stamp, stored, warnings=task.warnings))
-        return _prepared(setup, task, sha256, size, stamp, check_stop)
+            return Outcome(task, task.record(stored, stamp))
+        return _prepared(setup, task, labels, sha256, size, stamp, check_stop)
     except (DiskFullError, CancelledError):
         raise
     except PermissionError:
@@ -115,7 +125,7 @@ def refused(task: Task, reason: str) -> Outcome:
 
     What was stored of an earlier state of it stays.
     """
-    return Outcome(Record(task.source.key, task.order, entry=task.stored, reason=reason, warnings=task.warnings))
+    return Outcome(task, task.record(task.stored, reason=reason))
 
 
 def stamp_of(source: Source) -> tuple[int, str]:
@@ -137,7 +147,7 @@ def stamp_of(source: Source) -> tuple[int, str]:
     return size, f"{len(found)}-{size}-{hashlib.sha256(each.encode()).hexdigest()[:16]}"
 
 
-def hash_of(source: Source) -> str:
+def hash_of_files(source: Source) -> str:
     """Return the SHA-256 of a file, or of those of several files."""
     hashes = [sha256_of(file) for file in source.files]
     if source.series is None and len(hashes) == 1:
@@ -145,15 +155,17 @@ def hash_of(source: Source) -> str:
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _is_stored(setup: Setup, entry: CacheEntry) -> bool:
+def _is_stored(setup: Setup, entry: CacheEntry, labels: LabelMap) -> bool:
     try:
         Cache(setup.folder, setup.spacing_mm, ()).verify(entry, read=setup.verify)
     except InputError:
         return False
-    return True
+    return labels.stamp in ("", entry.labels_stamp)
 
 
-def _prepared(setup: Setup, task: Task, sha256: str, size: int, stamp: str, check_stop: Callable[[], None]) -> Outcome:
+def _prepared(
+    setup: Setup, task: Task, labels: LabelMap, sha256: str, size: int, stamp: str, check_stop: Callable[[], None]
+) -> Outcome:
     """Read a source and store its volume, unless the cache has it from a source that is not in the list."""
     from MAESILLib.ct.reading import read_volume
     from MAESILLib.ct.volume import model_grid
@@ -166,19 +178,17 @@ def _prepared(setup: Setup, task: Task, sha256: str, size: int, stamp: str, chec
         # a DICOM series without PatientID is a patient by its study
         first = source.series and source.series.slices[0]
         own = first and (first.patient or first.study_uid or str(source.path))
-        patient = source.patient or own or task.name
         entry = CacheEntry(
             task.name,
             shape_dhw=grid.geometry.size_dhw,
-            patient=hash_of_patient(patient),
+            # a number names another patient in another cache
+            patient=hash_of_patient(source.patient or own or (task.name if source.given else sha256)),
             split=source.split,
-            source=source.key,
             source_sha256=sha256,
             foreground_share=0,
             dataset=source.dataset,
             licence=source.licence,
-            labels=source.labels,
-            is_patient_stated=bool(source.patient),
+            patient_name=source.patient,
         )
     # what a manifest said of the same data holds until another says something else
     entry = replace(entry, voxels_sha256=_voxels_sha256(volume, grid), corners_lps=_corners(grid))
@@ -194,8 +204,23 @@ def _prepared(setup: Setup, task: Task, sha256: str, size: int, stamp: str, chec
     crc32 = store_volume(setup.folder, task.name, stored)
     share = round(np.count_nonzero(stored > FOREGROUND_HU) / stored.size, 4)
     entry = replace(entry, shape_dhw=grid.geometry.size_dhw, foreground_share=share, crc32=crc32)
-    damaged = (f"files left out: {source.damaged}",) if source.damaged else ()
-    return Outcome(Record(source.key, task.order, stamp, entry, warnings=volume.warnings + damaged), size)
+    check_stop()
+    entry, problem = _with_labels(setup, entry, labels, grid)
+    told = {"files left out": source.damaged, "its label map is left out": problem}
+    warnings = (*volume.warnings, *(f"{what}: {why}" for what, why in told.items() if why))
+    return Outcome(task, replace(task, warnings=warnings).record(entry, stamp), size)
+
+
+def _with_labels(setup: Setup, entry: CacheEntry, labels: LabelMap, grid: ModelGrid) -> tuple[CacheEntry, str]:
+    """Store the label map of a volume; return the volume with it, and why one that is stated is left out."""
+    entry = replace(entry, labels=(), labels_stamp=labels.stamp)
+    if not labels.files:
+        return entry, labels.problem
+    try:
+        codes, names = read_labels(labels, grid)
+    except InputError as error:
+        return entry, str(error)
+    return replace(entry, labels=names, labels_crc32=store_labels(setup.folder, entry.name, codes)), ""
 
 
 def _voxels_sha256(volume: CTVolume, grid: ModelGrid) -> str:

@@ -32,9 +32,13 @@ def trained_on(training: dict[str, Any], entries: tuple[CacheEntry, ...]) -> lis
 
 
 def patients_trained_on(training: dict[str, Any], patients: Iterable[str]) -> list[str] | None:
-    """Name the patients whose images a checkpoint was trained on; None where it does not state its patients."""
+    """Name the patients whose images a checkpoint was trained on; None where it does not state its patients.
+
+    Args:
+        patients: names or pseudonyms.
+    """
     known = _told(training, "patients_sha256")
-    return [name for name in patients if hash_of_patient(name) in known] if known else None
+    return [name for name in patients if known & {name, hash_of_patient(name)}] if known else None
 
 
 def _told(training: dict[str, Any], key: str) -> set[str]:

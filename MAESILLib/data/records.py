@@ -2,9 +2,11 @@
 
 A record says only what was found in its source. What depends on other sources is decided from all records in the
 order of the sources, each time they are read: so it does not matter who prepared what, when, or how many at once.
+No record has a path: sources are known by a hash, volumes by a number or by what a manifest calls them.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +15,23 @@ import numpy as np
 
 SAME_PLACE_MM = 0.05
 """Formats round positions."""
-SALT = "maesil-patient:"
-"""The same everywhere, so that a patient has one pseudonym in all caches, checkpoints and results."""
+PATH = re.compile(
+    r"(?:(?<!\w)(?:[A-Za-z]:)?|\bit)[\\/][^\s:;,'\")]+"
+    r"|\S+\.(?:dcm|ima|nii(?:\.gz)?|nrrd|nhdr|mha|mhd|hdr|img|z?raw(?:\.gz)?)\b",
+    re.IGNORECASE,
+)
+UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
+
+
+def hash_of(kind: str, text: str) -> str:
+    """Return a salted hash of 64 bits as 16 hex digits. Whoever guesses the text can check the guess."""
+    # the same everywhere, so that a patient has one pseudonym in all caches, checkpoints and results
+    return hashlib.sha256(f"maesil-{kind}:{text}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def hash_of_patient(name: str) -> str:
-    """Return the 64-bit pseudonym of a patient: 16 hex digits. Whoever guesses the name can check the guess."""
-    return hashlib.sha256((SALT + name).encode()).hexdigest()[:16]
+    """Return the pseudonym of a patient."""
+    return hash_of("patient", name)
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,6 @@ class CacheEntry:
     """A pseudonym, :func:`hash_of_patient`. Volumes of one patient never lie on both sides of a split."""
     split: str
     """train, val or empty (not decided)."""
-    source: str
     source_sha256: str
     foreground_share: float
     """Share of voxels above -500 HU."""
@@ -40,14 +51,17 @@ class CacheEntry:
     licence: str = ""
     crc32: int = 0
     """Check sum (zlib.crc32) of the stored file's bytes."""
-    labels: str = ""
-    """Path of the source's label map, or of the folder of several, as a manifest or a layout says."""
     voxels_sha256: str = ""
     """Of the source's voxels in HU as it is read, int16 in canonical orientation; empty in older caches."""
     corners_lps: tuple[float, ...] = ()
     """In mm: its first voxel in canonical orientation, and the last ones along D, H and W."""
-    is_patient_stated: bool = False
-    """A manifest or a layout names the patient. Of two that it names the voxels may be the same."""
+    patient_name: str = ""
+    """As a manifest or a layout gives it; else empty. Of two patients with names the voxels may be the same."""
+    labels: tuple[str, ...] = ()
+    """Structures of the values 1, 2, ... of the stored label map; empty where there is none."""
+    labels_crc32: int = 0
+    labels_stamp: str = ""
+    """Of the label map that was read; it is read again where this has changed."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,9 @@ class Record:
     """What became of one source.
 
     Attributes:
-        source: absolute path, links as they are; of a series among others ``PATH#LABEL``.
+        source: hash of its absolute path, links as they are; of a series among others of ``PATH#LABEL``.
         order: its place among all sources; of two with the same data, or of one patient, the first counts.
+        name: of its volume, stored or not: what a manifest or a layout calls it, else a number.
         stamp: size and time of the source when its volume was prepared; empty where it has to be read again.
         entry: the stored volume, if there is one.
         reason: why it was refused; a volume of an earlier state of the source may be stored all the same.
@@ -65,14 +80,26 @@ class Record:
 
     source: str
     order: int
+    name: str
     stamp: str = ""
     entry: CacheEntry | None = None
     reason: str = ""
     warnings: tuple[str, ...] = ()
 
 
+def without_paths(text: str, *paths: str) -> str:
+    """Return what is said of a source without the paths, file names and UIDs in it.
+
+    Args:
+        paths: of the source; they become ``it``, others ``a file``.
+    """
+    for path in sorted(filter(None, paths), key=len, reverse=True):
+        text = text.replace(path, "it")
+    return UID.sub("a UID", PATH.sub("a file", text))
+
+
 def decide(records: Iterable[Record]) -> tuple[tuple[CacheEntry, ...], dict[str, str]]:
-    """Return the volumes that make up the cache, by name, and why other sources were refused, in their order."""
+    """Return the volumes that make up the cache, and why other sources were refused, both by name."""
     taken: list[CacheEntry] = []
     refused: dict[str, str] = {}
     volumes: dict[str, list[CacheEntry]] = {}
@@ -80,7 +107,7 @@ def decide(records: Iterable[Record]) -> tuple[tuple[CacheEntry, ...], dict[str,
     for record in sorted(records, key=lambda r: (r.order, r.source)):
         conflict = _conflict(record.entry, volumes, patients) if record.entry is not None else ""
         if record.reason or conflict:
-            refused[record.source] = record.reason or conflict
+            refused[record.name] = record.reason or conflict
         if record.entry is not None and not conflict:
             taken.append(record.entry)
     return tuple(sorted(taken, key=lambda entry: entry.name)), refused
@@ -97,13 +124,13 @@ def by_hash(entries: Iterable[CacheEntry], volumes: dict[str, list[CacheEntry]])
 def copy_of(entry: CacheEntry, volumes: Mapping[str, list[CacheEntry]]) -> str:
     """Return the reason to refuse a volume that is among ``volumes`` (:func:`by_hash`), or nothing."""
     near = [*volumes.get(entry.voxels_sha256, ()), *volumes.get(entry.source_sha256, ())]
-    first = next((other.source for other in near if other.source != entry.source and _is_same(entry, other)), "")
+    first = next((other.name for other in near if _is_same(entry, other)), "")
     return f"the same data as {first}" if first else ""
 
 
 def _is_same(one: CacheEntry, other: CacheEntry) -> bool:
     """Tell whether two volumes have the same voxels at the same places, whatever files they come from."""
-    if one.is_patient_stated and other.is_patient_stated and one.patient != other.patient:
+    if one.patient_name and other.patient_name and one.patient != other.patient:
         return False
     if not (one.voxels_sha256 and other.voxels_sha256):
         # of an older cache
@@ -127,7 +154,7 @@ def _conflict(entry: CacheEntry, volumes: dict[str, list[CacheEntry]], patients:
     here, there = entry.split or "train", other.split or "train"
     if here == there:
         return ""
-    problem = f"its patient is in '{here}' here, but in '{there}' with {other.source}"
+    problem = f"its patient is in '{here}' here, but in '{there}' with {other.name}"
     return f"{problem}. give all volumes of a patient the same split"
 
 
@@ -137,10 +164,30 @@ def record_of(values: dict[str, Any]) -> Record:
     Raises:
         KeyError, TypeError, ValueError: they are none.
     """
+    values = values if "name" in values else _without_path(values)
     entry = values["entry"]
     if entry is not None:
         d, h, w = (int(n) for n in entry["shape_dhw"])
-        corners = tuple(float(c) for c in entry.get("corners_lps", ()))
-        entry = CacheEntry(**{**entry, "shape_dhw": (d, h, w), "crc32": int(entry["crc32"]), "corners_lps": corners})
+        tuples = {key: tuple(entry.get(key, ())) for key in ("corners_lps", "labels")}
+        entry = CacheEntry(**{**entry, **tuples, "shape_dhw": (d, h, w), "crc32": int(entry["crc32"])})
+    for name in (values["name"], entry.name if entry else "_"):
+        # it becomes a file's name
+        if not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise ValueError(f"'{name}' is no name of a volume")
     warnings = tuple(values.get("warnings", ()))
     return Record(**{**values, "order": int(values["order"]), "entry": entry, "warnings": warnings})
+
+
+def _without_path(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as it is now of one that an earlier version wrote, which had paths."""
+    path, entry = values["source"], values["entry"]
+    if entry is not None:
+        # the pseudonym stands for a name that was not kept
+        entry["patient_name"] = entry["patient"] if entry.pop("is_patient_stated", False) else ""
+        entry = {key: value for key, value in entry.items() if key not in ("source", "labels")}
+    source = hash_of("source", path)
+    told = {
+        "reason": without_paths(values["reason"], path, path.partition("#")[0]),
+        "warnings": [without_paths(warning, path) for warning in values.get("warnings", ())],
+    }
+    return {**values, **told, "entry": entry, "source": source, "name": entry["name"] if entry else source}

@@ -33,7 +33,8 @@ class Source:
 
     Attributes:
         path: a file, or the folder that holds the files of a DICOM series, perhaps in subfolders.
-        labels: path of its label map, or of the folder of several; kept in the index, not read.
+        labels: path of its label map, or of the folder of several, or names of the values of the one beside it.
+        given: what a manifest or a layout calls it, of which its name is made; empty where it gets a number.
         series: the DICOM series.
         label: tells it from other series of the same folder.
         problem: why it cannot be used, as headers say.
@@ -47,6 +48,7 @@ class Source:
     dataset: str = ""
     licence: str = ""
     labels: str = ""
+    given: str = ""
     series: Series | None = None
     label: str = ""
     problem: str = ""
@@ -55,7 +57,7 @@ class Source:
 
     @property
     def key(self) -> str:
-        """What index and messages call it: the absolute path, with ``#LABEL`` where it has one."""
+        """What messages call it: the absolute path, with ``#LABEL`` where it has one."""
         return os.path.abspath(self.path) + (f"#{self.label}" if self.label else "")
 
     @property
@@ -103,7 +105,7 @@ def find_sources(
 ) -> list[Source]:
     """List the CTs in any mix of files, folders, DICOM trees and CSV or JSON manifests.
 
-    A manifest has a column (or key) ``file``, relative to itself, and may have ``patient``, ``split`` (train
+    A manifest has a column (or key) ``file``, relative to itself, and may have ``name``, ``patient``, ``split`` (train
     or val), ``dataset``, ``licence`` and ``labels`` (relative too); other columns are left alone. In folders, files
     named like label maps (``*_seg.nii.gz``) and folders of label maps beside their folder of images (``labelsTr``
     beside ``imagesTr``) are passed over. A DICOM tree is the series in it, whatever folders their files lie in; a DICOM
@@ -310,8 +312,9 @@ def _from_manifest(path: Path) -> Iterator[Source]:
         split = row.get("split") or ""
         if split not in ("", "train", "val"):
             raise InputError(f"{path}: entry {number} has split '{split}'", "write train, val or nothing")
-        patient, dataset, licence, labels = (
-            str(row.get(key) or "") for key in ("patient", "dataset", "licence", "labels")
+        name, patient, dataset, licence, labels = (
+            str(row.get(key) or "") for key in ("name", "patient", "dataset", "licence", "labels")
         )
         labels = os.path.abspath(path.parent / labels) if labels else ""
-        yield Source(Path(os.path.abspath(path.parent / row["file"])), patient, split, dataset, licence, labels)
+        place = Path(os.path.abspath(path.parent / row["file"]))
+        yield Source(place, patient, split, dataset, licence, labels, name or row["file"])

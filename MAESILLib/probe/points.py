@@ -100,11 +100,13 @@ def without_side(structure: str) -> str:
 
 
 def read_hu(path: Path) -> NDArray[np.int16]:
-    """Read a CT onto the LPS-oriented 1.5 mm grid: (D, H, W) HU, rounded.
+    """Read a CT, or a volume of a cache, onto the LPS-oriented 1.5 mm grid: (D, H, W) HU, rounded.
 
     Raises:
         InputError: it cannot be read, or is no CT.
     """
+    if path.suffix == ".npy":
+        return np.array(np.load(path, mmap_mode="r"))
     volume = read_volume(path)
     hu: NDArray[np.int16] = np.rint(model_grid(volume.geometry, SPACING_MM).to_model(volume.hu)).astype(np.int16)
     return hu

@@ -15,7 +15,7 @@ import numpy as np
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.reading import read_volume
 from MAESILLib.ct.writing import volume_writer
-from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
+from MAESILLib.data.cache import Cache, CacheEntry, store_volume
 from MAESILLib.data.sampling import CropSampler
 
 
@@ -41,12 +41,11 @@ def main() -> None:
     hu[:, :64] = -1000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        entry = CacheEntry("v", shape, "p", "train", "v", "0", 0.9, crc32=store_volume(folder, "v", hu))
-        write_index(Cache(folder, 1.5, (entry,)))
+        entry = CacheEntry("v", shape, "p", "train", "0", 0.9, crc32=store_volume(folder, "v", hu))
         geometry = Geometry(shape, (1.5, 1.5, 1.5), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
         with volume_writer(folder / "v.nii.gz", hu.dtype, geometry) as write:
             write(hu)
-        cache = read_cache(folder)
+        cache = Cache(folder, 1.5, (entry,))
         sampler = CropSampler(
             cache,
             cache.entries,

@@ -1,8 +1,8 @@
 """Fine-tune a pretrained encoder with a small head on few labelled cases, beside the same network from scratch.
 
-    python Testing/Benchmarks/finetune_few_labels.py --labels CTS --checkpoint C --output FILE.json [--cases 1 5 10]
+    python Testing/Benchmarks/finetune_few_labels.py --labels CACHE --checkpoint C --output FILE.json [--cases 1 5 10]
 
-CTS is a manifest or folder of CTs with label maps, as for ``maesil probe --labels``; every labelled voxel counts as
+CACHE holds CTs with label maps, as for ``maesil probe --labels``; every labelled voxel counts as
 foreground. A case is a patient. The head is one linear layer from a token to the voxels of its patch. Both arms have
 the same crops, order, optimizer and steps, nothing is chosen by what is held out, and the Dice is that of the voxels of
 whole volumes of patients who are labelled in no case of the draw. ``maesil probe --labels`` measures frozen encoders.
@@ -62,7 +62,7 @@ class Segmenter(nn.Module):
 def read_cases(path: Path) -> list[Case]:
     """Read every CT that has a label map."""
     cases = []
-    for volume in find_labelled(path)[0]:
+    for volume in find_labelled(path):
         hu, codes, _ = volume.read()
         cases.append(Case(volume.patient, hu, codes > 0))
     return cases

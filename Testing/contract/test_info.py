@@ -131,17 +131,17 @@ class TestFiles:
         result = maesil("info", tmp_path / "cache", *QUIET)
         assert result.status == 0
         assert "1 volumes of 1 patients" in result.out
-        assert "scan: 40 x 48 x 44" in result.out
+        assert "ct_0001: 40 x 48 x 44" in result.out
         info = described(tmp_path / "cache")
         assert (info["what"], info["spacing_mm"]) == ("cache", 1.5)
         (volume,) = info["volumes"]
-        assert (volume["name"], volume["shape_dhw"], volume["split"]) == ("scan", [40, 48, 44], "")
+        assert (volume["name"], volume["shape_dhw"], volume["split"]) == ("ct_0001", [40, 48, 44], "")
         (refused,) = info["refused"]
-        assert refused["source"] == str(tmp_path / "notes.nii")
+        assert refused["name"] == "ct_0002"
 
     def test_what_is_none_of_these(self, tmp_path: Path) -> None:
         (tmp_path / "index.json").write_text("[]")
-        assert_refused(maesil("info", tmp_path, *QUIET), "index.json is not of schema 'maesil-cache/4'")
+        assert_refused(maesil("info", tmp_path, *QUIET), "index.json is not of schema 'maesil-cache/5'")
         (tmp_path / "notes.safetensors").write_text("hello")
         assert_refused(maesil("info", tmp_path / "notes.safetensors", *QUIET), "not a readable checkpoint")
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from cli_factory import QUIET, Result, maesil, write_ct
 from dataset_factory import SMALL
 
 from MAESILLib.data.cache import read_cache
+from MAESILLib.data.names import plan_names
 
 
 def write_cts(folder: Path, count: int = 3) -> Path:
@@ -44,12 +46,32 @@ def awkward_inputs(folder: Path) -> Path:
     return write_manifest(folder / "m.csv", rows)
 
 
+LINKS: dict[Path, dict[str, str]] = {}
+"""Of each cache, the paths of sources by the names of their volumes."""
+
+
 def prepare(output: Path, *arguments: object, status: int = 0) -> Result:
     """Prepare in this process; inputs and further options, of which the last counts."""
-    result = maesil("prepare", "--output", output, "--workers", 0, *QUIET, *arguments)
+    link = output.with_name(f"{output.name}.link.csv")
+    result = maesil("prepare", "--output", output, "--workers", 0, "--link", link, *QUIET, *arguments)
     assert result.status == status, result
     assert "Traceback" not in result.err
+    if link.exists():
+        remember(output, link)
     return result
+
+
+def remember(cache: Path, link: Path) -> None:
+    """Keep what ``--link`` wrote for the functions below, and remove the file."""
+    with open(link, newline="", encoding="utf-8") as file:
+        LINKS.setdefault(cache, {}).update((row["name"], row["source"]) for row in csv.DictReader(file))
+    link.unlink()
+
+
+def names_of(cache: Path) -> dict[str, str]:
+    """Return the names of volumes by those that their sources' paths would give."""
+    link = LINKS.get(cache, {})
+    return dict(zip(plan_names([Path(path) for path in link.values()]), link, strict=True))
 
 
 def report_of(cache: Path) -> dict[str, Any]:
@@ -58,19 +80,26 @@ def report_of(cache: Path) -> dict[str, Any]:
 
 
 def entries_of(cache: Path) -> dict[str, dict[str, Any]]:
-    """Return the volumes of a cache by their names."""
-    return {entry.name: asdict(entry) for entry in read_cache(cache, allow_empty=True).entries}
+    """Return the volumes of a cache by the names that their sources' paths would give."""
+    entries = {entry.name: asdict(entry) for entry in read_cache(cache, allow_empty=True).entries}
+    return {path_name: entries[name] for path_name, name in names_of(cache).items() if name in entries}
 
 
 def reasons_of(cache: Path) -> dict[str, str]:
-    """Return why sources were refused, by the names of their files."""
-    refused = read_cache(cache, allow_empty=True).refused
-    return {Path(source).name: reason for source, reason in refused.items()}
+    """Return why sources were refused, by the names of their files; volumes in them are named by their sources."""
+    refused, link = read_cache(cache, allow_empty=True).refused, LINKS[cache]
+    volume = re.compile("|".join(rf"\b{name}\b" for name in link))
+    return {Path(link[name]).name: volume.sub(lambda m: link[m[0]], reason) for name, reason in refused.items()}
 
 
 def stored(cache: Path, name: str) -> np.ndarray:
-    """Return a stored volume, read with numpy alone."""
-    return np.load(cache / "volumes" / f"{name}.npy", allow_pickle=False)
+    """Return a stored volume, read with numpy alone; its name as in :func:`entries_of`."""
+    return np.load(file_of(cache, name), allow_pickle=False)
+
+
+def file_of(cache: Path, name: str, suffix: str = ".npy") -> Path:
+    """Return what is stored of a volume; its name as in :func:`entries_of`."""
+    return cache / "volumes" / f"{names_of(cache)[name]}{suffix}"
 
 
 def assert_same(left: Path, right: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from cli_factory import write_image
+from prepare_factory import prepare
 from volume_factory import geometry
 
 SHAPE = (32, 44, 48)
@@ -36,7 +37,7 @@ def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]])
 
 
 def write_phantoms(folder: Path) -> Path:
-    """Write phantoms of six patients with label maps, points in all and a manifest of the first four.
+    """Write phantoms of six patients with label maps, points in all, and a manifest and a cache of the first four.
 
     Of the points p5 is of split val, in the manifest p3; each has four points of each structure.
     """
@@ -53,5 +54,5 @@ def write_phantoms(folder: Path) -> Path:
             for kji in voxels[rng.choice(len(voxels), 4, replace=False)]:
                 points.append((name, "val" if number == 5 else "train", patient, structure, *kji))
     write_rows(folder / "points.csv", ("file", "split", "patient", "structure", "k", "j", "i"), points)
-    write_rows(folder / "manifest.csv", ("file", "patient", "split", "labels"), manifest[:4])
+    prepare(folder / "cache", write_rows(folder / "manifest.csv", ("file", "patient", "split", "labels"), manifest[:4]))
     return folder

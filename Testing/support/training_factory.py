@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from MAESILLib.config import Config, Preprocessing, load
-from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
-from MAESILLib.data.records import hash_of_patient
+from MAESILLib.data.cache import INDEX, Cache, CacheEntry, read_cache, store_volume
+from MAESILLib.data.index import WHOLE, Run, append
+from MAESILLib.data.records import Record, hash_of_patient
 from MAESILLib.runtime.stopping import StopRequest
 
 
@@ -27,6 +28,14 @@ def smooth_hu(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
     return np.where(inside, 40 + 120 * field, -1000).astype(np.int16)
 
 
+def write_index(folder: Path, spacing_mm: float, entries: list[CacheEntry]) -> None:
+    """Write the index of volumes that lie in a cache's folder."""
+    (folder / INDEX).unlink(missing_ok=True)
+    append(folder, WHOLE, Run(1, WHOLE, "", spacing_mm, is_complete=True))
+    for order, entry in enumerate(entries):
+        append(folder, WHOLE, Record(entry.name, order, entry.name, entry=entry))
+
+
 def make_cache(folder: Path, shapes: list[tuple[int, int, int]], splits: list[str] | None = None) -> Cache:
     """A cache of stand-in volumes."""
     entries = []
@@ -35,10 +44,9 @@ def make_cache(folder: Path, shapes: list[tuple[int, int, int]], splits: list[st
         crc32 = store_volume(folder, f"v{number}", hu)
         split = splits[number] if splits else ""
         share = float((hu > -500).mean())
-        source = (f"v{number}.nii", f"{number:064x}")
         patient = hash_of_patient(f"p{number}")
-        entries.append(CacheEntry(f"v{number}", shape, patient, split, *source, share, crc32=crc32))
-    write_index(Cache(folder, Preprocessing().spacing_mm, tuple(entries)))
+        entries.append(CacheEntry(f"v{number}", shape, patient, split, f"{number:064x}", share, crc32=crc32))
+    write_index(folder, Preprocessing().spacing_mm, entries)
     return read_cache(folder)
 
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from MAESILLib.data.one_source import Outcome, Setup, Task
-from MAESILLib.data.records import Record
 from MAESILLib.data.sources import Source
 from MAESILLib.data.tree import Looked
 from MAESILLib.runtime.errors import DiskFullError
@@ -28,7 +27,7 @@ def pretend(setup: Setup, task: Task) -> Outcome:
     if name.startswith("slow"):
         time.sleep(60)
     reason = "no memory" if name.startswith("hog") and not can_take_all_memory() else ""
-    return Outcome(Record(str(task.source.path), task.order, reason=reason))
+    return Outcome(task, task.record(None, reason=reason))
 
 
 def look_at(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[Looked]]:

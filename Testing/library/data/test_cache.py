@@ -18,7 +18,7 @@ from MAESILLib.runtime.errors import InputError
 
 def cache_of_patients(patients: list[str]) -> Cache:
     entries = tuple(
-        CacheEntry(f"{patient}_{scan}", (8, 8, 8), patient, "", "", "", 0.5) for patient in patients for scan in (0, 1)
+        CacheEntry(f"{patient}_{scan}", (8, 8, 8), patient, "", "", 0.5) for patient in patients for scan in (0, 1)
     )
     return Cache(Path("nowhere"), 1.5, entries)
 
@@ -49,15 +49,15 @@ class TestSplit:
 
 class TestFingerprint:
     def test_the_order_does_not_matter(self) -> None:
-        entries = tuple(CacheEntry(f"v{n}", (8, 8, 8), f"p{n}", "", "", f"{n}", 0.5) for n in range(5))
+        entries = tuple(CacheEntry(f"v{n}", (8, 8, 8), f"p{n}", "", f"{n}", 0.5) for n in range(5))
         assert Cache(Path("a"), 1.5, entries).fingerprint() == Cache(Path("b"), 1.5, entries[::-1]).fingerprint()
 
     def test_what_was_trained_on_matters(self) -> None:
-        entry = CacheEntry("v", (8, 8, 8), "p", "", "", "0", 0.5)
+        entry = CacheEntry("v", (8, 8, 8), "p", "", "0", 0.5)
         others = [replace(entry, name="w"), replace(entry, split="val"), replace(entry, source_sha256="1")]
         prints = {Cache(Path("a"), 1.5, (one,)).fingerprint() for one in (entry, *others)}
         assert len(prints | {Cache(Path("a"), 2.0, (entry,)).fingerprint()}) == 5
-        assert Cache(Path("a"), 1.5, (replace(entry, source="moved"),)).fingerprint() in prints
+        assert Cache(Path("a"), 1.5, (replace(entry, labels=("liver",)),)).fingerprint() in prints
 
 
 def write_zip(path: Path) -> None:

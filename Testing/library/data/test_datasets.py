@@ -189,17 +189,14 @@ def test_two_layouts_in_one_cache(tmp_path: Path) -> None:
         result = prepare(cache, "--layout", key, folder, *JSON)
         (info,) = [event for event in result.named("info") if event["what"] == "listing"]
         assert info["found"]["test"] == 1
-    keys = ("patient", "split", "dataset", "licence", "labels")
+    keys = ("patient_name", "split", "dataset", "licence", "labels")
     expected = {
-        f"{s}_ct": (f"totalsegmentator_{s}", split, "totalsegmentator", "CC BY 4.0", total / s / "segmentations")
+        f"{s}_ct": (f"totalsegmentator_{s}", split, "totalsegmentator", "CC BY 4.0", ("aorta", "liver"))
         for s, split in (("s0000", "train"), ("s0001", "val"), ("s0010", "train"))
-    } | {
-        name: (f"msd_{name}", "", "msd", "CC BY-SA 4.0", tmp_path / "Task03_Liver" / "labelsTr" / f"{name}.nii.gz")
-        for name in ("liver_0", "liver_1")
-    }
-    assert {name: tuple(entry[key] for key in keys) for name, entry in entries_of(cache).items()} == {
-        name: (hash_of_patient(patient), *others, str(labels)) for name, (patient, *others, labels) in expected.items()
-    }
+    } | {name: (f"msd_{name}", "", "msd", "CC BY-SA 4.0", ("label 1", "label 2")) for name in ("liver_0", "liver_1")}
+    # public names are kept
+    found = {e.name: tuple(getattr(e, key) for key in keys) for e in read_cache(cache).entries}
+    assert found == expected
     np.testing.assert_array_equal(stored(cache, "s0010_ct"), trunk(SMALL, 10))
 
     arguments = ("--layout", "totalsegmentator", total, "--split", "test", "--progress", "bar")
@@ -237,10 +234,10 @@ def test_without_a_layout_a_note_says_what_it_looks_like(tmp_path: Path) -> None
     prepare(cache, folder, "--layout", "msd")
     entry = entries_of(cache)["liver_0"]
     assert (entry["patient"], entry["dataset"]) == (hash_of_patient("msd_liver_0"), "msd")
-    assert entry["labels"] == str(folder / "labelsTr" / "liver_0.nii.gz")
+    assert entry["labels"] == ("label 1", "label 2")
     plain = write_ct(tmp_path / "plain" / "a.nrrd", SMALL)
     assert prepare(tmp_path / "p", plain.parent, *JSON).named("warning") == []
-    assert entries_of(tmp_path / "p")["a"]["labels"] == ""
+    assert entries_of(tmp_path / "p")["a"]["labels"] == ()
 
 
 def test_dicom_and_sets_that_overlap(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Preparing a cache: what is found, what is refused and why, and resuming."""
 
+import csv
 import os
 import shutil
 import tempfile
@@ -11,22 +12,24 @@ import pytest
 import SimpleITK as sitk
 from cli_factory import (
     JSON,
+    QUIET,
     assert_refused,
     assert_refused_event,
     file_size_limit,
     leftovers,
+    maesil,
     no_root,
     write_ct,
     write_image,
 )
 from dataset_factory import SMALL, series
-from prepare_factory import entries_of, prepare, reasons_of, report_of, stored, write_cts, write_manifest
+from prepare_factory import LINKS, entries_of, prepare, reasons_of, report_of, stored, write_cts, write_manifest
 from volume_factory import geometry, trunk, write_dicom
 
 from MAESILLib.data import names, sources
 from MAESILLib.data.cache import read_cache
 from MAESILLib.data.one_source import Setup, Task, prepare_source
-from MAESILLib.data.records import hash_of_patient
+from MAESILLib.data.records import hash_of_patient, without_paths
 from MAESILLib.data.sources import find_sources
 from MAESILLib.runtime.events import Reporter
 
@@ -42,7 +45,7 @@ class TestWhatIsStored:
         assert volume.dtype == np.int16
         assert entry["shape_dhw"] == SMALL
         assert entry["foreground_share"] == pytest.approx((volume > -500).mean(), abs=1e-4)
-        assert entry["source"] == str(tmp_path / "in" / "a.nii.gz")
+        assert (entry["name"], entry["patient"]) == ("ct_0001", hash_of_patient(entry["source_sha256"]))
         assert "1 volumes of 1 patients (1 undecided), 1.5 mm" in result.out
         assert "refused" not in result.out
         assert reasons_of(tmp_path / "cache") == {}
@@ -157,9 +160,9 @@ class TestDicom:
     def test_slices_given_one_by_one(self, tmp_path: Path) -> None:
         """As ``series/*.dcm`` makes a shell do."""
         prepare(tmp_path / "cache", *series(tmp_path / "series", "1.2.1", 16).iterdir())
-        (entry,) = entries_of(tmp_path / "cache").values()
+        ((name, entry),) = entries_of(tmp_path / "cache").items()
         assert entry["patient"] == hash_of_patient("P")
-        np.testing.assert_array_equal(stored(tmp_path / "cache", entry["name"]), trunk(SMALL))
+        np.testing.assert_array_equal(stored(tmp_path / "cache", name), trunk(SMALL))
 
     def test_a_disc_with_its_table_of_contents(self, tmp_path: Path) -> None:
         for number in range(2):
@@ -224,7 +227,8 @@ class TestRefusals:
         assert "refused 6:" in table
         for name, reason in reasons.items():
             assert any(name in event["message"] for event in result.named("warning"))
-            assert any(name in line and reason in line for line in table.splitlines())
+            said = reason.replace(str(good[0]), "ct_0001")
+            assert any(name in line and said in line for line in table.splitlines())
         # a repaired file is taken
         write_ct(root / "text.nii.gz", SMALL, 8)
         assert "refused 5:" in prepare(cache, root).out
@@ -345,7 +349,7 @@ class TestResuming:
         write_ct(folder / "p1.nrrd", (40, 40, 40), 1)
         with file_size_limit(50_000):
             result = prepare(cache, folder, "--workers", workers, *JSON, status=4)
-        assert "p1.npy" in assert_refused_event(result, "disk_full", 4)["message"]
+        assert "ct_0002.npy" in assert_refused_event(result, "disk_full", 4)["message"]
         if workers == 0:
             assert set(entries_of(cache)) == {"p0"}
         assert leftovers(tmp_path) == []
@@ -356,3 +360,64 @@ class TestResuming:
         (tmp_path / "file").write_text("mine")
         assert_refused(prepare(tmp_path / "file", write_cts(tmp_path / "in", 1), status=2), "file is a file")
         assert (tmp_path / "file").read_text() == "mine"
+
+
+def contents(folder: Path) -> str:
+    """All that a folder holds, as text, and the names of its files."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return "\n".join(path.name + path.read_bytes().decode("latin-1") for path in files)
+
+
+class TestPrivacy:
+    def test_what_comes_from_paths_and_tags_is_not_kept(self, tmp_path: Path) -> None:
+        """Nor of what is refused, damaged or a copy; the terminal and --link have the paths."""
+        root, cache, link = tmp_path / "in" / "Dr Schmidt", tmp_path / "cache", tmp_path / "link.csv"
+        write_ct(root / "Mueller 1960.nrrd", SMALL)
+        shutil.copy(root / "Mueller 1960.nrrd", root / "Meier.nrrd")
+        (root / "Weber.nii.gz").write_text("no volume")
+        series(root / "Becker CT", "1.2.33.44.55.1", 16, patient="BECKER", seed=1, tags={"0008|103e": "Chest Becker"})
+        cut = sorted(series(root / "Wolf", "1.2.33.44.55.2", 16, patient="WOLF", seed=2).iterdir())[8]
+        cut.write_bytes(cut.read_bytes()[:-100])
+        result = prepare(cache, root, *JSON)
+        table = maesil("prepare", root, "--output", cache, "--workers", 0, "--link", link, *QUIET).out
+        assert "refused" in "".join(event["message"] for event in result.named("warning"))
+        kept = contents(cache).lower()
+        words = ("schmidt", "mueller", "meier", "weber", "becker", "wolf", str(tmp_path).lower(), "1.2.33", cut.name)
+        assert [word for word in words if word in kept] == []
+        assert [word for word in words[:6] if word not in table.lower()] == []
+        with open(link, newline="", encoding="utf-8") as file:
+            rows = {row["name"]: row["source"] for row in csv.DictReader(file)}
+        assert rows == LINKS[cache]
+        assert set(rows.values()) == {str(root / name) for name in (
+            "Mueller 1960.nrrd", "Meier.nrrd", "Weber.nii.gz", "Becker CT", "Wolf",
+        )}  # fmt: skip
+
+    def test_what_a_manifest_says_is_kept(self, tmp_path: Path) -> None:
+        write_ct(tmp_path / "in" / "a.nrrd", SMALL)
+        series(tmp_path / "in" / "s", "1.2.1", 16, seed=1)
+        rows = [{"file": "a.nrrd", "name": "case 1", "patient": "P 1"}, {"file": "s", "name": "", "patient": ""}]
+        prepare(tmp_path / "cache", write_manifest(tmp_path / "in" / "m.csv", rows), *JSON)
+        entries = read_cache(tmp_path / "cache").entries
+        assert [(e.name, e.patient_name) for e in entries] == [("case_1", "P 1"), ("s", "")]
+        assert [e.patient for e in entries] == [hash_of_patient("P 1"), hash_of_patient("P")]
+        info = maesil("info", tmp_path / "cache", *QUIET).out
+        assert "patient P 1" in info
+
+    def test_the_key_does_not_lie_in_the_cache(self, tmp_path: Path) -> None:
+        folder, cache = write_cts(tmp_path / "in", 1), tmp_path / "cache"
+        assert_refused(prepare(cache, folder, "--link", cache / "key.csv", status=2), "--link", "outside")
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("/in/Dr X/a.nii is cut short: 100 of 200 bytes", "it is cut short: 100 of 200 bytes"),
+            ("/in/Dr X/a.nii/b c.dcm is damaged", "a file a file is damaged"),
+            (r"C:\Users\Meier\ct.nii.gz has 2 values", "a file has 2 values"),
+            (r"'\\server\share\x' is gone", "'a file' is gone"),
+            ("it names its data file Meier.raw, which is missing", "it names its data file a file, which is missing"),
+            ("a spacing of 0.5 x 0.5 mm, NaN/infinite, 2/8", "a spacing of 0.5 x 0.5 mm, NaN/infinite, 2/8"),
+            ("series 1.2.840.113619.2.55 has 3 slices", "series a UID has 3 slices"),
+        ],
+    )
+    def test_reasons(self, text: str, expected: str) -> None:
+        assert without_paths(text, "/in/Dr X/a.nii") == expected

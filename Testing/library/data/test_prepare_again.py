@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_factory import JSON, QUIET, assert_refused, assert_refused_event, maesil, write_ct
-from dataset_factory import SMALL
-from prepare_factory import entries_of, prepare, reasons_of, report_of, stored, write_cts, write_manifest
+from dataset_factory import SMALL, write_labels
+from prepare_factory import entries_of, file_of, prepare, reasons_of, report_of, stored, write_cts, write_manifest
 from volume_factory import trunk
 
 from MAESILLib.data import one_source
@@ -38,13 +38,13 @@ def inputs(tmp_path: Path) -> Path:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the sources whose bytes are read."""
     names: list[str] = []
-    original = one_source.hash_of
+    original = one_source.hash_of_files
 
     def hash_of(source: Source) -> str:
         names.append(source.path.name)
         return original(source)
 
-    monkeypatch.setattr(one_source, "hash_of", hash_of)
+    monkeypatch.setattr(one_source, "hash_of_files", hash_of)
     return names
 
 
@@ -55,7 +55,7 @@ class TestNotAgain:
         (inputs / "q.nrrd").write_bytes((inputs / "p0.nrrd").read_bytes())
         assert counts(cache, inputs) == (3, 0, 2)
         index = (cache / INDEX).read_text()
-        assert index.count('"source"') == 5 + 4, "a line for each source, and an entry in those of volumes"
+        assert index.count('"source"') == 5, "a line for each source"
         assert len(hashed) == 5
         assert counts(cache, inputs) == (0, 3, 2)
         assert hashed[5:] == ["bad.nrrd"], "what was refused is read again"
@@ -63,10 +63,10 @@ class TestNotAgain:
         assert [json.loads(line)["is_complete"] for line in added] == [False, True]
         # a touched file is hashed once, but not prepared
         os.utime(inputs / "p1.nrrd", (1, 1))
-        before = (cache / "volumes" / "p1.npy").stat().st_mtime_ns
+        before = file_of(cache, "p1").stat().st_mtime_ns
         assert [counts(cache, inputs) for _ in range(2)] == [(0, 3, 2)] * 2
         assert hashed[6:] == ["bad.nrrd", "p1.nrrd", "bad.nrrd"]
-        assert (cache / "volumes" / "p1.npy").stat().st_mtime_ns == before
+        assert file_of(cache, "p1").stat().st_mtime_ns == before
 
     def test_a_file_that_is_away_does_not_lose_its_volume(self, tmp_path: Path, inputs: Path) -> None:
         prepare(tmp_path / "cache", inputs / "p0.nrrd", inputs / "p1.nrrd")
@@ -97,7 +97,7 @@ class TestNotAgain:
         write_ct(inputs / "p0.nrrd", (24, 24, 24), 7)
         assert counts(tmp_path / "cache", inputs) == (1, 3, 0)
         cache = read_cache(tmp_path / "cache")
-        assert [entry.name for entry in cache.entries] == ["p0", "p1", "p2", "q"]
+        assert set(entries_of(tmp_path / "cache")) == {"p0", "p1", "p2", "q"}
         np.testing.assert_array_equal(cache.open(cache.entries[0]), trunk((24, 24, 24), 7))
         np.testing.assert_array_equal(stored(tmp_path / "cache", "q"), trunk(SMALL, 0))
 
@@ -105,9 +105,9 @@ class TestNotAgain:
         self, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def store_volume(folder: Path, name: str, hu: np.ndarray) -> int:
-            if name == "p0":
+            if name == "ct_0001":
                 raise MemoryError
-            if name == "p1":
+            if name == "ct_0002":
                 raise ZeroDivisionError("two\nlines")
             return original(folder, name, hu)
 
@@ -121,10 +121,11 @@ class TestNotAgain:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("name", ["p1.npy", "p1.foreground.npy"])
-    def test_what_is_missing_or_cut_is_made_again(self, tmp_path: Path, inputs: Path, name: str) -> None:
+    @pytest.mark.parametrize("suffix", [".npy", ".foreground.npy", ".labels.npy"])
+    def test_what_is_missing_or_cut_is_made_again(self, tmp_path: Path, inputs: Path, suffix: str) -> None:
+        write_labels(inputs / "p1_seg.nrrd")
         prepare(tmp_path / "cache", inputs)
-        path = tmp_path / "cache" / "volumes" / name
+        path = file_of(tmp_path / "cache", "p1", suffix)
         good = path.read_bytes()
         for kept in (None, 0, 100, -1):
             path.unlink()
@@ -134,22 +135,23 @@ class TestDamage:
             assert path.read_bytes() == good
 
     def test_a_flipped_bit(self, tmp_path: Path, inputs: Path) -> None:
+        write_labels(inputs / "p0_seg.nrrd")
         prepare(tmp_path / "cache", inputs)
         folder = tmp_path / "cache" / "volumes"
         good = {path: path.read_bytes() for path in folder.iterdir()}
-        for name in ("p1.npy", "p2.foreground.npy"):
+        for name in ("ct_0001.labels.npy", "ct_0002.npy", "ct_0003.foreground.npy"):
             data = bytearray((folder / name).read_bytes())
             data[-1] ^= 1
             (folder / name).write_bytes(data)
         assert maesil("info", tmp_path / "cache", *QUIET).status == 0
         result = maesil("info", tmp_path / "cache", "--verify", *QUIET)
-        assert_refused(result, "2 of 3 volumes are damaged: p1, p2", "maesil prepare again with --verify")
+        assert_refused(result, "3 of 3 volumes are damaged: ct_0001, ct_0002", "maesil prepare again with --verify")
         result = maesil("info", tmp_path / "cache", "--verify", *JSON)
         assert_refused_event(result, "bad_input", 2)
         warnings = [event["message"] for event in result.named("warning")]
-        assert ["p1.npy" in warnings[0], "p2.foreground.npy" in warnings[1]] == [True, True]
+        assert ["labels.npy" in warnings[0], "0002.npy" in warnings[1], "foreground" in warnings[2]] == [True] * 3
         assert counts(tmp_path / "cache", inputs) == (0, 3, 0), "it shows only when all is read"
-        assert "prepared 2, already there 1" in prepare(tmp_path / "cache", inputs, "--verify").out
+        assert "prepared 3" in prepare(tmp_path / "cache", inputs, "--verify").out
         assert {path: path.read_bytes() for path in folder.iterdir()} == good
         assert maesil("info", tmp_path / "cache", "--verify", *QUIET).status == 0
 
@@ -163,9 +165,8 @@ class TestIndex:
         return Run(number, shard, "inputs", 1.5)
 
     def record(self, number: int, patient: str = "p") -> Record:
-        path = f"/in/{number}.nrrd"
-        entry = CacheEntry(f"v{number}", (8, 8, 8), f"{patient}{number}", "", path, f"{number:064x}", 0.5, crc32=1)
-        return Record(path, number, "stamp", entry)
+        entry = CacheEntry(f"v{number}", (8, 8, 8), f"{patient}{number}", "", f"{number:064x}", 0.5, crc32=1)
+        return Record(f"{number:016x}", number, f"v{number}", "stamp", entry)
 
     @pytest.mark.parametrize("cut", [1, 20, 200])
     def test_a_torn_last_line(self, tmp_path: Path, cut: int) -> None:
@@ -223,15 +224,15 @@ class TestReport:
     @pytest.mark.parametrize(
         ("reason", "kind"),
         [
-            ("/a/b.nii is cut short: 100 of 200 bytes. copy it again", "it is cut short: N of N bytes"),
-            ("the same data as /c/d.nii", "the same data as a file"),
-            ("in 'val' here, but in 'train' with /c", "in 'val' here, but in 'train' with a file"),
+            ("it is cut short: 100 of 200 bytes. copy it again", "it is cut short: N of N bytes"),
+            ("the same data as ct_0001", "the same data as another"),
+            ("in 'val' here, but in 'train' with c", "in 'val' here, but in 'train' with another"),
             ("the reader died (signal 9) while it read. x", "the reader died (signal N) while it read"),
             ("a spacing of -0.5 mm", "a spacing of N mm"),
         ],
     )
     def test_kinds(self, reason: str, kind: str) -> None:
-        assert kind_of("/a/b.nii", reason) == kind
+        assert kind_of(reason) == kind
 
 
 class TestNames:
@@ -258,9 +259,9 @@ class TestNames:
 
     def test_a_name_that_another_source_has_taken(self, tmp_path: Path) -> None:
         for number in range(2):
-            prepare(tmp_path / "cache", write_ct(tmp_path / f"in{number}" / "a.nrrd", SMALL, number))
-        first, second = sorted(entries_of(tmp_path / "cache"))
-        assert first == "a"
-        assert second.startswith("a_")
-        for number, name in enumerate((first, second)):
-            np.testing.assert_array_equal(stored(tmp_path / "cache", name), trunk(SMALL, number))
+            write_ct(tmp_path / f"in{number}" / "a.nrrd", SMALL, number)
+            manifest = write_manifest(tmp_path / f"in{number}" / "m.csv", [{"file": "a.nrrd"}])
+            prepare(tmp_path / "cache", manifest)
+        for number, name in enumerate(("a", "a_2")):
+            volume = np.load(tmp_path / "cache" / "volumes" / f"{name}.npy")
+            np.testing.assert_array_equal(volume, trunk(SMALL, number))

@@ -60,7 +60,7 @@ class TestTheSameCache:
         for number in (1, 2):
             prepare(tmp_path / "cache", path, "--shard", f"{number}/2")
         cache = read_cache(tmp_path / "cache")
-        assert ([entry.name for entry in cache.entries], cache.unfinished) == (["a"], ())
+        assert ([entry.name for entry in cache.entries], cache.unfinished) == (["ct_0001"], ())
 
     def test_a_whole_run_takes_over(self, tmp_path: Path, manifest: Path, whole: Path) -> None:
         """And does again only what no shard did."""

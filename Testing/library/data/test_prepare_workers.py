@@ -13,7 +13,7 @@ import psutil
 import pytest
 from cli_factory import JSON, QUIET, leftovers, maesil, maesil_process, write_ct
 from dataset_factory import SMALL
-from prepare_factory import assert_same, awkward_inputs, entries_of, prepare, reasons_of, write_cts
+from prepare_factory import assert_same, awkward_inputs, entries_of, prepare, reasons_of, remember, write_cts
 from worker_stub import look_at, pretend
 
 from MAESILLib.data import tree
@@ -32,12 +32,11 @@ def test_as_many_workers_as_you_like(tmp_path: Path) -> None:
         prepare(tmp_path / f"cache{count}", manifest, "--workers", count)
         assert_same(tmp_path / f"cache{count}", tmp_path / "cache0")
     cache = read_cache(tmp_path / "cache0")
-    reasons = {source.removeprefix(f"{tmp_path}/in/"): reason for source, reason in cache.refused.items()}
     # numbers 6 and 7 hold the same data as 0 and 1
-    assert "the same data as" in reasons["p2/ct1.nrrd"]
-    assert "the same data as" in reasons["p3/ct1.nrrd"]
-    assert "its patient is in 'train' here, but in 'val'" in reasons["p3/ct0.nrrd"]
-    assert "bad.nrrd" in reasons
+    assert cache.refused["p2_ct1"] == "the same data as p0_ct0"
+    assert "the same data as" in cache.refused["p3_ct1"]
+    assert "its patient is in 'train' here, but in 'val'" in cache.refused["p3_ct0"]
+    assert "bad" in cache.refused
     assert {entry.name for entry in cache.entries} == {"p0_ct0", "p1_ct0", "p2_ct0", "p0_ct1", "p1_ct1"}
 
 
@@ -61,7 +60,7 @@ class TestPool:
 
     def test_a_worker_that_dies_costs_its_file_only(self) -> None:
         outcomes = list(run_stub("a", "kill", "b", "crash", "exit", "c", "kill2", "d"))
-        reasons = {Path(o.record.source).name: o.record.reason for o in outcomes}
+        reasons = {o.task.source.path.name: o.record.reason for o in outcomes}
         assert len(outcomes) == 8
         assert all(reasons[name] == "" for name in "abcd")
         assert "the reader died (signal 9)" in reasons["kill"]
@@ -77,7 +76,7 @@ class TestPool:
     def test_a_stop_is_noticed_at_once(self) -> None:
         stop = StopRequest()
         outcomes = run_stub("a", "slow", "slow2", stop=stop)
-        assert next(outcomes).record.source == "/in/a"
+        assert next(outcomes).task.name == "a"
         stop.ask("a test")
         begin = time.monotonic()
         with pytest.raises(Exception, match="stopped: a test"):
@@ -105,7 +104,13 @@ class TestPool:
 
 
 def start(folder: Path, cache: Path, *arguments: object) -> subprocess.Popen[str]:
-    return maesil_process("prepare", folder, "--output", cache, *JSON, *arguments)
+    link = cache.with_name("link.csv")
+    process = maesil_process("prepare", folder, "--output", cache, "--link", link, *JSON, *arguments)
+    while not (cache / "index.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    remember(cache, link)
+    return process
 
 
 def reader_of(path: Path, pid: int) -> psutil.Process:
@@ -158,7 +163,7 @@ class TestProcesses:
         for number in range(6):
             os.link(large, folder / f"large{number}.nii.gz")
         process = start(folder, cache, "--workers", workers, "--stop-file", stop_file)
-        while not ((cache / "index.jsonl").exists() and "a.nrrd" in (cache / "index.jsonl").read_text()):
+        while "ct_0001" not in (cache / "index.jsonl").read_text():
             assert process.poll() is None
             time.sleep(0.01)
         workers_of_it = psutil.Process(process.pid).children()
@@ -186,14 +191,14 @@ class TestProcesses:
         process.communicate()
         wait_until_gone([worker])
         # what was done is there
-        assert [entry.name for entry in read_cache(cache).entries] == ["p0", "p1", "p2"]
+        assert [entry.name for entry in read_cache(cache).entries] == ["ct_0001", "ct_0002", "ct_0003"]
         assert read_cache(cache).unfinished
         with open(cache / "index.jsonl", "a") as file:
             file.write('{"source": "/in/torn.nrrd", "order": 3, "ent')
-        (cache / "volumes" / ".0123abcd.partial.z.npy").write_bytes(b"half")
+        (cache / "volumes" / ".0123abcd.partial.ct_0004.npy").write_bytes(b"half")
         other = cache / "volumes" / ".0123abcd.partial.another.npy"
         other.write_bytes(b"of another shard")
-        before = {p: p.stat().st_mtime_ns for p in (cache / "volumes").glob("p*")}
+        before = {p: p.stat().st_mtime_ns for p in (cache / "volumes").glob("ct*")}
         # by as many workers as there are cores
         assert maesil("prepare", folder, "--output", cache, *QUIET).status == 0
         assert {p: p.stat().st_mtime_ns for p in before} == before

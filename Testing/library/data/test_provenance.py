@@ -18,7 +18,7 @@ from MAESILLib.training.trainer import Trainer
 
 
 def entry(patient: str, source: str = "unknown") -> CacheEntry:
-    return CacheEntry("v", (8, 8, 8), patient, "", "v.nii", source, 1.0)
+    return CacheEntry("v", (8, 8, 8), patient, "", source, 1.0)
 
 
 def test_a_patient_is_a_salted_hash_of_64_bits() -> None:

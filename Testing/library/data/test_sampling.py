@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from training_factory import make_cache, tiny_config
 
 from MAESILLib.config import Config
-from MAESILLib.data.cache import Cache, CacheEntry, read_cache, store_volume, write_index
+from MAESILLib.data.cache import Cache, CacheEntry, store_volume
 from MAESILLib.data.foreground import foreground_share, foreground_table
 from MAESILLib.data.sampling import CropSampler, readable
 from MAESILLib.runtime.errors import InputError
@@ -203,11 +203,11 @@ def test_the_foreground_is_judged_from_the_table(tmp_path: Path) -> None:
     """Body in one corner: nearly every crop holds some of it, and which ones hold enough is known beforehand."""
     hu = np.full((64, 64, 64), -1000, np.int16)
     hu[:32, :32, :32] = 40
-    entry = CacheEntry("v", (64, 64, 64), "p", "train", "v", "0", 0.125, crc32=store_volume(tmp_path, "v", hu))
-    write_index(Cache(tmp_path, 1.5, (entry,)))
-    sampler = sampler_for(tiny_config(min_foreground=0.5), read_cache(tmp_path))
+    entry = CacheEntry("v", (64, 64, 64), "p", "train", "0", 0.125, crc32=store_volume(tmp_path, "v", hu))
+    cache = Cache(tmp_path, 1.5, (entry,))
+    sampler = sampler_for(tiny_config(min_foreground=0.5), cache)
     shares = [float((sampler.crop(number, SIZE).hu > -500).mean()) for number in range(100)]
-    without = sampler_for(tiny_config(min_foreground=0.0), read_cache(tmp_path))
+    without = sampler_for(tiny_config(min_foreground=0.0), cache)
     assert np.mean(np.array(shares) >= 0.45) > 0.5
     assert np.mean([(without.crop(number, SIZE).hu > -500).mean() >= 0.45 for number in range(100)]) < 0.3
 

@@ -11,16 +11,16 @@ import pytest
 import SimpleITK as sitk
 from cli_factory import JSON, QUIET, assert_refused, run_process
 from dataset_factory import SMALL, series
-from prepare_factory import entries_of, prepare, reasons_of, report_of, stored, write_cts
+from prepare_factory import LINKS, entries_of, prepare, reasons_of, report_of, stored, write_cts
 from volume_factory import trunk, write_dicom
 
 from MAESILLib.data import tree
 from MAESILLib.data.cache import INDEX, read_cache
-from MAESILLib.data.index import WHOLE, Run, Shard, append, locked, read_index, unfinished
-from MAESILLib.data.one_source import hash_of, stamp_of
+from MAESILLib.data.index import Run, Shard, append, read_index, unfinished
+from MAESILLib.data.one_source import hash_of_files, stamp_of
 from MAESILLib.data.records import hash_of_patient
 from MAESILLib.data.sources import find_sources
-from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.lock import only_writer
 
 
 def table_of(cache: Path) -> dict[str, dict[str, str]]:
@@ -28,7 +28,7 @@ def table_of(cache: Path) -> dict[str, dict[str, str]]:
     with open(cache / "report.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows == report_of(cache)["table"]
-    return {Path(row["input"]).name: row for row in rows}
+    return {Path(LINKS[cache][row["name"]]).name: row for row in rows}
 
 
 def spread(folder: Path, files: list[Path], each: int = 1) -> None:
@@ -60,7 +60,7 @@ class TestSeries:
         assert rows["DICOM#3"]["note"] == "passed over: 1 CT localisers, 1 SR images"
         assert rows["DICOM#3"]["patient"] == hash_of_patient("P")
         assert "missing about 1 slice (" in rows["cut"]["note"]
-        assert f"files left out: {cut}" in rows["cut"]["note"]
+        assert "files left out: a file is cut short" in rows["cut"]["note"]
 
     @pytest.mark.parametrize(
         ("first", "second", "expected"),
@@ -100,14 +100,14 @@ class TestSeries:
     def test_the_stamp_changes_with_any_file(self, tmp_path: Path) -> None:
         folder = series(tmp_path / "in", "1.2.1", 8)
         (source,) = find_sources([folder / "s001.dcm"])
-        before = stamp_of(source), hash_of(source)
+        before = stamp_of(source), hash_of_files(source)
         path, kept = folder / "s004.dcm", (folder / "s004.dcm").stat()
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
         # older than the others, and as long
         os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns - 10**9))
-        after = stamp_of(source), hash_of(source)
+        after = stamp_of(source), hash_of_files(source)
         assert [a != b for a, b in zip(before, after, strict=True)] == [True, True]
 
     def test_what_is_no_file_is_named_and_not_opened(self, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ class TestSeries:
         prepare(tmp_path / "cache", folder)
         reasons = reasons_of(tmp_path / "cache")
         assert set(reasons) == {"pipe.nii.gz", "gone.nrrd"}
-        assert "pipe.nii.gz is no file" in reasons["pipe.nii.gz"]
+        assert "it is no file" in reasons["pipe.nii.gz"]
         assert "no such file" in reasons["gone.nrrd"]
 
 
@@ -169,21 +169,30 @@ class TestTheSameVolume:
         prepare(tmp_path / "cache", tmp_path / "in", "--spacing", 1)
         np.testing.assert_array_equal(stored(tmp_path / "cache", "0_ct"), trunk(SMALL, 7))
 
-    def test_a_cache_without_hashes_of_voxels_resumes(self, tmp_path: Path) -> None:
-        """As earlier versions wrote it; copies are told by their files' hashes."""
+    def test_a_cache_of_an_earlier_version_resumes(self, tmp_path: Path) -> None:
+        """It had paths, and before that no hashes of voxels: copies are told by their files' hashes."""
         folder, cache = write_cts(tmp_path / "in"), tmp_path / "cache"
         shutil.copy(folder / "p0.nrrd", folder / "q.nrrd")
         prepare(cache, folder)
         before = read_cache(cache)
         lines = [json.loads(line) for line in (cache / INDEX).read_text().splitlines()]
         for line in lines:
-            line.pop("warnings", None)
-            for key in ("voxels_sha256", "corners_lps") if line.get("entry") else ():
-                del line["entry"][key]
+            if "schema" in line:
+                line["schema"] = "maesil-cache/4"
+                continue
+            line["source"] = LINKS[cache][line.pop("name")]
+            line["reason"] = f"{line['source']} is odd" if line["reason"] else ""
+            del line["warnings"]
+            if entry := line["entry"]:
+                for key in ("voxels_sha256", "corners_lps", "patient_name", "labels_crc32", "labels_stamp"):
+                    del entry[key]
+                entry |= {"source": line["source"], "labels": "/in/p_seg.nrrd", "is_patient_stated": False}
         (cache / INDEX).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert read_cache(cache).fingerprint() == before.fingerprint()
         prepare(cache, folder)
         assert report_of(cache)["already_there"] == 3
         assert read_cache(cache).fingerprint() == before.fingerprint()
+        assert not any(str(tmp_path) in path.read_text() for path in cache.glob("*.*"))
         shutil.copy(folder / "p1.nrrd", folder / "r.nrrd")
         prepare(cache, folder)
         assert set(reasons_of(cache)) == {"q.nrrd", "r.nrrd"}
@@ -195,7 +204,7 @@ class TestTheSameVolume:
         for _ in range(2):
             prepare(tmp_path / "cache", tmp_path / "in")
             (row,) = table_of(tmp_path / "cache").values()
-            assert (row["outcome"], row["volume"]) == ("resampled", "in")
+            assert (row["outcome"], row["name"]) == ("resampled", "ct_0001")
             assert "resampled to a rectangular grid" in row["note"]
 
 
@@ -233,16 +242,13 @@ class TestTwoAtOnce:
         folder, cache = write_cts(tmp_path / "in", 1), tmp_path / "cache"
         prepare(cache, folder)
         command = ("prepare", folder, "--output", cache, "--workers", 0, *QUIET)
-        with locked(cache, WHOLE, pytest.fail):
-            assert_refused(run_process(*command), "is being prepared by process", str(os.getpid()))
-            # another part has its own index
+        with only_writer(cache, work=read_index(cache)[1][0].inputs):
+            assert_refused(run_process(*command), "is in use by process", str(os.getpid()))
+            # another part has its own index, but another list the same numbers
             assert run_process(*command, "--shard", "1/2").status == 0
+            another = ("prepare", write_cts(tmp_path / "another", 2), *command[2:], "--shard", "1/2")
+            assert_refused(run_process(*another), "is in use by process")
         assert run_process(*command).status == 0
-
-    def test_it_leaves_nothing_where_nothing_was_done(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError), locked(tmp_path / "cache", WHOLE, pytest.fail):
-            raise InputError("no")
-        assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_list_that_was_complete_stays_complete(tmp_path: Path) -> None:

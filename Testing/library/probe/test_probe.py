@@ -63,7 +63,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def output(phantoms: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("output")
-    given = ("--points", phantoms / "points.csv", "--labels", phantoms / "manifest.csv")
+    given = ("--points", phantoms / "points.csv", "--labels", phantoms / "cache")
     done = run_probe(folder, encoder, *given, "--random", 2, "--window", 24, "--cases", 1, 2, 9, "--draws", 2, *QUIET)
     assert done.status == 0, done.err
     return folder
@@ -164,6 +164,7 @@ class TestRefusals:
             (("--patients-apart", "nobody"), ("'nobody'", "p0, p1")),
             (("--points", "no.csv"), ("no such file",)),
             (("--points", "binary.csv"), ("not a CSV file",)),
+            (("--labels", "nowhere"), ("nowhere is not a cache",)),
             (("--checkpoint", "coarse.safetensors"), ("2 mm", "1.5 mm")),
         ],
     )
@@ -225,7 +226,7 @@ def test_a_stop_between_batches_and_fits(phantoms: Path, encoder: Path, stage: s
             if stage_now == stage and fraction < 1:
                 stop.ask("enough")
 
-    volumes, _ = find_labelled(phantoms / "manifest.csv")
+    volumes = find_labelled(phantoms / "cache")
     cpu = torch.device("cpu")
     with pytest.raises(CancelledError, match="enough"):
         probe(encoder, [], volumes, Settings((16,), 1, (1,), 2), device=cpu, reporter=Asking(), stop=stop)
