@@ -16,7 +16,7 @@ import numpy as np
 SAME_PLACE_MM = 0.05
 """Formats round positions."""
 PATH = re.compile(
-    r"(?:(?<!\w)(?:[A-Za-z]:)?|\bit)[\\/][^\s:;,'\")]+"
+    r"(?:(?<!\w)(?:\\\\\?\\)?(?:[A-Za-z]:)?|\bit)[\\/][^\s:;,'\")]+"
     r"|\S+\.(?:dcm|ima|nii(?:\.gz)?|nrrd|nhdr|mha|mhd|hdr|img|z?raw(?:\.gz)?)\b",
     re.IGNORECASE,
 )
