@@ -4,7 +4,7 @@ What is found depends on nothing but the source, so any process can do it in any
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from MAESILLib.data.sources import Source
 from MAESILLib.data.tree import why_no_file
 from MAESILLib.runtime.errors import CancelledError, DiskFullError, InputError
 from MAESILLib.runtime.files import check_name, sha256_of
+from MAESILLib.runtime.stopping import NEVER, StopRequest
 
 LOW_HU, HIGH_HU = -1024, 3071
 
@@ -79,13 +80,14 @@ class Outcome:
     source_bytes: int = 0
 
 
-def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = lambda: None) -> Outcome:
+def prepare_source(setup: Setup, task: Task, stop: StopRequest = NEVER) -> Outcome:
     """Prepare one source; whatever is wrong with it is its outcome.
 
     Args:
-        check_stop: called between steps; may raise.
+        stop: checked between steps, and what reads in this process can be ended by.
 
     Raises:
+        CancelledError: a stop was asked for.
         DiskFullError: the disk is full.
     """
     source, stored = task.source, task.stored
@@ -98,12 +100,13 @@ def prepare_source(setup: Setup, task: Task, check_stop: Callable[[], None] = la
         is_stored = stored is not None and _is_stored(setup, stored, labels)
         if is_stored and task.stamp == stamp:
             return Outcome(task, task.record(stored, stamp))
-        check_stop()
-        sha256 = hash_of_files(source)
+        stop.check()
+        with stop.until_first_check():
+            sha256 = hash_of_files(source)
         if is_stored and stored is not None and stored.source_sha256 == sha256:
             # touched or copied, but the same
             return Outcome(task, task.record(stored, stamp))
-        return _prepared(setup, task, labels, sha256, size, stamp, check_stop)
+        return _prepared(setup, task, labels, sha256, size, stamp, stop)
     except (DiskFullError, CancelledError):
         raise
     except PermissionError:
@@ -164,15 +167,16 @@ def _is_stored(setup: Setup, entry: CacheEntry, labels: LabelMap) -> bool:
 
 
 def _prepared(
-    setup: Setup, task: Task, labels: LabelMap, sha256: str, size: int, stamp: str, check_stop: Callable[[], None]
+    setup: Setup, task: Task, labels: LabelMap, sha256: str, size: int, stamp: str, stop: StopRequest
 ) -> Outcome:
     """Read a source and store its volume, unless the cache has it from a source that is not in the list."""
     from MAESILLib.ct.reading import read_volume
     from MAESILLib.ct.volume import model_grid
 
     source, entry = task.source, task.stored
-    check_stop()
-    volume = read_volume(source.path, series=source.series, given=setup.given)
+    stop.check()
+    with stop.until_first_check():
+        volume = read_volume(source.path, series=source.series, given=setup.given)
     grid = model_grid(volume.geometry, setup.spacing_mm)
     if entry is None or entry.source_sha256 != sha256:
         # a DICOM series without PatientID is a patient by its study
@@ -195,16 +199,16 @@ def _prepared(
     if reason := copy_of(entry, setup.held):
         # nor is an earlier state of it needed
         return refused(replace(task, stored=None), reason)
-    check_stop()
+    stop.check()
     hu = grid.to_model(volume.hu)
     # whole numbers are rounded already, and rounding them takes a copy in floating point
     whole = hu if np.issubdtype(hu.dtype, np.integer) else np.rint(hu)
     stored = np.clip(whole, LOW_HU, HIGH_HU).astype(np.int16, copy=False)
-    check_stop()
+    stop.check()
     crc32 = store_volume(setup.folder, task.name, stored)
     share = round(np.count_nonzero(stored > FOREGROUND_HU) / stored.size, 4)
     entry = replace(entry, shape_dhw=grid.geometry.size_dhw, foreground_share=share, crc32=crc32)
-    check_stop()
+    stop.check()
     entry, problem = _with_labels(setup, entry, labels, grid)
     told = {"files left out": source.damaged, "its label map is left out": problem}
     warnings = (*volume.warnings, *(f"{what}: {why}" for what, why in told.items() if why))

@@ -156,7 +156,7 @@ def _work(
     append(setup.folder, run.shard, run)
     reporter.progress("prepare", 0.0)
     done = 0
-    work = partial(prepare_source, setup) if workers else partial(prepare_source, setup, check_stop=stop.check)
+    work = partial(prepare_source, setup) if workers else partial(prepare_source, setup, stop=stop)
     found = run_in_workers(work, tasks, workers, stop, limit_s=LIMIT_S, failed=refused)
     try:
         with closing(found):

@@ -5,8 +5,10 @@ how samples are shared out over ranks or accumulated over passes does not change
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +88,7 @@ class CropSampler:
         self.cumulative = np.cumsum(weights / weights.sum())
         self.patch_size = patch_size
         self.min_foreground, self.flip, self.seed = min_foreground, flip, seed
-        self._volume = lru_cache(OPEN_VOLUMES)(lambda index: cache.open(entries[index]))
+        self._volume: Any = lru_cache(OPEN_VOLUMES)(lambda index: cache.open(entries[index]))
         self._table = lru_cache(OPEN_TABLES)(lambda index: np.array(cache.foreground(entries[index])))
 
     def crop(self, sample: int, crop_size: Shape) -> Crop:
@@ -109,7 +111,12 @@ class CropSampler:
                 break
         assert best is not None
         _, which, box = best
-        hu = self._volume(which)[box]
+        volume = self._volume(which)
+        if os.path.getsize(volume.filename) < volume.offset + volume.nbytes:
+            # touching what a file has lost since ends the process; opening it says so
+            self._volume.cache_clear()
+            volume = self._volume(which)
+        hu = volume[box]
         if self.flip and rng.random() < 0.5:
             hu = np.flip(hu, 2)
         d, h, w = hu.shape

@@ -30,6 +30,7 @@ class StopRequest:
         self.parent = None if watch_parent is None else ParentWatch(watch_parent)
         self.reason = ""
         self._deadline: tuple[float, str] | None = None
+        self._end: Callable[[str], None] | None = None
         self._is_starting, self._lock = False, threading.Lock()
 
     def install(self) -> None:
@@ -39,14 +40,21 @@ class StopRequest:
             signal.signal(signal.SIGINT, self._on_signal)
 
     @contextmanager
-    def until_first_check(self, end: Callable[[str], None]) -> Iterator[None]:
+    def until_first_check(self, end: Callable[[str], None] | None = None) -> Iterator[None]:
         """Call ``end`` with the reason as soon as a stop is asked for, until the work in the block first checks.
 
-        Importing torch takes seconds on a cold disk or a busy machine, and nothing can check meanwhile. Nothing has
-        to be undone yet, so ``end`` may end the process; it is called in a thread of its own.
+        Importing torch takes seconds on a cold disk or a busy machine, reading a large file too, and nothing can check
+        meanwhile. Nothing has to be undone, so ``end`` may end the process; it is called in a thread of its own.
+
+        Args:
+            end: that of an earlier block if None; without any, the block is left alone.
         """
+        self._end = end or self._end
+        if self._end is None:
+            yield
+            return
         self._is_starting = True
-        threading.Thread(target=self._watch, args=(end,), daemon=True).start()
+        threading.Thread(target=self._watch, args=(self._end,), daemon=True).start()
         try:
             yield
         finally:

@@ -220,6 +220,16 @@ def test_damage_is_found_before_training(cache: Cache, name: str) -> None:
     assert name in problem
 
 
+def test_a_volume_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
+    """As a copy in place does; touching what is gone would end the process."""
+    cache = make_cache(tmp_path / "cache", [(40, 40, 40)])
+    sampler = sampler_for(tiny_config(), cache)
+    sampler.crop(0, SIZE)
+    os.truncate(cache.path(cache.entries[0]), 5000)
+    with pytest.raises(InputError, match=r"v0\.npy is damaged"):
+        sampler.crop(0, SIZE)
+
+
 def test_more_volumes_than_files_may_be_open(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", [(16, 16, 16)] * 60)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
