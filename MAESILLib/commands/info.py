@@ -44,7 +44,7 @@ def _file(
     path: Path, args: argparse.Namespace, reporter: Reporter, stop: StopRequest
 ) -> tuple[str, dict[str, Any], str]:
     """Return what it is, its description in plain JSON values, and as text for people."""
-    from MAESILLib.data.cache import is_cache
+    from MAESILLib.data.index import index_paths
     from MAESILLib.data.sources import find_sources
     from MAESILLib.export.description import FORMAT, describe
 
@@ -55,7 +55,7 @@ def _file(
         if details.get("format") == FORMAT:
             return "export", {"path": str(path), **details}, json.dumps(details, indent=2)
         return _checkpoint(path)
-    if is_cache(path):
+    if index_paths(path):
         return _cache(path)
     if path.is_dir() and args.series is None:
         sources = find_sources([path], reporter=reporter, stop=stop)
@@ -71,9 +71,10 @@ def _verify(path: Path, reporter: Reporter, stop: StopRequest) -> None:
     Raises:
         InputError: it is no cache, or volumes are damaged; names them.
     """
-    from MAESILLib.data.cache import REPAIR, is_cache, read_cache
+    from MAESILLib.data.cache import REPAIR, read_cache
+    from MAESILLib.data.index import index_paths
 
-    if not is_cache(path):
+    if not index_paths(path):
         raise InputError("--verify reads the volumes of a cache", "give the folder of one")
     cache, damaged = read_cache(path), []
     for number, entry in enumerate(cache.entries):
@@ -143,7 +144,7 @@ def _probed(training: dict[str, Any]) -> str:
 
 def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.data.cache import read_cache
-    from MAESILLib.data.report import cache_text, grouped, patient_of, refused_text
+    from MAESILLib.data.report import cache_text, patient_of, refused_text
 
     cache = read_cache(path)
     rows = [
@@ -158,7 +159,7 @@ def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
         "refused": [{"name": name, "reason": reason} for name, reason in cache.refused.items()],
         "unfinished": list(cache.unfinished),
     }
-    return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(grouped(cache.refused)), *rows]))
+    return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(cache.refused, {}), *rows]))
 
 
 def _volume(path: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any], str]:

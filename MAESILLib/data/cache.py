@@ -18,7 +18,7 @@ from tokenize import TokenError
 import numpy as np
 
 from MAESILLib.data.foreground import foreground_table, table_shape
-from MAESILLib.data.index import INDEX, index_paths, read_index, unfinished
+from MAESILLib.data.index import INDEX, read_index, unfinished
 from MAESILLib.data.records import CacheEntry, decide
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path
@@ -175,11 +175,6 @@ def _store(path: Path, array: np.ndarray) -> int:
         file.write(header.getvalue())
         file.write(array.data)
     return zlib.crc32(array.data, zlib.crc32(header.getvalue()))
-
-
-def is_cache(folder: Path) -> bool:
-    """Say whether a folder holds an index."""
-    return bool(index_paths(folder))
 
 
 def read_cache(folder: Path | str, allow_empty: bool = False) -> Cache:

@@ -4,7 +4,6 @@ What is found depends on nothing but the source, so any process can do it in any
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from MAESILLib.ct.volume import CTVolume, ModelGrid
 from MAESILLib.data.cache import Cache, store_labels, store_volume
 from MAESILLib.data.foreground import FOREGROUND_HU
 from MAESILLib.data.labels import LabelMap, find_labels, read_labels
-from MAESILLib.data.records import CacheEntry, Record, copy_of, hash_of, hash_of_patient
+from MAESILLib.data.records import CacheEntry, Record, hash_of, hash_of_patient
 from MAESILLib.data.sources import Source
 from MAESILLib.data.tree import why_no_file
 from MAESILLib.runtime.errors import CancelledError, DiskFullError, InputError
@@ -56,13 +55,11 @@ class Setup:
 
     Attributes:
         verify: read what is stored to the end, to find damage that its length does not show.
-        held: volumes whose sources are not in the list of this run, by hash.
     """
 
     folder: Path
     spacing_mm: float
     verify: bool
-    held: Mapping[str, list[CacheEntry]]
     given: Given = NOTHING
 
 
@@ -72,12 +69,12 @@ class Outcome:
 
     Attributes:
         record: reason and warnings have paths, which are for the user and not for the index.
-        source_bytes: read of the source to prepare it; 0 if it was not prepared.
+        is_new: it was read to the end, and its volume stored.
     """
 
     task: Task
     record: Record
-    source_bytes: int = 0
+    is_new: bool = False
 
 
 def prepare_source(setup: Setup, task: Task, stop: StopRequest = NEVER) -> Outcome:
@@ -95,7 +92,7 @@ def prepare_source(setup: Setup, task: Task, stop: StopRequest = NEVER) -> Outco
         return refused(task, source.problem)
     try:
         check_name(source.path)
-        size, stamp = stamp_of(source)
+        _, stamp = stamp_of(source)
         labels = find_labels(source)
         is_stored = stored is not None and _is_stored(setup, stored, labels)
         if is_stored and task.stamp == stamp:
@@ -106,7 +103,7 @@ def prepare_source(setup: Setup, task: Task, stop: StopRequest = NEVER) -> Outco
         if is_stored and stored is not None and stored.source_sha256 == sha256:
             # touched or copied, but the same
             return Outcome(task, task.record(stored, stamp))
-        return _prepared(setup, task, labels, sha256, size, stamp, stop)
+        return _prepared(setup, task, labels, sha256, stamp, stop)
     except (DiskFullError, CancelledError):
         raise
     except PermissionError:
@@ -167,9 +164,9 @@ def _is_stored(setup: Setup, entry: CacheEntry, labels: LabelMap) -> bool:
 
 
 def _prepared(
-    setup: Setup, task: Task, labels: LabelMap, sha256: str, size: int, stamp: str, stop: StopRequest
+    setup: Setup, task: Task, labels: LabelMap, sha256: str, stamp: str, stop: StopRequest
 ) -> Outcome:
-    """Read a source and store its volume, unless the cache has it from a source that is not in the list."""
+    """Read a source and store its volume."""
     from MAESILLib.ct.reading import read_volume
     from MAESILLib.ct.volume import model_grid
 
@@ -196,9 +193,6 @@ def _prepared(
         )
     # what a manifest said of the same data holds until another says something else
     entry = replace(entry, voxels_sha256=_voxels_sha256(volume, grid), corners_lps=_corners(grid))
-    if reason := copy_of(entry, setup.held):
-        # nor is an earlier state of it needed
-        return refused(replace(task, stored=None), reason)
     stop.check()
     hu = grid.to_model(volume.hu)
     # whole numbers are rounded already, and rounding them takes a copy in floating point
@@ -212,7 +206,7 @@ def _prepared(
     entry, problem = _with_labels(setup, entry, labels, grid)
     told = {"files left out": source.damaged, "its label map is left out": problem}
     warnings = (*volume.warnings, *(f"{what}: {why}" for what, why in told.items() if why))
-    return Outcome(task, replace(task, warnings=warnings).record(entry, stamp), size)
+    return Outcome(task, replace(task, warnings=warnings).record(entry, stamp), is_new=True)
 
 
 def _with_labels(setup: Setup, entry: CacheEntry, labels: LabelMap, grid: ModelGrid) -> tuple[CacheEntry, str]:

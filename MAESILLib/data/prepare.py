@@ -18,7 +18,7 @@ from MAESILLib.data.cache import LABELS, TABLE, VOLUMES, Cache, read_cache
 from MAESILLib.data.index import WHOLE, Run, Shard, append, read_index
 from MAESILLib.data.names import plan_names, plan_numbers
 from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source, refused
-from MAESILLib.data.records import CacheEntry, Record, by_hash, hash_of, hash_of_patient, without_paths
+from MAESILLib.data.records import CacheEntry, Record, hash_of, hash_of_patient, without_paths
 from MAESILLib.data.report import report_of
 from MAESILLib.data.sources import Source
 from MAESILLib.data.workers import run_in_workers
@@ -83,10 +83,8 @@ def prepare(
         if link is not None:
             write_text(link, csv_text([{"name": name, "source": path} for name, path in paths.items()]))
         stop.check()
-        listed = {hash_of("source", source.key) for source in sources}
-        held = by_hash((r.entry for r in records.values() if r.entry and r.source not in listed), {})
         run = Run(1 + max((earlier.number for earlier in runs), default=0), shard, inputs, spacing_mm)
-        setup = Setup(folder, spacing_mm, verify, held, given)
+        setup = Setup(folder, spacing_mm, verify, given)
         cache, report = _work(setup, run, plan[shard.number - 1 :: shard.of], workers, records, reporter, stop)
     if not cache.entries and shard == WHOLE:
         name, reason = next(iter(cache.refused.items()))
@@ -162,7 +160,7 @@ def _work(
         with closing(found):
             for outcome in found:
                 source, record = outcome.task.source, outcome.record
-                for warning in record.warnings if outcome.source_bytes else ():
+                for warning in record.warnings if outcome.is_new else ():
                     reporter.warning(f"{source.key}: {warning}")
                 if record.reason:
                     reporter.warning(f"refused {source.key}: {record.reason}")
@@ -215,9 +213,9 @@ def _finish(
     for outcome in outcomes:
         if not outcome.record.reason and (reason := cache.refused.get(outcome.task.name)):
             reporter.warning(f"refused {outcome.task.source.key}: {reason}")
-    held: dict[str, list[CacheEntry]] = {}
+    first_of: dict[str, CacheEntry] = {}
     for entry in cache.entries:
-        if (first := held.setdefault(entry.voxels_sha256, [entry])[0]) != entry and entry.voxels_sha256:
+        if (first := first_of.setdefault(entry.voxels_sha256, entry)) != entry and entry.voxels_sha256:
             reporter.warning(f"{entry.name} has the same voxels as {first.name}, of another patient or place")
     report = report_of(run, cache, tasks, outcomes, workers=workers, seconds=seconds)
     path, table = (folder / run.shard.file_name("report", suffix) for suffix in (".json", ".csv"))

@@ -7,7 +7,7 @@ No record has a path: sources are known by a hash, volumes by a number or by wha
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class CacheEntry:
     crc32: int = 0
     """Check sum (zlib.crc32) of the stored file's bytes."""
     voxels_sha256: str = ""
-    """Of the source's voxels in HU as it is read, int16 in canonical orientation; empty in older caches."""
+    """Of the source's voxels in HU as it is read, int16 in canonical orientation."""
     corners_lps: tuple[float, ...] = ()
     """In mm: its first voxel in canonical orientation, and the last ones along D, H and W."""
     patient_name: str = ""
@@ -113,42 +113,17 @@ def decide(records: Iterable[Record]) -> tuple[tuple[CacheEntry, ...], dict[str,
     return tuple(sorted(taken, key=lambda entry: entry.name)), refused
 
 
-def by_hash(entries: Iterable[CacheEntry], volumes: dict[str, list[CacheEntry]]) -> dict[str, list[CacheEntry]]:
-    """Enter volumes under the hashes of their voxels and of their sources."""
-    for entry in entries:
-        for key in filter(None, (entry.voxels_sha256, entry.source_sha256)):
-            volumes.setdefault(key, []).append(entry)
-    return volumes
-
-
-def copy_of(entry: CacheEntry, volumes: Mapping[str, list[CacheEntry]]) -> str:
-    """Return the reason to refuse a volume that is among ``volumes`` (:func:`by_hash`), or nothing."""
-    near = [*volumes.get(entry.voxels_sha256, ()), *volumes.get(entry.source_sha256, ())]
-    first = next((other.name for other in near if _is_same(entry, other)), "")
-    return f"the same data as {first}" if first else ""
-
-
-def _is_same(one: CacheEntry, other: CacheEntry) -> bool:
-    """Tell whether two volumes have the same voxels at the same places, whatever files they come from."""
-    if one.patient_name and other.patient_name and one.patient != other.patient:
-        return False
-    if not (one.voxels_sha256 and other.voxels_sha256):
-        # of an older cache
-        return one.source_sha256 == other.source_sha256
-    apart = np.abs(np.subtract(one.corners_lps, other.corners_lps)).max()
-    return bool(one.voxels_sha256 == other.voxels_sha256 and apart <= SAME_PLACE_MM)
-
-
 def _conflict(entry: CacheEntry, volumes: dict[str, list[CacheEntry]], patients: dict[str, CacheEntry]) -> str:
     """Return why a volume cannot be used beside the earlier ones, or nothing.
 
     Args:
-        volumes: the earlier ones by hash; extended.
+        volumes: the earlier ones by the hash of their voxels; extended.
         patients: the first volume of each patient so far; extended.
     """
-    if reason := copy_of(entry, volumes):
-        return reason
-    by_hash([entry], volumes)
+    alike = volumes.setdefault(entry.voxels_sha256, [])
+    if entry.voxels_sha256 and (copy := next((one for one in alike if _is_copy(entry, one)), None)):
+        return f"the same data as {copy.name}"
+    alike.append(entry)
     other = patients.setdefault(entry.patient, entry)
     # training takes what has no split
     here, there = entry.split or "train", other.split or "train"
@@ -156,6 +131,13 @@ def _conflict(entry: CacheEntry, volumes: dict[str, list[CacheEntry]], patients:
         return ""
     problem = f"its patient is in '{here}' here, but in '{there}' with {other.name}"
     return f"{problem}. give all volumes of a patient the same split"
+
+
+def _is_copy(one: CacheEntry, other: CacheEntry) -> bool:
+    """Tell whether two volumes with the same voxels lie at the same place, whatever files they come from."""
+    if one.patient_name and other.patient_name and one.patient != other.patient:
+        return False
+    return bool(np.abs(np.subtract(one.corners_lps, other.corners_lps)).max() <= SAME_PLACE_MM)
 
 
 def record_of(values: dict[str, Any]) -> Record:

@@ -1,8 +1,8 @@
-"""The report of a preparation: what was done, what was refused and why, and how fast it went."""
+"""The report of a preparation: what was done, what was refused and why."""
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from MAESILLib.data.cache import Cache, CacheEntry
@@ -10,7 +10,6 @@ from MAESILLib.data.index import Run
 from MAESILLib.data.one_source import Outcome, Task
 
 SCHEMA = "maesil-prepare-report/2"
-NAMES: Mapping[str, str] = {}
 SHOWN = 10
 """Refused sources that are printed for each reason, and others in all; the report's files have them all."""
 CHANGED = ("resampled", "interpolated")
@@ -20,7 +19,7 @@ CHANGED = ("resampled", "interpolated")
 def report_of(
     run: Run, cache: Cache, tasks: Sequence[Task], outcomes: Sequence[Outcome], *, workers: int, seconds: float
 ) -> dict[str, Any]:
-    """Return the report of a run as plain JSON values; megabytes are 10^6 bytes, those of volumes without headers.
+    """Return the report of a run as plain JSON values.
 
     Args:
         cache: as it is after the run.
@@ -30,29 +29,20 @@ def report_of(
     """
     by_name = {outcome.task.name: outcome for outcome in outcomes}
     refused = {name: reason for name, reason in cache.refused.items() if name in by_name}
-    used = by_name.keys() - refused.keys()
-    prepared = [by_name[name] for name in used if by_name[name].source_bytes]
-    source_megabytes = sum(outcome.source_bytes for outcome in prepared) / 1e6
-    per_second = 1 / seconds if seconds else 0.0
+    prepared = sum(outcome.is_new for name, outcome in by_name.items() if name not in refused)
     return {
         "schema": SCHEMA,
         "finished": run.is_complete,
         "shard": f"{run.shard.number}/{run.shard.of}",
         "workers": workers,
         "inputs": len(tasks),
-        "prepared": len(prepared),
-        "already_there": len(used) - len(prepared),
+        "prepared": prepared,
+        "already_there": len(by_name) - len(refused) - prepared,
         "refused": len(refused),
-        "source_megabytes": round(source_megabytes, 3),
-        "stored_megabytes": round(_megabytes(o.record.entry for o in prepared if o.record.entry), 3),
         "seconds": round(seconds, 3),
         "volumes": len(cache.entries),
         "patients": len({entry.patient for entry in cache.entries}),
-        "cache_megabytes": round(_megabytes(cache.entries), 3),
-        "unfinished": list(cache.unfinished),
-        "cts_per_hour": round(3600 * len(prepared) * per_second, 1),
-        "megabytes_per_second": round(source_megabytes * per_second, 2),
-        "refused_by_reason": grouped(refused),
+        "refused_by_reason": {kind: len(of_kind) for kind, of_kind in grouped(refused)},
         "table": [_row(by_name[task.name], cache) for task in tasks if task.name in by_name],
     }
 
@@ -76,49 +66,43 @@ def patient_of(entry: CacheEntry) -> str:
     return entry.patient_name or entry.patient
 
 
-def _megabytes(entries: Iterable[CacheEntry]) -> float:
-    """Return the size of the voxels of volumes, int16, in 10^6 bytes."""
-    return sum(2 * math.prod(entry.shape_dhw) for entry in entries) / 1e6
-
-
 def kind_of(reason: str) -> str:
     """Return a reason without what is particular to one source: names, numbers, and what to do about it."""
     text = re.sub(r"((same data as|with) )\S+$", r"\1another", reason.split(". ")[0])
     return re.sub(r"-?\d+(\.\d+)?", "N", text)
 
 
-def grouped(refused: dict[str, str]) -> list[dict[str, Any]]:
-    """Return refusals by kind of reason, the most frequent kind first: ``kind``, ``count`` and ``sources`` of each."""
-    groups: dict[str, list[dict[str, str]]] = {}
+def grouped(refused: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Return refusals by kind of reason, the most frequent kind first."""
+    groups: dict[str, dict[str, str]] = {}
     for name, reason in refused.items():
-        groups.setdefault(kind_of(reason), []).append({"name": name, "reason": reason})
-    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
-    return [{"kind": kind, "count": len(rows), "sources": rows} for kind, rows in ordered]
+        groups.setdefault(kind_of(reason), {})[name] = reason
+    return sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
 
 
 def cache_text(cache: Cache) -> str:
     """Return in a line what a cache holds, and what is missing of it."""
-    splits = {name: sum(e.split == name for e in cache.entries) for name in ("train", "val", "")}
+    entries = cache.entries
+    splits = {name: sum(e.split == name for e in entries) for name in ("train", "val", "")}
     named = ", ".join(f"{count} {name or 'undecided'}" for name, count in splits.items() if count)
-    patients = len({e.patient for e in cache.entries})
-    counts = f"{len(cache.entries)} volumes of {patients} patients ({named})"
-    size = f"{cache.spacing_mm:g} mm, {_megabytes(cache.entries) * 1e6 / 2**20:.0f} MiB"
-    return "\n".join([f"{counts}, {size}", *(f"unfinished: {line}" for line in cache.unfinished)])
+    counts = f"{len(entries)} volumes of {len({e.patient for e in entries})} patients ({named})"
+    mib = sum(2 * math.prod(entry.shape_dhw) for entry in entries) / 2**20
+    unfinished = (f"unfinished: {line}" for line in cache.unfinished)
+    return "\n".join([f"{counts}, {cache.spacing_mm:g} mm, {mib:.0f} MiB", *unfinished])
 
 
-def refused_text(groups: list[dict[str, Any]], paths: Mapping[str, str] = NAMES) -> str:
-    """Return grouped refusals as lines; nothing if there are none.
+def refused_text(refused: Mapping[str, str], paths: Mapping[str, str]) -> str:
+    """Return refusals as lines, grouped; nothing if there are none.
 
     Args:
         paths: of sources, by name; others are called by their names.
     """
-    lines = [f"refused {sum(group['count'] for group in groups)}:"] if groups else []
-    for group in groups:
-        lines.append(f"  {group['count']} x {group['kind']}")
-        shown = group["sources"][:SHOWN]
-        lines += [f"    {paths.get(row['name'], row['name'])}: {row['reason']}" for row in shown]
-        if group["count"] > SHOWN:
-            lines.append(f"    and {group['count'] - SHOWN} more")
+    lines = [f"refused {len(refused)}:"] if refused else []
+    for kind, reasons in grouped(refused):
+        lines.append(f"  {len(reasons)} x {kind}")
+        lines += [f"    {paths.get(name, name)}: {reason}" for name, reason in list(reasons.items())[:SHOWN]]
+        if len(reasons) > SHOWN:
+            lines.append(f"    and {len(reasons) - SHOWN} more")
     return "\n".join(lines)
 
 
@@ -128,11 +112,9 @@ def report_text(report: dict[str, Any], paths: Mapping[str, str]) -> str:
     done = ", ".join(f"{words} {count}" for words, count in counts.items() if count) or "nothing to do"
     shard = "" if report["shard"] == "1/1" else f" (shard {report['shard']})"
     line = f"{done} of {report['inputs']} inputs{shard} in {report['seconds']:.1f} s"
-    if report["prepared"]:
-        line += f": {report['cts_per_hour']:.0f} CTs/h, {report['megabytes_per_second']:.1f} MB/s read"
-        line += f", {report['workers']} worker{'s' if report['workers'] != 1 else ''}" if report["workers"] else ""
     used = [row for row in report["table"] if row["outcome"] != "skipped"]
+    refused = {row["name"]: row["note"] for row in report["table"] if row["outcome"] == "skipped"}
     rows = [f"  {r['outcome']} {paths[r['name']]}: {r['name']}, patient {r['patient']}" for r in used[:SHOWN]]
     rows = [f"{row} ({r['note']})" if r["note"] else row for row, r in zip(rows, used, strict=False)]
     more = f"  and {len(used) - SHOWN} more" if len(used) > SHOWN else ""
-    return "\n".join(filter(None, [line, *rows, more, refused_text(report["refused_by_reason"], paths)]))
+    return "\n".join(filter(None, [line, *rows, more, refused_text(refused, paths)]))

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,23 +81,6 @@ class _Listing:
     def headers(self) -> list[Path]:
         """Files that may be DICOM."""
         return [file for file in dict.fromkeys(self.files + self.further) if not is_volume(file)]
-
-
-@dataclass
-class _Notes:
-    """What a folder holds besides slices of a CT; ``place`` is that of its first file."""
-
-    place: int
-    problems: list[str] = field(default_factory=list)
-    hint: str = ""
-    kinds: Counter[str] = field(default_factory=Counter)
-
-    def damaged(self) -> str:
-        more = f"; {len(self.problems) - 1} more files likewise" if len(self.problems) > 1 else ""
-        return f"{self.problems[0]}{more}" if self.problems else ""
-
-    def others(self) -> str:
-        return ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
 
 
 def find_sources(
@@ -215,23 +198,25 @@ def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
     given = listing.given or Source(Path())
     places = {file: number for number, file in enumerate(listing.files)}
     found = [(place, replace(given, path=file)) for file, place in places.items() if is_volume(file)]
-    notes = _notes_of(listing, looked)
+    # what folders hold besides slices of a CT; one that may not be read is its own
+    notes: dict[Path, dict[int, Looked]] = {}
+    for place, file in enumerate(listing.files):
+        one = looked.get(file)
+        if one is not None and (one.kind or one.problem):
+            notes.setdefault(file if file.is_dir() else file.parent, {})[place] = one
     with_series: set[Path] = set()
     for source, folders in _series_sources(given, {file: looked[file] for file in listing.headers}):
         own = [places[file] for file in source.files if file in places]
         if own:
             with_series |= folders
-            in_them = _Notes(0)
-            for note in (notes[folder] for folder in sorted(folders) if folder in notes):
-                in_them.problems += note.problems
-                in_them.kinds += note.kinds
-            found.append((min(own), replace(source, damaged=in_them.damaged(), beside=in_them.others())))
+            in_them = [one for folder in sorted(folders) for one in notes.get(folder, {}).values()]
+            damaged, _ = _problem(in_them)
+            found.append((min(own), replace(source, damaged=damaged, beside=_others(in_them))))
     for folder, note in notes.items():
         if folder not in with_series:
-            hint = f". {note.hint}" if note.hint else ""
-            problem = f"{note.damaged()}{hint}" if note.problems else f"no DICOM CT series (only {note.others()})"
-            beside = "" if note.problems else note.others()
-            found.append((note.place, replace(given, path=folder, problem=problem, beside=beside)))
+            beside, (damaged, hint) = _others(note.values()), _problem(note.values())
+            problem = damaged + hint if damaged else f"no DICOM CT series (only {beside})"
+            found.append((min(note), replace(given, path=folder, problem=problem, beside="" if damaged else beside)))
     sources = [source for _, source in sorted(found, key=lambda one: one[0])]
     if listing.given is not None and len(sources) < 2:
         # the manifest names it
@@ -240,17 +225,17 @@ def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
     return sources
 
 
-def _notes_of(listing: _Listing, looked: dict[Path, Looked]) -> dict[Path, _Notes]:
-    """Return what folders hold besides slices of a CT; a folder that may not be read is its own."""
-    notes: dict[Path, _Notes] = {}
-    for place, file in enumerate(listing.files):
-        one = looked.get(file)
-        if one is not None and (one.kind or one.problem):
-            note = notes.setdefault(file if file.is_dir() else file.parent, _Notes(place))
-            note.problems += [one.problem] if one.problem else []
-            note.hint = note.hint or one.hint
-            note.kinds.update([one.kind] if one.kind else [])
-    return notes
+def _problem(found: Iterable[Looked]) -> tuple[str, str]:
+    """Return what is wrong with files of a folder, and what to do about it, as sentences of a message; or nothing."""
+    bad = [one for one in found if one.problem]
+    more = f"; {len(bad) - 1} more files likewise" if len(bad) > 1 else ""
+    hint = next((f". {one.hint}" for one in bad if one.hint), "")
+    return (f"{bad[0].problem}{more}" if bad else ""), hint
+
+
+def _others(found: Iterable[Looked]) -> str:
+    kinds = Counter(one.kind for one in found if one.kind)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _series_sources(given: Source, looked: dict[Path, Looked]) -> Iterator[tuple[Source, set[Path]]]:

@@ -33,7 +33,7 @@ def pretend(setup: Setup, task: Task) -> Outcome:
 def look_at(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[Looked]]:
     """Stands for reading headers."""
     for file in files:
-        pretend(Setup(file, 1.5, False, {}), Task(Source(file), "", 0))
+        pretend(Setup(file, 1.5, False), Task(Source(file), "", 0))
     return files, [Looked(kind=file.name) for file in files]
 
 

@@ -285,7 +285,7 @@ class TestRefusals:
             with no_root():
                 found = find_sources([folder / "in"])
                 assert [source.path.name for source in found] == ["p0.nrrd", "z"]
-                outcome = prepare_source(Setup(tmp_path, 1.5, False, {}), Task(found[1], "z", 1))
+                outcome = prepare_source(Setup(tmp_path, 1.5, False), Task(found[1], "z", 1))
             assert outcome.record.reason == "no permission to read it"
         finally:
             closed.chmod(0o755)

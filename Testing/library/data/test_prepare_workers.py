@@ -40,7 +40,7 @@ def test_as_many_workers_as_you_like(tmp_path: Path) -> None:
     assert {entry.name for entry in cache.entries} == {"p0_ct0", "p1_ct0", "p2_ct0", "p0_ct1", "p1_ct1"}
 
 
-SETUP = Setup(Path("nowhere"), 1.5, False, {})
+SETUP = Setup(Path("nowhere"), 1.5, False)
 
 
 def tasks_of(*names: str) -> list[Task]:
