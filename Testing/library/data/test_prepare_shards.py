@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cli_factory import QUIET, Result, assert_refused, maesil, run_process, write_checkpoint, write_ct
 from dataset_factory import SMALL
-from prepare_factory import assert_same, awkward_inputs, entries_of, prepare, stored, write_cts, write_manifest
+from prepare_factory import assert_same, awkward_inputs, names_of, prepare, stored, write_cts, write_manifest
 from volume_factory import trunk
 
 from MAESILLib.data.cache import read_cache
@@ -82,17 +82,20 @@ class TestTheSameCache:
             found = [(entry.patient, entry.split) for entry in read_cache(cache).entries]
             assert found == [(hash_of_patient("P0"), "val"), (hash_of_patient("P1"), "train")]
 
-    def test_names_that_collide(self, tmp_path: Path) -> None:
-        """They do not depend on the shard."""
-        folder, cache = tmp_path / "in", tmp_path / "cache"
-        for number in range(6):
-            write_ct(folder / f"case{number}" / "ct scan (1).nrrd", SMALL, number)
-        for number in (1, 2, 3):
-            prepare(cache, folder, "--shard", f"{number}/3")
-        assert list(entries_of(cache)) == [f"case{number}_ct_scan_1" for number in range(6)]
-        assert len({entry["patient"] for entry in entries_of(cache).values()}) == 6
-        for number in range(6):
-            np.testing.assert_array_equal(stored(cache, f"case{number}_ct_scan_1"), trunk(SMALL, number))
+    @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+    def test_numbers_stay_and_do_not_depend_on_the_shard(self, tmp_path: Path, order: tuple[int, int]) -> None:
+        folder, cache = write_cts(tmp_path / "in", 3), tmp_path / "cache"
+        (folder / "p1.nrrd").write_text("no volume")
+        for new in ((), ("a", "p11", "q")):
+            for seed, name in enumerate(new, start=3):
+                write_ct(folder / f"{name}.nrrd", SMALL, seed)
+            for number in order:
+                prepare(cache, folder, "--shard", f"{number}/2")
+        numbers = {name: f"ct_{n:04d}" for n, name in enumerate(("p0", "p1", "p2", "a", "p11", "q"), start=1)}
+        assert names_of(cache) == numbers
+        assert set(read_cache(cache).refused) == {"ct_0002"}
+        for seed, name in ((0, "p0"), (2, "p2"), (3, "a"), (5, "q")):
+            np.testing.assert_array_equal(stored(cache, name), trunk(SMALL, seed))
 
 
 class TestWhatIsMissing:
