@@ -8,7 +8,7 @@ No record has a path: sources are known by a hash, volumes by a number or by wha
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -150,14 +150,22 @@ def record_of(values: dict[str, Any]) -> Record:
     entry = values["entry"]
     if entry is not None:
         d, h, w = (int(n) for n in entry["shape_dhw"])
-        tuples = {key: tuple(entry.get(key, ())) for key in ("corners_lps", "labels")}
-        entry = CacheEntry(**{**entry, **tuples, "shape_dhw": (d, h, w), "crc32": int(entry["crc32"])})
-    for name in (values["name"], entry.name if entry else "_"):
+        corners = tuple(float(c) for c in entry.get("corners_lps", ()))
+        labels = tuple(map(str, entry.get("labels", ())))
+        entry = CacheEntry(**{**entry, "shape_dhw": (d, h, w), "corners_lps": corners, "labels": labels})
+        if len(corners) != (12 if entry.voxels_sha256 else 0):
+            raise ValueError(f"it has {len(corners)} numbers for four corners")
+    record = Record(**{**values, "entry": entry, "warnings": tuple(map(str, values.get("warnings", ())))})
+    for one in (record, entry) if entry else (record,):
+        for field in fields(one):
+            value = getattr(one, field.name)
+            kinds = (float, int) if field.type is float else (field.type,)
+            if field.type in (str, int, float) and type(value) not in kinds:
+                raise ValueError(f"{field.name} is {value!r}")
         # it becomes a file's name
-        if not re.fullmatch(r"[\w-][\w.-]*", name):
-            raise ValueError(f"'{name}' is no name of a volume")
-    warnings = tuple(values.get("warnings", ()))
-    return Record(**{**values, "order": int(values["order"]), "entry": entry, "warnings": warnings})
+        if not re.fullmatch(r"[\w-][\w.-]*", one.name):
+            raise ValueError(f"'{one.name}' is no name of a volume")
+    return record
 
 
 def _without_path(values: dict[str, Any]) -> dict[str, Any]:
