@@ -47,10 +47,23 @@ def set_up_threads(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
 
 
-def warn_unfinished(cache: Cache, reporter: Reporter) -> None:
-    """Say what is missing of a cache that is used all the same."""
+def open_cache(folder: str, reporter: Reporter, config: Config | None = None) -> Cache:
+    """Open a cache, and warn of what is missing of it.
+
+    Raises:
+        InputError: it cannot be used, or is on another grid than the configuration's.
+    """
+    from MAESILLib.data.cache import read_cache
+
+    cache = read_cache(folder)
     for line in cache.unfinished:
-        reporter.warning(f"{cache.folder} is not whole: {line}")
+        reporter.warning(f"{folder} is not whole: {line}")
+    if config is not None and cache.spacing_mm != config.preprocessing.spacing_mm:
+        raise InputError(
+            f"{folder} has {cache.spacing_mm} mm voxels, the configuration {config.preprocessing.spacing_mm} mm",
+            "prepare it again with that --spacing, or set preprocessing.spacing_mm",
+        )
+    return cache
 
 
 def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,19 +192,6 @@ def configuration_from(args: argparse.Namespace, base: dict[str, Any] | None = N
     if base is not None and args.preset is None and args.config is None:
         values = merged(base, values)
     return load(args.config, args.preset, values)
-
-
-def check_spacing(cache: Cache, config: Config) -> None:
-    """Refuse a cache on another grid than the configuration's.
-
-    Raises:
-        InputError: its voxels have another size.
-    """
-    if cache.spacing_mm != config.preprocessing.spacing_mm:
-        raise InputError(
-            f"{cache.folder} has {cache.spacing_mm} mm voxels, the configuration {config.preprocessing.spacing_mm} mm",
-            "prepare it again with that --spacing, or set preprocessing.spacing_mm",
-        )
 
 
 def overrides(assignments: list[str]) -> dict[str, Any]:

@@ -3,13 +3,7 @@
 import argparse
 from pathlib import Path
 
-from MAESILLib.commands.common import (
-    add_configuration_arguments,
-    check_spacing,
-    configuration_from,
-    set_up_device,
-    warn_unfinished,
-)
+from MAESILLib.commands.common import add_configuration_arguments, configuration_from, open_cache, set_up_device
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
@@ -37,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    from MAESILLib.data.cache import read_cache
-
     config = configuration_from(args)
     rates = _rates(args.learning_rate)
     if "maesil" in args.methods and not config.train.readout:
@@ -46,9 +38,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
             "train.readout is false, so MAESIL would not learn to auto-encode",
             "auto-encoding alone compares with the others: set it to true, or leave maesil out of --methods",
         )
-    cache = read_cache(args.data)
-    warn_unfinished(cache, reporter)
-    check_spacing(cache, config)
+    cache = open_cache(args.data, reporter, config)
     device = set_up_device(args)
     stop.check()
 

@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from MAESILLib.commands.common import add_completion_argument, set_up_device, warn_unfinished
+from MAESILLib.commands.common import add_completion_argument, open_cache, set_up_device
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
@@ -40,11 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    from MAESILLib.data.cache import read_cache
     from MAESILLib.runtime.resources import embedded_checkpoint
 
-    cache = read_cache(args.data)
-    warn_unfinished(cache, reporter)
+    cache = open_cache(args.data, reporter)
     checkpoints = [Path(c) for c in args.checkpoint or [embedded_checkpoint()]]
     if args.window and not -math.inf < args.window[0] < args.window[1] < math.inf:
         raise InputError(

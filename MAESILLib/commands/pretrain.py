@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from MAESILLib.commands.common import (
     add_configuration_arguments,
-    check_spacing,
     configuration_from,
+    open_cache,
     overrides,
     set_up_threads,
-    warn_unfinished,
 )
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
@@ -60,8 +59,6 @@ def _minutes(text: str) -> float:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    from MAESILLib.data.cache import read_cache
-
     _check_branch(args)
     resumes = _resumes(args)
     start = base = None
@@ -72,11 +69,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         start = read_state(Path(args.output if resumes else args.branch_of))
         base = start.values["config"] if resumes else cooled_down(start, args.cooldown)
     config = configuration_from(args, base)
-    cache = read_cache(args.data)
-    validation = read_cache(args.validation) if args.validation else None
-    for one in filter(None, (cache, validation)):
-        warn_unfinished(one, reporter)
-        check_spacing(one, config)
+    cache = open_cache(args.data, reporter, config)
+    validation = open_cache(args.validation, reporter, config) if args.validation else None
     set_up_threads(args)
     from MAESILLib.runtime.device import choose_device
     from MAESILLib.training.ranks import joined, own_device

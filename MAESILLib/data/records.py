@@ -15,9 +15,11 @@ import numpy as np
 
 SAME_PLACE_MM = 0.05
 """Formats round positions."""
+PART = r"[^\s:;,'\")\\/]"
 PATH = re.compile(
-    r"(?:(?<!\w)(?:\\\\\?\\)?(?:[A-Za-z]:)?|\bit)[\\/][^\s:;,'\")]+"
-    r"|\S+\.(?:dcm|ima|nii(?:\.gz)?|nrrd|nhdr|mha|mhd|hdr|img|z?raw(?:\.gz)?)\b",
+    # from its root, or below what has become "it"; of a name with blanks a later part has a slash again
+    rf"(?:(?<!\w)(?:[\\/]+\?\\)?(?:[A-Za-z]:)?|\bit)(?:[\\/]+{PART}+)+(?:(?: {PART}+)? {PART}*(?:[\\/]+{PART}+)+)*[\\/]?"
+    r"|(?<![\w.-])[\w.-]+\.(?:dcm|ima|nii(?:\.gz)?|nrrd|nhdr|mha|mhd|hdr|img|z?raw(?:\.gz)?)\b",
     re.IGNORECASE,
 )
 UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
@@ -94,7 +96,8 @@ def without_paths(text: str, *paths: str) -> str:
         paths: of the source; they become ``it``, others ``a file``.
     """
     for path in sorted(filter(None, paths), key=len, reverse=True):
-        text = text.replace(path, "it")
+        # not the beginning of another path
+        text = re.sub(re.escape(path) + r"(?![\w-]|\.\w)", "it", text)
     return UID.sub("a UID", PATH.sub("a file", text))
 
 

@@ -157,7 +157,10 @@ class TestDamage:
             (1, {"spacing_mm": "wide"}),
             (1, {"inputs": None, "number": None}),
             *((2, {"entry": entry}) for entry in ({}, 5, {"name": "v"})),
-            *((2, {key: value}) for key, value in (("order", "first"), ("name", "../v0"), ("stamp", None), ("reason", 5))),
+            *(
+                (2, {key: value})
+                for key, value in (("order", "first"), ("name", "../v0"), ("stamp", None), ("reason", 5))
+            ),
             (3, {"unknown": 1}),
             # a line of its own
             *((3, line) for line in ("", "not json", "[]", "5", '{"source": "a"}', '{"schema": ')),

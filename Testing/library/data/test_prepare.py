@@ -412,6 +412,7 @@ class TestPrivacy:
         [
             ("/in/Dr X/a.nii is cut short: 100 of 200 bytes", "it is cut short: 100 of 200 bytes"),
             ("/in/Dr X/a.nii/b c.dcm is damaged", "a file a file is damaged"),
+            ("/in/Dr X/a.nii2/Meier has no voxels", "a file has no voxels"),
             (r"C:\Users\Meier\ct.nii.gz has 2 values", "a file has 2 values"),
             (r"'\\server\share\x' is gone", "'a file' is gone"),
             ("it names its data file Meier.raw, which is missing", "it names its data file a file, which is missing"),
