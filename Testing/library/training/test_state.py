@@ -92,4 +92,4 @@ class TestFirstRelease:
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache" / "index.json").write_text('{"schema": "maesil-cache/3", "volumes": []}')
         result = maesil("pretrain", "--data", tmp_path / "cache", "--output", tmp_path / "new", *QUIET)
-        assert_refused(result, "not of schema 'maesil-cache/4'", "prepare the data again")
+        assert_refused(result, "not of schema 'maesil-cache/5'", "prepare the data again")
