@@ -21,7 +21,7 @@ from MAESILLib.data.foreground import foreground_table, table_shape
 from MAESILLib.data.index import INDEX, read_index, unfinished
 from MAESILLib.data.records import CacheEntry, decide
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import atomic_path
+from MAESILLib.runtime.files import atomic_path, inside
 
 VOLUMES = "volumes"
 TABLE, LABELS = ".foreground.npy", ".labels.npy"
@@ -117,7 +117,7 @@ class Cache:
 
 
 def _path(folder: Path, name: str, suffix: str = ".npy") -> Path:
-    return folder / VOLUMES / f"{name}{suffix}"
+    return inside(folder / VOLUMES, f"{name}{suffix}", AGAIN)
 
 
 def _mapped(path: Path, shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> np.ndarray:

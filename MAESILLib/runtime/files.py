@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -180,6 +181,20 @@ def explain_os_error(
     return error
 
 
+def inside(folder: Path, name: str, hint: str) -> Path:
+    """Join a trusted folder with a name from a file that nobody vouches for: a cache's index, an archive.
+
+    Nothing that any system takes for another folder, a drive or a stream passes.
+
+    Raises:
+        InputError: the name would leave the folder.
+    """
+    parts = re.split(r"[/\\]", name)
+    if not name.isprintable() or ":" in name or any(not part.strip(". ") for part in parts):
+        raise InputError(f"{name!r} is not the name of a file in {folder}", hint)
+    return folder / name
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
     with atomic_path(path) as temporary:
@@ -199,11 +214,29 @@ def read_json(path: Path | str) -> Any:
         InputError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parsed_json(Path(path).read_bytes())
     except FileNotFoundError:
         raise InputError(f"no such file: {path}", "check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}", "create it again") from None
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """Parse JSON that nobody vouches for.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or holds a whole number of more than 64 bits.
+    """
+    try:
+        return json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _whole_number(text: str) -> int:
+    if not -(2**63) <= (number := int(text)) < 2**63:
+        raise ValueError("it holds a whole number of more than 64 bits")
+    return number
 
 
 def sha256_of(path: Path | str) -> str:
@@ -213,10 +246,21 @@ def sha256_of(path: Path | str) -> str:
 
 
 def csv_text(rows: list[dict[str, Any]]) -> str:
-    """Return rows as CSV under the names of all their columns."""
+    """Return rows as CSV under the names of all their columns; no cell is a formula to a spreadsheet."""
     packed = io.StringIO(newline="")
-    writer = csv.DictWriter(packed, list(dict.fromkeys(key for row in rows for key in row)), restval="")
-    writer.writeheader()
-    writer.writerows(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.writer(packed)
+    for cells in (columns, *([row.get(key, "") for key in columns] for row in rows)):
+        writer.writerow([_no_formula(cell) for cell in cells])
     # a file name may hold bytes that are no characters
     return packed.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell

@@ -16,7 +16,9 @@ from MAESILLib.runtime.files import (
     atomic_path,
     check_folder,
     check_name,
+    csv_text,
     explain_os_error,
+    inside,
     read_json,
     staged,
     write_json,
@@ -289,3 +291,46 @@ def test_a_write_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "replace", noted_replace)
     write_text(tmp_path / "a.txt", "text")
     assert order == ["fsync", "replace"]
+
+
+class TestWhatNobodyVouchesFor:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "../a",
+            "a/../../b",
+            "/a",
+            "\\a",
+            "..\\a",
+            "C:\\a",
+            "C:a",
+            "a:stream",
+            "",
+            ".",
+            "..",
+            "a//b",
+            "a/. /b",
+            "a\0",
+            "\x1b",
+        ],
+    )
+    def test_a_name_that_leaves_its_folder(self, name: str) -> None:
+        with pytest.raises(InputError, match="is not the name of a file in") as refusal:
+            inside(Path("cache"), name, "")
+        assert str(refusal.value).isprintable()
+
+    @pytest.mark.parametrize("name", ["a.npy", "a/b.npy", "..a", "ä b", "a" * 300, "CON"])
+    def test_a_name_that_stays(self, name: str) -> None:
+        assert inside(Path("cache"), name, "") == Path("cache") / name
+
+    @pytest.mark.parametrize("text", [b"\xff", b"[" * 100_000, b"1" + b"0" * 30, b"-9223372036854775809", b"1" * 5000])
+    def test_json_that_python_would_stumble_over(self, tmp_path: Path, text: bytes) -> None:
+        (tmp_path / "a.json").write_bytes(text)
+        with pytest.raises(InputError, match="is not valid JSON"):
+            read_json(tmp_path / "a.json")
+
+    def test_a_cell_of_a_table_is_no_formula(self) -> None:
+        text = csv_text([{"=a": cell, "b": 1} for cell in ("=1+1", "@x", "+x", "-x", "-1.5e3", "plain", "", -2)])
+        assert [line.split(",")[0] for line in text.splitlines()] == [
+            *("'=a", "'=1+1", "'@x", "'+x", "'-x", "-1.5e3", "plain", "", "-2")
+        ]
