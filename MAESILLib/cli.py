@@ -22,7 +22,7 @@ from MAESILLib.runtime.errors import (
     MAESILError,
     OutOfMemoryError,
 )
-from MAESILLib.runtime.events import MODES, Reporter
+from MAESILLib.runtime.events import MODES, Reporter, printable
 from MAESILLib.runtime.files import check_name, explain_os_error
 from MAESILLib.runtime.stopping import StopRequest
 
@@ -153,10 +153,14 @@ def _failed(reporter: Reporter, error: MAESILError) -> int:
 
 
 def _print_any_name() -> None:
-    """Print what the terminal's encoding lacks as escapes: a file name must not end the program."""
+    """Print what the terminal's encoding lacks, and what would command it, as escapes: names are anybody's."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # on stderr the reporter does it, whose bar begins its line anew
+        write = sys.stdout.write
+        sys.stdout.write = lambda text: write(printable(text))  # type: ignore[method-assign]
 
 
 def _wanted_mode(arguments: list[str]) -> str:

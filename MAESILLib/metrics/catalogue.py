@@ -99,5 +99,7 @@ def caption(metrics: Mapping[str, Any], separator: str = " | ") -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    """Return the lines of a Markdown table; a name may hold what parts its cells."""
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (header, *rows)]
+    first, *others = (f"| {line} |" for line in lines)
+    return [first, "|---" * len(header) + "|", *others]

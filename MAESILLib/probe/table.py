@@ -1,7 +1,5 @@
 """Metrics of each patient and structure, their means and the encoder's differences, and the files of a probe."""
 
-import csv
-import io
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -13,7 +11,7 @@ import numpy as np
 from MAESILLib.metrics.catalogue import markdown_table
 from MAESILLib.probe.features import ENCODER, HAND_MADE, POSITION, RANDOM, RAW
 from MAESILLib.probe.fit import SOFT_TISSUE, Floats, Labels, interval, macro
-from MAESILLib.runtime.files import staged, write_json, write_text
+from MAESILLib.runtime.files import csv_text, staged, write_json, write_text
 
 POINTS, LABEL_MAPS = "points", "label maps"
 AUROC, BALANCED, SIDED, DICE = "AUROC", "balanced accuracy", "AUROC, sides kept", "Dice, {} labelled"
@@ -97,11 +95,10 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         InputError: the folder cannot be written to.
     """
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([Row._fields, *result["rows"]])
+    rows = [dict(zip(Row._fields, row, strict=True)) for row in result["rows"]]
     with staged(folder, last=FILES[0]) as staging:
         write_json(staging / FILES[0], {key: value for key, value in result.items() if key != "rows"})
-        write_text(staging / FILES[1], text.getvalue())
+        write_text(staging / FILES[1], csv_text(rows))
         write_text(staging / FILES[2], page(result))
     return [folder / name for name in FILES]
 

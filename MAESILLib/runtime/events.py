@@ -120,11 +120,11 @@ class Reporter:
         self._emit("done", seconds=round(time.monotonic() - self.begin, 2))
 
     def text(self, line: str) -> None:
-        """Write a line for people, clear of the progress bar."""
+        """Write a line for people, clear of the progress bar and without control characters."""
         if self._bar_length:
             self.log.write("\r" + " " * self._bar_length + "\r")
             self._bar_length = 0
-        self._print(line, self.log)
+        self._print(printable(line), self.log)
 
     def _emit(self, event: str, **values: Any) -> None:
         if self.mode == "json":
@@ -148,7 +148,7 @@ class Reporter:
             return
         full = int(fraction * BAR_WIDTH)
         left = "" if eta is None else f" {clock(eta)} left"
-        line = f"{stage} [{'#' * full}{'.' * (BAR_WIDTH - full)}] {fraction:4.0%}{left} {note}"
+        line = printable(f"{stage} [{'#' * full}{'.' * (BAR_WIDTH - full)}] {fraction:4.0%}{left} {note}")
         self.log.write("\r" + line.ljust(self._bar_length))
         self.log.flush()
         self._bar_length = len(line)
@@ -162,3 +162,8 @@ def clock(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def printable(text: str) -> str:
+    """Return text in which what would command a terminal (escape sequences in names and tags) is spelled out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import REPOSITORY
 
-from MAESILLib.metrics.catalogue import CATALOGUE, caption, described, metric_key, mode_of
+from MAESILLib.metrics.catalogue import CATALOGUE, caption, described, markdown_table, metric_key, mode_of
 
 
 def test_every_metric_of_a_published_evaluation_is_described() -> None:
@@ -42,6 +42,10 @@ def test_how_metrics_are_written() -> None:
     assert CATALOGUE["mae_masked_hu"].heading == "MAE (HU)"
     assert CATALOGUE["border_index"].heading == "border index"
     assert CATALOGUE["lpips"].number(None) == ""
+
+
+def test_a_name_does_not_part_the_cells_of_a_table() -> None:
+    assert markdown_table(["a", "b"], [["1|2", "3"]])[2] == r"| 1\|2 | 3 |"
 
 
 def test_captions_are_of_the_mode() -> None:
