@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from MAESILLib import __version__
 from MAESILLib.comparison.baselines import COSINES, MAESIL, TITLES, BaselineTraining, code_of, make_baseline
@@ -24,7 +23,7 @@ from MAESILLib.data.provenance import source_commit
 from MAESILLib.evaluation.evaluate import AUTOENCODING, OUT_OF_MEMORY_HINT, Measuring, protocol
 from MAESILLib.evaluation.figures import draw, remove_former
 from MAESILLib.evaluation.tables import WITHOUT_LPIPS, differences, differences_table, summarise, write
-from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.mae.checkpoint import load_checkpoint, load_weights, read_weights
 from MAESILLib.metrics.catalogue import CATALOGUE, markdown_table, metric_key
 from MAESILLib.runtime.device import device_name, full_precision, memory_guard
 from MAESILLib.runtime.errors import CancelledError, InputError
@@ -152,7 +151,7 @@ def _load(name: str, config: Config, run: Path, device: torch.device) -> Any:
         return load_checkpoint(run / MODEL, device)[0]
     network = make_baseline(name, config.model, config.preprocessing.windows_hu)
     if name != COSINES:
-        network.load_state_dict(load_file(run / MODEL))
+        load_weights(network, read_weights(run / MODEL), run / MODEL)
     return network.to(device).eval()
 
 

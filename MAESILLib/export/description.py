@@ -12,7 +12,7 @@ from typing import Any
 from MAESILLib.config import to_dict
 from MAESILLib.mae.checkpoint_info import KEY, CheckpointInfo, read_header, read_info
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import sha256_of
+from MAESILLib.runtime.files import parsed_json, sha256_of
 
 FORMAT = "maesil-export/2"
 CHECKPOINT = "checkpoint"
@@ -63,7 +63,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     """
     metadata = read_header(path).get("__metadata__")
     try:
-        values = json.loads(metadata[KEY]) if metadata else {}
+        values = parsed_json(metadata[KEY]) if metadata else {}
     except (KeyError, TypeError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -97,7 +97,8 @@ def load_encoder(path: Path | str, device: torch.device | str = "cpu") -> Pretra
         assert isinstance(network, Network)
         encoder = PretrainedEncoder(info, network.core.encoder)
     elif info.kind == "torch":
-        encoder = PretrainedEncoder(info, Encoder(info.model, len(info.preprocessing.windows_hu)))
+        with torch.device("meta"):
+            encoder = PretrainedEncoder(info, Encoder(info.model, len(info.preprocessing.windows_hu)))
         load_weights(encoder, read_weights(path), path)
     else:
         raise InputError(f"{path} is an export for {info.kind}", load_line(info.kind, Path(path)))

@@ -13,13 +13,12 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from MAESILLib.config import to_dict
-from MAESILLib.mae.checkpoint_info import FORMAT, KEY, PARTS, SCALE, CheckpointInfo, read_info
+from MAESILLib.mae.checkpoint_info import DAMAGED, FORMAT, KEY, PARTS, SCALE, CheckpointInfo, read_info
 from MAESILLib.mae.network import Network
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path, sha256_of
 
 FLOATS = (torch.float32, torch.float16)
-DAMAGED = "the file is incomplete or was changed; get it again"
 
 
 def save_checkpoint(
@@ -64,7 +63,9 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tup
         InputError: as :func:`read_info`; or a tensor is missing, surplus or of another shape.
     """
     info = read_info(path)
-    model = Network(info.model, info.preprocessing.windows_hu, info.parts)
+    # without memory: what the metadata state may be larger than any machine
+    with torch.device("meta"):
+        model = Network(info.model, info.preprocessing.windows_hu, info.parts)
     load_weights(model, read_weights(path), path)
     return model.to(device).eval(), info
 
@@ -98,7 +99,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path
     """Give ``module`` the weights found in the file ``path``, all of them and no others.
 
     Raises:
-        InputError: a tensor is missing, surplus or of another shape.
+        InputError: a tensor is missing, surplus, of another shape or not finite.
     """
     expected = {k: v.shape for k, v in module.state_dict().items()}
     wrong = sorted(set(expected) ^ set(weights)) or sorted(k for k in weights if weights[k].shape != expected[k])
@@ -108,7 +109,9 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path
             f"first '{wrong[0]}'",
             DAMAGED,
         )
-    module.load_state_dict(weights)
+    if endless := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise InputError(f"{path}: '{endless[0]}' holds numbers that are not finite", DAMAGED)
+    module.load_state_dict(weights, assign=next(iter(module.parameters())).is_meta)
 
 
 def checkpoint_identity(path: Path | str) -> dict[str, str]:

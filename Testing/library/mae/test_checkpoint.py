@@ -1,6 +1,7 @@
 """Checkpoints: what goes in comes out, and what does not fit is refused."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,12 @@ class TestDamage:
         (None, "parts", ["refinement"], "parts"),
         (None, "parts", "readout", "parts"),
         (None, "parts", None, "not a MAESIL checkpoint"),
+        (None, "library_version", 10**30, "not a MAESIL checkpoint"),
+        ("training", "data", None, r"gives None as its training\.data"),
+        ("training", "data", {"volumes": 3}, r"training\.data\.volumes"),
+        ("training", "samples", -1, r"training\.samples"),
+        ("training", "train", {"validation_share": 2}, r"training\.train\.validation_share"),
+        ("training", "initialised_from", {"training": {"probe": []}}, r"training\.probe"),
     ],
 )
 def test_a_description_that_makes_no_sense_is_refused(
@@ -243,6 +250,38 @@ def test_a_description_that_makes_no_sense_is_refused(
 
     with pytest.raises(InputError, match=message):
         read_info(rewritten(written[0], change))
+
+
+def test_a_network_larger_than_its_file_takes_no_memory(written: tuple[Path, Network]) -> None:
+    """Its weights would be 400 GB."""
+    largest = {"encoder_width": 16320, "encoder_depth": 64, "decoder_width": 16320, "decoder_depth": 64}
+    rewritten(written[0], lambda _, description: description["model"].update(largest))
+    with pytest.raises(InputError, match="state dict mismatch"):
+        load_checkpoint(written[0])
+
+
+def test_a_weight_that_is_no_number_is_refused(written: tuple[Path, Network]) -> None:
+    rewritten(written[0], lambda tensors, _: tensors["core.encoder.norm.bias"].fill_(math.nan))
+    with pytest.raises(InputError, match=r"core\.encoder\.norm\.bias' holds numbers that are not finite"):
+        load_checkpoint(written[0])
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]},
+        {"dtype": "F32", "shape": [1]},
+        {"dtype": [], "shape": [1], "data_offsets": [0, 4]},
+        None,
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path, tensor: Any) -> None:
+    header = json.dumps({"a": tensor}).encode()
+    (tmp_path / "c.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        parameter_counts(tmp_path / "c.safetensors")
 
 
 @pytest.mark.parametrize(("section", "key"), [("model", "block_mix"), ("preprocessing", "windows_hu")])
