@@ -47,7 +47,9 @@ class PerceptualDistance:
             names = {name: f"features.{name.partition('.')[2]}" for name in network.net.state_dict()}
             network.net.load_state_dict({name: trunk[key] for name, key in names.items()})
         except (KeyError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            reason = str(error).splitlines()[0]
+            # torch's own words advise to read it unsafely
+            is_unsafe = isinstance(error, pickle.UnpicklingError)
+            reason = "it holds more than numbers" if is_unsafe else str(error).splitlines()[0]
             raise InputError(f"{path} is not a file of AlexNet's weights ({reason})", "get it again") from None
         self.device, self.network = device, network.to(device)
 

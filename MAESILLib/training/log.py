@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import explain_os_error, write_text
 
 COLUMNS = (
@@ -40,9 +41,9 @@ class TrainingLog:
         path = folder / "log.csv"
         kept: list[dict[str, str]] = []
         if from_step > 0 and path.is_file():
-            with open(path, newline="", encoding="utf-8") as file:
-                # a crash can leave half a row behind
-                kept = [r for r in csv.DictReader(file) if (r["step"] or "").isdigit() and int(r["step"]) <= from_step]
+            # a crash can leave half a row behind
+            steps = ((row, row.get("step") or "") for row in _rows(path))
+            kept = [row for row, step in steps if step.isdecimal() and int(step) <= from_step]
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
         writer.writeheader()
@@ -86,13 +87,24 @@ def _board(folder: Path, from_step: int) -> Any:
 
 
 def read_log(path: Path | str) -> list[dict[str, float | str | None]]:
-    """Read a log.csv: one dictionary a row, numbers as floats, empty cells as None."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(file.read()))]
+    """Read a log.csv: one dictionary a row, numbers as floats, empty cells as None.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return [{k: _value(v) for k, v in row.items() if k} for row in _rows(Path(path))]
 
 
-def _value(text: str) -> float | str | None:
-    if text == "":
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            return list(csv.DictReader(file))
+    except csv.Error as error:
+        raise InputError(f"{path} is damaged: {error}", "remove it") from None
+
+
+def _value(text: str | None) -> float | str | None:
+    if not text:
         return None
     try:
         return float(text)

@@ -7,6 +7,9 @@ tensors and plain values and nothing else.
 
 import io
 import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,14 @@ from MAESILLib.runtime.files import atomic_path
 from MAESILLib.training.run_folder import STATE
 
 FORMAT = "maesil-training-state/3"
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError)
-"""What torch.load raises for files that are cut, overwritten or none of its own."""
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile)
+"""What zipfile, torch.load and the use of what it returns raise for files that are cut, overwritten or made up."""
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("task", "data", "device"), str),
+    **dict.fromkeys(("config", "initial", "progress", "model", "optimizer", "average", "buffers"), dict),
+    **{"volumes": list, "bf16": bool},
+}
+"""Kinds of a state's values."""
 
 
 @dataclass
@@ -69,18 +78,39 @@ def read_state(folder: Path) -> SavedState:
         raise InputError(
             f"{folder} holds no training state", "give the folder of a run that saved one, or begin a new run"
         )
-    try:
+    with unreadable(path):
+        # torch does not look at the check sums
+        with zipfile.ZipFile(path) as packed:
+            if damaged := packed.testzip():
+                raise ValueError(f"{damaged} is damaged")
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        values, reason = None, (str(error) or type(error).__name__).splitlines()[0]
-    else:
-        reason = f"its format is not {FORMAT}"
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise InputError(
-            f"{path} cannot be read ({reason})",
-            "start a new run in another folder, with --init from a checkpoint of this one",
-        )
+        if values["format"] != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        if wrong := [key for key, kind in KINDS.items() if not isinstance(values[key], kind)]:
+            raise ValueError(f"its '{wrong[0]}' is of another kind")
     return SavedState(values, path)
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Refuse the state ``path`` where what it holds raises an error in the block.
+
+    Raises:
+        InputError: says why.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError:
+        # torch's own words advise to read it unsafely
+        reason = "it holds more than numbers and text"
+    except UNREADABLE as error:
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+    else:
+        return
+    raise InputError(
+        f"{path} cannot be read ({reason})",
+        "start a new run in another folder, with --init from a checkpoint of this one",
+    )
 
 
 def cooled_down(saved: SavedState, updates: int) -> dict[str, Any]:

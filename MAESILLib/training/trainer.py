@@ -38,7 +38,7 @@ from MAESILLib.training.log import TrainingLog
 from MAESILLib.training.precision import choose_bf16
 from MAESILLib.training.ranks import ALONE, Ranks
 from MAESILLib.training.run_folder import BEST, MODEL, PREVIEW_VOLUME, holds_state
-from MAESILLib.training.state import Progress, SavedState, check_same_run, read_state, save_state
+from MAESILLib.training.state import Progress, SavedState, check_same_run, read_state, save_state, unreadable
 from MAESILLib.training.task import MASKED_AUTOENCODING, Task
 from MAESILLib.training.update import Update, learning_rate
 from MAESILLib.training.validation import (
@@ -411,8 +411,9 @@ class Trainer:
         state, run = saved.values, saved.path.parent
         free = FREE_KEYS | SCHEDULE if is_branch else FREE_KEYS
         check_same_run(state, self.task.name, self.config, self.fingerprint, run, free)
-        self.update.load(state)
-        self.progress = Progress(**state["progress"])
+        with unreadable(saved.path):
+            self.update.load(state)
+            self.progress = Progress(**state["progress"])
         self.initial = state["initial"]
         if is_branch:
             # the branch has no best checkpoint yet

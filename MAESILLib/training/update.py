@@ -114,12 +114,18 @@ class Update:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Resume from :meth:`state`, whatever number of ranks gave it."""
+        """Resume from :meth:`state`, whatever number of ranks gave it.
+
+        Raises:
+            RuntimeError, LookupError, TypeError, AttributeError: it is of another model.
+        """
         self.model.load_state_dict(state["model"] | state["buffers"])
         self.average.load_state_dict(state["average"] | state["buffers"])
         optimizer_of = {p: o for o in self.optimizers.values() for group in o.param_groups for p in group["params"]}
         for name, p in self.model.named_parameters():
             if moments := state["optimizer"][name]:
+                if any(value.shape not in ((), p.shape) for value in moments.values()):
+                    raise RuntimeError(f"the optimizer's '{name}' has another shape")
                 optimizer_of[p].state[p] = {key: value.to(p.device, copy=True) for key, value in moments.items()}
 
 

@@ -27,7 +27,18 @@ def test_a_damaged_state_is_refused_and_there_is_no_moment_without_one(
     state, foreign = (run / "state.pt").read_bytes(), io.BytesIO()
     torch.save({"format": "another"}, foreign)
     zeroed = state[: len(state) // 2] + bytes(len(state) - len(state) // 2)
-    for damaged in (b"", bytes(range(3, 40)), state[:1000], zeroed, foreign.getvalue()):
+    values = torch.load(run / "state.pt", weights_only=True)
+    weights = next(iter(values["model"].values())).numpy().tobytes()
+    flipped = bytearray(state)
+    flipped[state.index(weights) + 5] ^= 1
+    made_up = [io.BytesIO() for _ in range(4)]
+    moments = {name: {"exp_avg": torch.zeros(1, 2, 3)} for name in values["optimizer"]}
+    for change, file in zip(
+        ({"progress": []}, {"progress": {"more": 1}}, {"optimizer": moments}, {"model": {}}), made_up, strict=True
+    ):
+        torch.save(values | change, file)
+    more = (bytes(flipped), *(file.getvalue() for file in made_up))
+    for damaged in (b"", bytes(range(3, 40)), state[:1000], zeroed, foreign.getvalue(), *more):
         (run / "state.pt").write_bytes(damaged)
         with pytest.raises(InputError, match=r"state\.pt cannot be read \(.*with --init from a checkpoint of this one"):
             Trainer(CONFIG, cache, run, resume=True)
@@ -54,8 +65,9 @@ def test_a_state_cannot_run_code(tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path}/owned",)
 
     torch.save({"format": "maesil-training-state/1", "model": Evil()}, tmp_path / "state.pt")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read") as refusal:
         read_state(tmp_path)
+    assert "weights_only" not in str(refusal.value), "advice to read it unsafely"
     assert not (tmp_path / "owned").exists()
 
 
