@@ -62,7 +62,7 @@ def _file(
         first = [one.series.slices[0] if one.series else None for one in sources if one.series or one.path.is_file()]
         if None in first or len({(one.patient, one.study_uid) for one in first if one}) > 1:
             return _folder(path, sources, given_from(args), stop)
-    return _volume(path, args)
+    return _volume(path, args, stop)
 
 
 def _verify(path: Path, reporter: Reporter, stop: StopRequest) -> None:
@@ -162,12 +162,12 @@ def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
     return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(cache.refused, {}), *rows]))
 
 
-def _volume(path: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any], str]:
+def _volume(path: Path, args: argparse.Namespace, stop: StopRequest) -> tuple[str, dict[str, Any], str]:
+    from MAESILLib.commands.apart import read_apart
     from MAESILLib.config import Preprocessing
-    from MAESILLib.ct.reading import read_volume
     from MAESILLib.ct.volume import model_grid
 
-    volume = read_volume(path, series=args.series, given=given_from(args))
+    volume = read_apart(path, stop, series=args.series, given=given_from(args))
     spacing_mm = Preprocessing().spacing_mm
     geometry, grid = volume.geometry, model_grid(volume.geometry, spacing_mm)
     low, high = float(volume.hu.min()), float(volume.hu.max())

@@ -142,7 +142,8 @@ def _reconstruct(
     request: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Reconstruct one input; ``request`` is stored in metrics.json."""
-    from MAESILLib.ct.reading import read_geometry, read_volume
+    from MAESILLib.commands.apart import read_apart
+    from MAESILLib.ct.reading import read_geometry
     from MAESILLib.reconstruct.estimate import check_memory
     from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
 
@@ -154,7 +155,7 @@ def _reconstruct(
     spacing, is_complete = model.info.preprocessing.spacing_mm, plan.coverage == "complete"
     if warning := check_memory(geometry, spacing, str(path), is_complete=is_complete):
         reporter.warning(warning)
-    volume = read_volume(path, series=series, given=given)
+    volume = read_apart(path, stop, series=series, given=given)
     if args.name:
         volume = dataclasses.replace(volume, name=args.name)
     reporter.progress("read", 1.0)
