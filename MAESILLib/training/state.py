@@ -45,6 +45,13 @@ class Progress:
     validation: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        counts = (self.step, self.samples, self.skipped)
+        measured = [value for one in self.validation for value in one.values()]
+        numbers = (self.seconds, self.best_psnr_masked_db or 0.0, *measured)
+        if not all(type(n) is int and n >= 0 for n in counts) or not all(type(n) in (int, float) for n in numbers):
+            raise ValueError("its 'progress' holds what is no number")
+
 
 @dataclass(frozen=True)
 class SavedState:
@@ -88,6 +95,8 @@ def read_state(folder: Path) -> SavedState:
             raise ValueError(f"its format is not {FORMAT}")
         if wrong := [key for key, kind in KINDS.items() if not isinstance(values[key], kind)]:
             raise ValueError(f"its '{wrong[0]}' is of another kind")
+        Progress(**values["progress"])
+    from_dict(values["config"], str(path))
     return SavedState(values, path)
 
 

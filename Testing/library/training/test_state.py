@@ -31,10 +31,15 @@ def test_a_damaged_state_is_refused_and_there_is_no_moment_without_one(
     weights = next(iter(values["model"].values())).numpy().tobytes()
     flipped = bytearray(state)
     flipped[state.index(weights) + 5] ^= 1
-    made_up = [io.BytesIO() for _ in range(4)]
+    made_up = [io.BytesIO() for _ in range(5)]
     moments = {name: {"exp_avg": torch.zeros(1, 2, 3)} for name in values["optimizer"]}
     for change, file in zip(
-        ({"progress": []}, {"progress": {"more": 1}}, {"optimizer": moments}, {"model": {}}), made_up, strict=True
+        (
+            *({"progress": []}, {"progress": {"more": 1}}, {"progress": {"best_psnr_masked_db": "x"}}),
+            *({"optimizer": moments}, {"model": {}}),
+        ),
+        made_up,
+        strict=True,
     ):
         torch.save(values | change, file)
     more = (bytes(flipped), *(file.getvalue() for file in made_up))
