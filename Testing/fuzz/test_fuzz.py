@@ -1,0 +1,13 @@
+"""A few changed inputs of every kind; many more on demand: ``python Testing/fuzz/fuzz.py --help``."""
+
+import pytest
+from fuzz import run
+
+CASES = {"checkpoint": 100, "state": 5}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_no_input_breaks_a_reader(kind: str) -> None:
+    outcomes = run(kind, CASES[kind], seed=0)
+    assert len(outcomes) == CASES[kind]
+    assert not [one for one in outcomes if one.fault]
