@@ -188,8 +188,10 @@ def _only_pydicom(path: Path, what: str, syntax: str = "") -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Exception as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+    except BaseException as error:
+        # a decoder in Rust panics, which is no Exception
+        is_of_file = isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
+        if not is_of_file or isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
         if isinstance(error, RuntimeError) and "dependencies" in str(error):
             raise InputError(f"{path} is compressed ({syntax})", "pip install 'maesil[dicom]'") from None

@@ -23,12 +23,25 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from MAESILLib.ct.check import check_affine
-from MAESILLib.ct.scan import AGAIN, CHECK_FORMAT, GZIP_MAGIC, Given, Scan, file_grid, require_file
+from MAESILLib.ct.scan import (
+    AGAIN,
+    CHECK_FORMAT,
+    GZIP_MAGIC,
+    MOST_MORE,
+    Given,
+    Scan,
+    check_surplus,
+    file_grid,
+    require_file,
+)
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import check_name
 
-CHUNK = 1 << 18
+CHUNK = 1 << 14
+"""Small, because what lies behind a gzip member is copied for each member."""
 HEADER_LIMIT = 1 << 20
+LONGEST_VALUE, LONGEST_NUMBER = 500, 64
+"""Characters of a field that SimpleITK reads; longer ones end its process."""
 ANATOMICAL = r"(left|right)-(anterior|posterior)-superior(-time)?|(las|lps|ras)t?"
 """Values of NRRD's ``space`` that say where left, front and top are."""
 TO_THE_END = sys.maxsize
@@ -95,19 +108,20 @@ def read_itk(path: Path, given: Given, header_alone: bool) -> Scan:
         affine[:3, :3] = np.reshape(reader.GetDirection(), 2 * [reader.GetDimension()])[:3, :3] * spacing
         affine[:3, 3] = reader.GetOrigin()[:3]
         check_affine(affine, str(path))
+        guess = "the header gives no orientation: left and right, and top and bottom, are a guess"
+        warnings: tuple[str, ...] = () if header.orientation else (guess,)
         if header_alone:
             voxels: NDArray[Any] = np.broadcast_to(np.int16(0), size[::-1])
         else:
             bits = re.search(r"(\d+)-bit", pixel)
             if header.start is not None and not is_list:
                 voxels_bytes = int(np.prod(size)) * int(bits[1] if bits else 8) // 8
-                _check_length(data, header.start, header.packed_bytes, voxels_bytes)
+                warnings += _check_length(data, header.start, header.packed_bytes, voxels_bytes)
             try:
                 voxels = sitk.GetArrayFromImage(reader.Execute()).reshape(size[::-1])
             except RuntimeError:
                 raise InputError(f"{path} is damaged or cut short: its voxels cannot be read", AGAIN) from None
-    guess = "the header gives no orientation: left and right, and top and bottom, are a guess"
-    return Scan(voxels, affine, str(path), warnings=() if header.orientation else (guess,))
+    return Scan(voxels, affine, str(path), warnings=warnings)
 
 
 def _nrrd(path: Path, folder: Path) -> _Header:
@@ -128,7 +142,7 @@ def _nrrd(path: Path, folder: Path) -> _Header:
         if not key and (close := difflib.get_close_matches(name.lower(), NRRD_FIELDS, 1, 0.8)):
             raise InputError(f"{path} has a field {name!r}: is it {close[0]!r}?", "correct the header")
         if key:
-            fields[key] = value.strip()
+            fields[key] = _checked(value.strip(), path, "NRRD")
         others |= not key
         if key == "data file" and value.split()[:1] == ["LIST"]:
             files = [str(path.parent.absolute() / file) for file in lines[number + 1 :] if file]
@@ -166,10 +180,17 @@ def _meta_image(path: Path) -> _Header:
     start = _first_bytes(path)
     data_start = start.find(b"\n", max(start.find(b"ElementDataFile"), 0)) + 1 or len(start)
     lines = start[:data_start].decode("utf-8", "replace").splitlines()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
-    if not fields.keys() >= {"ElementDataFile", "DimSize"}:
+    pairs = (line.partition("=") for line in lines)
+    fields = {key.strip(): _checked(value.strip(), path, "MetaImage") for key, _, value in pairs}
+    if not fields.keys() >= {"ElementDataFile", "DimSize"} or not re.fullmatch("[1-9]", fields.get("NDims", "")):
         raise InputError(f"{path} cannot be read as MetaImage: it has no MetaImage header", CHECK_FORMAT)
     name = fields["ElementDataFile"] if fields["ElementDataFile"].upper() != "LOCAL" else ""
+    if name.upper().startswith("LIST"):
+        files = [line.strip() for line in start[data_start:].decode("utf-8", "replace").splitlines() if line.strip()]
+        if not files:
+            raise InputError(f"{path} lists no data files", CHECK_FORMAT)
+        for file in files:
+            require_file(path.parent / file, path)
     is_packed = fields.get("CompressedData", "False").lower() == "true"
     stated = fields.get("CompressedDataSize", "")
     return _Header(
@@ -187,26 +208,43 @@ def _first_bytes(path: Path) -> bytes:
         return file.read(HEADER_LIMIT)
 
 
-def _check_length(path: Path, start: int, packed_bytes: int, expected: int) -> None:
-    """Refuse fewer bytes of voxels than expected, and compressed ones that are damaged; none of them are kept."""
+def _checked(value: str, path: Path, kind: str) -> str:
+    """Return the value of a field that SimpleITK reads.
+
+    Raises:
+        InputError: it is of a kind that ends SimpleITK's process.
+    """
+    numbers = re.findall(r"[-+.\deE]+", value)
+    if len(value) > LONGEST_VALUE or max(map(len, numbers), default=0) > LONGEST_NUMBER:
+        raise InputError(f"{path} cannot be read as {kind}: its header has a value {value[:20]!r}...", CHECK_FORMAT)
+    return value
+
+
+def _check_length(path: Path, start: int, packed_bytes: int, expected: int) -> tuple[str, ...]:
+    """Refuse fewer bytes of voxels than expected, and compressed ones that are damaged; warn of more. None are kept."""
     found = path.stat().st_size - start
     if packed_bytes:
-        found, unpacker = 0, zlib.decompressobj(wbits=47)
+        found, left, pending, unpacker = 0, packed_bytes, b"", zlib.decompressobj(wbits=47)
         with open(path, "rb") as file:
             file.seek(start)
             try:
-                while pending := unpacker.unused_data + file.read(min(CHUNK, start + packed_bytes - file.tell())):
-                    if unpacker.eof:
-                        if not pending.startswith(GZIP_MAGIC):
-                            break
+                while found <= expected + MOST_MORE:
+                    if len(pending) < len(GZIP_MAGIC):
+                        more = file.read(min(CHUNK, left))
+                        left, pending = left - len(more), pending + more
+                    if unpacker.eof and pending.startswith(GZIP_MAGIC):
                         unpacker = zlib.decompressobj(wbits=47)  # a gzip file of several members
+                    if unpacker.eof or not pending:
+                        break
                     found += len(unpacker.decompress(pending))
+                    pending = unpacker.unused_data
             except zlib.error:
                 raise InputError(f"{path} is damaged: its compressed data cannot be unpacked", AGAIN) from None
-        if not unpacker.eof:
+        if not unpacker.eof and found <= expected + MOST_MORE:
             raise InputError(f"{path} is cut short: its compressed data end early", AGAIN)
     if found < expected:
         raise InputError(f"{path} is cut short: {found} of {expected} bytes", AGAIN)
+    return check_surplus(found - expected, path)
 
 
 @contextmanager

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from MAESILLib.ct.check import check_affine
 from MAESILLib.ct.geometry import LPS_OF_RAS
 from MAESILLib.ct.regrid import largest_shift
-from MAESILLib.ct.scan import AGAIN, CHECK_FORMAT, GZIP_MAGIC, Given, Scan, file_grid, require_file
+from MAESILLib.ct.scan import (
+    AGAIN,
+    CHECK_FORMAT,
+    GZIP_MAGIC,
+    MOST_MORE,
+    Given,
+    Scan,
+    check_surplus,
+    file_grid,
+    require_file,
+)
 from MAESILLib.runtime.errors import InputError
 
 MM = {1: 1000.0, 3: 0.001}
@@ -63,7 +73,7 @@ def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
                 voxels: NDArray[Any] = np.broadcast_to(np.int16(0), size[::-1])
             else:
                 voxels = image.dataobj.get_unscaled().reshape(size, order="F").T
-                _verify_rest(voxels_file)
+                more = _rest_of(voxels_file)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise InputError(f"{path} is damaged or cut short: its compressed data cannot be unpacked", AGAIN) from None
     except (ImageFileError, HeaderDataError, ValueError, OverflowError):
@@ -73,6 +83,7 @@ def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
             raise
         raise InputError(f"{path} is cut short: it has fewer voxels than its header states", AGAIN) from None
     affine, warnings = _affine(image.header, np.abs(pixdim), size, path, given)
+    warnings += () if header_alone else check_surplus(more, image_path)
     return Scan(voxels, affine, str(path), float(image.dataobj.slope), float(image.dataobj.inter), warnings)
 
 
@@ -93,14 +104,17 @@ class _Unpacked(gzip.GzipFile):
         return done
 
 
-def _verify_rest(file: Any) -> None:
-    """Read a packed file to its end, where its check sum is; what follows a whole one does no harm."""
+def _rest_of(file: Any) -> int:
+    """Return how many bytes follow; a packed file is read to its end, where its check sum is, or to ``MOST_MORE``."""
+    rest = 0
     try:
-        while isinstance(file, gzip.GzipFile) and file.read(CHUNK):
-            pass
+        while rest <= MOST_MORE and (more := file.read(CHUNK)):
+            rest += len(more)
     except gzip.BadGzipFile as error:
+        # what follows a whole one does no harm
         if "Not a gzipped file" not in str(error):
             raise
+    return rest
 
 
 def _affine(

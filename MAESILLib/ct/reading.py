@@ -111,6 +111,8 @@ def _scan(path: Path, series: str | Series | None, given: Given, header_alone: b
         return read(path, given, header_alone)
     except PermissionError as error:
         raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
+    except OSError as error:
+        raise InputError(f"{error.filename or path} cannot be read: {error.strerror or error}", "check it") from None
     except ModuleNotFoundError as error:
         raise InputError(
             f"{path} cannot be read without the package {error.name}", f"pip install {error.name}"

@@ -14,6 +14,8 @@ from MAESILLib.runtime.errors import InputError
 MAX_VOXELS = 1 << 32
 NAMED = 3
 """How many files or gaps a message names before it counts the rest."""
+MOST_MORE = 1 << 20
+"""Bytes behind the voxels that are passed over; gzip makes gigabytes of a few."""
 AGAIN = "copy or download it again"
 GZIP_MAGIC = b"\x1f\x8b"
 CHECK_FORMAT = "check that the file is whole and has this format"
@@ -97,6 +99,17 @@ def file_grid(size: Sequence[int], channels: int, is_complex: bool, where: str) 
             f"{where} is {len(size)}D ({times}), not one 3D volume", "extract one volume (one phase or time)"
         )
     return size[0], size[1], size[2]
+
+
+def check_surplus(count: int, path: Path) -> tuple[str, ...]:
+    """Return a warning where a file has more bytes of voxels than its header states.
+
+    Raises:
+        InputError: many more.
+    """
+    if count > MOST_MORE:
+        raise InputError(f"{path} holds more voxels than its header states", AGAIN)
+    return (f"{path} has {count} bytes more than its header states",) if count else ()
 
 
 def require_file(file: Path, path: Path) -> None:
