@@ -37,9 +37,9 @@ NOT_IN_HU = re.compile(r"\b(IODINE|MAT_\w+|EFF_ATOMIC_NUM|ELECTRON_DENSITY|Z_EFF
 LARGEST_TISSUE_HU = 3071
 """The end of the usual CT scale."""
 BEHIND_PIXELS = re.compile(
-    rb"\xfa\xff\xfa\xff|\xfc\xff\xfc\xff|[\xe1\xe3\xe5\xe7]\x7f|\xff[\xfa\xfc]\xff|\x7f\xe1", re.DOTALL
+    rb"\0{8}|\xfa\xff\xfa\xff|\xfc\xff\xfc\xff|[\xe1\xe3\xe5\xe7]\x7f|\xff\xfa\xff\xfa|\xff\xfc\xff\xfc|\x7f[\xe1\xe3\xe5\xe7]"
 )
-"""Signatures, padding and private elements, as they follow the pixels of a file; or zeros."""
+"""Zeros, or the tag of a signature, of padding or of a private element, in either byte order."""
 ORIGINAL = "export the original CT series"
 PIXEL_KEYS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 PIXEL_OPTIONS = ("rows", "columns", "bits_allocated", "bits_stored", "pixel_representation", "number_of_frames")
@@ -153,9 +153,9 @@ def slices_of(path: Path) -> list[Slice] | str:
             syntax = str(data.file_meta.get("TransferSyntaxUID") or implied)
             shared = [_grouped(item) for item in data.get("SharedFunctionalGroupsSequence") or []]
             each = [_grouped(item) for item in data.get("PerFrameFunctionalGroupsSequence") or []]
-        # no element is longer than the file
+        # no element is longer than the file, none shorter than 8 bytes
         file.seek(min(sum(pixels[0][1:]), path.stat().st_size) if pixels else 0)
-        tail = file.read(4)
+        tail = file.read(8)
     if (kind := _other_kind(header)) is not None:
         return kind
     numbers = [_numbers(header[key]) for key in PIXEL_KEYS]
@@ -173,7 +173,7 @@ def slices_of(path: Path) -> list[Slice] | str:
     found = min(length, path.stat().st_size - place) if length != 0xFFFFFFFF else 0
     if is_plain and found < rows * columns * frames * bits // 8:
         raise InputError(f"{path} is cut short: it has fewer pixels than it states", AGAIN)
-    if is_plain and any(tail) and not BEHIND_PIXELS.match(tail):
+    if is_plain and tail and not (len(tail) == 8 and BEHIND_PIXELS.match(tail)):
         raise InputError(f"{path} is damaged: it has more pixels than it states", AGAIN)
     if frames == 1 and _text(header["SOPClassUID"]) not in ENHANCED:
         each = [{}]

@@ -401,3 +401,14 @@ class TestFrames:
         data.PixelData = (HU.astype(int) + 1024).astype("<i2").tobytes()
         save(tmp_path, [data])
         assert "has 12 frames and does not state where each lies" in refusal(tmp_path)
+
+
+def test_more_pixels_than_stated_are_damage_and_padding_is_none(tmp_path: Path) -> None:
+    paths = save(tmp_path, slices())
+    whole = paths[5].read_bytes()
+    for more in (bytes(512), b"\xfc\xff\xfc\xffOB\0\0\2\0\0\0\0\0"):
+        paths[5].write_bytes(whole + more)
+        np.testing.assert_array_equal(read_volume(tmp_path).hu, HU)
+    for more in (b"\0", b"\1\2", b"\x18\0" * 50):
+        paths[5].write_bytes(whole[:-200] + more + whole[-200:])
+        assert "more pixels than it states" in refusal(tmp_path)

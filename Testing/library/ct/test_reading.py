@@ -1,6 +1,7 @@
 """Reading volume files: what is accepted, what is refused, and in which words."""
 
 import gzip
+import re
 import struct
 from pathlib import Path
 
@@ -362,3 +363,45 @@ class TestRealCT:
     @pytest.mark.parametrize("path", [p for p in SCANS if "_seg" in p.name], ids=lambda p: p.name)
     def test_label_maps_are_refused(self, path: Path) -> None:
         assert "looks like a label map" in refusal(path)
+
+
+class TestHeadersThatEndedSimpleITK:
+    """Each ended its process."""
+
+    @pytest.mark.parametrize(
+        ("name", "old", "new"),
+        [
+            ("scan.nrrd", b"sizes: 48", b"sizes: " + b"7" * 5000),
+            ("scan.nrrd", b"space: left", b"space: " + b"\xff" * 1000),
+            ("scan.mha", b"NDims = 3", b"NDims = -1"),
+            ("scan.mha", b"NDims = 3", b"NDims = 1e308"),
+            ("scan.mhd", b"DimSize", b"Comment = " + b"x" * 9000 + b"\nDimSize"),
+        ],
+    )
+    def test_are_refused(self, tmp_path: Path, name: str, old: bytes, new: bytes) -> None:
+        path = save(tmp_path, trunk(), name)
+        assert old in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(old, new))
+        assert "cannot be read as" in refusal(path)
+
+    def test_a_list_without_files(self, tmp_path: Path) -> None:
+        path = save(tmp_path, trunk(), "scan.mhd")
+        path.write_bytes(re.sub(rb"ElementDataFile = .*", b"ElementDataFile = LIST", path.read_bytes()))
+        assert "lists no data files" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.nrrd", "scan.mha"])
+def test_bytes_behind_the_voxels_are_a_warning_and_a_bomb_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    is_packed = name.endswith(".gz")
+    sitk.WriteImage(image_of(trunk(), GRID), str(path), useCompression=is_packed)
+    data = gzip.decompress(path.read_bytes()) if is_packed else path.read_bytes()
+    for count in (100, 2 << 20):
+        more = data + bytes(count)
+        path.write_bytes(gzip.compress(more) if is_packed else more)
+        if count == 100:
+            volume = read_volume(path)
+            np.testing.assert_array_equal(volume.hu, trunk())
+            assert volume.warnings == (f"{path} has 100 bytes more than its header states",)
+        else:
+            assert "holds more voxels than its header states" in refusal(path)
