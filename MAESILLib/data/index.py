@@ -18,7 +18,7 @@ from typing import Any
 from MAESILLib import __version__
 from MAESILLib.data.records import Record, record_of
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import explain_os_error, write_text
+from MAESILLib.runtime.files import explain_os_error, parsed_json, write_text
 
 SCHEMA = "maesil-cache/5"
 WITH_PATHS = "maesil-cache/4"
@@ -110,7 +110,7 @@ def _read_file(path: Path) -> tuple[list[Run], list[tuple[int, Record]]]:
     # after the last end of a line lies what is being written, or was torn by a crash: that source is prepared again
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            values = json.loads(line)
+            values = parsed_json(line)
             if run is None or "schema" in values:
                 run = _run_of(values, path)
                 # the last one comes last
@@ -156,7 +156,7 @@ def _mend(path: Path) -> None:
     """Remove what a crash tore, which must not become the start of the next line, and an earlier version's paths."""
     content = path.read_bytes()
     if WITH_PATHS.encode() in content[:100]:
-        lines = [json.loads(line) for line in content.split(b"\n")[:-1]]
+        lines = [parsed_json(line) for line in content.split(b"\n")[:-1]]
         lines = [one | {"schema": SCHEMA} if "schema" in one else asdict(record_of(one)) for one in lines]
         write_text(path, "".join(json.dumps(one) + "\n" for one in lines))
     else:
