@@ -3,7 +3,7 @@
 import pytest
 from fuzz import run
 
-CASES = {"checkpoint": 100, "state": 5}
+CASES = {"file": 150, "dicom": 70, "checkpoint": 60, "cache": 15, "state": 5}
 
 
 @pytest.mark.parametrize("kind", CASES)
