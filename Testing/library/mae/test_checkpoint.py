@@ -122,8 +122,9 @@ def test_every_preset_builds_reconstructs_and_comes_back(tmp_path: Path, name: s
         save_checkpoint(path, model.state_dict(), info, as_int8=dtype == "int8")
         sizes[dtype] = path.stat().st_size
         loaded, _ = load_checkpoint(path)
+        weights = loaded.state_dict()
         for key, weight in model.state_dict().items():
-            kept = loaded.state_dict()[key]
+            kept = weights[key]
             assert kept.dtype == torch.float32
             rows, error = weight.reshape(len(weight), -1), (kept - weight).abs().reshape(len(weight), -1)
             assert (error.amax(1) <= 1.001 * largest * rows.abs().amax(1) + 1e-7).all(), key
