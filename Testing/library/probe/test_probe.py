@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,9 @@ from probe_factory import write_phantoms, write_rows
 
 from MAESILLib.config import Preprocessing
 from MAESILLib.data.records import hash_of_patient
-from MAESILLib.probe.features import RAW, Tools, hand_made, raw_patch
-from MAESILLib.probe.fit import SOFT_TISSUE, across_patients, labels_of, macro, within_patients
+from MAESILLib.probe import few_labels, fit
 from MAESILLib.probe.labels import find_labelled
-from MAESILLib.probe.points import read_points, without_side
-from MAESILLib.probe.probe import Settings, describe_points, probe
-from MAESILLib.probe.reduced import reduce_points, reduced_probe
+from MAESILLib.probe.probe import Settings, probe
 from MAESILLib.runtime.errors import CancelledError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
@@ -50,8 +48,14 @@ def the_line(result: dict[str, Any], **wanted: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_phantoms(tmp_path_factory.mktemp("phantoms"))
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Six patients; probes of them are fitted on fewer tokens, folds and penalties, which take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (fit, few_labels):
+            patch.setattr(module, "ALPHAS", (1e2, 1e4))
+            patch.setattr(module, "FOLDS", 3)
+        patch.setattr(few_labels, "TOKENS_EACH", 50)
+        yield write_phantoms(tmp_path_factory.mktemp("phantoms"))
 
 
 @pytest.fixture(scope="module")
@@ -230,32 +234,3 @@ def test_a_stop_between_batches_and_fits(phantoms: Path, encoder: Path, stage: s
     cpu = torch.device("cpu")
     with pytest.raises(CancelledError, match="enough"):
         probe(encoder, [], volumes, Settings((16,), 1, (1,), 2), device=cpu, reporter=Asking(), stop=stop)
-
-
-class TestRealPoints:
-    @pytest.fixture
-    def real_points(self, real_ct: Path) -> Path:
-        if not (real_ct / "points.csv").is_file():
-            pytest.skip("no labelled points beside the checkout")
-        return real_ct / "points.csv"
-
-    def test_the_raw_patch_is_the_pilots(self, real_points: Path) -> None:
-        points = read_points(real_points)
-        assert len(points) == 1817
-        assert len({point.patient for point in points if point.split == "val"}) == 4
-        # the patch of a point is the same in every window, so the smallest will do
-        found = describe_points(points, 8, Tools({RAW: raw_patch}, torch.device("cpu"), Reporter(), StopRequest()))
-        structures = [without_side(point.structure) for point in points]
-        labels = labels_of(structures, [point.patient for point in points])
-        assert len(labels.structures) == 24
-        table, _ = within_patients(across_patients({1: found[RAW, 1]}, labels), labels)
-        assert macro(table) == pytest.approx(0.723, abs=0.005)
-        assert macro(table[:, np.isin(labels.structures, SOFT_TISSUE)]) == pytest.approx(0.638, abs=0.005)
-
-    def test_hand_made_features_in_the_reduced_probe(self, real_points: Path) -> None:
-        points = reduce_points(read_points(real_points), 64, most=200)
-        assert len(points.labels.patients) == 16
-        assert len(points.labels.structures) == 24
-        found = reduced_probe(hand_made, points)
-        assert found["auroc"] == pytest.approx(0.887, abs=0.01)
-        assert found["auroc"] > reduced_probe(raw_patch, points)["auroc"] + 0.15

@@ -1,7 +1,9 @@
 """The parts of a probe: windows, features, ridge and AUROC, choices across patients, the bootstrap, thresholds."""
 
+import functools
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from MAESILLib.mae.checkpoint import load_checkpoint
 from MAESILLib.probe import fit
 from MAESILLib.probe.features import (
     BANDS_HU,
+    RAW,
+    Tools,
     blocks_of,
     hand_made,
     load_frozen,
@@ -26,6 +30,7 @@ from MAESILLib.probe.features import (
 )
 from MAESILLib.probe.few_labels import best_threshold
 from MAESILLib.probe.fit import (
+    SOFT_TISSUE,
     Labels,
     across_patients,
     auroc,
@@ -36,9 +41,12 @@ from MAESILLib.probe.fit import (
     ridge,
     within_patients,
 )
-from MAESILLib.probe.points import Point, read_points, stratified
+from MAESILLib.probe.points import Point, read_hu, read_points, stratified, without_side
+from MAESILLib.probe.probe import describe_points
 from MAESILLib.probe.reduced import reduce_points, reduced_probe
 from MAESILLib.probe.windows import cut, tiles, token_shares, window_of_point
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 
 SHAPE = (21, 40, 33)
 
@@ -319,3 +327,36 @@ class TestReduced:
         assert reduced_probe(encode, reduced) == reduced_probe(encode, reduced)
         assert encode.training
         encode(torch.zeros(1, 16, 16, 16))[-1].sum().backward()
+
+
+@pytest.fixture(scope="module")
+def real_points(real_ct: Path) -> Iterator[list[Point]]:
+    if not (real_ct / "points.csv").is_file():
+        pytest.skip("no labelled points beside the checkout")
+    with pytest.MonkeyPatch.context() as patch:
+        read_once = functools.cache(read_hu)
+        for module in ("probe", "reduced"):
+            patch.setattr(f"MAESILLib.probe.{module}.read_hu", read_once)
+        yield read_points(real_ct / "points.csv")
+
+
+class TestRealPoints:
+    def test_the_raw_patch_is_the_pilots(self, real_points: list[Point]) -> None:
+        assert len(real_points) == 1817
+        assert len({point.patient for point in real_points if point.split == "val"}) == 4
+        # the patch of a point is the same in every window, so the smallest will do
+        found = describe_points(real_points, 8, Tools({RAW: raw_patch}, torch.device("cpu"), Reporter(), StopRequest()))
+        structures = [without_side(point.structure) for point in real_points]
+        labels = labels_of(structures, [point.patient for point in real_points])
+        assert len(labels.structures) == 24
+        table, _ = within_patients(across_patients({1: found[RAW, 1]}, labels), labels)
+        assert macro(table) == pytest.approx(0.723, abs=0.005)
+        assert macro(table[:, np.isin(labels.structures, SOFT_TISSUE)]) == pytest.approx(0.638, abs=0.005)
+
+    def test_hand_made_features_in_the_reduced_probe(self, real_points: list[Point]) -> None:
+        points = reduce_points(real_points, 64, most=200)
+        assert len(points.labels.patients) == 16
+        assert len(points.labels.structures) == 24
+        found = reduced_probe(hand_made, points)
+        assert found["auroc"] == pytest.approx(0.887, abs=0.01)
+        assert found["auroc"] > reduced_probe(raw_patch, points)["auroc"] + 0.15
