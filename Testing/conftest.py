@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 import torch
 from gui_factory import panel  # noqa: F401 (a fixture)
 from slicer_host.fixtures import host  # noqa: F401 (a fixture)
 from training_factory import four_volumes
 
 from MAESILLib.data.cache import Cache
+from MAESILLib.runtime.resources import sample_ct
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CT = REPOSITORY.parent / "shared" / "ct"
@@ -55,3 +57,11 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cli_factory import write_ct
 
     return write_ct(tmp_path_factory.mktemp("scan") / "scan.nii.gz")
+
+
+@pytest.fixture(scope="session")
+def sample_part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The middle of the sample CT, (20, 64, 64) voxels; tests read it only."""
+    path = tmp_path_factory.mktemp("sample") / "part.nrrd"
+    sitk.WriteImage(sitk.ReadImage(str(sample_ct()))[68:132, 37:101, 16:36], str(path))
+    return path

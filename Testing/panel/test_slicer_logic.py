@@ -96,8 +96,9 @@ class TestLogic:
         assert node.GetName() == "MAESILSampleCT"
         assert node.GetImageData().GetDimensions() == (199, 138, 51)
 
-    def test_self_test(self, host: Any, panel: Any) -> None:
-        """The module's own test, as Slicer runs it: with the embedded checkpoint on the sample."""
+    def test_self_test(self, host: Any, panel: Any, sample_part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The module's own test, as Slicer runs it with the embedded checkpoint, on a part of the sample."""
         import MAESIL
 
+        monkeypatch.setattr("MAESILWidgets.scene.sample.FILE", str(sample_part))
         MAESIL.MAESILTest().runTest()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from cli_factory import assert_refused, maesil, reconstruct, write_ct, write_image
+from cli_factory import assert_refused, maesil, read_array, reconstruct, write_ct, write_image
 from reconstruct_checks import (
     FIGURES,
     HIGH,
@@ -30,7 +30,7 @@ from volume_factory import geometry, rotation, trunk, write_dicom
 from MAESILLib.ct.volume import hu_to_unit
 from MAESILLib.mae.superpatch import Blend
 from MAESILLib.reconstruct import reconstruction
-from MAESILLib.runtime.resources import embedded_checkpoint, sample_ct
+from MAESILLib.runtime.resources import embedded_checkpoint
 from MAESILLib.runtime.stopping import NEVER
 
 GRIDS: dict[str, dict[str, Any]] = {
@@ -317,20 +317,19 @@ class TestFigurePicture:
 
 class TestEmbeddedCheckpoint:
     @pytest.mark.parametrize("command", ["demo", "reconstruct"])
-    def test_it_is_the_default(self, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """On the middle of the sample; the module's own test in Slicer takes the whole."""
-        crop = sitk.ReadImage(str(sample_ct()))[68:132, 37:101, 16:36]
-        path = tmp_path / "crop.nrrd"
-        sitk.WriteImage(crop, str(path))
-        monkeypatch.setattr("MAESILLib.runtime.resources.sample_ct", lambda: path)
-        arguments = (*([path] if command == "reconstruct" else []), "--output", tmp_path / "out", "--no-figure")
+    def test_it_is_the_default(
+        self, tmp_path: Path, sample_part: Path, command: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The panel's test takes the whole sample."""
+        monkeypatch.setattr("MAESILLib.runtime.resources.sample_ct", lambda: sample_part)
+        arguments = (*([sample_part] if command == "reconstruct" else []), "--output", tmp_path / "out", "--no-figure")
         result = maesil(command, *arguments, "--progress", "json", "--threads", "1")
         assert result.status == 0, result.err
         assert {e["kind"] for e in result.named("artifact")} == {*KINDS, "metrics"}
         metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
         assert metrics["checkpoint"]["name"] == "maesil-small.safetensors"
         assert metrics["psnr_masked_db"] > metrics["baseline_harmonic_psnr_masked_db"] + 1
-        check_meaning(volumes(tmp_path / "out"), sitk.GetArrayFromImage(crop))
+        check_meaning(volumes(tmp_path / "out"), read_array(sample_part))
 
     def test_it_can_be_described(self) -> None:
         result = maesil("info", embedded_checkpoint(), "--progress", "json")
