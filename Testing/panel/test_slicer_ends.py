@@ -6,13 +6,13 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import slicer
 from gui_factory import (
+    SOON_S,
     apply_and_wait,
     ct_node,
     is_alive,
@@ -66,9 +66,7 @@ class TestCancel:
             assert ready.reconstruct.task is not None, "it ended before it could be cancelled: the volume is too small"
             pid = ready.reconstruct.task.job.worker_pid
             ready.ui.cancelButton.click()
-            begin = time.monotonic()
-            wait_for_end(host, ready.reconstruct, 10)
-            assert time.monotonic() - begin < 3
+            wait_for_end(host, ready.reconstruct, SOON_S)
             if pid:
                 assert not is_alive(pid)
             assert_as_it_was(ready, before, "Cancelled")
@@ -102,9 +100,7 @@ class TestCancel:
         pid = start(host, ready)
         os.kill(pid, signal.SIGSTOP)
         ready.ui.cancelButton.click()
-        begin = time.monotonic()
-        wait_for_end(host, ready.reconstruct, 10)
-        assert time.monotonic() - begin < 3
+        wait_for_end(host, ready.reconstruct, SOON_S)
         wait_until_gone(pid, 1)
         assert_as_it_was(ready, before, "Cancelled")
 
@@ -197,9 +193,7 @@ class TestFailures:
         pid = wait_for_worker(host, lambda: ready.reconstruct.task) if when == "worked on" else 0
         slicer.mrmlScene.RemoveNode(ready.parameters.inputVolume)
         before = scene_state()
-        begin = time.monotonic()
-        wait_for_end(host, ready.reconstruct, 20)
-        assert time.monotonic() - begin < 3
+        wait_for_end(host, ready.reconstruct, SOON_S)
         assert not pid or not is_alive(pid)
         assert_as_it_was(ready, before, "is gone", "deleted")
 

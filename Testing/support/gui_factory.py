@@ -13,6 +13,8 @@ import pytest
 from volume_factory import trunk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SOON_S = 10
+"""Two or three seconds on an idle machine; tests share theirs."""
 RESULT_KINDS = ("masked", "reconstruction", "composite", "error", "mask")
 
 
