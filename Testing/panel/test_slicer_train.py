@@ -126,7 +126,7 @@ class TestTraining:
         from MAESILLib.training.log import read_log
 
         run = tmp_path / "run"
-        start(panel, cts, run, 12)
+        start(panel, cts, run, 6)
         assert panel.ui.stopTrainButton.enabled
         assert not panel.ui.trainButton.enabled
         wait_until_done(host, panel)
@@ -141,7 +141,7 @@ class TestTraining:
             logged = [row[key] for row in log if row[key] is not None]
             assert [row[column] for row in plots.rows[curve]] == pytest.approx(logged, rel=1e-4)
         assert plots.tables["training"].GetNumberOfRows() == len(log)
-        for part in ("Step 12 of 12", "loss", "PSNR", "samples/s"):
+        for part in ("Step 6 of 6", "loss", "PSNR", "samples/s"):
             assert part in panel.ui.trainFiguresLabel.text
         # the preview is in the views
         manager = slicer.app.layoutManager()
@@ -156,7 +156,7 @@ class TestTraining:
             assert view.GetPlotChartNodeID() == plots.charts[name].GetID()
             # the curves fill their charts
             axis = manager.viewWidget(view).plotView().chart().GetAxis(1)
-            host.process_events(until=lambda axis=axis: axis.GetMaximum() >= 12, timeout=2)
+            host.process_events(until=lambda axis=axis: axis.GetMaximum() >= 6, timeout=2)
         assert not host.vtk_errors
         # the checkpoint is chosen, and reconstructs
         assert panel.parameters.checkpoint == str(run / "best.safetensors")
@@ -178,25 +178,25 @@ class TestTraining:
         data, whole, broken = tmp_path / "data", tmp_path / "whole", tmp_path / "broken"
         shutil.copytree(cts, data)
         choose(panel.ui.trainMaskSelector, "tube")
-        start(panel, data, whole, 16)
+        start(panel, data, whole, 8)
         wait_until_done(host, panel)
-        start(panel, data, broken, 16)
-        host.process_events(until=lambda: steps_done(panel) >= 5, timeout=120)
+        start(panel, data, broken, 8)
+        host.process_events(until=lambda: steps_done(panel), timeout=120)
         pid = panel.train.task.job.worker_pid
         panel.ui.stopTrainButton.click()
         wait_for_end(host, panel.train, SOON_S)
         assert not is_alive(pid)
         assert "Click Resume" in panel.ui.trainStatusLabel.text
-        assert steps_done(panel) < 16
+        assert steps_done(panel) < 8
         assert not (broken / ".maesil-stop").exists()
         shutil.rmtree(data)
         choose(panel.ui.presetSelector, "small")
         choose(panel.ui.trainMaskSelector, "mix")
         assert not panel.ui.trainButton.enabled
         panel.ui.resumeTrainButton.click()
-        assert panel.ui.trainProgressBar.value >= 1000 * 5 // 16
+        assert panel.ui.trainProgressBar.value >= 1000 // 8
         wait_until_done(host, panel)
-        assert [row[0] for row in panel.train.plots.rows["training"]] == [1, 5, 10, 15, 16]
+        assert [row[0] for row in panel.train.plots.rows["training"]] == [1, 5, 8]
         expected, found = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
         assert expected.keys() == found.keys()
         assert all((expected[key] == found[key]).all() for key in expected)
@@ -234,16 +234,19 @@ class TestTraining:
 
 class TestEnds:
     def test_killed_and_resumed(self, host: Any, panel: Any, cts: Path, tmp_path: Path) -> None:
-        """Resumed with another number of steps."""
+        """The state of an earlier stop stays; resumed with another number of steps."""
         start(panel, cts, tmp_path / "run", 40)
-        host.process_events(until=lambda: (tmp_path / "run" / "state.pt").is_file(), timeout=120)
-        os.kill(panel.train.task.job.worker_pid, signal.SIGKILL)
-        wait_for_end(host, panel.train, 20)
+        host.process_events(until=lambda: steps_done(panel), timeout=120)
+        panel.ui.stopTrainButton.click()
+        wait_for_end(host, panel.train, SOON_S)
+        panel.ui.resumeTrainButton.click()
+        os.kill(wait_for_worker(host, lambda: panel.train.task), signal.SIGKILL)
+        wait_for_end(host, panel.train, SOON_S)
         assert "signal 9" in panel.ui.trainStatusLabel.text
-        panel.ui.stepsSpinBox.value = 21
+        panel.ui.stepsSpinBox.value = 7
         panel.ui.resumeTrainButton.click()
         wait_until_done(host, panel)
-        assert steps_done(panel) == 21
+        assert steps_done(panel) == 7
 
     def test_stopped_while_it_prepares(self, host: Any, panel: Any, cts: Path, tmp_path: Path) -> None:
         """The views show nothing of an earlier training meanwhile."""

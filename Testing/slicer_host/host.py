@@ -212,7 +212,12 @@ class Host:
         import slicer
         from PySide6 import QtCore
 
+        from .rendered_view import RenderedView
+
+        RenderedView.paused = True
         self.unload_modules()
+        # the panel goes before the nodes, each of which it would follow
+        self.process_events()
         slicer.mrmlScene.Clear(False)
         slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutInitialView)
         scene = slicer.mrmlScene
@@ -226,6 +231,7 @@ class Host:
         self.process_events()
         gc.collect()
         self.process_events()
+        RenderedView.paused = False
         state.reset()
 
     def close(self) -> None:

@@ -16,6 +16,9 @@ _free_windows: list[Any] = []
 class RenderedView(QtWidgets.QWidget):
     """Owns a render window; scheduleRender gathers requests, forceRender draws at once."""
 
+    paused = False
+    """While the host is reset nobody looks."""
+
     def __init__(self, window: Any = None) -> None:
         super().__init__()
         self._window = window or (_free_windows.pop() if _free_windows else vtk.vtkRenderWindow())
@@ -38,7 +41,7 @@ class RenderedView(QtWidgets.QWidget):
             self._timer.start()
 
     def _render_if_due(self) -> None:
-        if self.isVisible():
+        if self.isVisible() and not RenderedView.paused:
             self.forceRender()
 
     def forceRender(self) -> None:
