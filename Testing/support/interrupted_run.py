@@ -28,32 +28,38 @@ from MAESILLib.training.trainer import Trainer
 
 
 class Beats(Reporter):
-    """Writes a byte for each update."""
+    """Writes a byte for each update, and waits for one: no update is ahead of who kills it."""
 
-    def __init__(self, pipe: int) -> None:
+    def __init__(self, beat: int, go: int) -> None:
         super().__init__("off")
-        self.pipe = pipe
+        self.beat, self.go = beat, go
 
     def progress(self, *arguments: Any, **more: Any) -> None:
-        os.write(self.pipe, b".")
+        os.write(self.beat, b".")
+        os.read(self.go, 1)
 
 
-def start(folder: Path) -> tuple[int, int]:
-    """Fork a process that goes on with the run; return its id and the pipe with its beats, the first before it does."""
-    reading, writing = os.pipe()
+def start(folder: Path) -> tuple[int, int, int]:
+    """Fork a process that resumes the run; return its id and the pipes of its beats, the first before it does.
+
+    It waits for a byte after every other beat, unless its pipe is closed.
+    """
+    (beats, beat), (go, ahead) = os.pipe(), os.pipe()
     child = os.fork()
     if child:
-        os.close(writing)
-        return child, reading
+        os.close(beat)
+        os.close(go)
+        return child, beats, ahead
+    os.close(ahead)
     status = 1
     try:
         torch.set_num_threads(1)
         print(json.dumps(look_at(folder)), flush=True)
-        os.write(writing, b".")
+        os.write(beat, b".")
         with open(sys.argv[2], encoding="utf-8") as file:
             config = from_dict(json.load(file))
         resume = holds_state(folder)
-        Trainer(config, read_cache(sys.argv[1]), folder, resume=resume, reporter=Beats(writing)).run()
+        Trainer(config, read_cache(sys.argv[1]), folder, resume=resume, reporter=Beats(beat, go)).run()
         status = 0
     finally:
         os._exit(status)
@@ -73,15 +79,19 @@ def look_at(folder: Path) -> dict[str, Any]:
 def main() -> None:
     folder, kills, rng = Path(sys.argv[3]), int(sys.argv[4]), random.Random(int(sys.argv[5]))
     for _ in range(kills):
-        child, beats = start(folder)
-        for _ in range(1 + rng.randrange(6)):
+        child, beats, ahead = start(folder)
+        os.read(beats, 1)
+        for _ in range(rng.randrange(6)):
             os.read(beats, 1)
+            os.write(ahead, b".")
         time.sleep(rng.random() * 0.02)
         os.kill(child, signal.SIGKILL)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
             sys.exit("a run ended before it was killed, or could not load what a kill left")
         os.close(beats)
-    child, _ = start(folder)
+        os.close(ahead)
+    child, _, ahead = start(folder)
+    os.close(ahead)
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
