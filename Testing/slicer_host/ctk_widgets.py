@@ -20,7 +20,6 @@ class ctkCollapsibleButton(Stored, QtWidgets.QWidget):  # noqa: N801
     """A header that folds its contents away."""
 
     contentsCollapsed = QtCore.Signal(bool)
-    clicked = QtCore.Signal(bool)
     toggled = QtCore.Signal(bool)
 
     text = stored(str, "text", "")
@@ -67,10 +66,6 @@ class ctkCollapsibleButton(Stored, QtWidgets.QWidget):  # noqa: N801
         bool, lambda self: not self._collapsed, lambda self, value: self._set_collapsed(not checked(bool, value))
     )
 
-    def click(self) -> None:
-        self._set_collapsed(not self._collapsed)
-        self.clicked.emit(not self._collapsed)
-
     def event(self, event: QtCore.QEvent) -> bool:
         if event.type() == QtCore.QEvent.Type.ChildPolished and isinstance(event.child(), QtWidgets.QWidget):
             event.child().installEventFilter(self)
@@ -93,10 +88,6 @@ class ctkCollapsibleButton(Stored, QtWidgets.QWidget):  # noqa: N801
 
     def minimumSizeHint(self) -> QtCore.QSize:
         return QtCore.QSize(80, HEADER) if self._collapsed else super().minimumSizeHint()
-
-    def mousePressEvent(self, event: QtGui.QMouseEvent) -> None:
-        if event.position().y() < HEADER:
-            self.click()
 
     def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         painter = QtWidgets.QStylePainter(self)

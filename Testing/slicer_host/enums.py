@@ -30,12 +30,6 @@ class EnumInt(int):
     def __and__(self, other: Any) -> int:
         return self._combine(other, "__and__")
 
-    def __xor__(self, other: Any) -> int:
-        return self._combine(other, "__xor__")
-
-    def __invert__(self) -> int:
-        return EnumInt(~self.member) if isinstance(self.member, enum.Flag) else ~int(self)
-
     def __repr__(self) -> str:
         return f"{self.member.name} (={int(self)})"
 

@@ -150,7 +150,6 @@ class qMRMLSliceControllerWidget(QtWidgets.QWidget):  # noqa: N801
         row.addWidget(self._label)
         row.addWidget(self._slider, 1)
         row.addWidget(self._value)
-        self._slider.valueChanged.connect(self._moved)
         node = logic.GetSliceNode()
         self._tags = [(thing, thing.AddObserver(vtk.vtkCommand.ModifiedEvent, self._show)) for thing in (node, logic)]
         self._show()
@@ -158,11 +157,6 @@ class qMRMLSliceControllerWidget(QtWidgets.QWidget):  # noqa: N801
     def _stop(self) -> None:
         for thing, tag in self._tags:
             thing.RemoveObserver(tag)
-
-    def _range(self) -> tuple[float, float]:
-        bounds, resolution = [0.0, 0.0], vtk.reference(0.0)
-        self._logic.GetSliceOffsetRangeResolution(bounds, resolution)
-        return bounds[0], bounds[1]
 
     def _show(self, *_: Any) -> None:
         if not shiboken6.isValid(self):
@@ -173,17 +167,11 @@ class qMRMLSliceControllerWidget(QtWidgets.QWidget):  # noqa: N801
         self._label.setStyleSheet(f"background: rgb({red},{green},{blue}); color: {dark}; font-weight: bold")
         self._label.setText(node.GetLayoutLabel() or "")
         self._value.setText(f"{node.GetOrientation()[:1]}: {node.GetSliceOffset():.1f}mm")
-        low, high = self._range()
-        self._slider.blockSignals(True)
+        bounds = [0.0, 0.0]
+        self._logic.GetSliceOffsetRangeResolution(bounds, vtk.reference(0.0))
+        low, high = bounds
         share = (node.GetSliceOffset() - low) / (high - low) if high > low else 0.5
         self._slider.setValue(round(1000 * share))
-        self._slider.blockSignals(False)
-
-    def _moved(self, position: int) -> None:
-        low, high = self._range()
-        self._logic.StartSliceOffsetInteraction()
-        self._logic.SetSliceOffset(low + (high - low) * position / 1000)
-        self._logic.EndSliceOffsetInteraction()
 
 
 class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801

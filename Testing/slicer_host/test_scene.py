@@ -230,27 +230,6 @@ def test_nine_views(host: Host) -> None:  # noqa: F811
     assert not manager.sliceWidget(names("A")[0]).visible
 
 
-def test_linked_scroll_moves_the_column(host: Host) -> None:  # noqa: F811
-    volume = add_volume()
-    grid_layout(702)
-    manager = slicer.app.layoutManager()
-    every = [name for row in "ABC" for name in names(row)]
-    for name in every:
-        composite = manager.sliceWidget(name).mrmlSliceCompositeNode()
-        composite.SetBackgroundVolumeID(volume.GetID())
-        composite.SetLinkedControl(True)
-        composite.SetHotLinkedControl(True)
-        manager.sliceWidget(name).sliceLogic().FitSliceToBackground()
-    host.process_events(0.1)
-    before = {name: manager.sliceWidget(name).mrmlSliceNode().GetSliceOffset() for name in every}
-    logic = manager.sliceWidget("Probe-B-Axial").sliceLogic()
-    logic.StartSliceOffsetInteraction()
-    logic.SetSliceOffset(before["Probe-B-Axial"] + 6)
-    logic.EndSliceOffsetInteraction()
-    moved = {name for name in every if manager.sliceWidget(name).mrmlSliceNode().GetSliceOffset() != before[name]}
-    assert moved == {"Probe-A-Axial", "Probe-B-Axial", "Probe-C-Axial"}
-
-
 def test_click_in_slice(host: Host) -> None:  # noqa: F811
     volume = add_volume()
     grid_layout(702)
