@@ -28,6 +28,7 @@ from MAESILLib.training.trainer import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0"]
 ROOT = Path(__file__).resolve().parents[3]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 STEPS = 6
 JOB = {"preview_at": 0, "completion": False}
 
@@ -46,18 +47,18 @@ def torchrun(ranks: int, *arguments: object, options: tuple[str, ...] = ()) -> s
         stderr=subprocess.PIPE,
         encoding="utf-8",  # whatever locale another test has set
         errors="replace",
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     )
 
 
 def do_jobs(ranks: int, cache: Cache, folder: Path, jobs: list[dict[str, Any]]) -> str:
     described = [{**job, "config": to_dict(job["config"])} for job in jobs]
     (folder / f"{ranks}.json").write_text(json.dumps(described))
-    process = torchrun(ranks, ROOT / "Testing" / "support" / "rank_jobs.py", cache.folder, folder / f"{ranks}.json")
-    out, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-3000:]
-    assert "FutureWarning" not in error
-    return out
+    command = [sys.executable, ROOT / "Testing" / "support" / "rank_jobs.py", str(ranks), cache.folder]
+    done = subprocess.run([*command, folder / f"{ranks}.json"], capture_output=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert b"FutureWarning" not in done.stderr
+    return done.stdout.decode()
 
 
 @pytest.fixture(scope="module")
