@@ -18,7 +18,8 @@ SAME_PLACE_MM = 0.05
 PART = r"[^\s:;,'\")\\/]"
 PATH = re.compile(
     # from its root, or below what has become "it"; of a name with blanks a later part has a slash again
-    rf"(?:(?<!\w)(?:[\\/]+\?\\)?(?:[A-Za-z]:)?|\bit)(?:[\\/]+{PART}+)+(?:(?: {PART}+)? {PART}*(?:[\\/]+{PART}+)+)*[\\/]?"
+    rf"(?:(?<!\w)(?:[\\/]+\?\\)?(?:[A-Za-z]:)?|\bit)(?:[\\/]+{PART}+)+"
+    rf"(?:(?: {PART}+)? {PART}*(?:[\\/]+{PART}+)+)*[\\/]?"
     r"|(?<![\w.-])[\w.-]+\.(?:dcm|ima|nii(?:\.gz)?|nrrd|nhdr|mha|mhd|hdr|img|z?raw(?:\.gz)?)\b",
     re.IGNORECASE,
 )

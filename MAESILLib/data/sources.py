@@ -220,8 +220,8 @@ def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
     sources = [source for _, source in sorted(found, key=lambda one: one[0])]
     if listing.given is not None and len(sources) < 2:
         # the manifest names it
-        one = sources[0] if sources else replace(given, problem="there is no CT in it")
-        return [replace(one, path=given.path, label="")]
+        only = sources[0] if sources else replace(given, problem="there is no CT in it")
+        return [replace(only, path=given.path, label="")]
     return sources
 
 
