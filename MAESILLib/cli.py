@@ -34,6 +34,8 @@ COMMANDS = {
     "evaluate": "measure checkpoints on prepared CTs",
     "compare": "train and evaluate MAESIL, an AE, a VAE and a VQ-VAE on the same data and budget",
     "probe": "evaluate the frozen encoder with linear probes on points and label maps",
+    "features": "write what the frozen encoder makes of a CT, with its principal components as colors",
+    "similar": "find the places that look alike to the frozen encoder, in a CT and in others",
     "export": "write the pretrained encoder for downstream work",
     "info": "describe a checkpoint, cache, volume or folder of CTs",
 }

@@ -26,7 +26,7 @@ PLANES = 16
 
 @contextmanager
 def volume_writer(
-    path: Path | str, dtype: DTypeLike, geometry: Geometry, *, compress: bool = True
+    path: Path | str, dtype: DTypeLike, geometry: Geometry, *, compress: bool = True, is_color: bool = False
 ) -> Iterator[Callable[[NDArray[Any]], None]]:
     """Yield a function that takes the next planes (n, H, W) of a volume, from the first to the last.
 
@@ -37,6 +37,7 @@ def volume_writer(
         dtype: int16, uint8 or float32.
         geometry: the volume's grid.
         compress: compress .nrrd (.nii.gz is always compressed, .nii never).
+        is_color: voxels are red, green and blue, so planes are (n, H, W, 3); NRRD only.
 
     Raises:
         InputError: the suffix is unknown, or the folder cannot be written to.
@@ -45,16 +46,16 @@ def volume_writer(
     """
     path, dtype = Path(path), np.dtype(dtype)
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), "")
-    if not suffix:
+    if not suffix or (is_color and suffix != ".nrrd"):
         raise InputError(f"cannot write {path}: unknown suffix", f"use one of {', '.join(WRITABLE_SUFFIXES)}")
     if dtype.name not in WRITABLE_TYPES:
         raise ValueError(f"volumes are written as {', '.join(WRITABLE_TYPES)}, not {dtype}")
     is_packed = suffix == ".nii.gz" or (suffix == ".nrrd" and compress)
-    depth, *plane = geometry.size_dhw
+    depth, *plane = *geometry.size_dhw, *([3] if is_color else [])
     written = 0
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         if suffix == ".nrrd":
-            file.write(_nrrd_header(dtype, geometry, is_packed))
+            file.write(_nrrd_header(dtype, geometry, is_packed, is_color))
         with gzip.GzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) if is_packed else nullcontext(file) as data:
             if suffix != ".nrrd":
                 _nifti_header(dtype, geometry).write_to(data)
@@ -71,7 +72,7 @@ def volume_writer(
             raise ValueError(f"{written} planes were written of {depth}")
 
 
-def _nrrd_header(dtype: np.dtype[Any], geometry: Geometry, is_packed: bool) -> bytes:
+def _nrrd_header(dtype: np.dtype[Any], geometry: Geometry, is_packed: bool, is_color: bool) -> bytes:
     """Return a header of the format NRRD0004 (https://teem.sourceforge.net/nrrd/format.html)."""
     affine = geometry.ijk_to_lps()
 
@@ -81,11 +82,11 @@ def _nrrd_header(dtype: np.dtype[Any], geometry: Geometry, is_packed: bool) -> b
     lines = [
         "NRRD0004",
         f"type: {'float' if dtype == np.float32 else dtype.name}",
-        "dimension: 3",
+        f"dimension: {3 + is_color}",
         "space: left-posterior-superior",
-        f"sizes: {' '.join(map(str, geometry.size_dhw[::-1]))}",
-        f"space directions: {' '.join(vector(column) for column in affine[:3, :3].T)}",
-        "kinds: domain domain domain",
+        f"sizes: {'3 ' * is_color}{' '.join(map(str, geometry.size_dhw[::-1]))}",
+        f"space directions: {'none ' * is_color}{' '.join(vector(column) for column in affine[:3, :3].T)}",
+        f"kinds: {'RGB-color ' * is_color}domain domain domain",
         "endian: little",
         f"encoding: {'gzip' if is_packed else 'raw'}",
         f"space origin: {vector(affine[:3, 3])}",

@@ -1,0 +1,69 @@
+"""``maesil similar``: where a CT, and others, look like a given place to the encoder."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from MAESILLib.commands.features import add_encoder_arguments, encode, load
+from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
+
+UNITS = ("r_mm", "a_mm", "s_mm")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="INPUT", help="CT in which the places lie")
+    parser.add_argument(
+        "--at",
+        nargs=3,
+        type=float,
+        action="append",
+        required=True,
+        metavar=("R", "A", "S"),
+        help="a place in mm, as Slicer shows it; may be repeated: alike is what is like their mean",
+    )
+    parser.add_argument("--in", nargs="+", default=[], dest="others", metavar="OTHER", help="other CTs to search")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="best matches of each CT in the table")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for a similarity map of each CT and matches.csv"
+    )
+    add_encoder_arguments(parser)
+
+
+def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
+    import numpy as np
+
+    from MAESILLib.ct.writing import volume_writer
+    from MAESILLib.data.names import plan_names
+    from MAESILLib.explore.similarity import best_matches, features_at, similarity
+    from MAESILLib.metrics.catalogue import markdown_table
+    from MAESILLib.runtime.errors import InputError
+    from MAESILLib.runtime.files import csv_text, staged, write_text
+
+    if args.top < 1:
+        raise InputError(f"--top is {args.top}", "give 1 or more")
+    encoder = load(args)
+    rows: list[dict[str, Any]] = []
+    paths = [args.input, *args.others]
+    names = plan_names([Path(path) for path in paths])
+    output = Path(args.output)
+    with staged(output, last="matches.csv") as staging:
+        for path, name in zip(paths, names, strict=True):
+            _, features = encode(args, encoder, path, reporter, stop)
+            if path is paths[0]:
+                places = np.stack([features_at(features, (-r, -a, s)) for r, a, s in args.at])
+                mean = features.in_body.mean(0)
+            alike = similarity(features, places, mean)
+            with volume_writer(staging / f"{name}.nrrd", np.float32, features.cells.geometry) as write:
+                write(alike)
+            for rank, (point, value) in enumerate(best_matches(features, alike, args.top), start=1):
+                ras = np.round((-point[0], -point[1], point[2]), 1).tolist()
+                rows.append(
+                    {"volume": name, "rank": rank, **dict(zip(UNITS, ras, strict=True)), "similarity": round(value, 3)}
+                )
+        write_text(staging / "matches.csv", csv_text(rows))
+    for name in names:
+        reporter.artifact("similarity", output / f"{name}.nrrd")
+    reporter.artifact("table", output / "matches.csv")
+    if args.progress != "json":
+        print("\n".join(markdown_table(list(rows[0]), [list(map(str, row.values())) for row in rows])))

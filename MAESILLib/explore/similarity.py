@@ -1,0 +1,62 @@
+"""Places that are alike: the cosine similarity of features to those of given places."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates, maximum_filter
+
+from MAESILLib.explore.features import Features
+from MAESILLib.runtime.errors import InputError
+
+APART_MM = 24.0
+"""Matches are at least as far from each other as two tokens."""
+
+
+def features_at(features: Features, point_lps: Sequence[float]) -> NDArray[np.float32]:
+    """Return the features (C,) at a place in mm, interpolated between cells.
+
+    Raises:
+        InputError: the place lies outside the volume.
+    """
+    geometry = features.cells.geometry
+    i, j, k = (np.linalg.inv(geometry.ijk_to_lps()) @ [*point_lps, 1])[:3]
+    index = np.array([k, j, i])
+    if (index < -0.5).any() or (index > np.array(geometry.size_dhw) - 0.5).any():
+        r, a, s = -point_lps[0], -point_lps[1], point_lps[2]
+        raise InputError(f"R A S = {r:g} {a:g} {s:g} mm lies outside the volume", "give a place in the volume")
+    channels = features.values.astype(np.float32)
+    return np.array([map_coordinates(channel, index[:, None], order=1, mode="nearest")[0] for channel in channels])
+
+
+def similarity(features: Features, places: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine similarity (D, H, W), -1 to 1, of every cell to the mean direction of places (K, C).
+
+    Args:
+        mean: (C,) features, from which directions are counted.
+    """
+    directions = _unit(places - mean)
+    direction = _unit(directions.mean(0))
+    centered = features.values.astype(np.float32) - mean[:, None, None, None]
+    return np.einsum("c,cdhw->dhw", direction, centered) / np.maximum(np.linalg.norm(centered, axis=0), 1e-6)
+
+
+def best_matches(features: Features, alike: NDArray[np.float32], count: int) -> list[tuple[NDArray[np.float64], float]]:
+    """Return the places (LPS, mm) in the patient that are most alike, best first, and how much they are.
+
+    Each is the best of its neighbourhood, and lies ``APART_MM`` from those before it.
+    """
+    inside = np.where(features.body, alike, -np.inf)
+    peaks = np.argwhere((inside == maximum_filter(inside, 3)) & features.body)
+    found: list[tuple[NDArray[np.float64], float]] = []
+    for peak in sorted(peaks, key=lambda at: -inside[tuple(at)]):
+        point = features.cells.geometry.physical_point(peak)
+        if all(np.linalg.norm(point - other) >= APART_MM for other, _ in found):
+            found.append((point, float(inside[tuple(peak)])))
+        if len(found) == count:
+            break
+    return found
+
+
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
