@@ -122,6 +122,24 @@ class TestForm:
 
 
 class TestTraining:
+    def test_curves_follow_their_points_until_the_user_zooms(self, host: Any, panel: Any) -> None:
+        plots = panel.train.plots
+        plots.begin()
+        panel.train.show()
+        chart = plots.charts["Loss"]
+
+        def add(step: int) -> None:
+            for one in (step - 1, step):
+                plots.add({"step": one, "loss": 1 / one, "psnr_masked_db": one})
+
+        for step in (10, 20, 40):
+            add(step)
+            host.process_events(until=lambda step=step: chart.GetXAxisRange()[1] >= step, timeout=5)
+        chart.SetXAxisRange(2, 5)
+        add(80)
+        host.process_events(2)
+        assert chart.GetXAxisRange() == (2, 5)
+
     def test_from_start_to_checkpoint(self, host: Any, panel: Any, cts: Path, tmp_path: Path) -> None:
         from MAESILLib.training.log import read_log
 

@@ -88,9 +88,12 @@ class qMRMLPlotView(RenderedView):  # noqa: N801
         return self._chart
 
     def fitToContent(self) -> None:
-        """Fit the axes to what was drawn last."""
+        """Fit the axes to what was drawn last; as in Slicer, the chart node gets their range."""
         self._chart.RecalculateBounds()
         self.forceRender()
+        node = self._node.GetPlotChartNode()
+        for axis, keep in ((1, node.SetXAxisRange), (0, node.SetYAxisRange)) if node is not None else ():
+            keep(self._chart.GetAxis(axis).GetUnscaledMinimum(), self._chart.GetAxis(axis).GetUnscaledMaximum())
 
 
 def _columns(series: Any) -> list[str]:

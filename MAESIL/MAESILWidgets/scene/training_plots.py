@@ -14,8 +14,8 @@ from vtk.util import numpy_support
 REFRESH_MS = 500
 FIT_AFTER_MS = 100
 """A view has drawn what is new by then."""
-UNZOOMED = (0.0, 1.0)
-"""Range of a chart node, which Slicer sets when the user zooms or pans."""
+UNFITTED = (0.0, 1.0)
+"""Range of a chart node, which Slicer sets when a view is fitted, and when the user zooms or pans."""
 TABLES = {
     "training": ("step", "loss", "training"),
     "validation": ("step", "validation"),
@@ -48,6 +48,7 @@ class TrainingPlots:
         self.tables: dict[str, Any] = {}
         self.series: dict[str, Any] = {}
         self.charts: dict[str, Any] = {}
+        self._fitted: dict[str, Any] = {}
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.connect("timeout()", self.refresh)
@@ -106,16 +107,19 @@ class TrainingPlots:
         """Fit the axes, which keep the range of their first points, unless the user has zoomed."""
         for name, chart in self.charts.items():
             widget = slicer.app.layoutManager().viewWidget(_view(name))
-            if widget is not None and chart.GetXAxisRange() == chart.GetYAxisRange() == UNZOOMED:
+            ranges = (chart.GetXAxisRange(), chart.GetYAxisRange())
+            if widget is not None and ranges == self._fitted[name]:
                 widget.plotView().fitToContent()
+                self._fitted[name] = (chart.GetXAxisRange(), chart.GetYAxisRange())
 
     def _make_nodes(self) -> None:
         self.tables = {name: _node("vtkMRMLTableNode", f"MAESIL {name}") for name in TABLES}
         for name, curves in CURVES.items():
             chart = _node("vtkMRMLPlotChartNode", f"MAESIL {name}")
             chart.RemoveAllPlotSeriesNodeIDs()
-            chart.SetXAxisRange(UNZOOMED)
-            chart.SetYAxisRange(UNZOOMED)
+            chart.SetXAxisRange(UNFITTED)
+            chart.SetYAxisRange(UNFITTED)
+            self._fitted[name] = (UNFITTED, UNFITTED)
             chart.SetTitle(TITLES[name])
             chart.SetXAxisTitle(_("step"))
             chart.SetYAxisTitle("")
