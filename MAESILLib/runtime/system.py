@@ -107,6 +107,8 @@ def machine_memory() -> tuple[int, int]:
 
 def _control_group_limits() -> Iterator[int]:
     """Yield the limits of the process's control groups (version 2), which schedulers and containers set on Linux."""
+    if sys.platform != "linux":
+        return
     root = Path("/sys/fs/cgroup")
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()

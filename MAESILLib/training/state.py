@@ -96,7 +96,8 @@ def read_state(folder: Path) -> SavedState:
         if wrong := [key for key, kind in KINDS.items() if not isinstance(values[key], kind)]:
             raise ValueError(f"its '{wrong[0]}' is of another kind")
         Progress(**values["progress"])
-    from_dict(values["config"], str(path))
+    # a method that hides nothing has a mask that no pretraining may have
+    from_dict({key: value for key, value in values["config"].items() if key != "mask"}, str(path))
     return SavedState(values, path)
 
 

@@ -22,6 +22,7 @@ VERDICTS: dict[str, dict[str, str]] = {
         "cut.nii.gz": "!cut short",
         "cut_trailer.nii.gz": "!cut short",
         "empty.nii.gz": "!no NIfTI header",
+        "long.nii": "?100 bytes more than its header states",
     },
     # padding and what is not finite lie outside the body, and become air
     "16_values_nan_and_metal": {"metal*": RIGHT, "*": "~"},

@@ -151,7 +151,7 @@ class TestWheel:
     def test_holds_modules_and_resources_and_nothing_else(self, wheel: Path) -> None:
         names = set(zipfile.ZipFile(wheel).namelist())
         expected = {str(path.relative_to(REPOSITORY)) for path in (*PACKAGE.rglob("*.py"), PACKAGE / "py.typed")}
-        assert not expected - names
+        assert expected - names == set()
         assert "MAESILLib/Resources/Test/resource.txt" in names
         for name in names:
             assert name.startswith(("MAESILLib/", "maesil-")), name

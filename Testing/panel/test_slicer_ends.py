@@ -170,7 +170,7 @@ class TestFailures:
             (f'export PYTHONPATH="{tmp_path}/bug:$PYTHONPATH"', ["ArithmeticError: unforeseen", "Copy diagnostics"]),
             ("ulimit -f 512", ["larger than the system allows"]),
             (f'export PYTHONPATH="{tmp_path}/missing:$PYTHONPATH"', ["No module named 'torch'", "Python packages"]),
-            (f'truncate -s 5000 "{mine}"', ["mine.safetensors", "damaged"]),
+            (f'truncate -s 5000 "{mine}"', ["mine.safetensors", "not a readable checkpoint"]),
         ):
             host.install_python_slicer(tmp_path / "launchers", line)
             apply_and_wait(host, ready)

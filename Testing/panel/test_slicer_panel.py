@@ -141,7 +141,7 @@ class TestInput:
         panel.parameters.inputVolume = ct_node()
         use_checkpoint(panel, cut)
         assert "cut.safetensors" in panel.ui.volumeWarningLabel.text
-        assert "damaged" in panel.ui.applyButton.toolTip
+        assert "not a readable checkpoint" in panel.ui.applyButton.toolTip
         assert not panel.ui.applyButton.enabled
 
     def test_the_sample_is_loaded_by_one_click(self, panel: Any) -> None:

@@ -145,7 +145,7 @@ def write_ct(path: Path, size_dhw: Sequence[int] = (40, 48, 44), seed: int = 0, 
 def write_image(path: Path, array: np.ndarray, grid: Geometry) -> None:
     """Write an array with SimpleITK alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image_of(array, grid), str(path), useCompression=True)
+    sitk.WriteImage(image_of(array, grid), str(path))
 
 
 def read_array(path: Path) -> np.ndarray:
