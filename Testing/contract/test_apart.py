@@ -23,14 +23,14 @@ class Crashing(Given):
 
 @pytest.mark.parametrize("name", ["scan.nrrd", "scan.mha"])
 def test_the_volume_is_the_same(tmp_path: Path, name: str) -> None:
-    path = write_ct(tmp_path / name, (12, 40, 48))
+    path = write_ct(tmp_path / name, (12, 40, 48), packed=True)
     apart, here = read_apart(path, NEVER), read_volume(path)
     np.testing.assert_array_equal(apart.hu, here.hu)
     assert (apart.hu.dtype, apart.geometry, apart.name) == (here.hu.dtype, here.geometry, here.name)
 
 
 def test_what_is_damaged_is_refused_in_the_same_words(tmp_path: Path) -> None:
-    path = write_ct(tmp_path / "scan.nrrd", (12, 40, 48))
+    path = write_ct(tmp_path / "scan.nrrd", (12, 40, 48), packed=True)
     path.write_bytes(path.read_bytes()[:-100])
     result = maesil("info", path)
     assert result.status == 2
@@ -40,7 +40,7 @@ def test_what_is_damaged_is_refused_in_the_same_words(tmp_path: Path) -> None:
 
 
 def test_a_crash_is_one_line_and_a_stop_does_not_wait(tmp_path: Path) -> None:
-    path = write_ct(tmp_path / "scan.nrrd", (12, 40, 48))
+    path = write_ct(tmp_path / "scan.nrrd", (12, 40, 48), packed=True)
     with pytest.raises(InputError, match=r"scan\.nrrd cannot be read: the reader died \(signal 6\)"):
         read_apart(path, NEVER, given=Crashing())
     stop = StopRequest()

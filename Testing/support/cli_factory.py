@@ -135,17 +135,19 @@ def write_checkpoint(
     return path
 
 
-def write_ct(path: Path, size_dhw: Sequence[int] = (40, 48, 44), seed: int = 0, **grid: Any) -> Path:
+def write_ct(
+    path: Path, size_dhw: Sequence[int] = (40, 48, 44), seed: int = 0, packed: bool = False, **grid: Any
+) -> Path:
     """Write a synthetic CT as the suffix of ``path`` says; ``grid`` as for volume_factory.geometry."""
     d, h, w = size_dhw
-    write_image(path, trunk((d, h, w), seed), geometry((d, h, w), **grid))
+    write_image(path, trunk((d, h, w), seed), geometry((d, h, w), **grid), packed)
     return path
 
 
-def write_image(path: Path, array: np.ndarray, grid: Geometry) -> None:
-    """Write an array with SimpleITK alone."""
+def write_image(path: Path, array: np.ndarray, grid: Geometry, packed: bool = False) -> None:
+    """Write an array with SimpleITK alone; what is ``packed`` is read in a process of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image_of(array, grid), str(path))
+    sitk.WriteImage(image_of(array, grid), str(path), useCompression=packed)
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -207,7 +207,7 @@ class TestRefusals:
         good = [write_ct(root / name, SMALL, number) for number, name in enumerate(("a.nii.gz", "z.nrrd"))]
         data = write_ct(root / "cut.nii.gz", SMALL, 5).read_bytes()
         (root / "cut.nii.gz").write_bytes(data[: len(data) // 2])
-        flipped = bytearray(write_ct(root / "flipped.mha", SMALL, 6).read_bytes())
+        flipped = bytearray(write_ct(root / "flipped.mha", SMALL, 6, packed=True).read_bytes())
         flipped[-200] ^= 255
         (root / "flipped.mha").write_bytes(flipped)
         (root / "text.nii.gz").write_text("hello")
