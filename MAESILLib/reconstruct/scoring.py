@@ -1,6 +1,5 @@
 """The metrics of one reconstruction: model and harmonic fill on the same masks, on the model's grid."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -56,14 +55,10 @@ def measure(
     modes = ["masked"]
     if is_complete or not is_masked:
         modes.append("complete" if is_complete else "autoencoding")
-    # numpy and scipy let go of the interpreter, so two threads use two cores
-    with ThreadPoolExecutor(2) as pool:
+    metrics: dict[str, float | None] = {}
+    for mode in modes:
         stop.check()
-        scores = [
-            pool.submit(score, reference, prediction, result.hidden, body, shown, patch_size, mode, stop)
-            for mode in modes
-        ]
-    metrics = {key: value for found in scores for key, value in found.result().items()}
+        metrics |= score(reference, prediction, result.hidden, body, shown, patch_size, mode, stop)
     filled = None if result.filled is None else in_window(result.filled, window_hu, shown)
     metrics["baseline_harmonic_psnr_masked_db"] = None
     if filled is not None:
