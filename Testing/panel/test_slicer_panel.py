@@ -366,6 +366,21 @@ class TestViews:
         assert (with_lines != np.asarray(host.view_pixels("MAESIL-Masked-Axial"))).any()
         # the legend is in one error view alone
         assert legend_views(result) == {ready.views.slice_node("Error", "Axial").GetID()}
+        # a result's outlines are in no view of a training, nor in those of another result
+        ready.ui.outlinesCheckBox.click()
+        click_middle(host, "MAESIL-Reconstruction-Axial")
+
+        def are_shown() -> list[bool]:
+            return [bool(result.node(role).GetDisplayNode().GetVisibility()) for role in ("outlines", "selected")]
+
+        assert are_shown() == [True, True]
+        ready.train.show()
+        assert are_shown() == [False, False]
+        ready.ui.layoutButton.click()
+        assert are_shown() == [True, True]
+        apply_and_wait(host, ready)
+        assert result_of(ready).id != result.id
+        assert are_shown() == [False, False]
 
 
 class TestScene:

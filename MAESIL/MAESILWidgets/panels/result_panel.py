@@ -42,7 +42,7 @@ class ResultPanel:
         ui.errorRangeSpinBox.connect("valueChanged(int)", self._range_chosen)
         ui.layoutButton.connect("clicked(bool)", lambda _checked: self.show())
         ui.layoutBackButton.connect("clicked(bool)", lambda _checked: self.back())
-        ui.outlinesCheckBox.connect("toggled(bool)", lambda _checked: self._show_outlines())
+        ui.outlinesCheckBox.connect("toggled(bool)", lambda _checked: self._outline())
         ui.removeResultButton.connect("clicked(bool)", lambda _checked: self.remove())
 
     def stop(self) -> None:
@@ -77,7 +77,7 @@ class ResultPanel:
             return
         self.views.show(self.result)
         self.clicks.start()
-        self._show_outlines()
+        self._outline()
 
     def back(self) -> None:
         """Return to the user's own layout."""
@@ -122,7 +122,7 @@ class ResultPanel:
 
     def _select(self, number: int | None) -> None:
         self.selected = number
-        outlines.select(self.result, number, self._view_ids())
+        self._outline()
         self.ui.superpatchLabel.text = superpatch_text(self.result.metrics, number) if number is not None else ""
         self.ui.superpatchLabel.setVisible(number is not None)
 
@@ -139,6 +139,7 @@ class ResultPanel:
             self.window.watch(result)
             self._fill_table()
             self.selected = None
+            self._outline()
             self.ui.superpatchLabel.text = _("Click into a view to see the metrics of the superpatch there.")
             self.ui.superpatchLabel.setVisible(has_result)
         self._mark_window()
@@ -181,15 +182,17 @@ class ResultPanel:
         if self.result is not None:
             display.set_error_range(self.result, hu)
 
-    def _show_outlines(self) -> None:
-        if self.result is not None and self.result.is_whole() and self.views.is_shown():
-            outlines.show(self.result, self._view_ids(), bool(self.ui.outlinesCheckBox.checked))
-
-    def _view_ids(self) -> list[str]:
-        if not self.views.is_shown():
-            return []
+    def _outline(self) -> None:
+        """Outline this result's superpatches if they are asked for, and the selected one; those of no other."""
+        outlines.hide()
+        if self.result is None or not self.result.is_whole() or not self.views.is_shown():
+            return
         manager = slicer.app.layoutManager()
-        return [manager.sliceWidget(name).sliceLogic().GetSliceNode().GetID() for name in view_names()]
+        views = [manager.sliceWidget(name).sliceLogic().GetSliceNode().GetID() for name in view_names()]
+        if self.ui.outlinesCheckBox.checked:
+            outlines.show(self.result, "outlines", list(range(len(self.result.metrics["superpatches"]))), views)
+        if self.selected is not None:
+            outlines.show(self.result, "selected", [self.selected], views)
 
 
 def superpatch_text(metrics: dict[str, Any], number: int) -> str:

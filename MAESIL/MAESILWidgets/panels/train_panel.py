@@ -18,7 +18,7 @@ from MAESILWidgets.jobs.system import System
 from MAESILWidgets.jobs.training_task import TrainingTask, is_resumable
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.panels.choices import DATA_SOURCES, PRESETS, TRAIN_MASKS, Choice, show_text
-from MAESILWidgets.scene import training_preview
+from MAESILWidgets.scene import outlines, training_preview
 from MAESILWidgets.scene.layout import TRAINING_LAYOUT_ID, Views
 from MAESILWidgets.scene.training_plots import TrainingPlots
 
@@ -197,6 +197,7 @@ class TrainPanel:
         from MAESILLib.training.run_folder import PREVIEW_VOLUME
 
         self.views.switch(TRAINING_LAYOUT_ID)
+        outlines.hide()
         self.plots.show()
         latest = Path(self._run if self.task is not None else self.parameters.runFolder or "?") / PREVIEW_VOLUME
         if latest.is_file():

@@ -9,10 +9,10 @@ import slicer
 import vtk
 
 from MAESILWidgets.scene.export import LPS_AND_RAS
-from MAESILWidgets.scene.results_scene import move_into
+from MAESILWidgets.scene.results_scene import move_into, results
 
-OUTLINE_COLOUR = (0.95, 0.85, 0.3)
-SELECTED_COLOUR = (0.3, 1.0, 0.5)
+LOOKS = {"outlines": ((0.95, 0.85, 0.3), 1), "selected": ((0.3, 1.0, 0.5), 3)}
+"""Color and width of the lines of all superpatches, and of the one that was clicked, by the role of their model."""
 FACES = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5))
 
 
@@ -69,34 +69,23 @@ def surface(metrics: dict[str, Any], numbers: list[int]) -> Any:
     return mesh
 
 
-def show(result: Any, view_ids: list[str], is_visible: bool) -> None:
-    """Show or hide the outlines of all superpatches in these views."""
-    node = _model(result, "outlines", OUTLINE_COLOUR, 1, view_ids) if is_visible else result.node("outlines")
-    if node is None:
-        return
-    if is_visible:
-        metrics = result.metrics
-        node.SetAndObservePolyData(surface(metrics, list(range(len(metrics["superpatches"])))))
-    node.GetDisplayNode().SetVisibility(is_visible)
-
-
-def select(result: Any, number: int | None, view_ids: list[str]) -> None:
-    """Outline one superpatch, or none."""
-    if number is None:
-        node = result.node("selected")
-        if node is not None:
-            node.GetDisplayNode().SetVisibility(False)
-        return
-    node = _model(result, "selected", SELECTED_COLOUR, 3, view_ids)
-    node.SetAndObservePolyData(surface(result.metrics, [number]))
+def show(result: Any, role: str, numbers: list[int], view_ids: list[str]) -> None:
+    """Outline these superpatches in these views, as one of :data:`LOOKS`."""
+    node = result.node(role) or _model(result, role, view_ids)
+    node.SetAndObservePolyData(surface(result.metrics, numbers))
     node.GetDisplayNode().SetVisibility(True)
 
 
-def _model(result: Any, role: str, colour: tuple[float, float, float], width: int, view_ids: list[str]) -> Any:
-    """Return the model of a role, made when first asked for, in the result's folder and under the input's transform."""
-    node = result.node(role)
-    if node is not None:
-        return node
+def hide() -> None:
+    """Hide the outlines of all results: others share the views, a training's preview too."""
+    for result in results():
+        for node in filter(None, map(result.node, LOOKS)):
+            node.GetDisplayNode().SetVisibility(False)
+
+
+def _model(result: Any, role: str, view_ids: list[str]) -> Any:
+    """Make the model of a role, in the result's folder and under the input's transform."""
+    colour, width = LOOKS[role]
     scene = result.text_node.GetScene()
     node = scene.AddNewNodeByClass("vtkMRMLModelNode", f"{role} {result.name}")
     node.CreateDefaultDisplayNodes()
