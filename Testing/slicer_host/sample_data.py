@@ -26,6 +26,7 @@ class SampleDataLogic:
         fileNames: Any = None,
         nodeNames: Any = None,
         thumbnailFileName: str | None = None,
+        loadFileTypes: str | None = None,
         checksums: Any = None,
     ) -> None:
         entry = {name: value for name, value in locals().items() if value is not None}
@@ -54,6 +55,8 @@ class SampleDataLogic:
             urllib.request.urlretrieve(source["uris"], path)
             if source["checksums"] != f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}":
                 state.complain(f"sample data {sampleName!r}: another checksum")
+            if source.get("loadFileTypes") != "VolumeFile":
+                state.complain(f"sample data {sampleName!r}: Slicer may read {path.suffix} as a transform")
             node = slicer.util.loadVolume(str(path), {"name": source["nodeNames"]})
         slicer.mrmlScene.RemoveNode(node.GetStorageNode())
         return node

@@ -42,5 +42,7 @@ def register(resource: Callable[[str], str]) -> None:
         fileNames=f"{NAME}.nrrd",
         nodeNames=NAME,
         thumbnailFileName=resource("Icons/MAESIL.png"),
+        # Slicer has readers of .nrrd as volume and as transform
+        loadFileTypes="VolumeFile",
         checksums="SHA256:cb119bc38c6ed17ca8b8f6749bcd0e62cc52d158f8f67a988d93e12d2d9cfad0",
     )
