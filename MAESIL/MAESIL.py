@@ -82,7 +82,8 @@ class MAESILWidget(ScriptedLoadableModuleWidget):
         # a reloaded module is set up while it is open, and not entered again
         entered = getattr(self.parent, "isEntered", False)
         isOpen = bool(entered() if callable(entered) else entered)
-        self.panel = ModulePanel(widget, MAESILLogic(), resource, isOpen)
+        self.logic = MAESILLogic()  # where slicer.util.getModuleLogic looks for it
+        self.panel = ModulePanel(widget, self.logic, resource, isOpen)
 
     def cleanup(self):
         """Stop everything: the module is reloaded, or Slicer closes."""

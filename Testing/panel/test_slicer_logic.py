@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slicer
 from cli_factory import maesil
 from gui_factory import RESULT_KINDS, apply_and_wait, ct_node, load_ct, result_of, use_checkpoint
 
@@ -61,6 +62,7 @@ class TestLogic:
         import MAESIL
 
         seen = []
+        assert isinstance(slicer.util.getModuleLogic("MAESIL"), MAESIL.MAESILLogic)
         result = MAESIL.MAESILLogic().reconstruct(
             ct_node(),
             checkpoint=str(checkpoint),
