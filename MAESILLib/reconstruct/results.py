@@ -103,6 +103,8 @@ def reconstruct_volume(
         grid = model_grid(volume.geometry, info.preprocessing.spacing_mm)
         unit = hu_to_unit(grid.to_model(volume.hu), window)
         with staged(outputs.folder, last=METRICS) as staging:
+            # the fills come before the first superpatch
+            reporter.progress("reconstruct", 0.0)
             result = reconstruct(
                 model.network,
                 unit,
