@@ -81,9 +81,8 @@ class MAESILWidget(ScriptedLoadableModuleWidget):
         self.layout.addWidget(widget)
         # a reloaded module is set up while it is open, and not entered again
         entered = getattr(self.parent, "isEntered", False)
-        isOpen = bool(entered() if callable(entered) else entered)
         self.logic = MAESILLogic()  # where slicer.util.getModuleLogic looks for it
-        self.panel = ModulePanel(widget, self.logic, resource, isOpen)
+        self.panel = ModulePanel(widget, self.logic, resource, bool(entered() if callable(entered) else entered))
 
     def cleanup(self):
         """Stop everything: the module is reloaded, or Slicer closes."""

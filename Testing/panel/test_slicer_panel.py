@@ -366,6 +366,11 @@ class TestViews:
         assert (with_lines != np.asarray(host.view_pixels("MAESIL-Masked-Axial"))).any()
         # the legend is in one error view alone
         assert legend_views(result) == {ready.views.slice_node("Error", "Axial").GetID()}
+        # Slicer may give the section less height than its wrapped texts need; the table lies over nothing then
+        click_middle(host, "MAESIL-Reconstruction-Axial")
+        section = ready.ui.reconstructSection
+        section.resize(360, section.sizeHint.height() - 30)
+        assert ready.ui.metricsTable.geometry.bottom() < ready.ui.lungWindowButton.geometry.top()
         # a result's outlines are in no view of a training, nor in those of another result
         ready.ui.outlinesCheckBox.click()
         click_middle(host, "MAESIL-Reconstruction-Axial")
