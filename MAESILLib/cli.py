@@ -35,7 +35,7 @@ COMMANDS = {
     "compare": "train and evaluate MAESIL, an AE, a VAE and a VQ-VAE on the same data and budget",
     "probe": "evaluate the frozen encoder with linear probes on points and label maps",
     "features": "write what the frozen encoder makes of a CT, with its principal components as colors",
-    "similar": "find the places that look alike to the frozen encoder, in a CT and in others",
+    "similar": "find points with similar features, in a CT and in others",
     "export": "write the pretrained encoder for downstream work",
     "info": "describe a checkpoint, cache, volume or folder of CTs",
 }

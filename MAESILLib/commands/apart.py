@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import traceback
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -37,11 +38,13 @@ def read_apart(path: Path, stop: StopRequest, **options: Any) -> CTVolume:
 
     Raises:
         InputError: as there; or its reader crashed, took too long or filled the memory.
-        CancelledError: a stop was asked for while another process reads it.
+        CancelledError: a stop was asked for while another process reads it. While this one does, it ends at once, so
+            nothing may be half done.
     """
     # a worker is such a process already, and may not have others
     if multiprocessing.current_process().daemon or not _is_packed(path):
-        return read_volume(path, **options)
+        with stop.until_first_check():
+            return read_volume(path, **options)
     pieces = run_in_workers(partial(_piece, path, options), range(PIECES), 1, stop, limit_s=LIMIT_S, failed=_failed)
     with closing(pieces):
         for number, found in enumerate(pieces):
@@ -66,6 +69,8 @@ def _piece(path: Path, options: dict[str, Any], number: int) -> tuple[CTVolume, 
         except MemoryError:
             return OutOfMemoryError(f"there is too little memory to read {path}", "close other programs")
         except Exception as error:
+            # of a bug, what a traceback of the other process would not show
+            error.add_note(traceback.format_exc())
             return error
     hu = _read[0].hu
     return replace(_read[0], hu=hu[:0]), hu[_planes(number, hu)]

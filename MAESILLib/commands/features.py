@@ -33,7 +33,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stride", type=int, default=8, metavar="N", help="voxels of 1.5 mm between features: 8, 4 or 2"
     )
-    parser.add_argument("--series", metavar="UID", help="DICOM series: UID, number, or largest")
+    parser.add_argument("--series", metavar="UID", help="DICOM series of INPUT: UID, number, or largest")
     add_reading_arguments(parser, "--spacing", "--input-spacing")
 
 
@@ -46,14 +46,19 @@ def load(args: argparse.Namespace) -> PretrainedEncoder:
 
 
 def encode(
-    args: argparse.Namespace, encoder: PretrainedEncoder, path: str, reporter: Reporter, stop: StopRequest
+    args: argparse.Namespace,
+    encoder: PretrainedEncoder,
+    path: str,
+    series: str | None,
+    reporter: Reporter,
+    stop: StopRequest,
 ) -> tuple[CTVolume, Features]:
     """Read a CT and return it with its features."""
     from MAESILLib.commands.apart import read_apart
     from MAESILLib.explore.features import dense_features
 
     reporter.progress("read", 0.0)
-    volume = read_apart(Path(path), stop, series=args.series, given=given_from(args))
+    volume = read_apart(Path(path), stop, series=series, given=given_from(args))
     reporter.progress("read", 1.0)
     for warning in volume.warnings:
         reporter.warning(warning)
@@ -77,7 +82,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     encoder = load(args)
     basis = read_basis(Path(args.basis), encoder.width) if args.basis else None
-    volume, features = encode(args, encoder, args.input, reporter, stop)
+    volume, features = encode(args, encoder, args.input, args.series, reporter, stop)
     basis = basis or fit_basis(features.in_body)
     output = Path(args.output)
     names = ("features.safetensors", "basis.safetensors", "pca.nrrd")

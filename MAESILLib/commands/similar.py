@@ -1,4 +1,4 @@
-"""``maesil similar``: where a CT, and others, look like a given place to the encoder."""
+"""``maesil similar``: where a CT, and others, are similar to query points, by the encoder's features."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ UNITS = ("r_mm", "a_mm", "s_mm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", help="CT in which the places lie")
+    parser.add_argument("input", metavar="INPUT", help="CT of the query points")
     parser.add_argument(
         "--at",
         nargs=3,
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar=("R", "A", "S"),
-        help="a place in mm, as Slicer shows it; may be repeated: alike is what is like their mean",
+        help="query point in mm, as Slicer shows it; may be repeated: the mean of their directions is compared",
     )
     parser.add_argument("--in", nargs="+", default=[], dest="others", metavar="OTHER", help="other CTs to search")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="best matches of each CT in the table")
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     from MAESILLib.ct.writing import volume_writer
     from MAESILLib.data.names import plan_names
-    from MAESILLib.explore.similarity import best_matches, features_at, similarity
+    from MAESILLib.explore.similarity import best_matches, features_at, similarity_map
     from MAESILLib.metrics.catalogue import markdown_table
     from MAESILLib.runtime.errors import InputError
     from MAESILLib.runtime.files import csv_text, staged, write_text
@@ -46,21 +46,23 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     rows: list[dict[str, Any]] = []
     paths = [args.input, *args.others]
     names = plan_names([Path(path) for path in paths])
+    maps = []
+    for number, (path, name) in enumerate(zip(paths, names, strict=True)):
+        _, features = encode(args, encoder, path, None if number else args.series, reporter, stop)
+        if number == 0:
+            queries = np.stack([features_at(features, (-r, -a, s)) for r, a, s in args.at])
+            mean = features.in_body.mean(0)
+        maps.append((similarity_map(features, queries, mean), features.cells.geometry))
+        for rank, (point, value) in enumerate(best_matches(features, maps[-1][0], args.top), start=1):
+            ras = np.round((-point[0], -point[1], point[2]), 1).tolist()
+            rows.append(
+                {"volume": name, "rank": rank, **dict(zip(UNITS, ras, strict=True)), "similarity": round(value, 3)}
+            )
     output = Path(args.output)
     with staged(output, last="matches.csv") as staging:
-        for path, name in zip(paths, names, strict=True):
-            _, features = encode(args, encoder, path, reporter, stop)
-            if path is paths[0]:
-                places = np.stack([features_at(features, (-r, -a, s)) for r, a, s in args.at])
-                mean = features.in_body.mean(0)
-            alike = similarity(features, places, mean)
-            with volume_writer(staging / f"{name}.nrrd", np.float32, features.cells.geometry) as write:
-                write(alike)
-            for rank, (point, value) in enumerate(best_matches(features, alike, args.top), start=1):
-                ras = np.round((-point[0], -point[1], point[2]), 1).tolist()
-                rows.append(
-                    {"volume": name, "rank": rank, **dict(zip(UNITS, ras, strict=True)), "similarity": round(value, 3)}
-                )
+        for name, (similarity, geometry) in zip(names, maps, strict=True):
+            with volume_writer(staging / f"{name}.nrrd", np.float32, geometry) as write:
+                write(similarity)
         write_text(staging / "matches.csv", csv_text(rows))
     for name in names:
         reporter.artifact("similarity", output / f"{name}.nrrd")

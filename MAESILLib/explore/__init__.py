@@ -1,1 +1,1 @@
-"""What the frozen encoder knows, without training: dense features, their colors, places that are alike."""
+"""The frozen encoder used without training: dense features, their colors, similar points."""

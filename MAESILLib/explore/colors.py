@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from MAESILLib.ct.writing import PLANES, volume_writer
@@ -59,7 +60,7 @@ def read_basis(path: Path, channels: int) -> Basis:
         basis = Basis(values["mean"], values["axes"], values["ends"])
     except FileNotFoundError:
         raise InputError(f"no such file: {path}", "check the path") from None
-    except Exception:
+    except (SafetensorError, KeyError, OSError):
         raise InputError(f"{path} is no basis", "give a basis.safetensors that maesil features has written") from None
     if (basis.mean.shape, basis.axes.shape, basis.ends.shape) != ((channels,), (3, channels), (2, 3)):
         raise InputError(f"{path} is not for features of {channels} channels", "give one of the same checkpoint")

@@ -1,4 +1,4 @@
-"""Places that are alike: the cosine similarity of features to those of given places."""
+"""Cosine similarity of a volume's features to those of query points, and the best matches."""
 
 from collections.abc import Sequence
 
@@ -14,39 +14,42 @@ APART_MM = 24.0
 
 
 def features_at(features: Features, point_lps: Sequence[float]) -> NDArray[np.float32]:
-    """Return the features (C,) at a place in mm, interpolated between cells.
+    """Return the features (C,) at a point in mm, interpolated between cells.
 
     Raises:
-        InputError: the place lies outside the volume.
+        InputError: the point lies outside the volume.
     """
     geometry = features.cells.geometry
     i, j, k = (np.linalg.inv(geometry.ijk_to_lps()) @ [*point_lps, 1])[:3]
     index = np.array([k, j, i])
     if (index < -0.5).any() or (index > np.array(geometry.size_dhw) - 0.5).any():
         r, a, s = -point_lps[0], -point_lps[1], point_lps[2]
-        raise InputError(f"R A S = {r:g} {a:g} {s:g} mm lies outside the volume", "give a place in the volume")
+        raise InputError(f"R A S = {r:g} {a:g} {s:g} mm lies outside the volume", "give a point in the volume")
     channels = features.values.astype(np.float32)
     return np.array([map_coordinates(channel, index[:, None], order=1, mode="nearest")[0] for channel in channels])
 
 
-def similarity(features: Features, places: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the cosine similarity (D, H, W), -1 to 1, of every cell to the mean direction of places (K, C).
+def similarity_map(features: Features, queries: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine similarity (D, H, W), -1 to 1, of every cell to the mean direction of K queries.
 
     Args:
-        mean: (C,) features, from which directions are counted.
+        queries: (K, C) features of the query points.
+        mean: (C,), subtracted from all features before.
     """
-    directions = _unit(places - mean)
+    directions = _unit(queries - mean)
     direction = _unit(directions.mean(0))
     centered = features.values.astype(np.float32) - mean[:, None, None, None]
     return np.einsum("c,cdhw->dhw", direction, centered) / np.maximum(np.linalg.norm(centered, axis=0), 1e-6)
 
 
-def best_matches(features: Features, alike: NDArray[np.float32], count: int) -> list[tuple[NDArray[np.float64], float]]:
-    """Return the places (LPS, mm) in the patient that are most alike, best first, and how much they are.
+def best_matches(
+    features: Features, similarity: NDArray[np.float32], count: int
+) -> list[tuple[NDArray[np.float64], float]]:
+    """Return the points (LPS, mm) of the highest similarity in the patient, and their similarity, best first.
 
-    Each is the best of its neighbourhood, and lies ``APART_MM`` from those before it.
+    Each is a local maximum, and lies ``APART_MM`` or more from those before it.
     """
-    inside = np.where(features.body, alike, -np.inf)
+    inside = np.where(features.body, similarity, -np.inf)
     peaks = np.argwhere((inside == maximum_filter(inside, 3)) & features.body)
     found: list[tuple[NDArray[np.float64], float]] = []
     for peak in sorted(peaks, key=lambda at: -inside[tuple(at)]):

@@ -1,6 +1,5 @@
 """Several inputs in one call: which they are, where the results of each lie, and which are done already."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,9 +101,6 @@ def reconstruct_each(
             stamp = "" if source.series is None and source.path.is_dir() else stamp_of(source)[1]
             request = {"source": source.key, "stamp": stamp, **options}
             if former.get("request") != request:
-                # of a call that was killed
-                for left in folder.glob(".partial-*"):
-                    shutil.rmtree(left)
                 reconstruct(source, folder, request)
             rows.append(_row(folder, source))
         except (CancelledError, DiskFullError):
