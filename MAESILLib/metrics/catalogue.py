@@ -93,8 +93,11 @@ def described(metrics: Mapping[str, Any], keys: Iterable[str] = CATALOGUE) -> li
 
 
 def caption(metrics: Mapping[str, Any], separator: str = " | ") -> str:
-    """Return PSNR, harmonic fill and MAE in a line, those that have a value."""
-    keys = [metric_key(metric, mode_of(metrics)) for metric in ("psnr", "harmonic", "mae")]
+    """Return PSNR, that of the fills, and MAE in a line, those that have a value."""
+    mode = mode_of(metrics)
+    # there is a biharmonic fill of the first mask alone
+    fills = ("harmonic", "baseline_biharmonic_psnr_masked_db") if mode == "masked" else ("harmonic",)
+    keys = [metric_key(metric, mode) for metric in ("psnr", *fills, "mae")]
     return separator.join(f"{title} {text}" for title, text in described(metrics, keys))
 
 

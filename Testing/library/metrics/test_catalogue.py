@@ -51,8 +51,7 @@ def test_a_name_does_not_part_the_cells_of_a_table() -> None:
 def test_captions_are_of_the_mode() -> None:
     metrics = {"psnr_masked_db": 21.0, "psnr_complete_db": 20.0, "mae_complete_hu": 70.0}
     metrics |= {"baseline_harmonic_psnr_masked_db": 19.0, "baseline_harmonic_psnr_complete_db": 18.0}
-    assert [text.rsplit(" ", 2)[1:] for text in caption(metrics).split(" | ")] == [
-        ["20.00", "dB"],
-        ["18.00", "dB"],
-        ["70.0", "HU"],
-    ]
+    metrics |= {"baseline_biharmonic_psnr_masked_db": 19.5}
+    assert [text.rsplit(" ", 2)[1] for text in caption(metrics).split(" | ")] == ["20.00", "18.00", "70.0"]
+    del metrics["psnr_complete_db"]
+    assert [text.rsplit(" ", 2)[1] for text in caption(metrics).split(" | ")] == ["21.00", "19.00", "19.50"]
