@@ -18,13 +18,11 @@ from typing import Any
 from MAESILLib import __version__
 from MAESILLib.data.records import Record, record_of
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import explain_os_error, parsed_json, write_text
+from MAESILLib.runtime.files import explain_os_error, parsed_json
 
 SCHEMA = "maesil-cache/5"
-WITH_PATHS = "maesil-cache/4"
-"""Read too; the next run writes it anew."""
 INDEX = "index.jsonl"
-# earlier versions wrote .json
+# version 0.1.0 wrote .json
 INDEX_NAME = re.compile(r"index(\.shard-\d+-of-\d+)?\.jsonl?")
 PREPARE_ANEW = "prepare the data again in another folder"
 
@@ -74,7 +72,7 @@ class Run:
 
 
 def index_paths(folder: Path) -> list[Path]:
-    """Return the index files of a folder, those of earlier versions too; none if it is no cache."""
+    """Return the index files of a folder, those of version 0.1.0 too; none if it is no cache."""
     return sorted(path for path in folder.glob("index*.json*") if INDEX_NAME.fullmatch(path.name))
 
 
@@ -127,7 +125,7 @@ def _read_file(path: Path) -> tuple[list[Run], list[tuple[int, Record]]]:
 
 def _run_of(values: dict[str, Any], path: Path) -> Run:
     schema = values.get("schema")
-    if schema not in (SCHEMA, WITH_PATHS):
+    if schema != SCHEMA:
         raise InputError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", PREPARE_ANEW)
     shard = Shard(int(values["shard"]["number"]), int(values["shard"]["of"]))
     number, spacing_mm = int(values["number"]), float(values["spacing_mm"])
@@ -144,23 +142,13 @@ def append(folder: Path, shard: Shard, value: Run | Record) -> None:
     path = folder / shard.file_name("index", ".jsonl")
     try:
         if isinstance(value, Run) and path.exists():
-            _mend(path)
+            # what a crash tore must not become the start of the next line
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         head = {"schema": SCHEMA, "library_version": __version__} if isinstance(value, Run) else {}
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(head | asdict(value), allow_nan=False) + "\n")
     except OSError as error:
         raise explain_os_error(error, path) from error
-
-
-def _mend(path: Path) -> None:
-    """Remove what a crash tore, which must not become the start of the next line, and an earlier version's paths."""
-    content = path.read_bytes()
-    if WITH_PATHS.encode() in content[:100]:
-        lines = [parsed_json(line) for line in content.split(b"\n")[:-1]]
-        lines = [one | {"schema": SCHEMA} if "schema" in one else asdict(record_of(one)) for one in lines]
-        write_text(path, "".join(json.dumps(one) + "\n" for one in lines))
-    else:
-        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def unfinished(runs: Iterable[Run]) -> tuple[str, ...]:

@@ -110,8 +110,7 @@ def plan_tasks(sources: list[Source], records: dict[str, Record]) -> list[Task]:
         records: of the index, by source.
     """
     known = [records.get(hash_of("source", source.key)) for source in sources]
-    # earlier versions gave refused sources no name
-    known_names = [r.name if r and r.name != r.source else "" for r in known]
+    known_names = [record.name if record else "" for record in known]
     taken = {record.name.casefold() for record in records.values()}
     names = plan_numbers([source.given for source in sources], known_names, taken)
     listed = {record.source for record in known if record}

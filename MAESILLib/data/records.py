@@ -150,16 +150,15 @@ def record_of(values: dict[str, Any]) -> Record:
     Raises:
         KeyError, TypeError, ValueError: they are none.
     """
-    values = values if "name" in values else _without_path(values)
     entry = values["entry"]
     if entry is not None:
         d, h, w = (int(n) for n in entry["shape_dhw"])
-        corners = tuple(float(c) for c in entry.get("corners_lps", ()))
-        labels = tuple(map(str, entry.get("labels", ())))
+        corners = tuple(float(c) for c in entry["corners_lps"])
+        labels = tuple(map(str, entry["labels"]))
         entry = CacheEntry(**{**entry, "shape_dhw": (d, h, w), "corners_lps": corners, "labels": labels})
         if len(corners) != (12 if entry.voxels_sha256 else 0):
             raise ValueError(f"it has {len(corners)} numbers for four corners")
-    record = Record(**{**values, "entry": entry, "warnings": tuple(map(str, values.get("warnings", ())))})
+    record = Record(**{**values, "entry": entry, "warnings": tuple(map(str, values["warnings"]))})
     for one in (record, entry) if entry else (record,):
         for field in fields(one):
             value = getattr(one, field.name)
@@ -170,18 +169,3 @@ def record_of(values: dict[str, Any]) -> Record:
         if not re.fullmatch(r"[\w-][\w.-]*", one.name):
             raise ValueError(f"'{one.name}' is no name of a volume")
     return record
-
-
-def _without_path(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a record as it is now of one that an earlier version wrote, which had paths."""
-    path, entry = values["source"], values["entry"]
-    if entry is not None:
-        # the pseudonym stands for a name that was not kept
-        entry["patient_name"] = entry["patient"] if entry.pop("is_patient_stated", False) else ""
-        entry = {key: value for key, value in entry.items() if key not in ("source", "labels")}
-    source = hash_of("source", path)
-    told = {
-        "reason": without_paths(values["reason"], path, path.partition("#")[0]),
-        "warnings": [without_paths(warning, path) for warning in values.get("warnings", ())],
-    }
-    return {**values, **told, "entry": entry, "source": source, "name": entry["name"] if entry else source}

@@ -1,9 +1,7 @@
 """DICOM trees: which series they hold, of whom, and which volumes are the same."""
 
 import csv
-import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from prepare_factory import LINKS, entries_of, prepare, reasons_of, report_of, s
 from volume_factory import trunk, write_dicom
 
 from MAESILLib.data import tree
-from MAESILLib.data.cache import INDEX, read_cache
+from MAESILLib.data.cache import read_cache
 from MAESILLib.data.index import Run, Shard, append, read_index, unfinished
 from MAESILLib.data.one_source import hash_of_files, stamp_of
 from MAESILLib.data.records import hash_of_patient
@@ -168,34 +166,6 @@ class TestTheSameVolume:
         write("0", 7)
         prepare(tmp_path / "cache", tmp_path / "in", "--spacing", 1)
         np.testing.assert_array_equal(stored(tmp_path / "cache", "0_ct"), trunk(SMALL, 7))
-
-    def test_a_cache_of_an_earlier_version_resumes(self, tmp_path: Path) -> None:
-        """It had paths."""
-        folder, cache = write_cts(tmp_path / "in"), tmp_path / "cache"
-        shutil.copy(folder / "p0.nrrd", folder / "q.nrrd")
-        prepare(cache, folder)
-        before = read_cache(cache)
-        lines = [json.loads(line) for line in (cache / INDEX).read_text().splitlines()]
-        for line in lines:
-            if "schema" in line:
-                line["schema"] = "maesil-cache/4"
-                continue
-            line["source"] = LINKS[cache][line.pop("name")]
-            line["reason"] = f"{line['source']} is odd" if line["reason"] else ""
-            del line["warnings"]
-            if entry := line["entry"]:
-                for key in ("patient_name", "labels_crc32", "labels_stamp"):
-                    del entry[key]
-                entry |= {"source": line["source"], "labels": "/in/p_seg.nrrd", "is_patient_stated": False}
-        (cache / INDEX).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        assert read_cache(cache).fingerprint() == before.fingerprint()
-        prepare(cache, folder)
-        assert report_of(cache)["already_there"] == 3
-        assert read_cache(cache).fingerprint() == before.fingerprint()
-        assert not any(str(tmp_path) in path.read_text() for path in cache.glob("*.*"))
-        shutil.copy(folder / "p1.nrrd", folder / "r.nrrd")
-        prepare(cache, folder)
-        assert set(reasons_of(cache)) == {"q.nrrd", "r.nrrd"}
 
     def test_resampled_is_said(self, tmp_path: Path) -> None:
         """Again on the next run, which does not read it."""
