@@ -54,7 +54,7 @@ def encode(
     stop: StopRequest,
 ) -> tuple[CTVolume, Features]:
     """Read a CT and return it with its features."""
-    from MAESILLib.commands.apart import read_apart
+    from MAESILLib.data.apart import read_apart
     from MAESILLib.explore.features import dense_features
 
     reporter.progress("read", 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,11 @@ from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 
 if TYPE_CHECKING:
+    from MAESILLib.ct.dicom import Series
     from MAESILLib.ct.scan import Given
     from MAESILLib.data.sources import Source
+
+HEADER_LIMIT_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +61,14 @@ def _file(
         return _checkpoint(path)
     if index_paths(path):
         return _cache(path)
-    if path.is_dir() and args.series is None:
+    series = args.series
+    if path.is_dir() and series is None:
         sources = find_sources([path], reporter=reporter, stop=stop)
         first = [one.series.slices[0] if one.series else None for one in sources if one.series or one.path.is_file()]
         if None in first or len({(one.patient, one.study_uid) for one in first if one}) > 1:
             return _folder(path, sources, given_from(args), stop)
-    return _volume(path, args, stop)
+        series = sources[0].series if len(sources) == 1 else None
+    return _volume(path, series, given_from(args), stop)
 
 
 def _verify(path: Path, reporter: Reporter, stop: StopRequest) -> None:
@@ -162,12 +168,14 @@ def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
     return "cache", details, "\n".join(filter(None, [cache_text(cache), refused_text(cache.refused, {}), *rows]))
 
 
-def _volume(path: Path, args: argparse.Namespace, stop: StopRequest) -> tuple[str, dict[str, Any], str]:
-    from MAESILLib.commands.apart import read_apart
+def _volume(
+    path: Path, series: str | Series | None, given: Given, stop: StopRequest
+) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.config import Preprocessing
     from MAESILLib.ct.volume import model_grid
+    from MAESILLib.data.apart import read_apart
 
-    volume = read_apart(path, stop, series=args.series, given=given_from(args))
+    volume = read_apart(path, stop, series=series, given=given)
     spacing_mm = Preprocessing().spacing_mm
     geometry, grid = volume.geometry, model_grid(volume.geometry, spacing_mm)
     low, high = float(volume.hu.min()), float(volume.hu.max())
@@ -194,25 +202,36 @@ def _volume(path: Path, args: argparse.Namespace, stop: StopRequest) -> tuple[st
 
 def _folder(path: Path, sources: list[Source], given: Given, stop: StopRequest) -> tuple[str, dict[str, Any], str]:
     """Describe the CTs of a folder by their headers, named as ``maesil prepare`` names them."""
-    from MAESILLib.ct.reading import read_geometry
     from MAESILLib.data.names import plan_names
+    from MAESILLib.data.workers import run_in_workers
 
+    # a header may end the process that reads it, too
+    found = run_in_workers(partial(_header, given), sources, 1, stop, limit_s=HEADER_LIMIT_S, failed=_no_header)
     rows, lines = [], []
-    for source, name in zip(sources, plan_names([Path(one.key) for one in sources]), strict=True):
-        stop.check()
-        row: dict[str, Any] = {"name": name, "source": source.key, "problem": source.problem}
-        if not source.problem:
-            try:
-                geometry = read_geometry(source.path, series=source.series, given=given)
-                row |= {"size_dhw": geometry.size_dhw, "spacing_dhw_mm": geometry.spacing_dhw}
-            except InputError as error:
-                row["problem"] = str(error)
-        rows.append(row)
+    for row, name in zip(found, plan_names([Path(one.key) for one in sources]), strict=True):
+        rows.append({"name": name, **row})
         size, spacing = (" x ".join(f"{n:g}" for n in row.get(key, ())) for key in ("size_dhw", "spacing_dhw_mm"))
         lines.append(f"  {name}: {row['problem'] or f'{size}, {spacing} mm'}")
     usable = sum(not row["problem"] for row in rows)
     head = f"{path}: {usable} CTs (D x H x W, by their headers), {len(rows) - usable} that cannot be used"
     return "folder", {"path": str(path), "inputs": rows}, "\n".join([head, *lines])
+
+
+def _header(given: Given, source: Source) -> dict[str, Any]:
+    from MAESILLib.ct.reading import read_geometry
+
+    row: dict[str, Any] = {"source": source.key, "problem": source.problem}
+    if not source.problem:
+        try:
+            geometry = read_geometry(source.path, series=source.series, given=given)
+            row |= {"size_dhw": geometry.size_dhw, "spacing_dhw_mm": geometry.spacing_dhw}
+        except InputError as error:
+            row["problem"] = str(error)
+    return row
+
+
+def _no_header(source: Source, reason: str) -> dict[str, Any]:
+    return {"source": source.key, "problem": reason.split(". ")[0]}
 
 
 def _system() -> tuple[str, dict[str, Any], str]:

@@ -21,7 +21,6 @@ from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 
 if TYPE_CHECKING:
-    from MAESILLib.ct.dicom import Series
     from MAESILLib.data.sources import Source
     from MAESILLib.reconstruct.plan import Plan
     from MAESILLib.reconstruct.results import Model
@@ -70,35 +69,26 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
     """Run the command."""
+    from MAESILLib.data.sources import Source
     from MAESILLib.reconstruct.results import load_model
+    from MAESILLib.reconstruct.several import find_inputs
     from MAESILLib.runtime.resources import embedded_checkpoint
 
     plan = plan_from(args)
     device = set_up_device(args)
-    sources = _several(args)
+    inputs = [Path(path) for path in args.inputs]
+    sources, is_one = ([Source(inputs[0])], True) if args.series and len(inputs) == 1 else find_inputs(inputs)
+    for option in ("series", "name"):
+        if getattr(args, option) and not is_one:
+            raise InputError(f"--{option} is for one input, and there are {len(sources)}", f"leave --{option} out")
     stop.check()
     model = load_model(Path(args.checkpoint) if args.checkpoint else embedded_checkpoint(), device)
-    if sources is not None:
+    if not is_one:
         _run_several(args, sources, model, plan, reporter, stop)
         return
-    metrics = _reconstruct(
-        args, model, plan, reporter, stop, Path(args.inputs[0]), Path(args.output), series=args.series
-    )
+    metrics = _reconstruct(args, model, plan, reporter, stop, sources[0], Path(args.output))
     if args.progress != "json":
         print(table(metrics))
-
-
-def _several(args: argparse.Namespace) -> list[Source] | None:
-    """Return the inputs; None where there is one."""
-    from MAESILLib.reconstruct.several import find_inputs
-
-    if args.series and len(args.inputs) == 1:
-        return None
-    sources = find_inputs([Path(path) for path in args.inputs])
-    for option in ("series", "name"):
-        if sources is not None and getattr(args, option):
-            raise InputError(f"--{option} is for one input, and there are {len(sources)}", f"leave --{option} out")
-    return sources
 
 
 def _run_several(
@@ -114,7 +104,7 @@ def _run_several(
     options["checkpoint"] = model.identity["sha256"]
 
     def reconstruct(source: Source, folder: Path, request: dict[str, Any]) -> None:
-        _reconstruct(args, model, plan, reporter, stop, source.path, folder, series=source.series, request=request)
+        _reconstruct(args, model, plan, reporter, stop, source, folder, request)
 
     rows, failures = reconstruct_each(sources, output, options, reconstruct, reporter, stop)
     if rows:
@@ -135,22 +125,21 @@ def _reconstruct(
     plan: Plan,
     reporter: Reporter,
     stop: StopRequest,
-    path: Path,
+    source: Source,
     folder: Path,
-    *,
-    series: Series | str | None,
     request: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Reconstruct one input; ``request`` is stored in metrics.json."""
-    from MAESILLib.commands.apart import read_apart
-    from MAESILLib.ct.reading import read_geometry
+    from MAESILLib.ct.reading import find_series, read_geometry
+    from MAESILLib.data.apart import read_apart
     from MAESILLib.reconstruct.estimate import check_memory
     from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
 
     begin = time.monotonic()
     stop.check()
     reporter.progress("read", 0.0)
-    given = given_from(args)
+    path, given = source.path, given_from(args)
+    series = find_series(path, source.series or args.series, given)
     geometry = read_geometry(path, series=series, given=given)
     spacing, is_complete = model.info.preprocessing.spacing_mm, plan.coverage == "complete"
     if warning := check_memory(geometry, spacing, str(path), is_complete=is_complete):

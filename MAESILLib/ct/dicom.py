@@ -9,15 +9,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from filecmp import cmp
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from MAESILLib.ct.dicom_slice import DICOM_SUFFIXES, Slice, slices_of
 from MAESILLib.ct.dicom_stack import Arranged, arrange, read_voxels
-from MAESILLib.ct.scan import Scan, named
+from MAESILLib.ct.scan import Scan
 from MAESILLib.runtime.errors import InputError
 
 LARGEST = "largest"
@@ -30,10 +29,15 @@ FEW_ACQUISITIONS = 3
 
 @dataclass(frozen=True)
 class Series:
-    """The slices of one CT series, or of one of its acquisitions, in no particular order."""
+    """The slices of one CT series, or of one of its acquisitions, in no particular order.
+
+    Attributes:
+        warnings: what a user should know of how it was found, one line each.
+    """
 
     slices: tuple[Slice, ...]
     acquisition: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def uid(self) -> str:
@@ -58,19 +62,13 @@ class Series:
         text = self.slices[0].description or self.slices[0].path.parent.name
         return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("_.") or "series"
 
-
-@dataclass(frozen=True)
-class _Found:
-    """What a folder holds: CT series, other objects and how often, and files of a CT that cannot be used, and why."""
-
-    series: list[Series]
-    others: Counter[str]
-    unusable: dict[Path, InputError]
-
-    def left_out(self) -> tuple[str, ...]:
-        """Return a warning of files that cannot be used."""
-        reasons = [error.message for error in self.unusable.values()]
-        return tuple(f"files left out: {named([p.name for p in self.unusable])} ({why})" for why in reasons[:1])
+    def arranged(self, fill_gaps: bool) -> Arranged:
+        """Order and check the slices as :func:`arrange` does; a refusal says, too, how the series was found."""
+        try:
+            return arrange(self.label, self.slices, fill_gaps)
+        except InputError as error:
+            error.message = "; ".join([error.message, *self.warnings])
+            raise
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -81,36 +79,39 @@ def looks_like_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def read_dicom(path: Path, wanted: str | Series | None, fill_gaps: bool, header_alone: bool) -> Scan:
-    """Read a CT series.
+def read_dicom(path: Path, series: Series, fill_gaps: bool, header_alone: bool) -> Scan:
+    """Read a CT series that was found in ``path``.
 
     Args:
-        path: folder, or one DICOM file.
-        wanted: SeriesInstanceUID, a unique beginning or end of it, SeriesNumber or ``LARGEST``; None for the only
-            series that is complete; a series that was found before.
         fill_gaps: interpolate slices that are missing.
         header_alone: leave the voxels unread; they are zeros.
 
     Raises:
-        InputError: there is no CT series, ``wanted`` fits none or several, or the series cannot be stacked.
+        InputError: it cannot be stacked, or pixels are damaged.
     """
-    warnings: tuple[str, ...] = ()
-    if isinstance(wanted, Series):
-        series, arranged = wanted, arrange(wanted.label, wanted.slices, fill_gaps)
-    else:
-        found = _found(_files(path) if path.is_dir() else [path])
-        if not found.series:
-            _refuse_none(found, path)
-        if path.is_file():
-            # the file itself first: of copies the first one counts
-            found = _found([path, *sorted(file for file in path.parent.iterdir() if file.is_file())])
-            found.series[:] = [s for s in found.series if path in {one.path for one in s.slices}]
-        series, arranged, warnings = _choose(found, wanted, path, fill_gaps)
-        if wanted is None or len(found.series) == 1:
-            warnings += found.left_out()
+    arranged = series.arranged(fill_gaps)
     voxels = np.broadcast_to(np.int16(0), arranged.size_dhw) if header_alone else read_voxels(arranged)
-    where = f"{series.label} in {path}"
-    return Scan(voxels, arranged.affine, where, warnings=warnings + arranged.warnings, name=series.name)
+    warnings = series.warnings + arranged.warnings
+    return Scan(voxels, arranged.affine, f"{series.label} in {path}", warnings=warnings, name=series.name)
+
+
+def find_series(path: Path, wanted: str | None, fill_gaps: bool) -> Series:
+    """Find a CT series by the headers of a folder, or of the folder of a file.
+
+    Args:
+        wanted: SeriesInstanceUID, a unique beginning or end of it, SeriesNumber or ``LARGEST``; None for the only
+            series that is complete.
+        fill_gaps: one with missing slices is complete, too.
+
+    Raises:
+        InputError: there is no CT series, or ``wanted`` fits none or several.
+    """
+    found = _series_in(path, _files(path) if path.is_dir() else [path])
+    if path.is_file():
+        # the file itself first, because of copies the first one counts
+        found = _series_in(path, [path, *sorted(file for file in path.parent.iterdir() if file.is_file())])
+        found = [series for series in found if path in {one.path for one in series.slices}]
+    return _choose(found, wanted, path, fill_gaps)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -129,27 +130,42 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(root) / name for name in sorted(names))
 
 
-def _found(paths: Iterable[Path]) -> _Found:
+def _series_in(path: Path, files: Iterable[Path]) -> list[Series]:
     slices: dict[str, list[Slice]] = {}
     others: Counter[str] = Counter()
-    unusable: dict[Path, InputError] = {}
+    unusable: list[InputError] = []
     read: set[str] = set()
-    instances: dict[str, Path] = {}
-    for path in paths:
+    for file in files:
         # resource forks and other hidden files; pipes and dead links; a file that several links lead to
-        if path.name.startswith(".") or not path.is_file() or (real := os.path.realpath(path)) in read:
+        if file.name.startswith(".") or not file.is_file() or (real := os.path.realpath(file)) in read:
             continue
         read.add(real)
         try:
-            found = slices_of(path)
+            found = slices_of(file)
         except InputError as error:
-            unusable[path] = error
+            unusable.append(error)
             continue
         if isinstance(found, str):
             others.update([found] if found else [])
-        elif (first := instances.setdefault(found[0].instance_uid, path)) == path or not cmp(first, path, False):
-            slices.setdefault(found[0].series_uid or str(path.parent), []).extend(found)
-    return _Found([part for group in slices.values() for part in acquisitions(group)], others, unusable)
+        else:
+            slices.setdefault(found[0].series_uid or str(file.parent), []).extend(found)
+    problem = likewise([error.message for error in unusable])
+    if slices:
+        warnings = (f"files left out: {problem}",) if problem else ()
+        return [replace(part, warnings=warnings) for group in slices.values() for part in acquisitions(group)]
+    if problem:
+        raise InputError(problem, unusable[0].hint)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+    raise InputError(
+        f"no DICOM CT series in {path}" + (f" (only {kinds})" if kinds else ""),
+        "give the folder that holds the CT slices, or a NIfTI, NRRD or MetaImage file",
+    )
+
+
+def likewise(problems: list[str]) -> str:
+    """Return the first problem, and how many files more have one; or nothing."""
+    more = f"; {len(problems) - 1} more files likewise" if len(problems) > 1 else ""
+    return "".join(problems[:1]) + more
 
 
 def acquisitions(slices: list[Slice]) -> list[Series]:
@@ -166,29 +182,27 @@ def acquisitions(slices: list[Slice]) -> list[Series]:
     return [Series(tuple(slices))]
 
 
-def _choose(found: _Found, wanted: str | None, path: Path, fill_gaps: bool) -> tuple[Series, Arranged, tuple[str, ...]]:
-    """Return the series that is meant, its slices in order, and what a user should know of the choice."""
-    if wanted not in (None, LARGEST) or len(found.series) == 1:
-        series = found.series[0] if wanted in (None, LARGEST) else _select(found.series, str(wanted), path)
-        try:
-            return series, arrange(series.label, series.slices, fill_gaps), ()
-        except InputError as error:
-            error.message = "; ".join([error.message, *found.left_out()])
-            raise
+def _choose(found: list[Series], wanted: str | None, path: Path, fill_gaps: bool) -> Series:
+    """Return the series that is meant."""
+    if wanted not in (None, LARGEST):
+        return _select(found, str(wanted), path)
+    if len(found) == 1:
+        return found[0]
     complete, not_taken = [], []
-    for series in sorted(found.series, key=lambda s: (-len(s.slices), s.uid)):
+    for series in sorted(found, key=lambda s: (-len(s.slices), s.uid)):
         try:
-            complete.append((series, arrange(series.label, series.slices, fill_gaps)))
+            series.arranged(fill_gaps)
+            complete.append(series)
         except InputError as error:
             not_taken.append(error.message)
     if len(complete) == 1 or (complete and wanted == LARGEST):
-        (chosen, arranged), *others = complete
-        not_taken += [series.label for series, _ in others]
-        told = f"of {len(found.series)} CT series took {chosen.label}; not taken: {'; '.join(not_taken)}"
-        return chosen, arranged, (told,)
-    what = f"{len(found.series)} CT series in {path}" + ("" if complete else ", none complete")
-    hint = f"name one with --series, by its {_names_of(found.series)}, or {LARGEST}"
-    raise InputError(f"{what}: {_listed(found.series)}", hint)
+        chosen, *others = complete
+        not_taken += [series.label for series in others]
+        told = f"of {len(found)} CT series took {chosen.label}; not taken: {'; '.join(not_taken)}"
+        return replace(chosen, warnings=(told, *chosen.warnings))
+    what = f"{len(found)} CT series in {path}" + ("" if complete else ", none complete")
+    hint = f"name one with --series, by its {_names_of(found)}, or {LARGEST}"
+    raise InputError(f"{what}: {_listed(found)}", hint)
 
 
 def _select(found: list[Series], wanted: str, path: Path) -> Series:
@@ -218,14 +232,3 @@ def _listed(found: list[Series]) -> str:
         kernel = f", kernel {series.slices[0].kernel}" if series.slices[0].kernel else ""
         lines.append(f"{series.label}{step}{kernel} = {series.uid}")
     return "; ".join(lines)
-
-
-def _refuse_none(found: _Found, path: Path) -> None:
-    if found.unusable:
-        first, *others = found.unusable.values()
-        raise InputError(first.message + (f"; {len(others)} more files likewise" if others else ""), first.hint)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.others.items()))
-    raise InputError(
-        f"no DICOM CT series in {path}" + (f" (only {kinds})" if kinds else ""),
-        "give the folder that holds the CT slices, or a NIfTI, NRRD or MetaImage file",
-    )

@@ -52,7 +52,7 @@ FRAME_KEYS = (
 )
 FILE_KEYS = (
     *("SOPClassUID", "Modality", "ImageType", "SamplesPerPixel", "NumberOfFrames", "ModalityLUTSequence"),
-    *("IssuerOfPatientID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SeriesNumber"),
+    *("IssuerOfPatientID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
     *("SeriesDescription", "AcquisitionNumber", "PixelPaddingValue", *PIXEL_KEYS, *FRAME_KEYS),
 )
 
@@ -67,7 +67,6 @@ class Slice:
         pixels_at: where in the file pixels begin that are neither compressed nor big-endian; else None.
         syntax: TransferSyntaxUID.
         padding: PixelPaddingValue, None when absent.
-        instance_uid: of its file.
         patient: PatientID after its issuer.
         pixel_spacing: mm between rows, then between columns, as DICOM orders them.
         orientation: unit vectors in LPS along a row (i) and along a column (j): 6 numbers.
@@ -82,7 +81,6 @@ class Slice:
     pixels_at: int | None
     syntax: str
     padding: int | None
-    instance_uid: str
     patient: str
     study_uid: str
     series_uid: str
@@ -277,7 +275,6 @@ def _slice(path: Path, frame: int | None, stored: dict[str, Any], stated: dict[s
         frame=frame,
         **stored,
         padding=padding[0] if padding else None,
-        instance_uid=text("SOPInstanceUID"),
         patient="/".join(filter(None, (patient and issuer, patient))),
         study_uid=text("StudyInstanceUID"),
         series_uid=text("SeriesInstanceUID"),

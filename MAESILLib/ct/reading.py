@@ -5,12 +5,15 @@ scanners' files) become -1024. High values (metal, extended CT scales) are kept 
 window, and a result written beside the input should not lose them. Whole numbers become int16, others float32.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from MAESILLib.ct import dicom
 from MAESILLib.ct.check import LARGEST_VALUE, check_range, check_values, refuse_not_finite
 from MAESILLib.ct.dicom import Series, looks_like_dicom, read_dicom
 from MAESILLib.ct.geometry import Geometry
@@ -93,22 +96,46 @@ def _suffix_of(name: str) -> str:
     return next((suffix for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix)), "")
 
 
-def _scan(path: Path, series: str | Series | None, given: Given, header_alone: bool) -> Scan:
+def find_series(path: Path, series: str | Series | None = None, given: Given = NOTHING) -> Series | None:
+    """Return the DICOM series that is meant, which is read without a look at other headers; None of another format.
+
+    Args:
+        path, series, given: as for :func:`read_volume`.
+
+    Raises:
+        InputError: there is no such file, or no such series.
+    """
+    if isinstance(series, Series):
+        return series
     suffix = _suffix_of(path.name)
-    try:
+    with _explained(path):
         if not path.exists():
             raise InputError(f"no such file or folder: {path}", "check the path")
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is a pipe, socket or device", "give a file or a folder")
-        if isinstance(series, Series) or path.is_dir() or (not suffix and looks_like_dicom(path)):
-            return read_dicom(path, series, given.fill_gaps, header_alone)
-        if series is not None:
-            raise InputError(f"{path} is not DICOM, so it has no series {series}", "leave the series out")
-        if not suffix:
-            known = ", ".join(VOLUME_SUFFIXES)
-            raise InputError(f"{path} has an unknown suffix", f"give a DICOM folder or a file of these: {known}")
-        read = read_itk if suffix in (".nrrd", ".nhdr", ".mha", ".mhd") else read_nifti
+        if path.is_dir() or (not suffix and looks_like_dicom(path)):
+            return dicom.find_series(path, series, given.fill_gaps)
+    if series is not None:
+        raise InputError(f"{path} is not DICOM, so it has no series {series}", "leave the series out")
+    if not suffix:
+        known = ", ".join(VOLUME_SUFFIXES)
+        raise InputError(f"{path} has an unknown suffix", f"give a DICOM folder or a file of these: {known}")
+    return None
+
+
+def _scan(path: Path, series: str | Series | None, given: Given, header_alone: bool) -> Scan:
+    found = find_series(path, series, given)
+    with _explained(path):
+        if found is not None:
+            return read_dicom(path, found, given.fill_gaps, header_alone)
+        read = read_itk if _suffix_of(path.name) in (".nrrd", ".nhdr", ".mha", ".mhd") else read_nifti
         return read(path, given, header_alone)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except PermissionError as error:
         raise InputError(f"no permission to read {error.filename or path}", "change its permissions") from None
     except OSError as error:

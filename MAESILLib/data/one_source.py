@@ -113,7 +113,6 @@ def prepare_source(setup: Setup, task: Task, stop: StopRequest = NEVER) -> Outco
     except MemoryError:
         return refused(task, "there is too little memory for it. use fewer --workers, or 0, which has no limit")
     except InputError as error:
-        error.message += f"; files left out: {source.damaged}" if source.damaged else ""
         return refused(task, str(error))
     except Exception as error:
         # one file that nobody thought of must not stop a hundred thousand others
@@ -202,8 +201,7 @@ def _prepared(setup: Setup, task: Task, labels: LabelMap, sha256: str, stamp: st
     entry = replace(entry, shape_dhw=grid.geometry.size_dhw, foreground_share=share, crc32=crc32)
     stop.check()
     entry, problem = _with_labels(setup, entry, labels, grid)
-    told = {"files left out": source.damaged, "its label map is left out": problem}
-    warnings = (*volume.warnings, *(f"{what}: {why}" for what, why in told.items() if why))
+    warnings = (*volume.warnings, *([f"its label map is left out: {problem}"] if problem else []))
     return Outcome(task, replace(task, warnings=warnings).record(entry, stamp), is_new=True)
 
 

@@ -38,7 +38,6 @@ class Source:
         series: the DICOM series.
         label: tells it from other series of the same folder.
         problem: why it cannot be used, as headers say.
-        damaged: files of its folders that cannot be used.
         beside: other objects in its folders.
     """
 
@@ -52,7 +51,6 @@ class Source:
     series: Series | None = None
     label: str = ""
     problem: str = ""
-    damaged: str = ""
     beside: str = ""
 
     @property
@@ -210,8 +208,9 @@ def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
         if own:
             with_series |= folders
             in_them = [one for folder in sorted(folders) for one in notes.get(folder, {}).values()]
-            damaged, _ = _problem(in_them)
-            found.append((min(own), replace(source, damaged=damaged, beside=_others(in_them))))
+            if source.series and (damaged := _problem(in_them)[0]):
+                source = replace(source, series=replace(source.series, warnings=(f"files left out: {damaged}",)))
+            found.append((min(own), replace(source, beside=_others(in_them))))
     for folder, note in notes.items():
         if folder not in with_series:
             beside, (damaged, hint) = _others(note.values()), _problem(note.values())
@@ -227,10 +226,10 @@ def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
 
 def _problem(found: Iterable[Looked]) -> tuple[str, str]:
     """Return what is wrong with files of a folder, and what to do about it, as sentences of a message; or nothing."""
+    from MAESILLib.ct.dicom import likewise
+
     bad = [one for one in found if one.problem]
-    more = f"; {len(bad) - 1} more files likewise" if len(bad) > 1 else ""
-    hint = next((f". {one.hint}" for one in bad if one.hint), "")
-    return (f"{bad[0].problem}{more}" if bad else ""), hint
+    return likewise([one.problem for one in bad]), next((f". {one.hint}" for one in bad if one.hint), "")
 
 
 def _others(found: Iterable[Looked]) -> str:

@@ -17,7 +17,7 @@ from MAESILLib.runtime.stopping import StopRequest
 
 BATCH = 64
 """Files that a worker looks at before it reports."""
-COMMON = [field.name for field in fields(Slice) if field.name not in ("path", "position", "instance_uid")]
+COMMON = [field.name for field in fields(Slice) if field.name not in ("path", "position")]
 """What the slices of a series have in common."""
 LIMIT_S = 60.0
 """For a batch, and for each file of one that failed."""

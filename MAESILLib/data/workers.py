@@ -155,6 +155,9 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # what a native reader prints is no word for a user, and must not come between the parent's events
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     _use_one_thread()
     _limit_memory()
     with suppress(EOFError):
@@ -179,9 +182,6 @@ def _use_one_thread() -> None:
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    if sys.stdout is not None:
-        # what a reader prints must not come between the parent's events
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _limit_memory() -> None:

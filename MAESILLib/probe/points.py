@@ -10,11 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from MAESILLib.ct.reading import read_geometry, read_volume
+from MAESILLib.ct.reading import read_geometry
 from MAESILLib.ct.volume import model_grid
+from MAESILLib.data.apart import read_apart
 from MAESILLib.mae.superpatch import Shape
 from MAESILLib.probe.windows import SPACING_MM
 from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.stopping import NEVER
 
 COLUMNS = ("file", "k", "j", "i", "structure", "patient")
 SIDES = ("_left", "_right")
@@ -107,7 +109,7 @@ def read_hu(path: Path) -> NDArray[np.int16]:
     """
     if path.suffix == ".npy":
         return np.array(np.load(path, mmap_mode="r"))
-    volume = read_volume(path)
+    volume = read_apart(path, NEVER)
     hu: NDArray[np.int16] = np.rint(model_grid(volume.geometry, SPACING_MM).to_model(volume.hu)).astype(np.int16)
     return hu
 

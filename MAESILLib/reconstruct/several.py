@@ -1,6 +1,7 @@
 """Several inputs in one call: which they are, where the results of each lie, and which are done already."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,18 @@ from MAESILLib.runtime.stopping import StopRequest
 MANIFESTS = (".csv", ".json")
 
 
-def find_inputs(given: list[Path]) -> list[Source] | None:
-    """Return the CTs in files and folders, or None where they are one input: a file, or a folder of one DICOM study.
+def find_inputs(given: list[Path]) -> tuple[list[Source], bool]:
+    """Return the CTs in files and folders, and whether they are one input: a file, or a folder of one DICOM study.
 
-    In folders, results of former calls and DICOM without a CT are passed over. What is missing, or a folder without
-    any CT, stays: reading it says so.
+    In folders, results of former calls and DICOM without a CT are passed over. What is missing, a folder without any CT
+    or with several series of a study, stays: reading it says so.
 
     Raises:
         InputError: a manifest cannot be used.
     """
     is_alone = len(given) == 1
     if is_alone and not given[0].is_dir() and given[0].suffix.lower() not in MANIFESTS:
-        return None
+        return [Source(given[0])], True
     sources: dict[str, Source] = {}
     for path in given:
         try:
@@ -41,8 +42,9 @@ def find_inputs(given: list[Path]) -> list[Source] | None:
         sources |= {one.key: one for one in found or [Source(path)]}
     studies = {_study(one) for one in sources.values()}
     if is_alone and given[0].is_dir() and None not in studies and len(studies - {""}) <= 1:
-        return None
-    return list(sources.values())
+        series = {one.series for one in sources.values()} if len(sources) == 1 else {None}
+        return [replace(Source(given[0]), series=series.pop())], True
+    return list(sources.values()), False
 
 
 def _is_passed_over(source: Source) -> bool:

@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from cli_factory import maesil, write_ct
+from volume_factory import trunk, write_dicom
 
-from MAESILLib.commands.apart import read_apart
 from MAESILLib.ct.reading import read_volume
 from MAESILLib.ct.scan import Given
+from MAESILLib.data.apart import read_apart
 from MAESILLib.runtime.errors import CancelledError, InputError
 from MAESILLib.runtime.stopping import NEVER, StopRequest
 
@@ -37,6 +39,18 @@ def test_what_is_damaged_is_refused_in_the_same_words(tmp_path: Path) -> None:
     with pytest.raises(InputError) as refusal:
         read_volume(path)
     assert result.err == f"maesil: {refusal.value}\n"
+
+
+def test_a_series_of_which_one_slice_is_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, last = write_dicom(tmp_path, trunk() + 1024)
+    with monkeypatch.context() as patch:
+        patch.setattr("MAESILLib.data.apart.run_in_workers", None)
+        read_apart(tmp_path, NEVER)
+    data = pydicom.dcmread(last)
+    data.compress(pydicom.uid.RLELossless)
+    data.save_as(last)
+    with pytest.raises(InputError, match="the reader died"):
+        read_apart(tmp_path, NEVER, given=Crashing())
 
 
 def test_a_crash_is_one_line_and_a_stop_does_not_wait(tmp_path: Path) -> None:

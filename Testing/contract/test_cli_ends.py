@@ -56,7 +56,7 @@ class TestResources:
 
         names = ("load_checkpoint", "ModelGrid.to_model", "reconstruct", "measure")
         steps = [f"reconstruct.results.{name}" for name in names]
-        steps += ["commands.apart.read_volume"] if library == "numpy" else []
+        steps += ["data.apart.read_volume"] if library == "numpy" else []
         for step in steps:
             with monkeypatch.context() as patch:
                 patch.setattr(f"MAESILLib.{step}", too_large)

@@ -14,8 +14,10 @@ import torch
 from cli_factory import JSON, QUIET, REPOSITORY, assert_refused, maesil, write_checkpoint, write_ct
 from training_factory import tiny_config
 from volume_factory import trunk, write_dicom
+from worker_stub import header
 
 from MAESILLib import __version__
+from MAESILLib.commands import info as info_command
 from MAESILLib.config import to_dict
 from MAESILLib.runtime.device import choose_device
 from MAESILLib.runtime.events import parse_event
@@ -124,6 +126,15 @@ class TestFiles:
         assert by_name["ct"]["size_dhw"] == [12, 40, 48]
         assert "missing about 1 slice (" in by_name["b"]["problem"]
         assert "no NRRD header" in by_name["notes"]["problem"]
+
+    def test_a_header_that_ends_its_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("a", "crash", "z"):
+            write_ct(tmp_path / f"{name}.nrrd", (12, 40, 48))
+        monkeypatch.setattr(info_command, "_header", header)
+        *_, info, _ = maesil("info", tmp_path, *JSON).events
+        found = {row["name"]: row["problem"] for row in info["inputs"]}
+        assert "the reader died (signal 11)" in found.pop("crash")
+        assert found == {"a": "", "z": ""}
 
     def test_cache(self, tmp_path: Path, scan: Path) -> None:
         (tmp_path / "notes.nii").write_text("no CT")

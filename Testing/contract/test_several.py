@@ -10,6 +10,8 @@ from cli_factory import JSON, QUIET, Result, assert_refused, assert_refused_even
 from volume_factory import trunk, write_dicom
 
 from MAESILLib.commands import reconstruct as command
+from MAESILLib.ct import dicom
+from MAESILLib.data import tree
 
 SMALL = (16, 24, 20)
 STUDY = "0020|000d"
@@ -83,6 +85,17 @@ def test_a_folder_of_results_each_and_one_failure(
         assert {*metrics["files"], "metrics.json"} == {path.name for path in (out / name).iterdir()}
         assert f"| {name} | {metrics['psnr_masked_db']:.2f} |" in result.out
     assert made.count("checkpoint") == 1
+
+
+def test_headers_of_a_series_are_read_once(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "in", 1)
+    looks: list[str] = []
+    for module in (dicom, tree):
+        look = module.slices_of
+        monkeypatch.setattr(module, "slices_of", lambda path, look=look: (looks.append(path.name), look(path))[1])
+    assert reconstruct(tmp_path / "in", tmp_path / "out", checkpoint).status == 0
+    assert maesil("info", tmp_path / "in", *QUIET).status == 0
+    assert sorted(looks) == sorted(2 * [path.name for path in (tmp_path / "in").iterdir()])
 
 
 def test_a_result_is_that_of_its_input_alone(tmp_path: Path, scans: Path, checkpoint: Path) -> None:

@@ -5,7 +5,9 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+from MAESILLib.ct.scan import Given
 from MAESILLib.data.one_source import Outcome, Setup, Task
 from MAESILLib.data.sources import Source
 from MAESILLib.data.tree import Looked
@@ -26,6 +28,9 @@ def pretend(setup: Setup, task: Task) -> Outcome:
         raise DiskFullError("disk full", "free space")
     if name.startswith("slow"):
         time.sleep(60)
+    # as native libraries do
+    os.write(1, b"words")
+    os.write(2, b"words")
     reason = "no memory" if name.startswith("hog") and not can_take_all_memory() else ""
     return Outcome(task, task.record(None, reason=reason))
 
@@ -35,6 +40,12 @@ def look_at(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[Looked]]:
     for file in files:
         pretend(Setup(file, 1.5, False), Task(Source(file), "", 0))
     return files, [Looked(kind=file.name) for file in files]
+
+
+def header(given: Given, source: Source) -> dict[str, Any]:
+    """Stands for reading the header of a volume."""
+    pretend(Setup(source.path, 1.5, False), Task(source, "", 0))
+    return {"source": source.key, "problem": "", "size_dhw": (8, 8, 8), "spacing_dhw_mm": (1, 1, 1)}
 
 
 def can_take_all_memory() -> bool:

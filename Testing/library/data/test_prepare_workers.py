@@ -58,7 +58,7 @@ def run_stub(
 class TestPool:
     """Each test starts processes, so what belongs together is one test."""
 
-    def test_a_worker_that_dies_costs_its_file_only(self) -> None:
+    def test_a_worker_that_dies_costs_its_file_only(self, capfd: pytest.CaptureFixture) -> None:
         outcomes = list(run_stub("a", "kill", "b", "crash", "exit", "c", "kill2", "d"))
         reasons = {o.task.source.path.name: o.record.reason for o in outcomes}
         assert len(outcomes) == 8
@@ -68,6 +68,7 @@ class TestPool:
         assert "signal 11" in reasons["crash"]
         assert "exit status 7" in reasons["exit"]
         assert all(o.record.stamp == "" for o in outcomes if o.record.reason), "they are tried again"
+        assert capfd.readouterr() == ("", "")
 
     def test_a_full_disk_ends_it(self) -> None:
         with pytest.raises(DiskFullError, match="free space"):
