@@ -131,7 +131,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _series_in(path: Path, files: Iterable[Path]) -> list[Series]:
-    slices: dict[str, list[Slice]] = {}
+    slices: dict[tuple[str, ...], list[Slice]] = {}
     others: Counter[str] = Counter()
     unusable: list[InputError] = []
     read: set[str] = set()
@@ -148,7 +148,7 @@ def _series_in(path: Path, files: Iterable[Path]) -> list[Series]:
         if isinstance(found, str):
             others.update([found] if found else [])
         else:
-            slices.setdefault(found[0].series_uid or str(file.parent), []).extend(found)
+            slices.setdefault(found[0].series, []).extend(found)
     problem = likewise([error.message for error in unusable])
     if slices:
         warnings = (f"files left out: {problem}",) if problem else ()

@@ -37,9 +37,9 @@ NOT_IN_HU = re.compile(r"\b(IODINE|MAT_\w+|EFF_ATOMIC_NUM|ELECTRON_DENSITY|Z_EFF
 LARGEST_TISSUE_HU = 3071
 """The end of the usual CT scale."""
 BEHIND_PIXELS = re.compile(
-    rb"\0{8}|\xfa\xff\xfa\xff|\xfc\xff\xfc\xff|[\xe1\xe3\xe5\xe7]\x7f|\xff\xfa\xff\xfa|\xff\xfc\xff\xfc|\x7f[\xe1\xe3\xe5\xe7]"
+    rb"\xfa\xff\xfa\xff|\xfc\xff\xfc\xff|[\xe1\xe3\xe5\xe7]\x7f|\xff\xfa\xff\xfa|\xff\xfc\xff\xfc|\x7f[\xe1\xe3\xe5\xe7]"
 )
-"""Zeros, or the tag of a signature, of padding or of a private element, in either byte order."""
+"""The tag of a signature, of padding or of a private element, in either byte order."""
 ORIGINAL = "export the original CT series"
 PIXEL_KEYS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 PIXEL_OPTIONS = ("rows", "columns", "bits_allocated", "bits_stored", "pixel_representation", "number_of_frames")
@@ -102,6 +102,11 @@ class Slice:
     def size(self) -> tuple[int, int]:
         """(columns, rows)."""
         return self.pixels[1], self.pixels[0]
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """What slices of one series have in common: those of careless anonymisers share their UID with others."""
+        return self.patient, self.study_uid, self.series_uid or str(self.path.parent), self.series_number
 
     @cached_property
     def height(self) -> float:
@@ -171,7 +176,8 @@ def slices_of(path: Path) -> list[Slice] | str:
     found = min(length, path.stat().st_size - place) if length != 0xFFFFFFFF else 0
     if is_plain and found < rows * columns * frames * bits // 8:
         raise InputError(f"{path} is cut short: it has fewer pixels than it states", AGAIN)
-    if is_plain and tail and not (len(tail) == 8 and BEHIND_PIXELS.match(tail)):
+    is_padding = not tail.strip(b"\0") and len(tail) % 2 == 0
+    if is_plain and not is_padding and not (len(tail) == 8 and BEHIND_PIXELS.match(tail)):
         raise InputError(f"{path} is damaged: it has more pixels than it states", AGAIN)
     if frames == 1 and _text(header["SOPClassUID"]) not in ENHANCED:
         each = [{}]

@@ -6,7 +6,7 @@ along that normal (gantry tilt) keeps the sheared grid that its slices lie on.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from filecmp import cmp
 from typing import Any
@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MAESILLib.ct.dicom_slice import Slice, read_pixels
-from MAESILLib.ct.regrid import even_slices
+from MAESILLib.ct.regrid import AS_IT_IS_VOXELS, even_slices
 from MAESILLib.ct.scan import NAMED, and_more, named
 from MAESILLib.runtime.errors import InputError
 
 SAME_POSITION_MM = 0.01
+SAME = {"size": 0, "pixel_spacing": 5e-4, "orientation": 1e-3}
+"""How much of a grid may differ between its slices, because files hold few digits."""
 STEP_TOLERANCE = 0.1
-"""Largest deviation of a slice distance from the median, relative: scanners round positions to 0.01 to 0.1 mm."""
+"""Largest deviation of a slice distance from another, relative."""
 MISSING_STEP = 1.5
 """A distance over this many medians is a gap of missing slices, or of slices that were made further apart."""
 BESIDE_PIXELS = 0.5
@@ -131,21 +133,29 @@ def _to_hu(stored: NDArray[Any], slope: float, intercept: float, hu: NDArray[Any
     hu[:] = np.clip(stored.astype(np.int32) * int(slope) + int(intercept), -32768, 32767)
 
 
+def same_grid(one: Slice, other: Slice) -> bool:
+    """Tell whether slices have the same size, spacing and orientation."""
+    return all(_near(getattr(one, name), getattr(other, name), most) for name, most in SAME.items())
+
+
+def _near(one: Iterable[float], other: Iterable[float], most: float) -> bool:
+    return all(abs(a - b) <= most for a, b in zip(one, other, strict=True))
+
+
 def _refuse_mixed(label: str, slices: list[Slice]) -> None:
-    checks: dict[str, Callable[[Slice], str]] = {
-        "sizes": lambda s: f"{s.size[0]}x{s.size[1]}",
-        "pixel spacings": lambda s: "x".join(f"{v:.4g}" for v in s.pixel_spacing),
-        "orientations": lambda s: "/".join(f"{round(v, 3) + 0.0:.3f}" for v in s.orientation),
-    }
-    for what, property_of in checks.items():
-        groups: dict[str, list[str]] = {}
+    for name, most in SAME.items():
+        groups: dict[tuple[float, ...], list[str]] = {}
         for one in slices:
-            groups.setdefault(property_of(one), []).append(one.path.name)
+            value = getattr(one, name)
+            groups.setdefault(next((v for v in groups if _near(v, value, most)), value), []).append(one.path.name)
         if len(groups) > 1:
-            (usual, most), *others = sorted(groups.items(), key=lambda item: -len(item[1]))
-            odd = "; ".join(f"{value}: {named(sorted(names))}" for value, names in others[:NAMED])
+            between = "/" if name == "orientation" else "x"
+            texts = {value: between.join(f"{round(v, 4) + 0.0:g}" for v in value) for value in groups}
+            (usual, kept), *others = sorted(groups.items(), key=lambda item: -len(item[1]))
+            odd = "; ".join(f"{texts[value]}: {named(sorted(names))}" for value, names in others[:NAMED])
             raise InputError(
-                f"{label} mixes slices of different {what}: {len(most)} have {usual}, but {odd}",
+                f"{label} mixes slices of different {name.replace('_', ' ')}s: {len(kept)} have {texts[usual]}, but "
+                f"{odd}",
                 "remove those files, or export one series of equal slices",
             )
 
@@ -222,10 +232,9 @@ def _are_meant(slices: list[Slice], steps: NDArray[np.float64], gaps: NDArray[np
 
 
 def _is_even(heights: NDArray[np.float64], step: float) -> bool:
-    """Tell whether slices lie a step apart, and nowhere further from their place than a step may deviate."""
-    places = np.linspace(heights[0], heights[-1], len(heights))
-    apart = max(np.abs(np.diff(heights) - step).max(), np.abs(heights - places).max())
-    return bool(apart <= STEP_TOLERANCE * step)
+    """Tell whether slices lie at equal distances but for rounding, as of 0.625 mm to 0.1 mm."""
+    apart = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights))).max()
+    return bool(apart <= AS_IT_IS_VOXELS * step)
 
 
 def _affine(label: str, slices: list[Slice], heights: NDArray[np.float64], step: float) -> NDArray[np.float64]:

@@ -184,13 +184,21 @@ def _meta_image(path: Path) -> _Header:
     fields = {key.strip(): _checked(value.strip(), path, "MetaImage") for key, _, value in pairs}
     if not fields.keys() >= {"ElementDataFile", "DimSize"} or not re.fullmatch("[1-9]", fields.get("NDims", "")):
         raise InputError(f"{path} cannot be read as MetaImage: it has no MetaImage header", CHECK_FORMAT)
+    if fields.get("BinaryData", "").lower() == "false":
+        raise InputError(f"{path} has its voxels as text, which cannot be read", "save it as binary")
     name = fields["ElementDataFile"] if fields["ElementDataFile"].upper() != "LOCAL" else ""
+    # a slice without a file would be noise
+    depth, count = fields["DimSize"].rpartition(" ")[2], None
     if name.upper().startswith("LIST"):
         files = [line.strip() for line in start[data_start:].decode("utf-8", "replace").splitlines() if line.strip()]
-        if not files:
-            raise InputError(f"{path} lists no data files", CHECK_FORMAT)
         for file in files:
             require_file(path.parent / file, path)
+        count = len(files) if name.upper() == "LIST" or not files else None
+    elif "%" in name and len(numbers := re.findall(r" (\d+)", name)) > 1:
+        first, last, step = map(int, [*numbers, "1"][:3])
+        count = (last - first) // max(step, 1) + 1
+    if count is not None and depth.isdigit() and count < int(depth):
+        raise InputError(f"{path} lists {count or 'no'} data files for {depth} slices", CHECK_FORMAT)
     is_packed = fields.get("CompressedData", "False").lower() == "true"
     stated = fields.get("CompressedDataSize", "")
     return _Header(

@@ -41,9 +41,9 @@ def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
     Raises:
         InputError: it is damaged, no NIfTI, or not one scalar volume.
     """
-    from nibabel import Nifti1Image, Nifti1Pair, Nifti2Image, Nifti2Pair
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.fileholders import FileHolder
+    from nibabel.arrayproxy import ArrayProxy
+    from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
+    from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
     from nibabel.spatialimages import HeaderDataError
 
     # what nibabel mends in a header, and says so, is judged here
@@ -54,37 +54,40 @@ def read_nifti(path: Path, given: Given, header_alone: bool) -> Scan:
         header_path, image_path = (path.with_suffix(ending) for ending in endings)
         require_file(header_path, path)
         require_file(image_path, path)
-    kinds = (Nifti1Pair, Nifti2Pair) if is_pair else (Nifti1Image, Nifti2Image)
+    kinds = (Nifti1PairHeader, Nifti2PairHeader) if is_pair else (Nifti1Header, Nifti2Header)
     try:
         with _opened(header_path) as header_file, _opened(image_path) as voxels_file:
             start = header_file.read(540)
-            kind = next((kind for kind in kinds if kind.header_class.may_contain_header(start)), None)
+            kind = next((kind for kind in kinds if kind.may_contain_header(start)), None)
             if kind is None:
                 raise InputError(f"{path} cannot be read as NIfTI: it has no NIfTI header", CHECK_FORMAT)
             header_file.seek(0)
             # nibabel replaces a spacing of 0
-            pixdim = kind.header_class.from_fileobj(header_file, check=False)["pixdim"][1:4].astype(np.float64)
+            pixdim = kind.from_fileobj(header_file, check=False)["pixdim"][1:4].astype(np.float64)
             header_file.seek(0)
-            holders = {"header": FileHolder(fileobj=header_file), "image": FileHolder(fileobj=voxels_file)}
-            image = kind.from_file_map(holders, mmap=False)
-            voxel = image.get_data_dtype()
-            size = file_grid(image.shape, len(voxel.names or ("",)), voxel.kind == "c", str(path))
+            header = kind.from_fileobj(header_file)
+            if not is_pair and not header["vox_offset"]:
+                # unset; nibabel would take the header for voxels
+                header["vox_offset"] = header.single_vox_offset
+            voxel = header.get_data_dtype()
+            size = file_grid(header.get_data_shape(), len(voxel.names or ("",)), voxel.kind == "c", str(path))
+            stored = ArrayProxy(voxels_file, header, mmap=False)
             if header_alone:
                 voxels: NDArray[Any] = np.broadcast_to(np.int16(0), size[::-1])
             else:
-                voxels = image.dataobj.get_unscaled().reshape(size, order="F").T
+                voxels = stored.get_unscaled().reshape(size, order="F").T
                 more = _rest_of(voxels_file)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise InputError(f"{path} is damaged or cut short: its compressed data cannot be unpacked", AGAIN) from None
-    except (ImageFileError, HeaderDataError, ValueError, OverflowError):
+    except (HeaderDataError, ValueError, OverflowError):
         raise InputError(f"{path} cannot be read as NIfTI: its header is damaged", CHECK_FORMAT) from None
     except OSError as error:
         if error.errno is not None:
             raise
         raise InputError(f"{path} is cut short: it has fewer voxels than its header states", AGAIN) from None
-    affine, warnings = _affine(image.header, np.abs(pixdim), size, path, given)
+    affine, warnings = _affine(header, np.abs(pixdim), size, path, given)
     warnings += () if header_alone else check_surplus(more, image_path)
-    return Scan(voxels, affine, str(path), float(image.dataobj.slope), float(image.dataobj.inter), warnings)
+    return Scan(voxels, affine, str(path), float(stored.slope), float(stored.inter), warnings)
 
 
 def _opened(path: Path) -> Any:
@@ -125,6 +128,8 @@ def _affine(
     sform, qform = header.get_sform(coded=True)[0], _qform(header)
     usable = bool(np.all(np.isfinite(pixdim)) and np.all(pixdim > 0))
     warnings: tuple[str, ...] = ()
+    if sform is not None and qform is not None and not _spans(sform):
+        sform, warnings = None, ("the sform spans no volume: the qform is taken",)
     affine = sform if sform is not None else qform
     if affine is None:
         spacing = pixdim if usable else np.array(given.spacing_of(str(path)))
@@ -148,9 +153,17 @@ def _affine(
 def _qform(header: Any) -> NDArray[np.float64] | None:
     from nibabel.spatialimages import HeaderDataError
 
+    quaternion = np.array([header[f"quatern_{axis}"] for axis in "bcd"], np.float64)
+    if (length := np.linalg.norm(quaternion)) > 1:
+        # rounded, or not quite normalised; nibabel refuses it
+        for axis, value in zip("bcd", quaternion / length, strict=True):
+            header[f"quatern_{axis}"] = value
     try:
         qform: NDArray[np.float64] | None = header.get_qform(coded=True)[0]
-    except (HeaderDataError, ValueError):  # a quaternion longer than 1, a zoom below 0
+    except (HeaderDataError, ValueError):  # a zoom below 0
         return None
-    is_usable = qform is not None and np.isfinite(qform).all() and abs(np.linalg.det(qform[:3, :3])) > 1e-12
-    return qform if is_usable else None
+    return qform if qform is not None and _spans(qform) else None
+
+
+def _spans(form: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 1e-12)

@@ -10,6 +10,7 @@ from typing import Any
 
 from MAESILLib.ct.dicom import OWN_VOLUME, Series, acquisitions
 from MAESILLib.ct.dicom_slice import Slice, slices_of
+from MAESILLib.ct.dicom_stack import same_grid
 from MAESILLib.data.workers import run_in_workers
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
@@ -107,12 +108,12 @@ def _looked(file: Path) -> Looked:
 
 def find_all_series(looked: Mapping[Path, Looked]) -> list[Series]:
     """Return the CT series, complete or not; acquisitions that are volumes of their own, and copies, are apart."""
-    by_uid: dict[str, dict[Path, list[Slice]]] = {}
+    by_series: dict[tuple[str, ...], dict[Path, list[Slice]]] = {}
     for file, found in looked.items():
         if found.slices:
-            folders = by_uid.setdefault(found.slices[0].series_uid or str(file.parent), {})
+            folders = by_series.setdefault(found.slices[0].series, {})
             folders.setdefault(file.parent, []).extend(found.slices)
-    return [one for folders in by_uid.values() for part in _joined(folders) for one in acquisitions(part)]
+    return [one for folders in by_series.values() for part in _joined(folders) for one in acquisitions(part)]
 
 
 def _joined(folders: dict[Path, list[Slice]]) -> Iterable[list[Slice]]:
@@ -131,10 +132,11 @@ def _join(parts: list[list[Slice]]) -> list[list[Slice]]:
     """Join parts of a series, unless they differ in their grid, or most slices of a large one are in others too."""
     if len(parts) == 1:
         return parts
-    grids = {(s.size, *(round(v, 3) for v in (*s.pixel_spacing, *s.orientation))) for part in parts for s in part}
+    first = parts[0][0]
+    is_same = all(same_grid(s, first) for part in parts for s in part)
     places = [{tuple(round(v, 2) for v in s.position) for s in part} for part in parts]
     count = Counter(place for part in places for place in part)
     is_copied = any(
         len(part) >= OWN_VOLUME and 2 * sum(count[place] > 1 for place in part) > len(part) for part in places
     )
-    return parts if is_copied or len(grids) > 1 else [[s for part in parts for s in part]]
+    return parts if is_copied or not is_same else [[s for part in parts for s in part]]

@@ -191,6 +191,28 @@ class TestSeries:
         save(tmp_path, found)
         np.testing.assert_array_equal(read_volume(tmp_path).hu, HU)
 
+    @pytest.mark.parametrize("tags", [{"SeriesNumber": 4}, {"PatientID": "OTHER"}])
+    def test_of_an_anonymiser_that_gave_all_one_uid(self, tmp_path: Path, tags: dict[str, Any]) -> None:
+        """Halfway between the slices of the first they would be taken for slices of the same CT."""
+        grid = GRID + np.array([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1.25], [0, 0, 0, 0]])
+        save(tmp_path, slices())
+        save(tmp_path, slices(HU + 40, grid, **tags), "other")
+        assert refusal(tmp_path).startswith("2 CT series")
+
+    def test_numbers_that_are_rounded_now_to_one_side_now_to_the_other(self, tmp_path: Path) -> None:
+        found = slices(grid=GRID * [1, 1, 0.25, 1])
+        for number, data in enumerate(found):
+            data.ImagePositionPatient[2] = f"{25 + 0.625 * number:.1f}"
+            data.ImageOrientationPatient[1] = ("0.00049", "0.00051")[number % 2]
+            data.PixelSpacing[0] = ("0.80005", "0.80004")[number % 2]
+        for path in save(tmp_path, found):
+            # and padded to an even number of bytes, or to a sector
+            path.write_bytes(path.read_bytes() + bytes(2))
+        volume = read_volume(tmp_path)
+        np.testing.assert_array_equal(volume.hu, HU)
+        assert volume.warnings == ()
+        assert volume.geometry.spacing_dhw[0] == pytest.approx(0.625, abs=0.01)
+
     def test_damage_costs_its_own_series_alone(self, tmp_path: Path) -> None:
         save(tmp_path / "a", slices())
         others = save(tmp_path / "b", slices(SeriesInstanceUID=f"{UID}.2", SeriesNumber=4))

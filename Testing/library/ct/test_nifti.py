@@ -1,6 +1,7 @@
 """NIfTI as other programs write it: forms and codes, slopes, packing, pairs, odd headers."""
 
 import gzip
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,31 @@ def test_a_pair_and_packing_by_content(tmp_path: Path) -> None:
 def test_one_frame_of_four_dimensions(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(trunk().T[..., None, None], AFFINE), tmp_path / "ct.nii")
     np.testing.assert_array_equal(read_volume(tmp_path / "ct.nii").hu, trunk())
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "warning"),
+    [
+        (108, "<f 0", None),
+        (280, f"<12f {' 0' * 12}", "the sform spans no volume: the qform is taken"),
+        (280, f"<12f {' nan' * 12}", "the sform spans no volume: the qform is taken"),
+        # a quaternion a little longer than 1, and no sform
+        (254, "<hfff 0 0 0 1.00002", None),
+    ],
+)
+def test_headers_that_are_nearly_right(tmp_path: Path, place: int, values: str, warning: str | None) -> None:
+    """An offset of voxels that is not set, a form that is empty, rounded numbers."""
+    # turned half around its third axis: its quaternion is (0, 0, 1)
+    affine = np.array([[-0.8, 0, 0, 30], [0, -0.9, 0, 20], [0, 0, 2.5, -50], [0, 0, 0, 1.0]])
+    path = write(tmp_path / "ct.nii", trunk(), affine)
+    data = bytearray(path.read_bytes())
+    form, *numbers = values.split()
+    kinds = form[1:].replace("12f", "f" * 12)
+    struct.pack_into(
+        form, data, place, *(int(n) if k == "h" else float(n) for k, n in zip(kinds, numbers, strict=True))
+    )
+    path.write_bytes(data)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.hu, trunk())
+    np.testing.assert_allclose(volume.geometry.ijk_to_lps(), LPS @ affine, atol=1e-4)
+    assert volume.warnings == ((warning,) if warning else ())

@@ -384,10 +384,19 @@ class TestHeadersThatEndedSimpleITK:
         path.write_bytes(path.read_bytes().replace(old, new))
         assert "cannot be read as" in refusal(path)
 
-    def test_a_list_without_files(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            (b"ElementDataFile = LIST", "lists no data files"),
+            (b"ElementDataFile = LIST\nscan.zraw", "lists 1 data files for 12 slices"),
+            (b"ElementDataFile = s%03d.raw 1 11 1", "lists 11 data files for 12 slices"),
+            (b"BinaryData = False", "has its voxels as text"),
+        ],
+    )
+    def test_voxels_in_few_files_or_as_text(self, tmp_path: Path, line: bytes, words: str) -> None:
         path = save(tmp_path, trunk(), "scan.mhd")
-        path.write_bytes(re.sub(rb"ElementDataFile = .*", b"ElementDataFile = LIST", path.read_bytes()))
-        assert "lists no data files" in refusal(path)
+        path.write_bytes(re.sub(line.split()[0] + b" = .*", line, path.read_bytes()))
+        assert words in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.nrrd", "scan.mha"])
