@@ -166,4 +166,4 @@ def clock(seconds: float) -> str:
 
 def printable(text: str) -> str:
     """Return text in which what would command a terminal (escape sequences in names and tags) is spelled out."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -147,9 +147,9 @@ class TestNames:
         assert metrics["input"]["path"] == str(path)
 
     def test_a_name_never_commands_the_terminal(self, tmp_path: Path) -> None:
-        path = write_ct(tmp_path / "scan.nrrd", (16, 24, 24)).rename(tmp_path / "\x1b[31m\x07\x9b|.nrrd")
+        path = write_ct(tmp_path / "scan.nrrd", (16, 24, 24)).rename(tmp_path / "\x1b[31m\t\x07\x9b|.nrrd")
         for result in (maesil("info", path), maesil("info", path / "none")):
-            assert r"\x1b[31m\x07\x9b|" in result.out + result.err
+            assert r"\x1b[31m\t\x07\x9b|" in result.out + result.err
             assert (result.out + result.err).replace("\n", "").isprintable()
 
     def test_name_that_is_not_utf8(self, tmp_path: Path, checkpoint: Path) -> None:
