@@ -96,6 +96,11 @@ def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="overlap of neighbouring superpatches, a fraction of their side",
     )
+    parser.add_argument(
+        "--mask-file",
+        metavar="LABELMAP",
+        help="also hide tokens with a voxel of this label map, on any grid; with --mask none these alone",
+    )
 
 
 def add_completion_argument(parser: argparse.ArgumentParser) -> None:

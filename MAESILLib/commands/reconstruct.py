@@ -29,7 +29,7 @@ FORMATS = ("nrrd", "nii.gz")
 COLUMNS = ("psnr", "harmonic", "mae", "ssim", "border_index", "seconds")
 """Metrics of the table of several inputs."""
 NOT_OF_A_RESULT = {
-    *("command", "inputs", "output", "checkpoint", "name"),
+    *("command", "inputs", "output", "checkpoint", "name", "mask_file"),
     *("device", "threads", "progress", "stop_file", "watch_parent"),
 }
 """Arguments that a result of one of several inputs does not follow from; its checkpoint's hash is compared."""
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     device = set_up_device(args)
     inputs = [Path(path) for path in args.inputs]
     sources, is_one = ([Source(inputs[0])], True) if args.series and len(inputs) == 1 else find_inputs(inputs)
-    for option in ("series", "name"):
-        if getattr(args, option) and not is_one:
+    for option in ("series", "name", "mask-file"):
+        if getattr(args, option.replace("-", "_")) and not is_one:
             raise InputError(f"--{option} is for one input, and there are {len(sources)}", f"leave --{option} out")
     stop.check()
     model = load_model(Path(args.checkpoint) if args.checkpoint else embedded_checkpoint(), device)
@@ -133,6 +133,7 @@ def _reconstruct(
     from MAESILLib.ct.reading import find_series, read_geometry
     from MAESILLib.data.apart import read_apart
     from MAESILLib.reconstruct.estimate import check_memory
+    from MAESILLib.reconstruct.painted import hide_painted
     from MAESILLib.reconstruct.results import Outputs, reconstruct_volume
 
     begin = time.monotonic()
@@ -147,6 +148,9 @@ def _reconstruct(
     volume = read_apart(path, stop, series=series, given=given)
     if args.name:
         volume = dataclasses.replace(volume, name=args.name)
+    if args.mask_file:
+        labels = read_apart(Path(args.mask_file), stop, check=False)
+        plan = hide_painted(plan, labels, volume, model.info)
     reporter.progress("read", 1.0)
     stop.check()
     outputs = Outputs(folder, args.format, args.figure, args.compress)
@@ -158,7 +162,7 @@ def _reconstruct(
 def table(metrics: dict[str, Any]) -> str:
     """Return the metrics of a reconstruction as text for people."""
     from MAESILLib.metrics.catalogue import described
-    from MAESILLib.reconstruct.results import displayed_mask_ratio
+    from MAESILLib.reconstruct.results import displayed_mask_ratio, mask_title
 
     mask, checkpoint = metrics["mask"], metrics["checkpoint"]
     rows = [
@@ -169,8 +173,8 @@ def table(metrics: dict[str, Any]) -> str:
         ("checkpoint", f"{checkpoint['name']} ({checkpoint['sha256'][:12]})"),
         (
             "mask",
-            f"{mask['strategy']} {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, hides {displayed_mask_ratio(mask):.1%}"
-            f", coverage {mask['coverage']}, seed {mask['seed']}",
+            f"{mask_title(mask)}, hides {displayed_mask_ratio(mask):.1%}, coverage {mask['coverage']}, "
+            f"seed {mask['seed']}",
         ),
     ]
     rows += described(metrics)

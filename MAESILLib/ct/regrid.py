@@ -69,7 +69,9 @@ def resampled(
     # rounded, because an index of -1e-16 lies beyond the volume
     step = np.round(step, 9)
     source = voxels.astype(np.float32)
-    found = affine_transform(source, step[:3, :3], step[:3, 3], geometry.size_dhw, order=order, cval=beyond)
+    # voxels have an extent, of which "constant" leaves out the outer half of the outermost ones
+    mode = "constant" if order else "grid-constant"
+    found = affine_transform(source, step[:3, :3], step[:3, 3], geometry.size_dhw, order=order, mode=mode, cval=beyond)
     return _like(found, voxels)
 
 

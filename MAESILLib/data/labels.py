@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.reading import VOLUME_SUFFIXES, read_volume, volume_stem
-from MAESILLib.ct.volume import ModelGrid
+from MAESILLib.ct.volume import CTVolume, ModelGrid
 from MAESILLib.data.sources import LABEL_SUFFIXES, Source, is_volume
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import read_json
@@ -96,7 +96,10 @@ def read_labels(found: LabelMap, grid: ModelGrid) -> tuple[NDArray[np.uint16], t
     """
     codes, names = np.zeros(grid.geometry.size_dhw, np.uint16), []
     for file in found.files:
-        values = grid.labels_to_model(_values(file, grid.source))
+        volume = read_volume(file, check=False)
+        if not _is_same_grid(volume.geometry, grid.source):
+            raise InputError(f"{file} does not have the geometry of its CT", "resample the label map onto the CT")
+        values = grid.labels_to_model(label_values(volume))
         if found.names is None:
             structures = {volume_stem(file): values > 0}
         else:
@@ -107,11 +110,13 @@ def read_labels(found: LabelMap, grid: ModelGrid) -> tuple[NDArray[np.uint16], t
     return codes, tuple(names)
 
 
-def _values(path: Path, geometry: Geometry) -> NDArray[np.int32]:
-    volume = read_volume(path, check=False)
-    array = volume.hu
-    if not _is_same_grid(volume.geometry, geometry):
-        raise InputError(f"{path} does not have the geometry of its CT", "resample the label map onto the CT")
+def label_values(volume: CTVolume) -> NDArray[np.int32]:
+    """Return the values (D, H, W) of a label map that was read without checks.
+
+    Raises:
+        InputError: they are no labels.
+    """
+    array, path = volume.hu, volume.path
     if not (np.isfinite(array).all() and (array == np.rint(array)).all()):
         raise InputError(f"{path} has values that are not whole numbers", "give a label map")
     values = array.astype(np.int32)

@@ -272,7 +272,7 @@ def label_checkpoints(paths: list[Path]) -> dict[Path, str]:
 
 
 def _is_masked(plan: Plan) -> bool:
-    return plan.coverage == "single" and plan.mask.strategy != "none"
+    return plan.coverage == "single" and plan.hides
 
 
 def _trivial(

@@ -54,7 +54,7 @@ def with_masks(
         _check_size(path, f"a {name} of", found.get(name), size)
     masked = dict(plans)
     for setting, plan in plans.items():
-        if plan.mask.strategy != "none":
+        if plan.hides:
             masks = {}
             for volume, shape in shapes.items():
                 _check_size(path, f"'{setting}' of {volume} of", found.get(f"{setting}/{volume}/shape"), shape)
@@ -75,7 +75,7 @@ def _write(
 ) -> None:
     arrays: dict[str, Any] = {"superpatch_size": superpatch_size, "patch_size": patch_size}
     for setting, plan in plans.items():
-        for volume, shape in shapes.items() if plan.mask.strategy != "none" else ():
+        for volume, shape in shapes.items() if plan.hides else ():
             arrays[f"{setting}/{volume}/shape"] = shape
             for box in partition(shape, superpatch_size, patch_size):
                 grid = token_grid(box.size, patch_size)

@@ -22,6 +22,7 @@ class Plan:
         overlap: share of a superpatch's length that neighbours have in common.
         seed: with the volume's name and the superpatch's number it decides every mask.
         masks: of each volume, its superpatches' masks (passes, n_visible), in place of those of the seed.
+        painted: name of the label map whose tokens ``masks`` hides too, see :mod:`MAESILLib.reconstruct.painted`.
     """
 
     mask: MaskSpec = field(default_factory=MaskSpec)
@@ -29,12 +30,18 @@ class Plan:
     overlap: float = 0.0
     seed: int = 0
     masks: Mapping[str, list[torch.Tensor]] | None = field(default=None, repr=False, compare=False)
+    painted: str = ""
 
     def __post_init__(self) -> None:
         if self.coverage not in COVERAGE_NAMES:
             raise InputError(f"unknown coverage '{self.coverage}'", f"choose one of {', '.join(COVERAGE_NAMES)}")
         if self.coverage == "complete" and self.mask.strategy == "none":
             raise InputError("mask 'none' hides nothing, so it has no complete coverage", "choose coverage 'single'")
+
+    @property
+    def hides(self) -> bool:
+        """Whether anything is hidden at all: by the strategy, or because it was painted."""
+        return self.mask.strategy != "none" or bool(self.painted)
 
 
 def superpatch_masks(grid: Shape, plan: Plan, volume: str, index: int) -> torch.Tensor:

@@ -82,7 +82,7 @@ def reconstruct(
     masks = [superpatch_masks(token_grid(box.size, config.patch_size), plan, name, box.index) for box in boxes]
     passes = max(len(of_box) for of_box in masks)
     # with overlap a neighbour shows what this superpatch hides, so no mask and no fill is that of the whole volume
-    is_filled = plan.overlap == 0 and plan.mask.strategy != "none"
+    is_filled = plan.overlap == 0 and plan.hides
     whole = masks_of_volume(shape, boxes, masks, config.patch_size)
     weight = np.float32 if plan.overlap > 0 else np.min_scalar_type(passes)
     hidden_blend, visible_blend, fill_blend = Blend(shape, weight), Blend(shape, weight), Blend(shape, weight)

@@ -167,6 +167,7 @@ def _describe(volume: CTVolume, model: Model, plan: Plan, grid: ModelGrid, resul
             "coverage": plan.coverage,
             "passes": result.passes,
             "overlap": plan.overlap,
+            **({"painted": plan.painted} if plan.painted else {}),
         },
         "model_grid": {
             "size_dhw": list(grid.geometry.size_dhw),
@@ -184,6 +185,13 @@ def displayed_mask_ratio(mask: dict[str, Any]) -> float:
             hides by itself.
     """
     return mask["mask_voxel_ratio"] if mask["overlap"] > 0 else mask["mask_ratio"]
+
+
+def mask_title(mask: dict[str, Any]) -> str:
+    """Return what hides tokens, by ``mask`` of metrics.json: strategy with its ratios, a label map, or both."""
+    drawn = f"{mask['strategy']} {mask['plane_ratio']:g}/{mask['axis_ratio']:g}"
+    painted = mask.get("painted", "")
+    return painted if painted and mask["strategy"] == "none" else " + ".join(filter(None, (drawn, painted)))
 
 
 def _check_input_not_overwritten(volume: CTVolume, outputs: Outputs) -> None:
@@ -254,7 +262,7 @@ def _write_figure(
         hidden=result.hidden,
         spacing_dhw=grid.geometry.spacing_dhw,
         window_hu=window,
-        title=f"{metrics['input']['name']}: {mask['strategy']} mask {mask['plane_ratio']:g}/{mask['axis_ratio']:g}, "
+        title=f"{metrics['input']['name']}: mask {mask_title(mask)}, "
         f"{displayed_mask_ratio(mask):.0%} hidden, {mask['coverage']} coverage",
         subtitle=f"checkpoint {checkpoint['name']} ({checkpoint['sha256'][:8]}) | {caption(metrics)}",
     )

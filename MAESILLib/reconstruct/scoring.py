@@ -49,11 +49,11 @@ def measure(
         )
     if body is None:
         body = body_mask(unit_to_hu(unit, window_hu))
-    is_complete, is_masked = plan.coverage == "complete", plan.mask.strategy != "none"
+    is_complete = plan.coverage == "complete"
     reference = in_window(unit, window_hu, shown)
     prediction = in_window(result.prediction, window_hu, shown)
     modes = ["masked"]
-    if is_complete or not is_masked:
+    if is_complete or not plan.hides:
         modes.append("complete" if is_complete else "autoencoding")
     metrics: dict[str, float | None] = {}
     for mode in modes:
