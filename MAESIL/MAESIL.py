@@ -140,6 +140,8 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         seed=0,
         device="auto",
         completion=True,
+        paintedNode=None,
+        segment="",
         waitForCompletion=False,
         onProgress=None,
         onEnd=None,
@@ -155,13 +157,15 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
         :param seed: the same seed gives the same masks.
         :param device: auto, cpu, cuda, cuda:n or mps.
         :param completion: let the completion predict hidden patches, if the checkpoint has one; else the decoder.
+        :param paintedNode: segmentation or label map node; patches that hold a painted voxel are hidden as well.
+        :param segment: name of the one segment of it that counts; all of them if empty.
         :param waitForCompletion: return when it is done; Slicer stays responsive.
         :param onProgress: called with the share done (0 to 1), the stage, and the seconds left or None.
         :param onEnd: called with the state (finished, failed, cancelled), the Result or None, the Failure or None.
 
         :return: with ``waitForCompletion`` the :class:`Result` (``metrics``, ``node(kind)`` for masked, reconstruction,
             composite, error, mask; ``delete()``); without, the running task (``cancel()``, ``is_running``).
-        :raises ValueError: there is no such volume, or it is not a CT.
+        :raises ValueError: there is no such volume, it is not a CT, or nothing is painted.
         :raises RuntimeError: with ``waitForCompletion``, if it failed; says why and what to do.
         """
         from MAESILWidgets.jobs import running
@@ -170,7 +174,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
 
         ratios = (planeRatio, axisRatio)
         options = ReconstructOptions(str(checkpoint), mask, *ratios, coverage, overlap, seed, device, completion)
-        task = running.reconstruct_checked(volumeNode, options, onProgress, onEnd)
+        task = running.reconstruct_checked(volumeNode, options, onProgress, onEnd, paintedNode, segment)
         if not waitForCompletion:
             return task
         running.wait(task)

@@ -11,7 +11,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ReconstructOptions:
-    """What ``maesil reconstruct`` is asked for; an empty checkpoint is the embedded one."""
+    """What ``maesil reconstruct`` is asked for; an empty checkpoint is the embedded one.
+
+    ``painted`` is the name of a label map, which lies beside the volume.
+    """
 
     checkpoint: str = ""
     mask: str = "dual"
@@ -22,6 +25,7 @@ class ReconstructOptions:
     seed: int = 0
     device: str = "auto"
     completion: bool = True
+    painted: str = ""
 
     def title(self) -> str:
         """Return a short name for the result: mask and seed, and what is not the default."""
@@ -29,7 +33,9 @@ class ReconstructOptions:
         coverage = "complete" if self.coverage == "complete" else ""
         overlap = f"overlap {self.overlap:.0%}" if self.overlap else ""
         decoder = "" if self.completion else "decoder"
-        parts = (f"{self.mask}{ratios}", f"seed {self.seed}", coverage, overlap, decoder, Path(self.checkpoint).stem)
+        mask = "" if self.painted and self.mask == "none" else f"{self.mask}{ratios}"
+        painted = f"painted {self.painted}" if self.painted else ""
+        parts = (mask, painted, f"seed {self.seed}", coverage, overlap, decoder, Path(self.checkpoint).stem)
         return " ".join(filter(None, parts))
 
 
@@ -62,8 +68,20 @@ def reconstruct_arguments(volume: Path, name: str, output: Path, options: Recons
         *("--axis-ratio", number(options.axis_ratio), "--coverage", options.coverage),
         *("--overlap", number(options.overlap), "--seed", str(int(options.seed)), "--device", options.device),
         *(() if options.completion else ("--no-completion",)),
+        *(("--mask-file", str(painted_file(volume, options))) if options.painted else ()),
         *("--no-figure", "--no-compress"),
     ]
+
+
+def painted_file(volume: Path, options: ReconstructOptions) -> Path:
+    """Return where the label map of what is painted lies; results name it."""
+    return volume.with_name(f"{file_name(options.painted)}.seg.nrrd")
+
+
+def file_name(name: str) -> str:
+    """Return a node's name as a file can bear it."""
+    kept = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(" .")
+    return kept[:80] or "volume"
 
 
 def pretrain_arguments(cache: Path, options: TrainOptions) -> list[str]:

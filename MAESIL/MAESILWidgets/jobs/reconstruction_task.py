@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from MAESILWidgets.jobs.commands import ReconstructOptions, reconstruct_arguments
+from MAESILWidgets.jobs.commands import ReconstructOptions, painted_file, reconstruct_arguments
 from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.scene.export import VolumeExport
@@ -44,6 +45,7 @@ class ReconstructionTask(VTKObservationMixin):
 
     Args:
         node: the CT.
+        painted: label map volume in the CT's own space; what is painted there is hidden.
         on_progress: called with the share done (0 to 1), the stage, and the seconds left or None.
         on_log: called with each line of the worker's log.
         on_end: called once with the state, the result's text node (or None), and the Failure (or None).
@@ -53,12 +55,15 @@ class ReconstructionTask(VTKObservationMixin):
         self,
         node: Any,
         options: ReconstructOptions,
+        painted: Any = None,
         *,
         on_progress: Callable[[float, str, float | None], None] = lambda *_: None,
         on_log: Callable[[str], None] = lambda _: None,
         on_end: Callable[[str, Any, Failure | None], None] = lambda *_: None,
     ) -> None:
         VTKObservationMixin.__init__(self)
+        if painted is not None:
+            options = replace(options, painted=painted.GetName())
         self.options, self.node_id, self.name = options, node.GetID(), node.GetName()
         self.on_progress, self.on_log, self.on_end = on_progress, on_log, on_end
         self.state = "running"
@@ -74,9 +79,12 @@ class ReconstructionTask(VTKObservationMixin):
         self.job = BackgroundJob(
             self.arguments, self.folder / "stop", on_event=self._on_event, on_log=on_log, on_end=self._on_job_end
         )
-        self.export = VolumeExport(
-            node, self.volume_path, lambda share: self._progress("export", share), self._exported
-        )
+        self.exports = [
+            VolumeExport(node, self.volume_path, lambda share: self._progress("export", share), self._exported)
+        ]
+        if painted is not None:
+            path = painted_file(self.volume_path, options)
+            self.exports.append(VolumeExport(painted, path, lambda _share: None, self._exported))
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._scene_closes)
         self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._node_removed)
@@ -94,7 +102,7 @@ class ReconstructionTask(VTKObservationMixin):
     def start(self) -> None:
         """Begin; everything else happens in the event loop."""
         self._progress("export", 0.0)
-        self.export.start()
+        self.exports[-1].start()
 
     def cancel(self) -> None:
         """Stop; ``on_end`` is called when the worker is gone."""
@@ -112,7 +120,8 @@ class ReconstructionTask(VTKObservationMixin):
             return
         self.state = CANCELLED
         self.removeObservers()
-        self.export.cancel()
+        for export in self.exports:
+            export.cancel()
         self._stop_loading()
         if self.job.is_running:
             self.job.on_end = lambda *_: None
@@ -123,6 +132,10 @@ class ReconstructionTask(VTKObservationMixin):
     def _exported(self, failure: Failure | None) -> None:
         if failure is not None:
             self._end(FAILED, failure)
+            return
+        self.exports.pop()
+        if self.exports:
+            self.exports[-1].start()
             return
         try:
             self.job.start()
@@ -230,7 +243,8 @@ class ReconstructionTask(VTKObservationMixin):
     def _end(self, state: str, failure: Failure | None) -> None:
         self.state, self.failure = state, failure
         self.removeObservers()
-        self.export.cancel()
+        for export in self.exports:
+            export.cancel()
         self._stop_loading()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.on_end(state, self.result, failure)

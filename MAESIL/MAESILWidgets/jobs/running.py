@@ -11,6 +11,7 @@ import slicer
 from MAESILWidgets.jobs import checkpoints
 from MAESILWidgets.jobs.commands import ReconstructOptions, for_terminal
 from MAESILWidgets.jobs.reconstruction_task import ReconstructionTask
+from MAESILWidgets.scene import painted
 from MAESILWidgets.scene.results_scene import Result
 from MAESILWidgets.scene.volume_info import describe
 
@@ -33,11 +34,13 @@ def reconstruct_checked(
     options: ReconstructOptions,
     on_progress: Callable[..., None] | None,
     on_end: Callable[..., None] | None,
+    painted_node: Any = None,
+    segment: str = "",
 ) -> Any:
-    """Start to reconstruct a volume node that a script gives.
+    """Start to reconstruct a volume node that a script gives, without what is painted in a segment of that name.
 
     Raises:
-        ValueError: there is no such volume, it is not a CT, or the checkpoint cannot be used.
+        ValueError: there is no such volume, it is not a CT, the checkpoint cannot be used, or nothing is painted.
     """
     if node is None:
         raise ValueError("there is no volume to reconstruct: give a scalar volume node")
@@ -50,7 +53,11 @@ def reconstruct_checked(
         if on_end is not None:
             on_end(state, Result(text) if text is not None else None, failure)
 
-    return start(ReconstructionTask(node, options, on_progress=on_progress or (lambda *_: None), on_end=ended))
+    labels = None
+    if painted_node is not None:
+        by_name = {name: one for one, name in painted.segments(painted_node).items()}
+        labels = painted.label_map(painted_node, by_name.get(segment, segment), node)
+    return start(ReconstructionTask(node, options, labels, on_progress=on_progress or (lambda *_: None), on_end=ended))
 
 
 def wait(task: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.jobs.commands import TrainOptions, pretrain_arguments
+from MAESILWidgets.jobs.commands import TrainOptions, file_name, pretrain_arguments
 from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
 from MAESILWidgets.messages import Failure, os_failure
 from MAESILWidgets.scene.export import VolumeExport
@@ -167,9 +167,3 @@ def is_resumable(run: Path) -> bool:
     from MAESILLib.training.run_folder import holds_state
 
     return holds_state(run) and (run / CACHE / INDEX).is_file()
-
-
-def file_name(name: str) -> str:
-    """Return a node's name as a file can bear it."""
-    kept = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(" .")
-    return kept[:80] or "volume"

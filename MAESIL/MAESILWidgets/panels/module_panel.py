@@ -14,6 +14,7 @@ from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.system import System
 from MAESILWidgets.panels.advanced_panel import AdvancedPanel
 from MAESILWidgets.panels.input_panel import InputPanel
+from MAESILWidgets.panels.paint_panel import PaintPanel
 from MAESILWidgets.panels.reconstruct_panel import ReconstructPanel
 from MAESILWidgets.panels.result_panel import ResultPanel
 from MAESILWidgets.panels.train_panel import TrainPanel
@@ -56,7 +57,10 @@ class ModulePanel(VTKObservationMixin):
         self.advanced = AdvancedPanel(self.ui, self.system, lambda: running.last_arguments)
         self.input = InputPanel(self.ui, self.update, logic.loadSample)
         self.results = ResultPanel(self.ui, self.views)
-        self.reconstruct = ReconstructPanel(self.ui, self.input, self.system, self.advanced.log, self.show_result)
+        self.paint = PaintPanel(self.ui)
+        self.reconstruct = ReconstructPanel(
+            self.ui, self.input, self.paint, self.system, self.advanced.log, self.show_result
+        )
         self.train = TrainPanel(self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint)
         for name, icon in ICONS.items():
             getattr(self.ui, name).setIcon(qt.QIcon(resource(f"Icons/{icon}.png")))
@@ -109,7 +113,7 @@ class ModulePanel(VTKObservationMixin):
         """Bring every section up to date."""
         if self.parameters is None:
             return
-        for section in (self.input, self.reconstruct, self.train, self.advanced):
+        for section in (self.input, self.paint, self.reconstruct, self.train, self.advanced):
             section.update()
 
     def show_result(self, node: Any) -> None:
@@ -128,7 +132,7 @@ class ModulePanel(VTKObservationMixin):
             bound = {widget.property("SlicerParameterName"): widget for widget in widgets}
             self._gui_tag = parameters.connectParametersToGui({name: w for name, w in bound.items() if name})
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-        sections = (self.input, self.reconstruct, self.results, self.train)
+        sections = (self.input, self.paint, self.reconstruct, self.results, self.train)
         for section in sections:
             section.parameters = parameters
         self.input.list_checkpoints()

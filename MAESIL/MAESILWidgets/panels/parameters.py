@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from slicer import vtkMRMLScalarVolumeNode, vtkMRMLTextNode
+from slicer import vtkMRMLDisplayableNode, vtkMRMLScalarVolumeNode, vtkMRMLTextNode
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 
@@ -13,6 +13,7 @@ class MAESILParameterNode:
     inputVolume - the CT
     checkpoint - path of a checkpoint; empty for the embedded one
     mask, planeRatio, axisRatio, coverage, overlap, seed, device, completion - as the options of ``maesil reconstruct``
+    painted - segmentation or label map whose voxels are hidden; paintedSegment - id of one segment, or empty for all
     currentResult - the result shown: its text node
     windowPreset, errorRange - how it is shown; the error map spans -errorRange to +errorRange HU
     showOutlines - superpatch outlines in the views
@@ -29,6 +30,8 @@ class MAESILParameterNode:
     seed: Annotated[int, WithinRange(0, 2147483647)] = 0
     device: str = "auto"
     completion: bool = True
+    painted: vtkMRMLDisplayableNode
+    paintedSegment: str = ""
     currentResult: vtkMRMLTextNode
     windowPreset: str = "wide"
     errorRange: Annotated[int, WithinRange(10, 2000)] = 300

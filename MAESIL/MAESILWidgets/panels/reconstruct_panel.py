@@ -17,6 +17,7 @@ from MAESILWidgets.jobs.system import System, memory_warning
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.panels.choices import COVERAGES, MASKS, Choice, show_text
 from MAESILWidgets.panels.input_panel import InputPanel
+from MAESILWidgets.panels.paint_panel import PaintPanel
 from MAESILWidgets.scene.volume_info import mask_ratio
 
 STAGES = {
@@ -42,11 +43,12 @@ class ReconstructPanel:
         self,
         ui: Any,
         input_panel: InputPanel,
+        paint: PaintPanel,
         system: System,
         on_log: Callable[[str], None],
         on_result: Callable[[Any], None],
     ) -> None:
-        self.ui, self.input, self.system = ui, input_panel, system
+        self.ui, self.input, self.paint, self.system = ui, input_panel, paint, system
         self.on_log, self.on_result = on_log, on_result
         self.parameters: Any = None
         self.task: Any = None
@@ -71,7 +73,9 @@ class ReconstructPanel:
         self.ui.planeRatioSlider.enabled = has_mask
         self.ui.axisRatioSlider.enabled = has_mask
         share = mask_ratio(self.input.volume.grids, parameters.mask, parameters.planeRatio, parameters.axisRatio)
-        self.ui.hiddenShareLabel.text = _("{share:.1f} % of the patches").format(share=100 * share)
+        text = _("{share:.1f} % of the patches").format(share=100 * share)
+        painted = _(", and every patch with a painted voxel") if parameters.painted is not None else ""
+        self.ui.hiddenShareLabel.text = text + painted
         problem = self.problem(share)
         hint = problem or memory_warning(self.input.volume, parameters.coverage)
         # what is wrong with volume or checkpoint is said there
@@ -88,6 +92,8 @@ class ReconstructPanel:
             return found
         if self.system.missing():
             return _("Install the Python packages in the Advanced section")
+        if self.parameters.coverage == "complete" and self.parameters.painted is not None:
+            return _("What is painted is hidden in every pass: choose single coverage, or nothing painted")
         if self.parameters.coverage == "complete" and share == 0:
             return _("This mask hides no patches: raise the ratios or use single coverage")
         return ""
@@ -102,12 +108,17 @@ class ReconstructPanel:
 
     def apply(self, _checked: bool = False) -> None:
         """Start."""
+        try:
+            painted = self.paint.label_map()
+        except ValueError as error:
+            show_text(self.ui.statusLabel, f"⚠ {error}")
+            return
         with slicer.util.tryWithErrorDisplay(_("The reconstruction could not be started."), waitCursor=False):
             self._began = time.monotonic()
             self.ui.progressBar.setVisible(True)
             show_text(self.ui.statusLabel, "")
             callbacks = {"on_progress": self._progress, "on_log": self.on_log, "on_end": self._ended}
-            task = ReconstructionTask(self.parameters.inputVolume, self.options(), **callbacks)
+            task = ReconstructionTask(self.parameters.inputVolume, self.options(), painted, **callbacks)
             self.task = running.start(task)
         if self.task is not None and not self.task.is_running:
             # it ended while it was being started
