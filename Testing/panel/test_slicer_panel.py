@@ -71,7 +71,11 @@ class TestInput:
     def test_it_fits_slicer_s_dock(self, panel: Any) -> None:
         for section in (panel.ui.trainSection, panel.ui.advancedSection):
             section.collapsed = False
-        assert slicer.modules.maesil.widgetRepresentation().minimumSizeHint.width() <= 390
+        import qt
+
+        # the module panel adds the width that its horizontal scroll bar would like to have
+        scroll_bar = qt.QScrollBar(qt.Qt.Horizontal).sizeHint.width()
+        assert slicer.modules.maesil.widgetRepresentation().minimumSizeHint.width() + scroll_bar <= 410
 
     def test_a_ct_is_described(self, ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         free = {"bytes": 2**40}

@@ -65,7 +65,8 @@ class qSlicerScriptedLoadableModuleWidget(SceneFollower, QtWidgets.QWidget):  # 
         self._python: Any = None
         self._entered = False
         self.setObjectName(f"{module.name}ModuleWidget")
-        QtWidgets.QVBoxLayout(self)
+        # as Slicer's module panel sets them
+        QtWidgets.QVBoxLayout(self).setContentsMargins(0, 0, 0, 0)
 
     def _fill(self) -> None:
         """Instantiate the module's widget class and set it up."""
