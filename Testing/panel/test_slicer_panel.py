@@ -225,6 +225,25 @@ class TestReconstruct:
         assert (arrays["composite"][hidden] == arrays["reconstruction"][hidden]).all()
         assert (arrays["composite"][~hidden] == hu[~hidden]).all()
 
+    def test_views_are_made_and_filled_one_a_turn_of_the_event_loop(self, host: Any, ready: Any) -> None:
+        import qt
+
+        names = [f"MAESIL-{row}-{column}" for row in ROWS for column in COLUMNS]
+        counts = []
+
+        def count() -> None:
+            views = [view for view in map(slicer.app.layoutManager().sliceWidget, names) if view is not None]
+            shown = [view.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID() for view in views]
+            counts.append((len(views), len(list(filter(None, shown))), sum(view.isVisible() for view in views)))
+
+        timer = qt.QTimer()
+        timer.connect("timeout()", count)
+        timer.start(0)
+        apply_and_wait(host, ready)
+        timer.stop()
+        assert counts[-1] == (9, 9, 9)
+        assert np.diff(counts, axis=0).max() == 1
+
     def test_several_results_side_by_side(self, host: Any, ready: Any) -> None:
         """The second without the completion."""
         found = []

@@ -62,6 +62,8 @@ class ModulePanel(VTKObservationMixin):
             self.ui, self.input, self.paint, self.system, self.advanced.log, self.show_result
         )
         self.train = TrainPanel(self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint)
+        # while the worker starts
+        self.ui.applyButton.connect("clicked(bool)", lambda _checked: self.views.make())
         for name, icon in ICONS.items():
             getattr(self.ui, name).setIcon(qt.QIcon(resource(f"Icons/{icon}.png")))
         scene = slicer.mrmlScene

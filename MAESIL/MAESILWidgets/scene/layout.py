@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import qt
@@ -29,18 +30,17 @@ def view_name(row: str, column: str) -> str:
     return f"MAESIL-{row}-{column}"
 
 
-def view_names() -> list[str]:
-    """Return the nine tags, row by row."""
-    return [view_name(row, column) for _kind, row, _letter, _colour in ROWS for column in COLUMNS]
+def view_names(columns: tuple[str, ...] = COLUMNS) -> list[str]:
+    """Return the tags of the views in these columns, row by row."""
+    return [view_name(row, column) for _kind, row, _letter, _colour in ROWS for column in columns]
 
 
 def _slice_view(row: str, letter: str, colour: str, column: str) -> str:
     return (
         f'<item><view class="vtkMRMLSliceNode" singletontag="{view_name(row, column)}">'
         f'<property name="orientation" action="default">{column}</property>'
-        f'<property name="viewlabel" action="default">{letter}{column[0]}</property>'
-        f'<property name="viewcolor" action="default">{colour}</property>'
-        f'<property name="viewgroup" action="default">{VIEW_GROUP}</property></view></item>'
+        f'<property name="viewlabel">{letter}{column[0]}</property><property name="viewcolor">{colour}</property>'
+        f'<property name="viewgroup">{VIEW_GROUP}</property></view></item>'
     )
 
 
@@ -93,25 +93,69 @@ def _arrangement() -> int:
     return int(node.GetViewArrangement()) if node is not None else 0
 
 
+def _turn() -> None:
+    """Let the event loop turn, but for what the user does: Slicer draws, and jobs go on."""
+    slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
+
+
 class Views:
     """Switches between the layouts and fills them."""
 
     def __init__(self) -> None:
         self.previous = 0
         self._fitted: dict[str, Any] = {}
+        self._drawable: set[str] = set()
+
+    def make(self) -> None:
+        """Make the nine views ahead of the layout, a part a turn of the event loop: all take a second."""
+        if self._make_part(LAYOUT_ID):
+            qt.QTimer.singleShot(0, self.make)
+
+    def _make_part(self, number: int) -> bool:
+        """Make a view of a layout, or what it needs to draw; say whether something was left to do."""
+        for name in view_names(COLUMNS if number == LAYOUT_ID else ("Axial",)):
+            widget = slicer.app.layoutManager().sliceWidget(name)
+            if widget is None:
+                node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSliceNode")
+                node.UnRegister(None)
+                node.SetLayoutName(name)
+                node.SetName(name)
+                node.SetOrientation(name.rsplit("-", 1)[1])
+                slicer.mrmlScene.AddNode(node)
+                return True
+            if name not in self._drawable:
+                self._drawable.add(name)
+                if not widget.isVisible():
+                    # between two paint events nobody sees it
+                    widget.show()
+                    widget.hide()
+                    return True
+        return False
 
     def is_shown(self, number: int = LAYOUT_ID) -> bool:
         """Whether the 3x3 views, or another layout, are up."""
         return _arrangement() == number
 
     def switch(self, number: int) -> None:
-        """Show a layout of ours, remembering the user's."""
-        current = _arrangement()
+        """Show a layout of ours, remembering the user's; a view a turn of the event loop, which nine would hold up."""
+        current, manager = _arrangement(), slicer.app.layoutManager()
         if current not in (LAYOUT_ID, TRAINING_LAYOUT_ID):
             self.previous = current
-        slicer.app.layoutManager().setLayout(number)
+        while self._make_part(number):
+            _turn()
+        manager.setLayout(number)
+        views = [] if current == number else [manager.sliceWidget(name) for name in view_names()]
+        views = [view for view in views if view is not None and view.isVisible()]
+        for view in views:
+            policy = view.sizePolicy
+            policy.setRetainSizeWhenHidden(True)
+            view.setSizePolicy(policy)
+            view.hide()
+        for view in views:
+            _turn()
+            view.show()
         # new views have no size, and nothing can be fitted to them, before the event loop has laid them out
-        slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
+        _turn()
 
     def back(self) -> None:
         """Show the layout that the user had before; 0 is none, as when Slicer has started."""
@@ -120,11 +164,14 @@ class Views:
     def show(self, result: Any) -> None:
         """Show a result in the 3x3 views."""
         self.switch(LAYOUT_ID)
-        if not result.is_whole():
-            # it went while the event loop ran
-            return
-        self.fill({kind: result.node(kind) for kind in ("masked", "reconstruction", "error", "mask")}, COLUMNS)
-        self.show_legend(result)
+        for column, row in itertools.product(COLUMNS, ROWS):
+            if not result.is_whole():
+                # it went while the event loop ran
+                return
+            self._fill_view({kind: result.node(kind) for kind in (row[0], "mask")}, column, *row[:2])
+            _turn()
+        if result.is_whole():
+            self.show_legend(result)
 
     def show_legend(self, result: Any) -> None:
         """Show the legend in one view of the error's row, which has one range: it covers part of the image."""
@@ -132,25 +179,24 @@ class Views:
 
     def fill(self, nodes: dict[str, Any], columns: tuple[str, ...]) -> None:
         """Show volumes by kind in the rows of these columns, along the volume's own axes, fitted."""
-        composites = []
-        for kind, row, _letter, _colour in ROWS:
-            for column in columns:
-                node = nodes[kind]
-                logic = slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic()
-                composite, slice_node = logic.GetSliceCompositeNode(), logic.GetSliceNode()
-                composites.append(composite)
-                shown_before = composite.GetBackgroundVolumeID()
-                composite.SetBackgroundVolumeID(node.GetID() if node is not None else None)
-                composite.SetForegroundVolumeID(None)
-                hidden = nodes.get("mask") if kind == "masked" else None
-                composite.SetLabelVolumeID(hidden.GetID() if hidden is not None else None)
-                composite.SetLabelOpacity(HIDDEN_OPACITY)
-                if node is not None and min(slice_node.GetDimensions()[:2]) > 0:
-                    self._fit(view_name(row, column), logic, slice_node, node, shown_before)
-        for composite in composites:
-            composite.SetLinkedControl(True)
-            # a volume that the user loads goes into the other views
-            composite.SetDoPropagateVolumeSelection(False)
+        for column, (kind, row, _letter, _colour) in itertools.product(columns, ROWS):
+            self._fill_view(nodes, column, kind, row)
+
+    def _fill_view(self, nodes: dict[str, Any], column: str, kind: str, row: str) -> None:
+        node = nodes[kind]
+        logic = slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic()
+        composite, slice_node = logic.GetSliceCompositeNode(), logic.GetSliceNode()
+        shown_before = composite.GetBackgroundVolumeID()
+        composite.SetBackgroundVolumeID(node.GetID() if node is not None else None)
+        composite.SetForegroundVolumeID(None)
+        hidden = nodes.get("mask") if kind == "masked" else None
+        composite.SetLabelVolumeID(hidden.GetID() if hidden is not None else None)
+        composite.SetLabelOpacity(HIDDEN_OPACITY)
+        if node is not None and min(slice_node.GetDimensions()[:2]) > 0:
+            self._fit(view_name(row, column), logic, slice_node, node, shown_before)
+        composite.SetLinkedControl(True)
+        # a volume that the user loads goes into the other views
+        composite.SetDoPropagateVolumeSelection(False)
 
     def _fit(self, name: str, logic: Any, slice_node: Any, node: Any, shown_before: str | None) -> None:
         """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled.
