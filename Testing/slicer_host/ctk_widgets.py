@@ -30,6 +30,8 @@ class ctkCollapsibleButton(Stored, QtWidgets.QWidget):  # noqa: N801
         self._to_show: list[QtWidgets.QWidget] = []
         super().__init__(parent)
         self.setContentsMargins(0, HEADER, 0, 0)
+        # it gets no narrower than it would like to be
+        self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Minimum, QtWidgets.QSizePolicy.Policy.Preferred)
 
     def _property_changed(self, name: str) -> None:
         self.update()
