@@ -36,6 +36,7 @@ COMMANDS = {
     "probe": "evaluate the frozen encoder with linear probes on points and label maps",
     "features": "write what the frozen encoder makes of a CT, with its principal components as colors",
     "similar": "find points with similar features, in a CT and in others",
+    "segment": "fill segments from a few strokes, and find them in other CTs",
     "export": "write the pretrained encoder for downstream work",
     "info": "describe a checkpoint, cache, volume or folder of CTs",
 }

@@ -45,23 +45,24 @@ def load(args: argparse.Namespace) -> PretrainedEncoder:
     return load_encoder(Path(args.checkpoint) if args.checkpoint else embedded_checkpoint(), set_up_device(args))
 
 
-def encode(
-    args: argparse.Namespace,
-    encoder: PretrainedEncoder,
-    path: str,
-    series: str | None,
-    reporter: Reporter,
-    stop: StopRequest,
-) -> tuple[CTVolume, Features]:
-    """Read a CT and return it with its features."""
+def read(args: argparse.Namespace, path: str, series: str | None, reporter: Reporter, stop: StopRequest) -> CTVolume:
+    """Read a CT."""
     from MAESILLib.data.apart import read_apart
-    from MAESILLib.explore.features import dense_features
 
     reporter.progress("read", 0.0)
     volume = read_apart(Path(path), stop, series=series, given=given_from(args))
     reporter.progress("read", 1.0)
     for warning in volume.warnings:
         reporter.warning(warning)
+    return volume
+
+
+def encode(
+    args: argparse.Namespace, encoder: PretrainedEncoder, volume: CTVolume, reporter: Reporter, stop: StopRequest
+) -> Features:
+    """Return the features of a CT."""
+    from MAESILLib.explore.features import dense_features
+
     features = dense_features(
         encoder,
         volume,
@@ -71,8 +72,8 @@ def encode(
         progress=lambda share: reporter.progress("encode", share),
     )
     if not features.body.any():
-        raise InputError(f"{path} shows nothing of a patient", "give a CT of a body")
-    return volume, features
+        raise InputError(f"{volume.path} shows nothing of a patient", "give a CT of a body")
+    return features
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
@@ -82,18 +83,13 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     encoder = load(args)
     basis = read_basis(Path(args.basis), encoder.width) if args.basis else None
-    volume, features = encode(args, encoder, args.input, args.series, reporter, stop)
+    volume = read(args, args.input, args.series, reporter, stop)
+    features = encode(args, encoder, volume, reporter, stop)
     basis = basis or fit_basis(features.in_body)
     output = Path(args.output)
     names = ("features.safetensors", "basis.safetensors", "pca.nrrd")
     with staged(output, last=names[-1]) as staging:
-        description = {
-            "name": volume.name,
-            "stride": args.stride,
-            "block": features.block,
-            "encoder": encoder.info.source,
-        }
-        write_features(staging / names[0], features, description)
+        write_features(staging / names[0], features, volume)
         write_basis(staging / names[1], basis)
         stop.check()
         reporter.progress("write", 0.0)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from MAESILLib.commands.features import add_encoder_arguments, encode, load
+from MAESILLib.commands.features import add_encoder_arguments, encode, load, read
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 
@@ -48,9 +48,10 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     names = plan_names([Path(path) for path in paths])
     maps = []
     for number, (path, name) in enumerate(zip(paths, names, strict=True)):
-        _, features = encode(args, encoder, path, None if number else args.series, reporter, stop)
+        volume = read(args, path, None if number else args.series, reporter, stop)
+        features = encode(args, encoder, volume, reporter, stop)
         if number == 0:
-            queries = np.stack([features_at(features, (-r, -a, s)) for r, a, s in args.at])
+            queries = features_at(features, [(-r, -a, s) for r, a, s in args.at])
             mean = features.in_body.mean(0)
         maps.append((similarity_map(features, queries, mean), features.cells.geometry))
         for rank, (point, value) in enumerate(best_matches(features, maps[-1][0], args.top), start=1):

@@ -44,6 +44,11 @@ class Geometry:
         ijk = np.asarray(dhw, dtype=np.float64)[..., ::-1]
         return ijk @ matrix[:3, :3].T + matrix[:3, 3]
 
+    def index(self, points_lps: ArrayLike) -> NDArray[np.float64]:
+        """Return the (fractional) indices (d, h, w), (..., 3), of LPS positions in mm, (..., 3)."""
+        matrix = np.linalg.inv(self.ijk_to_lps())
+        return (np.asarray(points_lps, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3])[..., ::-1]
+
     def axes_lps(self) -> NDArray[np.float64]:
         """Return the direction as a 3x3 matrix; columns are the i, j and k axes in LPS."""
         return np.array(self.direction, dtype=np.float64).reshape(3, 3)

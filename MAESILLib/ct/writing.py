@@ -5,7 +5,7 @@ to a third (voxels rounded to multiples of 4) smaller.
 """
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,13 @@ PLANES = 16
 
 @contextmanager
 def volume_writer(
-    path: Path | str, dtype: DTypeLike, geometry: Geometry, *, compress: bool = True, is_color: bool = False
+    path: Path | str,
+    dtype: DTypeLike,
+    geometry: Geometry,
+    *,
+    compress: bool = True,
+    is_color: bool = False,
+    fields: Mapping[str, str] | None = None,
 ) -> Iterator[Callable[[NDArray[Any]], None]]:
     """Yield a function that takes the next planes (n, H, W) of a volume, from the first to the last.
 
@@ -38,6 +44,7 @@ def volume_writer(
         geometry: the volume's grid.
         compress: compress .nrrd (.nii.gz is always compressed, .nii never).
         is_color: voxels are red, green and blue, so planes are (n, H, W, 3); NRRD only.
+        fields: values beside the geometry, as those of a segmentation; NRRD only.
 
     Raises:
         InputError: the suffix is unknown, or the folder cannot be written to.
@@ -55,7 +62,7 @@ def volume_writer(
     written = 0
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         if suffix == ".nrrd":
-            file.write(_nrrd_header(dtype, geometry, is_packed, is_color))
+            file.write(_nrrd_header(dtype, geometry, is_packed, is_color, fields or {}))
         with gzip.GzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) if is_packed else nullcontext(file) as data:
             if suffix != ".nrrd":
                 _nifti_header(dtype, geometry).write_to(data)
@@ -72,7 +79,9 @@ def volume_writer(
             raise ValueError(f"{written} planes were written of {depth}")
 
 
-def _nrrd_header(dtype: np.dtype[Any], geometry: Geometry, is_packed: bool, is_color: bool) -> bytes:
+def _nrrd_header(
+    dtype: np.dtype[Any], geometry: Geometry, is_packed: bool, is_color: bool, fields: Mapping[str, str]
+) -> bytes:
     """Return a header of the format NRRD0004 (https://teem.sourceforge.net/nrrd/format.html)."""
     affine = geometry.ijk_to_lps()
 
@@ -90,6 +99,7 @@ def _nrrd_header(dtype: np.dtype[Any], geometry: Geometry, is_packed: bool, is_c
         "endian: little",
         f"encoding: {'gzip' if is_packed else 'raw'}",
         f"space origin: {vector(affine[:3, 3])}",
+        *(f"{key}:={value}" for key, value in fields.items()),
     ]
     return ("\n".join(lines) + "\n\n").encode()
 

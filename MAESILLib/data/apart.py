@@ -35,7 +35,7 @@ _read: list[CTVolume] = []
 
 
 def read_apart(
-    path: Path, stop: StopRequest, *, series: str | Series | None = None, given: Given = NOTHING
+    path: Path, stop: StopRequest, *, series: str | Series | None = None, given: Given = NOTHING, check: bool = True
 ) -> CTVolume:
     """Read a CT as :func:`MAESILLib.ct.reading.read_volume` does.
 
@@ -48,9 +48,9 @@ def read_apart(
         found = find_series(path, series, given)
         # a worker is such a process already, and may not have others
         if multiprocessing.current_process().daemon or not _is_packed(path, found):
-            return read_volume(path, series=found, given=given)
+            return read_volume(path, series=found, given=given, check=check)
     pieces = run_in_workers(
-        partial(_piece, path, found, given), range(PIECES), 1, stop, limit_s=LIMIT_S, failed=_failed
+        partial(_piece, path, found, given, check), range(PIECES), 1, stop, limit_s=LIMIT_S, failed=_failed
     )
     with closing(pieces):
         for number, piece in enumerate(pieces):
@@ -65,11 +65,13 @@ def read_apart(
     return replace(volume, hu=hu)
 
 
-def _piece(path: Path, series: Series | None, given: Given, number: int) -> tuple[CTVolume, NDArray[Any]] | Exception:
+def _piece(
+    path: Path, series: Series | None, given: Given, check: bool, number: int
+) -> tuple[CTVolume, NDArray[Any]] | Exception:
     """Read the volume for its first piece; return it without its voxels, and a piece of these."""
     if not number:
         try:
-            _read.append(read_volume(path, series=series, given=given))
+            _read.append(read_volume(path, series=series, given=given, check=check))
         except MemoryError:
             return OutOfMemoryError(f"there is too little memory to read {path}", "close other programs")
         except Exception as error:

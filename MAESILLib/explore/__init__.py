@@ -1,1 +1,1 @@
-"""The frozen encoder used without training: dense features, their colors, similar points."""
+"""The frozen encoder used without training: dense features, their colors, similar points, segments."""

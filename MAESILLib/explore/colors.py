@@ -79,7 +79,8 @@ def write_colors(path: Path, features: Features, basis: Basis) -> None:
     components = np.einsum("ac,cdhw->adhw", basis.axes, features.values - basis.mean[:, None, None, None])
     shares = (components - low[:, None, None, None]) / np.maximum(high - low, 1e-6)[:, None, None, None]
     colors = [features.cells.planes_to_source(x.astype(np.float32), PLANES) for x in np.clip(shares, 0, 1)]
+    body = features.grid.to_source(features.voxels, nearest=True)
     with volume_writer(path, np.uint8, features.cells.source, is_color=True) as write:
         for first, planes in enumerate(zip(*colors, strict=True)):
-            inside = features.voxels[PLANES * first : PLANES * (first + 1), ..., None]
+            inside = body[PLANES * first : PLANES * (first + 1), ..., None]
             write(np.rint(255 * np.stack(planes, -1) * inside).astype(np.uint8))

@@ -4,18 +4,19 @@ Cells of the grid are ``stride`` voxels of the model's grid on a side. Where tha
 encoded several times, shifted by a stride, so that the centre of each cell is the centre of a patch.
 """
 
+import hashlib
 import itertools
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from MAESILLib.ct.body import body_mask
@@ -32,23 +33,55 @@ WINDOW, OVERLAP = 8, 3
 """Tokens on a side of a window, and of those that neighbours share."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What features were made with.
+
+    Attributes:
+        encoder: SHA-256 of its checkpoint.
+        block: whose output they are, from 1.
+        stride: voxels of the model's grid from one cell to the next.
+    """
+
+    encoder: str
+    block: int
+    stride: int
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """Features of a volume.
 
     Attributes:
         values: (C, D, H, W) float16, on a grid of cells in canonical orientation.
-        body: (D, H, W) bool, cells that lie in the patient.
-        voxels: (d, h, w) bool, voxels of the volume's own grid that do.
-        block: whose output the values are.
-        cells: the way from the cells to the volume's own grid; ``cells.geometry`` is where they lie.
+        voxels: (d, h, w) bool, voxels of the model's grid that lie in the patient.
+        grid: the way from the model's grid to the volume's own grid.
+        origin: what they were made with.
     """
 
     values: NDArray[np.float16]
-    body: NDArray[np.bool_]
     voxels: NDArray[np.bool_]
-    block: int
-    cells: ModelGrid
+    grid: ModelGrid
+    origin: Origin
+
+    @cached_property
+    def body(self) -> NDArray[np.bool_]:
+        """Cells (D, H, W) of which at least half of the voxels lie in the patient."""
+        stride, (d, h, w) = self.origin.stride, self.values.shape[1:]
+        pads = [(0, n * stride - m) for n, m in zip((d, h, w), self.voxels.shape, strict=True)]
+        blocks = np.pad(self.voxels, pads).reshape(d, stride, h, stride, w, stride)
+        inside: NDArray[np.bool_] = blocks.mean((1, 3, 5)) >= 0.5
+        return inside
+
+    @cached_property
+    def cells(self) -> ModelGrid:
+        """The way from the cells, which begin at the corner of the model's grid, to the volume's own grid."""
+        geometry, stride = self.grid.geometry, self.origin.stride
+        d, h, w = (stride * spacing for spacing in geometry.spacing_dhw)
+        x, y, z = geometry.physical_point(((stride - 1) / 2,) * 3)
+        size = self.values.shape[1], self.values.shape[2], self.values.shape[3]
+        whole = Geometry(size, (d, h, w), (float(x), float(y), float(z)), geometry.direction)
+        return replace(self.grid, geometry=whole, is_resampled=True)
 
     @property
     def in_body(self) -> NDArray[np.float32]:
@@ -98,14 +131,8 @@ def dense_features(
         tell = partial(_tell, progress, number, len(shifts))
         encoded = _encode(encoder, part, tokens, block, window, stop, tell)
         values[(slice(None), *(slice(s, None, passes) for s in shift))] = encoded
-    body = body_mask(hu)
-    return Features(
-        values[(slice(None), *map(slice, size))],
-        _in_cells(body, stride, size),
-        grid.to_source(body, nearest=True),
-        block,
-        _cells(grid, stride, size),
-    )
+    origin = Origin(encoder.info.source["sha256"], block, stride)
+    return Features(values[(slice(None), *map(slice, size))], body_mask(hu), grid, origin)
 
 
 def _tell(progress: Callable[[float], None] | None, done: int, total: int, share: float) -> None:
@@ -147,33 +174,56 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(start) for start in np.linspace(0, length - side, count)]
 
 
-def _cells(grid: ModelGrid, stride: int, size: tuple[int, ...]) -> ModelGrid:
-    """Return the grid of cells of ``stride`` voxels of the model's grid, which begin at the same corner."""
-    geometry = grid.geometry
-    d, h, w = (stride * spacing for spacing in geometry.spacing_dhw)
-    x, y, z = geometry.physical_point(((stride - 1) / 2,) * 3)
-    whole = Geometry((size[0], size[1], size[2]), (d, h, w), (float(x), float(y), float(z)), geometry.direction)
-    return replace(grid, geometry=whole, is_resampled=True)
+def write_features(path: Path, features: Features, volume: CTVolume) -> None:
+    """Write ``features`` (C, D, H, W) float16, ``body`` (D, H, W) uint8, ``voxels`` and where they lie, as safetensors.
 
-
-def _in_cells(mask: NDArray[np.bool_], stride: int, size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return the cells of which at least half of the voxels lie in ``mask``."""
-    pads = [(0, n * stride - m) for n, m in zip(size, mask.shape, strict=True)]
-    d, h, w = size
-    shares: NDArray[np.float64] = np.pad(mask, pads).reshape(d, stride, h, stride, w, stride).mean((1, 3, 5))
-    return shares >= 0.5
-
-
-def write_features(path: Path, features: Features, description: dict[str, Any]) -> None:
-    """Write ``features`` (C, D, H, W) float16, ``body`` (D, H, W) uint8, and where they lie, as safetensors."""
+    ``voxels`` are the bits of the mask of the model's grid.
+    """
     geometry = features.cells.geometry
-    values = {
+    described = {
         "format": FORMAT,
-        **description,
+        "name": volume.name,
+        **vars(features.origin),
+        "volume": _identity(volume),
+        "model_spacing_mm": max(features.grid.geometry.spacing_dhw),
         "size_dhw": list(geometry.size_dhw),
         "spacing_mm": list(geometry.spacing_dhw[::-1]),
         "ijk_to_lps": geometry.ijk_to_lps().tolist(),
     }
-    tensors = {"features": np.ascontiguousarray(features.values), "body": features.body.astype(np.uint8)}
+    tensors = {
+        "features": np.ascontiguousarray(features.values),
+        "body": features.body.astype(np.uint8),
+        "voxels": np.packbits(features.voxels),
+    }
     with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, {"maesil": json.dumps(values)}))
+        temporary.write_bytes(save(tensors, {"maesil": json.dumps(described)}))
+
+
+def read_features(path: Path, volume: CTVolume, origin: Origin) -> Features:
+    """Read what :func:`write_features` has written for the volume.
+
+    Raises:
+        InputError: no such file, another kind of file, or features of another volume or origin.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            described = json.loads((file.metadata() or {})["maesil"])
+            values, bits = file.get_tensor("features"), file.get_tensor("voxels")
+        found = Origin(*(described[key] for key in ("encoder", "block", "stride")))
+        grid = model_grid(volume.geometry, described["model_spacing_mm"])
+        size, identity = grid.geometry.size_dhw, described["volume"]
+        if (found, identity, values.ndim) == (origin, _identity(volume), 4):
+            voxels = np.unpackbits(bits, count=math.prod(size)).reshape(size).astype(bool)
+            return Features(values, voxels, grid, origin)
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}", "run maesil features first") from None
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        raise InputError(f"{path} holds no features", "run maesil features again") from None
+    raise InputError(
+        f"{path} holds features of another CT, checkpoint, block or stride", "run maesil features with the same ones"
+    )
+
+
+def _identity(volume: CTVolume) -> str:
+    """Return a hash of the voxels and their places."""
+    return hashlib.sha256(repr(volume.geometry).encode() + np.ascontiguousarray(volume.hu).tobytes()).hexdigest()

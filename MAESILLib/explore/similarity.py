@@ -1,11 +1,12 @@
 """Cosine similarity of a volume's features to those of query points, and the best matches."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates, maximum_filter
 
+from MAESILLib.ct.geometry import Geometry
 from MAESILLib.explore.features import Features
 from MAESILLib.runtime.errors import InputError
 
@@ -13,20 +14,25 @@ APART_MM = 24.0
 """Matches are at least as far from each other as two tokens."""
 
 
-def features_at(features: Features, point_lps: Sequence[float]) -> NDArray[np.float32]:
-    """Return the features (C,) at a point in mm, interpolated between cells.
+def features_at(features: Features, points_lps: ArrayLike) -> NDArray[np.float32]:
+    """Return the features (N, C) at points (N, 3) in mm, interpolated between cells.
 
     Raises:
-        InputError: the point lies outside the volume.
+        InputError: a point lies outside the volume.
     """
-    geometry = features.cells.geometry
-    i, j, k = (np.linalg.inv(geometry.ijk_to_lps()) @ [*point_lps, 1])[:3]
-    index = np.array([k, j, i])
-    if (index < -0.5).any() or (index > np.array(geometry.size_dhw) - 0.5).any():
-        r, a, s = -point_lps[0], -point_lps[1], point_lps[2]
-        raise InputError(f"R A S = {r:g} {a:g} {s:g} mm lies outside the volume", "give a point in the volume")
-    channels = features.values.astype(np.float32)
-    return np.array([map_coordinates(channel, index[:, None], order=1, mode="nearest")[0] for channel in channels])
+    points, geometry = np.asarray(points_lps, np.float64), features.cells.geometry
+    index = geometry.index(points)
+    outside = ((index < -0.5) | (index > np.array(geometry.size_dhw) - 0.5)).any(1)
+    for x, y, z in points[outside]:
+        raise InputError(f"R A S = {-x:g} {-y:g} {z:g} mm lies outside the volume", "give a point in the volume")
+    return interpolated(features.values, geometry, points)
+
+
+def interpolated(values: NDArray[Any], geometry: Geometry, points_lps: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return values (C, D, H, W) of a grid at points (N, 3) in mm, (N, C); those at the border continue beyond it."""
+    index = geometry.index(points_lps).T
+    channels = (channel.astype(np.float32) for channel in values)
+    return np.stack([map_coordinates(channel, index, order=1, mode="nearest") for channel in channels], 1)
 
 
 def similarity_map(features: Features, queries: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:

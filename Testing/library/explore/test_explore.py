@@ -82,9 +82,9 @@ def test_a_place_is_most_like_itself_wherever_the_volume_lies(encoder: Pretraine
     features = dense_features(encoder, volume(varied((24, 60, 80)), **OBLIQUE))
     index = tuple(np.argwhere(features.body)[7])
     point = features.cells.geometry.physical_point(index)
-    place = features_at(features, point)
-    np.testing.assert_array_equal(place, features.values[(slice(None), *index)].astype(np.float32))
-    alike = similarity_map(features, place[None], features.in_body.mean(0))
+    place = features_at(features, point[None])
+    np.testing.assert_allclose(place[0], features.values[(slice(None), *index)], atol=1e-6)
+    alike = similarity_map(features, place, features.in_body.mean(0))
     assert np.abs(alike).max() <= 1 + 1e-5
     (first, value), *others = best_matches(features, alike, 3)
     np.testing.assert_allclose(first, point, atol=1e-6)
