@@ -37,6 +37,7 @@ COMMANDS = {
     "features": "write what the frozen encoder makes of a CT, with its principal components as colors",
     "similar": "find points with similar features, in a CT and in others",
     "segment": "fill segments from a few strokes, and find them in other CTs",
+    "surprise": "map where a CT is not what the model expects from its surroundings",
     "export": "write the pretrained encoder for downstream work",
     "info": "describe a checkpoint, cache, volume or folder of CTs",
 }

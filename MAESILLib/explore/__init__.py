@@ -1,1 +1,1 @@
-"""The frozen encoder used without training: dense features, their colors, similar points, segments."""
+"""The frozen encoder used without training: dense features, their colors, similar points, segments, surprise."""
