@@ -61,7 +61,7 @@ def encode(
     args: argparse.Namespace, encoder: PretrainedEncoder, volume: CTVolume, reporter: Reporter, stop: StopRequest
 ) -> Features:
     """Return the features of a CT."""
-    from MAESILLib.explore.features import dense_features
+    from MAESILLib.explore.encoding import dense_features
 
     features = dense_features(
         encoder,

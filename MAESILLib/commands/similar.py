@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     from MAESILLib.ct.writing import volume_writer
     from MAESILLib.data.names import plan_names
-    from MAESILLib.explore.similarity import best_matches, features_at, similarity_map
+    from MAESILLib.explore.similarity import best_matches, directions, features_at, similarity_map
     from MAESILLib.metrics.catalogue import markdown_table
     from MAESILLib.runtime.errors import InputError
     from MAESILLib.runtime.files import csv_text, staged, write_text
@@ -51,9 +51,9 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         volume = read(args, path, None if number else args.series, reporter, stop)
         features = encode(args, encoder, volume, reporter, stop)
         if number == 0:
-            queries = features_at(features, [(-r, -a, s) for r, a, s in args.at])
             mean = features.in_body.mean(0)
-        maps.append((similarity_map(features, queries, mean), features.cells.geometry))
+            queries = directions(features_at(features, [(-r, -a, s) for r, a, s in args.at]).T, mean)
+        maps.append((similarity_map(directions(features.values, mean), queries), features.cells.geometry))
         for rank, (point, value) in enumerate(best_matches(features, maps[-1][0], args.top), start=1):
             ras = np.round((-point[0], -point[1], point[2]), 1).tolist()
             rows.append(

@@ -35,17 +35,23 @@ def interpolated(values: NDArray[Any], geometry: Geometry, points_lps: NDArray[n
     return np.stack([map_coordinates(channel, index, order=1, mode="nearest") for channel in channels], 1)
 
 
-def similarity_map(features: Features, queries: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the cosine similarity (D, H, W), -1 to 1, of every cell to the mean direction of K queries.
+def directions(values: NDArray[Any], mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return features (C, ...) less their mean (C,), of length 1: what is compared with any query."""
+    centered = values.astype(np.float32) - mean.reshape(-1, *[1] * (values.ndim - 1))
+    centered /= np.maximum(np.linalg.norm(centered, axis=0), 1e-6)
+    return centered
+
+
+def similarity_map(cells: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine similarity (D, H, W), -1 to 1, of every cell to the mean of K query directions.
 
     Args:
-        queries: (K, C) features of the query points.
-        mean: (C,), subtracted from all features before.
+        cells: (C, D, H, W) :func:`directions`.
+        queries: (C, K), likewise.
     """
-    directions = _unit(queries - mean)
-    direction = _unit(directions.mean(0))
-    centered = features.values.astype(np.float32) - mean[:, None, None, None]
-    return np.einsum("c,cdhw->dhw", direction, centered) / np.maximum(np.linalg.norm(centered, axis=0), 1e-6)
+    mean = queries.mean(1)
+    similarity: NDArray[np.float32] = np.tensordot(mean / max(float(np.linalg.norm(mean)), 1e-6), cells, 1)
+    return similarity
 
 
 def best_matches(
@@ -65,7 +71,3 @@ def best_matches(
         if len(found) == count:
             break
     return found
-
-
-def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)

@@ -21,7 +21,8 @@ from scipy.spatial.distance import cdist
 
 from MAESILLib.ct.reading import read_volume
 from MAESILLib.ct.volume import CTVolume
-from MAESILLib.explore.features import Features, Origin, dense_features, read_features, write_features
+from MAESILLib.explore.encoding import dense_features
+from MAESILLib.explore.features import Features, Origin, read_features, write_features
 from MAESILLib.explore.segment import NEAR_MM, Segmenter, Settings, Strokes, fit_segments, probabilities, tissue_at
 from MAESILLib.explore.similarity import features_at
 from MAESILLib.export.encoder import PretrainedEncoder, load_encoder

@@ -16,8 +16,8 @@ from volume_factory import geometry, rotation, trunk
 
 from MAESILLib.ct.volume import CTVolume
 from MAESILLib.explore.colors import fit_basis
-from MAESILLib.explore.features import dense_features
-from MAESILLib.explore.similarity import best_matches, features_at, similarity_map
+from MAESILLib.explore.encoding import dense_features
+from MAESILLib.explore.similarity import best_matches, directions, features_at, similarity_map
 from MAESILLib.export.encoder import PretrainedEncoder, load_encoder
 
 SIZE = (32, 40, 48)
@@ -84,7 +84,8 @@ def test_a_place_is_most_like_itself_wherever_the_volume_lies(encoder: Pretraine
     point = features.cells.geometry.physical_point(index)
     place = features_at(features, point[None])
     np.testing.assert_allclose(place[0], features.values[(slice(None), *index)], atol=1e-6)
-    alike = similarity_map(features, place, features.in_body.mean(0))
+    mean = features.in_body.mean(0)
+    alike = similarity_map(directions(features.values, mean), directions(place.T, mean))
     assert np.abs(alike).max() <= 1 + 1e-5
     (first, value), *others = best_matches(features, alike, 3)
     np.testing.assert_allclose(first, point, atol=1e-6)

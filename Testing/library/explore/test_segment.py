@@ -14,7 +14,7 @@ from volume_factory import geometry, rotation, trunk
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.volume import CTVolume
 from MAESILLib.ct.writing import volume_writer
-from MAESILLib.explore.features import dense_features
+from MAESILLib.explore.encoding import dense_features
 from MAESILLib.explore.segment import Settings, Strokes, fit_segments, probabilities, tissue_at
 from MAESILLib.explore.similarity import features_at
 from MAESILLib.export.encoder import load_encoder
