@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_encoder_arguments(parser)
     parser.add_argument("--basis", metavar="FILE", help="basis.safetensors of another volume: colors mean the same")
+    parser.add_argument("--colors", action=argparse.BooleanOptionalAction, default=True, help="write pca.nrrd")
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,13 +88,14 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     features = encode(args, encoder, volume, reporter, stop)
     basis = basis or fit_basis(features.in_body)
     output = Path(args.output)
-    names = ("features.safetensors", "basis.safetensors", "pca.nrrd")
+    names = ["features.safetensors", "basis.safetensors", *(["pca.nrrd"] if args.colors else [])]
     with staged(output, last=names[-1]) as staging:
         write_features(staging / names[0], features, volume)
         write_basis(staging / names[1], basis)
         stop.check()
         reporter.progress("write", 0.0)
-        write_colors(staging / names[2], features, basis)
+        if args.colors:
+            write_colors(staging / names[2], features, basis)
         reporter.progress("write", 1.0)
     for name in names:
         reporter.artifact(name.split(".")[0], output / name)

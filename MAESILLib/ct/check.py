@@ -45,8 +45,17 @@ def check_affine(affine: NDArray[np.float64], where: str) -> None:
         raise InputError(f"{where} has axes that span no volume", "correct the orientation in the file's header")
 
 
-def check_grid(size_ijk: Sequence[int], spacing_ijk: Sequence[float], direction: Sequence[float], where: str) -> None:
+def check_grid(
+    size_ijk: Sequence[int],
+    spacing_ijk: Sequence[float],
+    direction: Sequence[float],
+    where: str,
+    fewest: int = MIN_VOXELS,
+) -> None:
     """Refuse too small a volume, unbelievable spacings and axes that are not perpendicular.
+
+    Args:
+        fewest: voxels along an axis.
 
     Raises:
         InputError: says which axis of ``where`` is wrong.
@@ -58,9 +67,9 @@ def check_grid(size_ijk: Sequence[int], spacing_ijk: Sequence[float], direction:
                 f"{where} has a spacing of {spacing:g} mm along {axis}, outside ({low:g}, {high:g}] mm",
                 "correct the spacing in the file's header, in mm",
             )
-        if count < MIN_VOXELS:
+        if count < fewest:
             raise InputError(
-                f"{where} has {count} voxels along {axis}, fewer than {MIN_VOXELS}", "give a larger part of the scan"
+                f"{where} has {count} voxels along {axis}, fewer than {fewest}", "give a larger part of the scan"
             )
     axes = np.array(direction, dtype=np.float64).reshape(3, 3)
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MAESILLib.ct import dicom
-from MAESILLib.ct.check import LARGEST_VALUE, check_range, check_values, refuse_not_finite
+from MAESILLib.ct.check import LARGEST_VALUE, MIN_VOXELS, check_range, check_values, refuse_not_finite
 from MAESILLib.ct.dicom import Series, looks_like_dicom, read_dicom
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.itk import read_itk
@@ -44,7 +44,8 @@ def read_volume(
         series: which DICOM series: SeriesInstanceUID, a unique beginning or end of it, SeriesNumber, or
             "largest"; or one that was found before. Without it, the only complete CT series is taken.
         check: refuse values that are not a CT in Hounsfield units and clip to ``HU_LIMITS``. Without it, values are
-            taken as they are (label maps, error maps); damaged files and bad grids are refused all the same.
+            taken as they are (label maps, error maps); damaged files and bad grids are refused all the same, but no
+            small ones.
         given: what a user states of an input that does not state it itself.
 
     Raises:
@@ -52,7 +53,9 @@ def read_volume(
     """
     path = Path(path)
     scan = _scan(path, series, given, header_alone=False)
-    geometry, why = rectangular_grid(scan.affine, scan.voxels.shape, scan.where)
+    # what is painted may be a voxel
+    fewest = MIN_VOXELS if check else 1
+    geometry, why = rectangular_grid(scan.affine, scan.voxels.shape, scan.where, fewest)
     warnings = scan.warnings
     hu, unknown = _to_hu(scan, given.hu_offset, clip=check)
     if check:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MAESILLib.ct.check import check_grid
+from MAESILLib.ct.check import MIN_VOXELS, check_grid
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.resampling import linear_matrix
 from MAESILLib.runtime.errors import InputError
@@ -22,11 +22,14 @@ MOST_TIMES = 8
 """How many times as many voxels as there are a rectangular grid has at most."""
 
 
-def rectangular_grid(affine: NDArray[np.float64], size_dhw: tuple[int, ...], where: str) -> tuple[Geometry, str]:
+def rectangular_grid(
+    affine: NDArray[np.float64], size_dhw: tuple[int, ...], where: str, fewest: int = MIN_VOXELS
+) -> tuple[Geometry, str]:
     """Return the rectangular grid of a volume: the nearest one, or one around it.
 
     Args:
         affine: of the volume's grid, which spans a volume; its axes need not be perpendicular.
+        fewest: voxels along an axis that it must have.
 
     Returns:
         the grid, and why voxels have to be interpolated on it; empty where they are taken as they are.
@@ -50,7 +53,7 @@ def rectangular_grid(affine: NDArray[np.float64], size_dhw: tuple[int, ...], whe
         lengths = np.linalg.norm(grid[:3, :3], axis=0)
     direction = grid[:3, :3] / lengths + 0.0  # no negative zeros
     spacing_ijk, origin, numbers = lengths.tolist(), grid[:3, 3].tolist(), direction.ravel().tolist()
-    check_grid(size_ijk, spacing_ijk, numbers, where)
+    check_grid(size_ijk, spacing_ijk, numbers, where, fewest)
     return Geometry(size_ijk[::-1], tuple(spacing_ijk[::-1]), tuple(origin), tuple(numbers)), why  # type: ignore[arg-type]
 
 

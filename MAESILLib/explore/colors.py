@@ -73,12 +73,17 @@ def write_basis(path: Path, basis: Basis) -> None:
         temporary.write_bytes(save({name: np.ascontiguousarray(x) for name, x in vars(basis).items()}))
 
 
-def write_colors(path: Path, features: Features, basis: Basis) -> None:
-    """Write the colors as a vector volume on the grid of the features' source, black outside the patient."""
+def colors_of(features: Features, basis: Basis) -> NDArray[np.float32]:
+    """Return red, green and blue of the cells, (3, D, H, W) in [0, 1]."""
     low, high = basis.ends
     components = np.einsum("ac,cdhw->adhw", basis.axes, features.values - basis.mean[:, None, None, None])
     shares = (components - low[:, None, None, None]) / np.maximum(high - low, 1e-6)[:, None, None, None]
-    colors = [features.cells.planes_to_source(x.astype(np.float32), PLANES) for x in np.clip(shares, 0, 1)]
+    return np.clip(shares, 0, 1).astype(np.float32)
+
+
+def write_colors(path: Path, features: Features, basis: Basis) -> None:
+    """Write the colors as a vector volume on the grid of the features' source, black outside the patient."""
+    colors = [features.cells.planes_to_source(color, PLANES) for color in colors_of(features, basis)]
     body = features.grid.to_source(features.voxels, nearest=True)
     with volume_writer(path, np.uint8, features.cells.source, is_color=True) as write:
         for first, planes in enumerate(zip(*colors, strict=True)):

@@ -8,6 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+STROKES = "strokes.nrrd"
+
 
 @dataclass(frozen=True)
 class ReconstructOptions:
@@ -97,6 +99,23 @@ def pretrain_arguments(cache: Path, options: TrainOptions) -> list[str]:
     arguments += ["--set", "train.log_every=5", "--set", f"train.validate_every={max(10, options.steps // 10)}"]
     arguments += ["--set", f"train.checkpoint_every={max(10, min(500, options.steps // 4))}"]
     return [*arguments, "--set", f"train.preview_at={min(10, options.steps)}"]
+
+
+def explore_arguments(command: str, volume: Path, output: Path, checkpoint: str, device: str) -> list[str]:
+    """Return the arguments of ``maesil features``, ``segment fit`` or ``surprise``.
+
+    Args:
+        volume: of segments the label map of what is painted lies beside it.
+        output: folder for the results; of ``segment fit`` it holds the volume's features.
+    """
+    own = {
+        "features": ["features", str(volume), "--output", str(output), "--no-colors"],
+        "segment": ["segment", "fit", str(volume), "--strokes", str(volume.with_name(STROKES))],
+        "surprise": ["surprise", str(volume), "--output", str(output)],
+    }[command]
+    if command == "segment":
+        own += ["--features", str(output), "--output", str(output / "segments.safetensors"), "--fill", str(output)]
+    return [*own, *(["--checkpoint", checkpoint] if checkpoint else []), "--device", device]
 
 
 def number(value: float) -> str:

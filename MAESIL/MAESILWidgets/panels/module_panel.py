@@ -13,6 +13,7 @@ from slicer.util import VTKObservationMixin
 from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.system import System
 from MAESILWidgets.panels.advanced_panel import AdvancedPanel
+from MAESILWidgets.panels.explore_panel import ExplorePanel
 from MAESILWidgets.panels.input_panel import InputPanel
 from MAESILWidgets.panels.paint_panel import PaintPanel
 from MAESILWidgets.panels.reconstruct_panel import ReconstructPanel
@@ -61,6 +62,7 @@ class ModulePanel(VTKObservationMixin):
         self.reconstruct = ReconstructPanel(
             self.ui, self.input, self.paint, self.system, self.advanced.log, self.show_result
         )
+        self.explore = ExplorePanel(self.ui, self.input, self.system, self.advanced.log, self.leave_views)
         self.train = TrainPanel(self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint)
         # while the worker starts
         self.ui.applyButton.connect("clicked(bool)", lambda _checked: self.views.make())
@@ -99,7 +101,7 @@ class ModulePanel(VTKObservationMixin):
 
     def stop_jobs(self) -> None:
         """End every background process."""
-        for one in (self.reconstruct, self.train, self.system):
+        for one in (self.reconstruct, self.explore, self.train, self.system):
             one.stop()
 
     def take_parameters(self) -> None:
@@ -115,7 +117,7 @@ class ModulePanel(VTKObservationMixin):
         """Bring every section up to date."""
         if self.parameters is None:
             return
-        for section in (self.input, self.paint, self.reconstruct, self.train, self.advanced):
+        for section in (self.input, self.paint, self.reconstruct, self.explore, self.train, self.advanced):
             section.update()
 
     def show_result(self, node: Any) -> None:
@@ -134,14 +136,20 @@ class ModulePanel(VTKObservationMixin):
             bound = {widget.property("SlicerParameterName"): widget for widget in widgets}
             self._gui_tag = parameters.connectParametersToGui({name: w for name, w in bound.items() if name})
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-        sections = (self.input, self.paint, self.reconstruct, self.results, self.train)
+        sections = (self.input, self.paint, self.reconstruct, self.results, self.explore, self.train)
         for section in sections:
             section.parameters = parameters
         self.input.list_checkpoints()
         for section in (*sections, self.advanced):
             section.update()
 
+    def leave_views(self) -> None:
+        """Return to the user's own views, if ours are shown."""
+        if self.views.is_shown():
+            self.results.back()
+
     def _scene_closes(self, caller: Any, event: Any) -> None:
+        self.explore.stop()
         self.results.stop()
         self._set_parameters(None)
 

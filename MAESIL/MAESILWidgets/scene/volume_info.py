@@ -42,7 +42,6 @@ def describe(node: Any, checkpoint: Any, overlap: float = 0.0) -> VolumeInfo:
         overlap: of the superpatches.
     """
     from MAESILLib.ct.check import check_grid
-    from MAESILLib.ct.geometry import Geometry
     from MAESILLib.ct.volume import model_grid
     from MAESILLib.mae.superpatch import partition, token_grid
     from MAESILLib.runtime.errors import InputError
@@ -72,9 +71,7 @@ def describe(node: Any, checkpoint: Any, overlap: float = 0.0) -> VolumeInfo:
         return VolumeInfo(line, refusal=refusal)
     if checkpoint is None:
         return VolumeInfo(line, warnings)
-    depth, height, width = array.shape
-    geometry = Geometry((depth, height, width), tuple(spacing[::-1]), tuple(matrix[:3, 3]), direction)
-    shape = model_grid(geometry, checkpoint.preprocessing.spacing_mm).geometry.size_dhw
+    shape = model_grid(geometry_of(node), checkpoint.preprocessing.spacing_mm).geometry.size_dhw
     boxes = partition(shape, checkpoint.model.superpatch_size, checkpoint.model.patch_size, overlap)
     grids = tuple(token_grid(box.size, checkpoint.model.patch_size) for box in boxes)
     counted = _("1 superpatch") if len(boxes) == 1 else _("{n} superpatches").format(n=len(boxes))
@@ -85,6 +82,19 @@ def describe(node: Any, checkpoint: Any, overlap: float = 0.0) -> VolumeInfo:
         model_shape=shape,
         grids=grids,
     )
+
+
+def geometry_of(node: Any) -> Any:
+    """Return the grid of a volume node, parent transforms left out, as MAESILLib has it."""
+    from MAESILLib.ct.geometry import Geometry
+
+    matrix = ijk_to_lps(node)
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    direction = tuple(float(x) for x in (matrix[:3, :3] / spacing).ravel())
+    return Geometry(
+        slicer.util.arrayFromVolume(node).shape, tuple(map(float, spacing[::-1])), tuple(map(float, matrix[:3, 3])),
+        direction,
+    )  # fmt: skip
 
 
 def mask_ratio(grids: tuple[tuple[int, int, int], ...], mask: str, plane: float, axis: float) -> float:

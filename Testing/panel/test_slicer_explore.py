@@ -1,0 +1,152 @@
+"""The Explore section: features, colors, similarity under the crosshair, matches in another volume, filled strokes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from gui_factory import ct_node, ijk_to_ras, scene_state, use_checkpoint, wait_for_end
+from test_slicer_geometry import GRIDS, parent_transform
+
+SIZE = (40, 56, 64)
+
+
+@pytest.fixture
+def oblique(panel: Any, lively: Any) -> Any:
+    """An oblique volume under a transform, chosen, with a checkpoint that is quick to run."""
+    node = ct_node(SIZE)
+    matrix = np.eye(4)
+    matrix[:3, :3] = GRIDS["oblique and anisotropic"]
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    node.SetAndObserveTransformNodeID(parent_transform().GetID())
+    use_checkpoint(panel, lively)
+    panel.parameters.inputVolume = node
+    return node
+
+
+def compute(host: Any, panel: Any) -> None:
+    """Click Compute features and wait."""
+    assert panel.ui.featuresButton.enabled, panel.ui.featuresButton.toolTip
+    panel.ui.featuresButton.click()
+    wait_for_end(host, panel.explore)
+    assert panel.explore.current is not None, panel.ui.exploreStatusLabel.text
+
+
+def world_of(node: Any, ijk: tuple[float, ...]) -> np.ndarray:
+    """Return where a voxel of a volume lies in the world, RAS mm."""
+    matrix = vtk.vtkMatrix4x4()
+    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(node.GetParentTransformNode(), None, matrix)
+    return (slicer.util.arrayFromVTKMatrix(matrix) @ ijk_to_ras(node) @ [*ijk, 1])[:3]
+
+
+def crosshair_to(point: np.ndarray) -> None:
+    """Do what Shift and a move of the mouse do."""
+    slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode").SetCrosshairRAS(*point)
+
+
+def test_similarity_follows_the_crosshair(host: Any, panel: Any, oblique: Any) -> None:
+    before = scene_state()
+    assert not panel.ui.followCheckBox.enabled
+    compute(host, panel)
+    assert scene_state() == before
+    assert not panel.ui.featuresButton.enabled
+    panel.ui.followCheckBox.click()
+    crosshair_to(world_of(oblique, (30.0, 30.0, 20.0)))
+    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetName() == "similarity ct"]
+    for cell in ((1, 1, 1), tuple(n - 2 for n in slicer.util.arrayFromVolume(node).shape)):
+        crosshair_to(world_of(node, cell[::-1]))
+        similarity = slicer.util.arrayFromVolume(node)
+        assert similarity[cell] == pytest.approx(1, abs=1e-3)
+        assert np.unravel_index(similarity.argmax(), similarity.shape) == cell
+        assert similarity.min() < 0.5
+    assert node.GetTransformNodeID() == oblique.GetTransformNodeID()
+    # it is no input
+    assert node.GetID() in panel.ui.inputSelector.sortFilterProxyModel().hiddenNodeIDs
+    crosshair_to(np.full(3, 1e4))
+    panel.ui.colorsButton.click()
+    (colors,) = slicer.util.getNodesByClass("vtkMRMLVectorVolumeNode")
+    array = slicer.util.arrayFromVolume(colors)
+    assert array.shape == (*similarity.shape, 3)
+    assert array.std() > 10
+    # another state of the volume has none
+    slicer.util.arrayFromVolume(oblique)[:] += 1
+    slicer.util.arrayFromVolumeModified(oblique)
+    panel.update()
+    assert panel.ui.featuresButton.enabled
+
+
+def test_a_place_is_found_in_another_volume(host: Any, panel: Any, oblique: Any) -> None:
+    """In a copy of the volume that lies elsewhere: its features are computed first."""
+    other = ct_node(SIZE, "other")
+    panel.parameters.inputVolume = oblique
+    compute(host, panel)
+    panel.ui.otherSelector.setCurrentNode(other)
+    crosshair_to(np.full(3, 1e4))
+    panel.ui.findButton.click()
+    assert "crosshair" in panel.ui.exploreStatusLabel.text
+    ijk = (30.0, 28.0, 20.0)
+    crosshair_to(world_of(oblique, ijk))
+    panel.ui.findButton.click()
+    host.process_events(until=lambda: "Best match" in panel.ui.exploreStatusLabel.text, timeout=90)
+    (points,) = slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")
+    assert points.GetName() == "match in other"
+    assert points.GetNumberOfControlPoints() == 1
+
+
+def test_strokes_are_filled(host: Any, panel: Any, oblique: Any) -> None:
+    hu = slicer.util.arrayFromVolume(oblique)
+    hu[:] = -900
+    hu[8:32, 12:44, 10:54] = 40
+    hu[8:32, 12:44, 32:54] = 300
+    hu += np.random.default_rng(0).integers(-20, 20, hu.shape, dtype=np.int16)
+    slicer.util.arrayFromVolumeModified(oblique)
+    labels = np.zeros(SIZE, np.uint8)
+    labels[18:22, 20:36, 14:18] = 1
+    labels[18:22, 20:36, 44:48] = 2
+    matrix = slicer.util.vtkMatrixFromArray(ijk_to_ras(oblique))
+    painted = slicer.util.addVolumeFromArray(labels, matrix, "labels", "vtkMRMLLabelMapVolumeNode")
+    strokes = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "strokes")
+    strokes.CreateDefaultDisplayNodes()
+    slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(painted, strokes)
+    slicer.mrmlScene.RemoveNode(painted)
+    strokes.SetAndObserveTransformNodeID(oblique.GetTransformNodeID())
+    for number, name in enumerate(("soft", "dense")):
+        strokes.GetSegmentation().GetNthSegment(number).SetName(name)
+    strokes.GetSegmentation().GetNthSegment(1).SetColor(0.1, 0.2, 0.9)
+    compute(host, panel)
+    panel.ui.strokesSelector.setCurrentNode(strokes)
+    assert panel.ui.fillButton.enabled
+    panel.ui.fillButton.click()
+    wait_for_end(host, panel.explore)
+    assert panel.ui.exploreStatusLabel.text == ""
+    (filled,) = [n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if n is not strokes]
+    assert filled.GetTransformNodeID() == oblique.GetTransformNodeID()
+    segments = filled.GetSegmentation()
+    assert [segments.GetNthSegment(n).GetName() for n in range(2)] == ["soft", "dense"]
+    np.testing.assert_allclose(segments.GetNthSegment(1).GetColor(), (0.1, 0.2, 0.9))
+    places = np.s_[10:30, 14:42, 12:30], np.s_[10:30, 14:42, 34:52]
+    for number, place in enumerate(places):
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(filled, segments.GetNthSegmentID(number), oblique)
+        assert mask[place].mean() > 0.5
+        assert mask[places[1 - number]].mean() < 0.1
+    kinds = {n.GetAttribute("MAESIL.Kind") for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
+    assert {"probability of soft", "probability of dense"} <= kinds
+
+
+def test_what_ends_leaves_nothing(host: Any, panel: Any, oblique: Any) -> None:
+    panel.ui.featuresButton.click()
+    panel.ui.exploreCancelButton.click()
+    wait_for_end(host, panel.explore)
+    assert "Cancelled" in panel.ui.exploreStatusLabel.text
+    assert not list(panel.temporary.iterdir())
+    # a checkpoint of one's own has no calibration
+    panel.ui.surpriseButton.click()
+    wait_for_end(host, panel.explore)
+    assert "surprise.json" in panel.ui.exploreStatusLabel.text
+    compute(host, panel)
+    slicer.mrmlScene.Clear()
+    assert panel.explore.known == {}
+    assert not list(panel.temporary.iterdir())
