@@ -6,13 +6,9 @@ the length is compared with the header, and compressed data are unpacked once to
 """
 
 import difflib
-import os
 import re
 import sys
-import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,7 +48,6 @@ NRRD_FIELDS = (
     *("line skip", "byte skip", "data file"),
 )
 """That change voxels or their places (https://teem.sourceforge.net/nrrd/format.html); all others are left out."""
-_STDERR_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -97,8 +92,7 @@ def read_itk(path: Path, given: Given, header_alone: bool) -> Scan:
         require_file(data, path)
         reader.SetFileName(str(header.readable))
         try:
-            with _silent_stderr():
-                reader.ReadImageInformation()
+            reader.ReadImageInformation()
         except RuntimeError:
             raise InputError(f"{path} cannot be read as {kind}: its header is damaged", CHECK_FORMAT) from None
         pixel = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
@@ -179,25 +173,29 @@ def _meta_image(path: Path) -> _Header:
     """Look at an .mha or .mhd file."""
     start = _first_bytes(path)
     data_start = start.find(b"\n", max(start.find(b"ElementDataFile"), 0)) + 1 or len(start)
-    lines = start[:data_start].decode("utf-8", "replace").splitlines()
-    pairs = (line.partition("=") for line in lines)
+    lines = start[:data_start].decode("utf-8", "replace").rstrip().split("\n")
+    pairs = [line.partition("=") for line in lines]
     fields = {key.strip(): _checked(value.strip(), path, "MetaImage") for key, _, value in pairs}
-    if not fields.keys() >= {"ElementDataFile", "DimSize"} or not re.fullmatch("[1-9]", fields.get("NDims", "")):
+    name, size = fields.get("ElementDataFile", ""), fields.get("DimSize", "").split()
+    is_whole = all(sign for _, sign, _ in pairs) and name and re.fullmatch(r"MET_\w+", fields.get("ElementType", ""))
+    are_numbers = len(size) < 10 and re.fullmatch("[0-9]+", "".join(size)) and fields.get("NDims") == str(len(size))
+    # it prints what it misses, and ends its process at a number of dimensions that is none
+    if not (is_whole and are_numbers):
         raise InputError(f"{path} cannot be read as MetaImage: it has no MetaImage header", CHECK_FORMAT)
     if fields.get("BinaryData", "").lower() == "false":
         raise InputError(f"{path} has its voxels as text, which cannot be read", "save it as binary")
-    name = fields["ElementDataFile"] if fields["ElementDataFile"].upper() != "LOCAL" else ""
+    name = "" if name.upper() == "LOCAL" else name
     # a slice without a file would be noise
-    depth, count = fields["DimSize"].rpartition(" ")[2], None
+    count = depth = int(size[-1])
     if name.upper().startswith("LIST"):
         files = [line.strip() for line in start[data_start:].decode("utf-8", "replace").splitlines() if line.strip()]
         for file in files:
             require_file(path.parent / file, path)
-        count = len(files) if name.upper() == "LIST" or not files else None
+        count = len(files) if name.upper() == "LIST" or not files else depth
     elif "%" in name and len(numbers := re.findall(r" (\d+)", name)) > 1:
         first, last, step = map(int, [*numbers, "1"][:3])
         count = (last - first) // max(step, 1) + 1
-    if count is not None and depth.isdigit() and count < int(depth):
+    if count < depth:
         raise InputError(f"{path} lists {count or 'no'} data files for {depth} slices", CHECK_FORMAT)
     is_packed = fields.get("CompressedData", "False").lower() == "true"
     stated = fields.get("CompressedDataSize", "")
@@ -253,24 +251,3 @@ def _check_length(path: Path, start: int, packed_bytes: int, expected: int) -> t
     if found < expected:
         raise InputError(f"{path} is cut short: {found} of {expected} bytes", AGAIN)
     return check_surplus(found - expected, path)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Send the process's standard error to nowhere within the block.
-
-    Native libraries print straight to it what they raise as well. Only for calls that last milliseconds: what other
-    threads write to standard error meanwhile is lost.
-    """
-    with _STDERR_LOCK, open(os.devnull, "wb") as nowhere:
-        try:
-            saved = os.dup(2)
-        except OSError:  # started without a standard error: nothing to silence
-            yield
-            return
-        try:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
