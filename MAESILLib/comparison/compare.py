@@ -71,8 +71,10 @@ def compare(
     configs = {name: config_of(name, config, rates) for name in methods}
     runs = {name: folder / "runs" / name for name in methods}
     learning = [name for name in methods if name != COSINES]
-    for name in learning:
-        check_run(name, configs[name], cache, runs[name])
+    # MONAI takes seconds to import
+    with measuring.stop.until_first_check():
+        for name in learning:
+            check_run(name, configs[name], cache, runs[name])
     training = {name: train(name, configs[name], measuring, runs[name], reporter) for name in learning}
     autoencoding = {AUTOENCODING: protocol(0)[AUTOENCODING]}
     rows: list[dict[str, Any]] = []

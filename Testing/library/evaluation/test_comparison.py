@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from training_factory import StopAfter, make_cache, tiny_config
 
 from MAESILLib.comparison.baselines import Baseline, BaselineTraining, LowestCosines, code_of, make_baseline
 from MAESILLib.comparison.compare import ALL, config_of, summaries, train, verdict
+from MAESILLib.comparison.compare import compare as run_comparison
 from MAESILLib.config import PRESETS, Config, from_dict, load
 from MAESILLib.data.cache import Cache, read_cache
 from MAESILLib.evaluation.evaluate import Measuring, protocol
@@ -28,6 +31,7 @@ from MAESILLib.mae.checkpoint_info import read_header
 from MAESILLib.reconstruct.reconstruction import reconstruct
 from MAESILLib.runtime.errors import CancelledError, InputError
 from MAESILLib.runtime.events import Reporter
+from MAESILLib.runtime.stopping import StopRequest
 from MAESILLib.training.loader import batches
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
@@ -562,3 +566,14 @@ def test_summaries_and_differences_of_known_rows() -> None:
     assert found["x", "psnr_db"]["mean"] == pytest.approx(-3)
     assert found["x", "psnr_db"]["low"] is None
     assert summaries([row for row in rows if row["method"] == "AE"], patients)["differences"] == []
+
+
+def test_a_stop_does_not_wait_for_the_import_of_monai(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, ended = StopRequest(), threading.Event()
+    with stop.until_first_check(lambda _: ended.set()):
+        stop.check()
+    stop.ask("test")
+    monkeypatch.setattr("MAESILLib.comparison.compare.check_run", lambda *_: ended.wait(5) and shutil.rmtree("nowhere"))
+    measuring = SimpleNamespace(cache=None, device=None, entries=[1], stop=stop)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_comparison(small_crops(), tmp_path, ["ae"], measuring, rates={}, with_figures=False, reporter=Reporter())
