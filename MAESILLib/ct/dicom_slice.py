@@ -40,6 +40,8 @@ BEHIND_PIXELS = re.compile(
     rb"\xfa\xff\xfa\xff|\xfc\xff\xfc\xff|[\xe1\xe3\xe5\xe7]\x7f|\xff\xfa\xff\xfa|\xff\xfc\xff\xfc|\x7f[\xe1\xe3\xe5\xe7]"
 )
 """The tag of a signature, of padding or of a private element, in either byte order."""
+EMPTY = b"\xfe\xff\x00\xe0\0\0\0\0"
+"""A fragment of compressed pixels without any."""
 ORIGINAL = "export the original CT series"
 PIXEL_KEYS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 PIXEL_OPTIONS = ("rows", "columns", "bits_allocated", "bits_stored", "pixel_representation", "number_of_frames")
@@ -322,15 +324,19 @@ def read_pixels(slices: list[Slice]) -> list[NDArray[Any]]:
     from pydicom.uid import UID
 
     try:
+        from pydicom.encaps import parse_fragments
         from pydicom.pixels import get_decoder
     except ImportError:  # before pydicom 3
-        get_decoder = None
+        get_decoder = parse_fragments = None
     first, syntax = slices[0], UID(slices[0].syntax)
     _, _, bits, bits_stored, *_ = first.pixels
     with open(first.path, "rb") as file, _only_pydicom(first.path, "its pixels cannot be decoded", syntax.name):
         if first.pixels_at is None or get_decoder is None:
             data = dcmread(file, force=True)
             data.file_meta.TransferSyntaxUID = syntax
+            packed = data.PixelData if "PixelData" in data and data["PixelData"].is_undefined_length else b""
+            if packed and parse_fragments and parse_fragments(packed + EMPTY)[0] == parse_fragments(packed)[0]:
+                raise ValueError("the last fragment takes in what follows it, so it is cut short")
             stored = data.pixel_array
         else:
             file.seek(first.pixels_at)

@@ -114,7 +114,8 @@ def run_in_workers(
         DiskFullError: the disk is full.
         InputError: processes do not start.
     """
-    if not count:
+    # a worker may not have others
+    if not count or multiprocessing.current_process().daemon:
         for task in tasks:
             stop.check()
             yield work(task)

@@ -352,8 +352,12 @@ class TestValues:
         found = slices()
         for data in found:
             data.compress(RLELossless)
-        save(tmp_path, found)
+        *_, last = save(tmp_path, found)
         np.testing.assert_array_equal(read_volume(tmp_path).hu, HU)
+        data = last.read_bytes()
+        for count in (1, 2):
+            last.write_bytes(data[:-40] + data[-40 + count :])
+            assert "its pixels cannot be decoded" in refusal(tmp_path)
 
     def test_a_compression_that_needs_a_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found = slices()
