@@ -140,8 +140,9 @@ def _reconstruct(
     stop.check()
     reporter.progress("read", 0.0)
     path, given = source.path, given_from(args)
-    series = find_series(path, source.series or args.series, given)
-    geometry = read_geometry(path, series=series, given=given)
+    with stop.until_first_check():
+        series = find_series(path, source.series or args.series, given)
+        geometry = read_geometry(path, series=series, given=given)
     spacing, is_complete = model.info.preprocessing.spacing_mm, plan.coverage == "complete"
     if warning := check_memory(geometry, spacing, str(path), is_complete=is_complete):
         reporter.warning(warning)
