@@ -412,7 +412,9 @@ class TestViews:
 
 
 class TestScene:
-    def test_after_the_scene_was_closed_views_are_fitted_again(self, host: Any, panel: Any, checkpoint: Path) -> None:
+    def test_after_the_scene_was_closed_views_are_fitted_again(
+        self, host: Any, panel: Any, checkpoint: Path, scan: Path
+    ) -> None:
         """Closing the scene resets the slice nodes, also for a volume of the same grid that comes next."""
         use_checkpoint(panel, checkpoint)
         shown = []
@@ -424,6 +426,8 @@ class TestScene:
             shown.append((node.GetOrientation(), node.GetFieldOfView(), node.GetSliceOffset()))
             host.close_scene()
         assert shown[1] == shown[0]
+        load_ct(scan)
+        assert {background(row, column) for row in ROWS for column in COLUMNS} == {"None"}
 
     def test_saving_and_loading_restores_panel_and_views(self, host: Any, ready: Any, tmp_path: Path) -> None:
         from MAESILWidgets.scene.results_scene import ResultBuilder

@@ -154,6 +154,7 @@ class ModulePanel(VTKObservationMixin):
         self._set_parameters(None)
 
     def _scene_closed(self, caller: Any, event: Any) -> None:
+        self.views.keep_apart()
         if self.is_open:
             self.take_parameters()
 

@@ -122,6 +122,7 @@ class Views:
                 node.SetName(name)
                 node.SetOrientation(name.rsplit("-", 1)[1])
                 slicer.mrmlScene.AddNode(node)
+                self.keep_apart()
                 return True
             if name not in self._drawable:
                 self._drawable.add(name)
@@ -131,6 +132,13 @@ class Views:
                     widget.hide()
                     return True
         return False
+
+    @staticmethod
+    def keep_apart() -> None:
+        """Let a volume that the user loads go into the other views alone; a closed scene forgets that it does."""
+        for view in map(slicer.app.layoutManager().sliceWidget, view_names()):
+            if view is not None:
+                view.mrmlSliceCompositeNode().SetDoPropagateVolumeSelection(False)
 
     def is_shown(self, number: int = LAYOUT_ID) -> bool:
         """Whether the 3x3 views, or another layout, are up."""
@@ -195,8 +203,7 @@ class Views:
         if node is not None and min(slice_node.GetDimensions()[:2]) > 0:
             self._fit(view_name(row, column), logic, slice_node, node, shown_before)
         composite.SetLinkedControl(True)
-        # a volume that the user loads goes into the other views
-        composite.SetDoPropagateVolumeSelection(False)
+        self.keep_apart()
 
     def _fit(self, name: str, logic: Any, slice_node: Any, node: Any, shown_before: str | None) -> None:
         """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled.
