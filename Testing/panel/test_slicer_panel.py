@@ -425,6 +425,7 @@ class TestScene:
             node = panel.views.slice_node("Error", "Sagittal")
             shown.append((node.GetOrientation(), node.GetFieldOfView(), node.GetSliceOffset()))
             host.close_scene()
+            assert slicer.app.layoutManager().layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
         assert shown[1] == shown[0]
         load_ct(scan)
         assert {background(row, column) for row in ROWS for column in COLUMNS} == {"None"}

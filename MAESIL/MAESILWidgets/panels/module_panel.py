@@ -150,6 +150,8 @@ class ModulePanel(VTKObservationMixin):
 
     def _scene_closes(self, caller: Any, event: Any) -> None:
         self.explore.stop()
+        # what is loaded next would be seen nowhere
+        self.leave_views()
         self.results.stop()
         self._set_parameters(None)
 
