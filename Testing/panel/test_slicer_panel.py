@@ -460,8 +460,10 @@ class TestScene:
         assert composite.GetLinkedControl()
         assert not composite.GetDoPropagateVolumeSelection()
         assert legend_views(result) == {ready.views.slice_node("Error", "Axial").GetID()}
-        colors = result.node("error").GetDisplayNode().GetColorNode()
-        assert list(colors.GetColorTransferFunction().GetRange()) == [-150, 150]
+        colors = {kind: result.node(kind).GetDisplayNode().GetColorNode() for kind in ("error", "mask")}
+        assert list(colors["error"].GetColorTransferFunction().GetRange()) == [-150, 150]
+        assert colors["error"].GetColorTransferFunction().GetSize() > 2
+        assert colors["mask"].GetNumberOfColors() == 2
         click_middle(host, "MAESIL-Masked-Axial")
         assert "Superpatch" in ready.ui.superpatchLabel.text
 

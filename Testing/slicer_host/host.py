@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -155,12 +156,19 @@ class Host:
     # scenes
 
     def save_scene(self, folder: str | Path) -> Path:
-        """Every node's data and the .mrml into folder; returns the .mrml."""
+        """The nodes' data and the .mrml into folder, as the Save dialog does; returns the .mrml."""
         import slicer
 
         if not slicer.util.saveScene(str(folder)):
             raise OSError(f"scene not saved to {folder}")
-        return next(Path(folder).glob("*.mrml"))
+        mrml = next(Path(folder).glob("*.mrml"))
+        text = mrml.read_text(encoding="utf-8")
+        for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
+            if node.GetHideFromEditors():
+                # the dialog does not list it
+                text = re.sub(rf'(name="{re.escape(node.GetName())}"[^>]*?)storage:[^;"]*;', r"\1", text)
+        mrml.write_text(text, encoding="utf-8")
+        return mrml
 
     def load_scene(self, mrml: str | Path) -> None:
         """Close the scene and open another, as File / Load scene does."""

@@ -75,6 +75,7 @@ class ModulePanel(VTKObservationMixin):
         self.addObserver(scene, scene.NodeAddedEvent, self._node_added)
         self.addObserver(scene, scene.NodeRemovedEvent, self._node_removed)
         self.take_parameters()
+        self.results.restore()
         self.system.refresh()
         if self.system.missing():
             self.ui.advancedSection.collapsed = False

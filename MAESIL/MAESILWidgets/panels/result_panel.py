@@ -97,9 +97,11 @@ class ResultPanel:
             self.show()
 
     def restore(self) -> None:
-        """After a scene was loaded: take up its result, and the views if they are up."""
+        """After a scene was loaded, before the module was opened or since: take up its result, and the views."""
         self.update()
         self.watch_clicks()
+        if self.result is not None:
+            display.restore_colours(self.parameters.errorRange)
         if self.views.is_shown() and self.result is not None and self.result.is_whole():
             self.views.show_legend(self.result)
 

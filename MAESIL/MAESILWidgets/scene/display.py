@@ -154,6 +154,12 @@ def _error_colours() -> Any:
     return node
 
 
+def restore_colours(hu: float) -> None:
+    """Fill our colours in after a scene was loaded: Slicer's Save dialog writes no file for what editors hide."""
+    _error_colours().SetAndObserveColorTransferFunction(_diverging(hu))
+    _mask_colours()
+
+
 def _diverging(hu: float) -> Any:
     """Return colours from -hu to +hu."""
     colours = vtk.vtkDiscretizableColorTransferFunction()
