@@ -163,8 +163,8 @@ class ModulePanel(VTKObservationMixin):
 
     def _scene_imported(self, caller: Any, event: Any) -> None:
         """Take a loaded scene's parameters, results and views."""
-        if self.parameters is not None and self.parameters.parameterNode.GetScene() is None:
-            self._set_parameters(None)
+        # anew: the wrapper keeps nodes that it read before the scene had them, as None
+        self._set_parameters(None)
         self.take_parameters()
         self.results.restore()
         self.update()

@@ -17,6 +17,8 @@ class MAESILParameterNode:
     currentResult - the result shown: its text node
     windowPreset, errorRange - how it is shown; the error map spans -errorRange to +errorRange HU
     showOutlines - superpatch outlines in the views
+    showInput - a row of views with the input; compareWith, sideBySide, fade - another result: its text node, whether it
+    has rows of its own, its opacity over the current one else
     dataSource - ``folder`` or ``scene``; dataFolder, preset, steps, trainMask, runFolder - as ``maesil pretrain``
     """
 
@@ -36,6 +38,10 @@ class MAESILParameterNode:
     windowPreset: str = "wide"
     errorRange: Annotated[int, WithinRange(10, 2000)] = 300
     showOutlines: bool = False
+    showInput: bool = False
+    compareWith: vtkMRMLTextNode
+    sideBySide: bool = True
+    fade: Annotated[float, WithinRange(0, 1)] = 0.5
     dataSource: str = "folder"
     dataFolder: str = ""
     preset: str = "tiny"

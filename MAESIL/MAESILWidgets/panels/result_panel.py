@@ -9,8 +9,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from MAESILWidgets.panels.choices import Choice
+from MAESILWidgets.panels.compare_panel import ComparePanel
 from MAESILWidgets.scene import display, outlines
-from MAESILWidgets.scene.layout import Views, view_names
+from MAESILWidgets.scene.layout import COMPARE_LAYOUT_ID, INPUT_LAYOUT_ID, LAYOUT_ID, Views, view_names
 from MAESILWidgets.scene.picking import ViewClicks
 from MAESILWidgets.scene.results_scene import Result, results
 
@@ -26,6 +27,7 @@ class ResultPanel:
         self.ui, self.views = ui, views
         self.parameters: Any = None
         self.result: Result | None = None
+        self.compare = ComparePanel(ui, self._compared, views.fade)
         self.window = display.SharedWindow(self._mark_window)
         self.clicks = ViewClicks(self.click)
         self.selected: int | None = None
@@ -49,7 +51,7 @@ class ResultPanel:
         """Let go of nodes and views."""
         self.window.removeObservers()
         self.clicks.removeObservers()
-        self.result = None
+        self.result = self.compare.other = None
 
     def update(self) -> None:
         """Show the current result, or that there is none."""
@@ -59,6 +61,8 @@ class ResultPanel:
         current = next((result for result in found if chosen is not None and result.id == chosen.GetID()), None)
         if current is None and found:
             current = found[-1]
+        self.compare.parameters = self.parameters
+        self.compare.update(current, found)
         self._take(current)
 
     def open(self, text_node: Any, show: bool = True) -> None:
@@ -72,10 +76,12 @@ class ResultPanel:
             self.show()
 
     def show(self) -> None:
-        """Show the current result in the 3x3 views."""
+        """Show the current result, with what it is compared with, in views of ours."""
         if self.result is None or not self.result.is_whole():
             return
-        self.views.show(self.result)
+        number = INPUT_LAYOUT_ID if self.ui.inputRowCheckBox.checked else LAYOUT_ID
+        number = COMPARE_LAYOUT_ID if self.compare.is_side_by_side() else number
+        self.views.show(self.result, number, self.compare.other, self.ui.fadeSlider.value)
         self.clicks.start()
         self._outline()
 
@@ -137,8 +143,8 @@ class ResultPanel:
         for widget in (self.ui.resultSelector, self.ui.removeResultButton, self.ui.metricsTable, self.ui.layoutButton,
                        self.ui.errorRangeSpinBox, self.ui.outlinesCheckBox, *self.window_buttons.values()):  # fmt: skip
             widget.enabled = has_result
+        self.window.watch(self._grey(), self._errors())
         if is_new:
-            self.window.watch(result)
             self._fill_table()
             self.selected = None
             self._outline()
@@ -162,15 +168,32 @@ class ResultPanel:
         if self.views.is_shown():
             self.show()
 
+    def _compared(self) -> None:
+        """Show what else is chosen, with the window that is shown now."""
+        self.update()
+        grey = self._grey()
+        for shown in grey[:1]:
+            display.set_window(grey, shown.GetLevel(), shown.GetWindow())
+            display.set_error_range(self._errors(), self.parameters.errorRange)
+        if self.views.is_shown():
+            self.show()
+
+    def _grey(self) -> list[Any]:
+        kinds = (*display.GREY, "input") if self.ui.inputRowCheckBox.checked else display.GREY
+        return display.display_nodes([*filter(None, (self.result, self.compare.other))], kinds)
+
+    def _errors(self) -> list[Any]:
+        return display.display_nodes([*filter(None, (self.result, self.compare.other))], ("error",))
+
     def _apply_display(self) -> None:
         if self.result is not None:
-            display.set_window(self.result, *display.WINDOWS.get(self.parameters.windowPreset, display.WINDOWS["wide"]))
-            display.set_error_range(self.result, self.parameters.errorRange)
+            window = display.WINDOWS.get(self.parameters.windowPreset, display.WINDOWS["wide"])
+            display.set_window(self._grey(), *window)
+            display.set_error_range(self._errors(), self.parameters.errorRange)
 
     def _window_chosen(self, name: str) -> None:
         self.parameters.windowPreset = name
-        if self.result is not None:
-            display.set_window(self.result, *display.WINDOWS[name])
+        display.set_window(self._grey(), *display.WINDOWS[name])
         self._mark_window()
 
     def _mark_window(self) -> None:
@@ -181,8 +204,7 @@ class ResultPanel:
             button.checked = shown is not None and display.WINDOWS[name] == (shown.GetLevel(), shown.GetWindow())
 
     def _range_chosen(self, hu: int) -> None:
-        if self.result is not None:
-            display.set_error_range(self.result, hu)
+        display.set_error_range(self._errors(), hu)
 
     def _outline(self) -> None:
         """Outline this result's superpatches if they are asked for, and the selected one; those of no other."""

@@ -52,29 +52,29 @@ def set_up(node: Any, kind: str) -> None:
     node.SetAndObserveDisplayNodeID(shown.GetID())
 
 
-def set_window(result: Any, level: float, width: float) -> None:
-    """Show the grey volumes of a result with one level and window width in HU."""
-    for kind in GREY:
-        node = result.node(kind)
-        if node is not None and node.GetDisplayNode() is not None:
-            shown = node.GetDisplayNode()
-            with slicer.util.NodeModify(shown):
-                shown.SetAutoWindowLevel(False)
-                shown.SetWindowLevel(width, level)
+def display_nodes(results: list[Any], kinds: tuple[str, ...]) -> list[Any]:
+    """Return the display nodes of volumes of these kinds, as far as they are there."""
+    nodes = [result.node(kind) for result in results for kind in kinds]
+    return [n.GetDisplayNode() for n in nodes if n is not None and n.GetDisplayNode() is not None]
 
 
-def set_error_range(result: Any, hu: float) -> None:
-    """Let the error map span -hu to +hu."""
-    node = result.node("error")
-    if node is None or node.GetDisplayNode() is None:
-        return
-    shown = node.GetDisplayNode()
-    with slicer.util.NodeModify(shown):
-        colours = _error_colours()
-        colours.SetAndObserveColorTransferFunction(_diverging(hu))
-        shown.SetAndObserveColorNodeID(colours.GetID())
-        shown.SetAutoWindowLevel(False)
-        shown.SetWindowLevel(2 * hu, 0)
+def set_window(nodes: list[Any], level: float, width: float) -> None:
+    """Show volumes with one level and window width in HU."""
+    for shown in nodes:
+        with slicer.util.NodeModify(shown):
+            shown.SetAutoWindowLevel(False)
+            shown.SetWindowLevel(width, level)
+
+
+def set_error_range(nodes: list[Any], hu: float) -> None:
+    """Let error maps span -hu to +hu."""
+    for shown in nodes:
+        with slicer.util.NodeModify(shown):
+            colours = _error_colours()
+            colours.SetAndObserveColorTransferFunction(_diverging(hu))
+            shown.SetAndObserveColorNodeID(colours.GetID())
+            shown.SetAutoWindowLevel(False)
+            shown.SetWindowLevel(2 * hu, 0)
 
 
 def show_legend(result: Any, view_ids: list[str]) -> None:
@@ -101,7 +101,7 @@ def show_legend(result: Any, view_ids: list[str]) -> None:
 
 
 class SharedWindow(VTKObservationMixin):
-    """Keeps level and window of a result's grey volumes alike, whichever of them the user drags, and the error's fixed.
+    """Keeps level and window of grey volumes alike, whichever of them the user drags, and those of error maps fixed.
 
     Args:
         on_change: called after a change.
@@ -112,16 +112,14 @@ class SharedWindow(VTKObservationMixin):
         self.on_change = on_change
         self._nodes: list[Any] = []
 
-    def watch(self, result: Any) -> None:
-        """Watch the volumes of ``result``, or of none."""
+    def watch(self, grey: list[Any], errors: list[Any]) -> None:
+        """Watch these display nodes and no others."""
         self.removeObservers()
-        nodes = [result.node(kind) for kind in GREY] if result is not None else []
-        self._nodes = [n.GetDisplayNode() for n in nodes if n is not None and n.GetDisplayNode() is not None]
-        for node in self._nodes:
+        self._nodes = grey
+        for node in grey:
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._changed)
-        error = result.node("error") if result is not None else None
-        if error is not None and error.GetDisplayNode() is not None:
-            self.addObserver(error.GetDisplayNode(), vtk.vtkCommand.ModifiedEvent, _keep_range)
+        for node in errors:
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, _keep_range)
 
     def _changed(self, changed: Any, event: str) -> None:
         wanted = (changed.GetWindow(), changed.GetLevel())

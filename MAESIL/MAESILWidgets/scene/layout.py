@@ -1,4 +1,5 @@
-"""The 3x3 views: rows masked, reconstruction, error; columns axial, coronal, sagittal. And the training's view."""
+"""The 3x3 views: rows masked, reconstruction, error; columns axial, coronal, sagittal; with further rows for the input
+and for another result. And the training's view."""
 
 from __future__ import annotations
 
@@ -12,14 +13,24 @@ from MAESILWidgets.scene import display
 
 LAYOUT_ID = 5820
 TRAINING_LAYOUT_ID = 5821
+INPUT_LAYOUT_ID = 5822
+COMPARE_LAYOUT_ID = 5823
 VIEW_GROUP = 58
 """One group for our views, so that linked views are ours alone."""
+INPUT_ROW = ("input", "Input", "I", "#8c8c8c")
 ROWS = (
     ("masked", "Masked", "M", "#4a7fc1"),
     ("reconstruction", "Reconstruction", "R", "#4aa564"),
     ("error", "Error", "E", "#c1774a"),
 )
 """Kind of volume, part of the view's name, first letter of its label, colour of its bar."""
+OTHER_ROWS = (("other reconstruction", "ReconstructionB", "r", "#2e6b3e"), ("other error", "ErrorB", "e", "#7a4b2f"))
+LAYOUTS = {
+    LAYOUT_ID: ROWS,
+    INPUT_LAYOUT_ID: (INPUT_ROW, *ROWS),
+    COMPARE_LAYOUT_ID: (ROWS[1], OTHER_ROWS[0], ROWS[2], OTHER_ROWS[1]),
+}
+"""Rows of the layouts that show a result; the last one shows two."""
 COLUMNS = ("Axial", "Coronal", "Sagittal")
 PLOTS = ("Loss", "PSNR", "Encoder")
 HIDDEN_OPACITY = 0.55
@@ -30,9 +41,12 @@ def view_name(row: str, column: str) -> str:
     return f"MAESIL-{row}-{column}"
 
 
-def view_names(columns: tuple[str, ...] = COLUMNS) -> list[str]:
-    """Return the tags of the views in these columns, row by row."""
-    return [view_name(row, column) for _kind, row, _letter, _colour in ROWS for column in columns]
+def view_names(number: int = 0) -> list[str]:
+    """Return the tags of a layout's slice views, row by row; by default of the layout that shows a result now."""
+    if number == TRAINING_LAYOUT_ID:
+        return [view_name(row, "Axial") for _kind, row, _letter, _colour in ROWS]
+    rows = LAYOUTS.get(number or _arrangement(), ())
+    return [view_name(row, column) for _kind, row, _letter, _colour in rows for column in COLUMNS]
 
 
 def _slice_view(row: str, letter: str, colour: str, column: str) -> str:
@@ -51,13 +65,13 @@ def _plot_view(name: str) -> str:
     )
 
 
-def layout_xml() -> str:
-    """Return the 3x3 layout's description."""
+def layout_xml(number: int = LAYOUT_ID) -> str:
+    """Return the description of the 3x3 layout, or of another one that shows a result."""
     rows = "".join(
         '<item><layout type="horizontal">'
         + "".join(_slice_view(row, letter, colour, column) for column in COLUMNS)
         + "</layout></item>"
-        for _kind, row, letter, colour in ROWS
+        for _kind, row, letter, colour in LAYOUTS[number]
     )
     return f'<layout type="vertical">{rows}</layout>'
 
@@ -83,7 +97,7 @@ def register() -> None:
     node = _layout_node()
     if node is None:
         return
-    for number, xml in ((LAYOUT_ID, layout_xml()), (TRAINING_LAYOUT_ID, training_layout_xml())):
+    for number, xml in ((TRAINING_LAYOUT_ID, training_layout_xml()), *((one, layout_xml(one)) for one in LAYOUTS)):
         if not node.IsLayoutDescription(number):
             node.AddLayoutDescription(number, xml)
 
@@ -113,7 +127,7 @@ class Views:
 
     def _make_part(self, number: int) -> bool:
         """Make a view of a layout, or what it needs to draw; say whether something was left to do."""
-        for name in view_names(COLUMNS if number == LAYOUT_ID else ("Axial",)):
+        for name in view_names(number):
             widget = slicer.app.layoutManager().sliceWidget(name)
             if widget is None:
                 node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSliceNode")
@@ -136,23 +150,24 @@ class Views:
     @staticmethod
     def keep_apart() -> None:
         """Let a volume that the user loads go into the other views alone; a closed scene forgets that it does."""
-        for view in map(slicer.app.layoutManager().sliceWidget, view_names()):
+        for name in {name for number in LAYOUTS for name in view_names(number)}:
+            view = slicer.app.layoutManager().sliceWidget(name)
             if view is not None:
                 view.mrmlSliceCompositeNode().SetDoPropagateVolumeSelection(False)
 
-    def is_shown(self, number: int = LAYOUT_ID) -> bool:
-        """Whether the 3x3 views, or another layout, are up."""
-        return _arrangement() == number
+    def is_shown(self, number: int = 0) -> bool:
+        """Whether a layout is up, by default one that shows a result."""
+        return _arrangement() == number if number else _arrangement() in LAYOUTS
 
     def switch(self, number: int) -> None:
         """Show a layout of ours, remembering the user's; a view a turn of the event loop, which nine would hold up."""
         current, manager = _arrangement(), slicer.app.layoutManager()
-        if current not in (LAYOUT_ID, TRAINING_LAYOUT_ID):
+        if current not in (*LAYOUTS, TRAINING_LAYOUT_ID):
             self.previous = current
         while self._make_part(number):
             _turn()
         manager.setLayout(number)
-        views = [] if current == number else [manager.sliceWidget(name) for name in view_names()]
+        views = [] if current == number else [manager.sliceWidget(name) for name in view_names(number)]
         views = [view for view in views if view is not None and view.isVisible()]
         for view in views:
             policy = view.sizePolicy
@@ -169,17 +184,33 @@ class Views:
         """Show the layout that the user had before; 0 is none, as when Slicer has started."""
         slicer.app.layoutManager().setLayout(self.previous or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
-    def show(self, result: Any) -> None:
-        """Show a result in the 3x3 views."""
-        self.switch(LAYOUT_ID)
-        for column, row in itertools.product(COLUMNS, ROWS):
-            if not result.is_whole():
+    def show(self, result: Any, number: int = LAYOUT_ID, other: Any = None, fade: float = 0.0) -> None:
+        """Show a result in one of :data:`LAYOUTS`.
+
+        Args:
+            other: another result of the same input: in rows of its own where the layout has them, else with the opacity
+                ``fade`` over the first one.
+        """
+        self.switch(number)
+        self.fade(fade)
+        for column, row in itertools.product(COLUMNS, LAYOUTS[number]):
+            if not result.is_whole() or (other is not None and not other.is_whole()):
                 # it went while the event loop ran
                 return
-            self._fill_view({kind: result.node(kind) for kind in (row[0], "mask")}, column, *row[:2])
+            kind = row[0]
+            shown = other.node(kind.split()[1]) if row in OTHER_ROWS else result.node(kind)
+            is_over = other is not None and number != COMPARE_LAYOUT_ID and row in ROWS
+            above = other.node(kind) if is_over else None
+            self._fill_view({kind: shown, "mask": result.node("mask")}, column, kind, row[1], above)
             _turn()
         if result.is_whole():
             self.show_legend(result)
+
+    def fade(self, share: float) -> None:
+        """Set the opacity of the other result, 0 to 1."""
+        for name in view_names():
+            logic = slicer.app.layoutManager().sliceWidget(name).sliceLogic()
+            logic.GetSliceCompositeNode().SetForegroundOpacity(share)
 
     def show_legend(self, result: Any) -> None:
         """Show the legend in one view of the error's row, which has one range: it covers part of the image."""
@@ -190,13 +221,13 @@ class Views:
         for column, (kind, row, _letter, _colour) in itertools.product(columns, ROWS):
             self._fill_view(nodes, column, kind, row)
 
-    def _fill_view(self, nodes: dict[str, Any], column: str, kind: str, row: str) -> None:
+    def _fill_view(self, nodes: dict[str, Any], column: str, kind: str, row: str, above: Any = None) -> None:
         node = nodes[kind]
         logic = slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic()
         composite, slice_node = logic.GetSliceCompositeNode(), logic.GetSliceNode()
         shown_before = composite.GetBackgroundVolumeID()
         composite.SetBackgroundVolumeID(node.GetID() if node is not None else None)
-        composite.SetForegroundVolumeID(None)
+        composite.SetForegroundVolumeID(above.GetID() if above is not None else None)
         hidden = nodes.get("mask") if kind == "masked" else None
         composite.SetLabelVolumeID(hidden.GetID() if hidden is not None else None)
         composite.SetLabelOpacity(HIDDEN_OPACITY)

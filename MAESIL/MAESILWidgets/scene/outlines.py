@@ -71,9 +71,14 @@ def surface(metrics: dict[str, Any], numbers: list[int]) -> Any:
 
 def show(result: Any, role: str, numbers: list[int], view_ids: list[str]) -> None:
     """Outline these superpatches in these views, as one of :data:`LOOKS`."""
-    node = result.node(role) or _model(result, role, view_ids)
+    node = result.node(role) or _model(result, role)
     node.SetAndObservePolyData(surface(result.metrics, numbers))
-    node.GetDisplayNode().SetVisibility(True)
+    shown = node.GetDisplayNode()
+    with slicer.util.NodeModify(shown):
+        shown.RemoveAllViewNodeIDs()
+        for view_id in view_ids:
+            shown.AddViewNodeID(view_id)
+        shown.SetVisibility(True)
 
 
 def hide() -> None:
@@ -83,7 +88,7 @@ def hide() -> None:
             node.GetDisplayNode().SetVisibility(False)
 
 
-def _model(result: Any, role: str, view_ids: list[str]) -> Any:
+def _model(result: Any, role: str) -> Any:
     """Make the model of a role, in the result's folder and under the input's transform."""
     colour, width = LOOKS[role]
     scene = result.text_node.GetScene()
@@ -95,8 +100,6 @@ def _model(result: Any, role: str, view_ids: list[str]) -> Any:
     shown.SetSliceIntersectionThickness(width)
     shown.SetVisibility2D(True)
     shown.SetVisibility3D(False)
-    for view_id in view_ids:
-        shown.AddViewNodeID(view_id)
     node.SetSelectable(False)
     volume = result.node("reconstruction")
     if volume is not None:
