@@ -109,14 +109,17 @@ class TestInstall:
         assert "torch missing" in panel.ui.packagesLabel.text
         assert not panel.ui.applyButton.enabled
         assert "Python packages" in panel.ui.applyButton.toolTip
+        # where a user looks for Apply is what has to be done first
+        assert (panel.ui.applyButton.isVisible(), panel.ui.installHereButton.isVisible()) == (False, True)
         host.answers.append(False)
         panel.ui.installButton.click()
         assert installer.asked == []
         for part in ("torch >= 2.7", "safetensors >= 0.4", "does not respond"):
             assert part in str(host.messages[-1])
         host.answers.append(True)
-        panel.ui.installButton.click()
+        panel.ui.installHereButton.click()
         assert installer.asked == ["torch>=2.7", "safetensors>=0.4"]
+        assert (panel.ui.applyButton.isVisible(), panel.ui.installHereButton.isVisible()) == (True, False)
         assert [message.kind for message in host.messages] == ["question"] * 2, host.messages
         assert not panel.ui.installButton.enabled
 

@@ -20,6 +20,7 @@ from gui_factory import (
     result_of,
     scene_state,
     use_checkpoint,
+    wait_for_end,
     workers_of_this_process,
 )
 
@@ -67,6 +68,14 @@ class TestInput:
         panel.exit()
         panel.enter()
         assert panel.ui.inputSelector.currentNode() is node
+
+    def test_the_only_volume_is_taken_up_when_it_is_loaded(self, host: Any, panel: Any, scan: Path) -> None:
+        node = load_ct(scan)
+        host.process_events(until=lambda: panel.ui.inputSelector.currentNode() is node, timeout=5)
+        panel.ui.inputSelector.setCurrentNode(None)
+        load_ct(scan)
+        host.process_events(0.1)
+        assert panel.ui.inputSelector.currentNode() is None
 
     def test_it_fits_slicer_s_dock(self, panel: Any) -> None:
         for section in (panel.ui.trainSection, panel.ui.advancedSection):
@@ -180,6 +189,16 @@ class TestReconstruct:
         assert "not found" in ready.ui.deviceSelector.currentText
         apply_and_wait(host, ready)
         assert "cuda:7" in ready.ui.statusLabel.text
+
+    def test_another_module_in_front_is_told_of_it(self, host: Any, ready: Any) -> None:
+        def message() -> str:
+            return str(slicer.util.mainWindow().statusBar().currentMessage())
+
+        ready.exit()
+        ready.ui.applyButton.click()
+        host.process_events(until=lambda: re.search(r"MAESIL: .*\(\d+%\)", message()), timeout=30)
+        wait_for_end(host, ready.reconstruct)
+        assert message() == "MAESIL: the reconstruction is done"
 
     def test_nothing_hidden_gives_no_masked_metrics(self, host: Any, ready: Any) -> None:
         choose(ready.ui.maskSelector, "none")

@@ -27,7 +27,8 @@ class AdvancedPanel:
     def __init__(self, ui: Any, system: System, last_arguments: Callable[[], list[str]]) -> None:
         self.ui, self.system, self.last_arguments = ui, system, last_arguments
         self.installation: Any = None
-        ui.installButton.connect("clicked(bool)", lambda _checked: self.install())
+        for button in (ui.installButton, ui.installHereButton):
+            button.connect("clicked(bool)", lambda _checked: self.install())
         ui.copyCommandButton.connect("clicked(bool)", lambda _checked: _copy(self.command()))
         ui.copyDiagnosticsButton.connect("clicked(bool)", lambda _checked: _copy(self.diagnostics()))
 
@@ -40,7 +41,8 @@ class AdvancedPanel:
             lines.append(f"{mark}{package.name} {found}" + ("" if package.is_fine else f" (>= {package.needed})"))
         text = _("Python packages: {list}").format(list=", ".join(lines))
         self.ui.packagesLabel.text = "\n".join([text, *(f"⚠ {problem}" for problem in self.system.problems())])
-        self.ui.installButton.enabled = bool(self.system.wanted()) and self.installation is None
+        for button in (self.ui.installButton, self.ui.installHereButton):
+            button.enabled = bool(self.system.wanted()) and self.installation is None
         self.ui.copyCommandButton.enabled = bool(self.last_arguments())
 
     def log(self, line: str) -> None:
@@ -56,7 +58,7 @@ class AdvancedPanel:
             slicer.util.infoDisplay(packages.install_text(wanted), _("MAESIL"))
         elif slicer.util.confirmOkCancelDisplay(packages.install_text(wanted), _("MAESIL")):
             self.installation = packages.Installation(able, self.log, self._installed)
-            self.ui.installButton.enabled = False
+            self.update()
             with slicer.util.WaitCursor():
                 self.installation.install_next()
 

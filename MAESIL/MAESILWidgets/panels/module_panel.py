@@ -60,10 +60,12 @@ class ModulePanel(VTKObservationMixin):
         self.results = ResultPanel(self.ui, self.views)
         self.paint = PaintPanel(self.ui)
         self.reconstruct = ReconstructPanel(
-            self.ui, self.input, self.paint, self.system, self.advanced.log, self.show_result
+            self.ui, self.input, self.paint, self.system, self.advanced.log, self.show_result, self.tell
+        )
+        self.train = TrainPanel(
+            self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint, self.tell
         )
         self.explore = ExplorePanel(self.ui, self.input, self.system, self.advanced.log, self.leave_views)
-        self.train = TrainPanel(self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint)
         # while the worker starts
         self.ui.applyButton.connect("clicked(bool)", lambda _checked: self.views.make())
         for name, icon in ICONS.items():
@@ -109,10 +111,8 @@ class ModulePanel(VTKObservationMixin):
         """Take the scene's parameters, made with the first volume as input where there are none."""
         if self.parameters is None:
             self._set_parameters(self.logic.getParameterNode())
-        if not self.parameters.inputVolume:
-            first = first_volume()
-            if first is not None:
-                self.parameters.inputVolume = first
+        if not self.parameters.inputVolume and (found := volumes()):
+            self.parameters.inputVolume = found[0]
 
     def update(self, caller: Any = None, event: Any = None) -> None:
         """Bring every section up to date."""
@@ -124,6 +124,11 @@ class ModulePanel(VTKObservationMixin):
     def show_result(self, node: Any) -> None:
         """Choose a new result; show it unless the user is at work in another module."""
         self.results.open(node, self.is_open)
+
+    def tell(self, text: str) -> None:
+        """Show a text in Slicer's status bar while another module is in front."""
+        if not self.is_open:
+            slicer.util.showStatusMessage(f"MAESIL: {text}")
 
     def _set_parameters(self, parameters: Any) -> None:
         """Connect the sections to a parameter node, or to none."""
@@ -171,9 +176,15 @@ class ModulePanel(VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
     def _node_added(self, caller: Any, event: Any, node: Any) -> None:
-        """Notice a result, which a script may have made; it is whole in the next turn of the event loop."""
+        """Notice a result, which a script may have made, or a CT; they are whole in the next turn of the event loop."""
         if node is not None and node.IsA("vtkMRMLTextNode"):
             qt.QTimer.singleShot(0, lambda: self.parameters is not None and self.results.update())
+        elif node is not None and node.IsA("vtkMRMLScalarVolumeNode") and self.is_open:
+            qt.QTimer.singleShot(0, self._take_only_volume)
+
+    def _take_only_volume(self) -> None:
+        if self.parameters is not None and len(volumes()) == 1:
+            self.take_parameters()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
     def _node_removed(self, caller: Any, event: Any, node: Any) -> None:
@@ -185,8 +196,8 @@ class ModulePanel(VTKObservationMixin):
             self.update()
 
 
-def first_volume() -> Any:
-    """Return the first scalar volume of the scene that is not a result of ours, or None."""
+def volumes() -> list[Any]:
+    """Return the scalar volumes of the scene that are not results of ours."""
     nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     plain = (node for node in nodes if not node.IsA("vtkMRMLLabelMapVolumeNode") and not node.GetHideFromEditors())
-    return next((node for node in plain if not is_ours(node)), None)
+    return [node for node in plain if not is_ours(node)]

@@ -37,6 +37,7 @@ class ReconstructPanel:
     Args:
         ui: the widgets of MAESIL.ui.
         on_result: called with the text node of a new result.
+        tell: called with a line of progress, and with how it ended.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class ReconstructPanel:
         system: System,
         on_log: Callable[[str], None],
         on_result: Callable[[Any], None],
+        tell: Callable[[str], None],
     ) -> None:
         self.ui, self.input, self.paint, self.system = ui, input_panel, paint, system
-        self.on_log, self.on_result = on_log, on_result
+        self.on_log, self.on_result, self.tell = on_log, on_result, tell
         self.parameters: Any = None
         self.task: Any = None
         self.mask = Choice(ui.maskSelector, MASKS, lambda value: self._set("mask", value))
@@ -81,6 +83,9 @@ class ReconstructPanel:
         # what is wrong with volume or checkpoint is said there
         told = (self.input.volume.refusal, self.input.checkpoint.problem)
         show_text(self.ui.hintLabel, "" if hint in told else hint)
+        is_missing = bool(self.system.missing())
+        self.ui.applyButton.setVisible(not is_missing)
+        self.ui.installHereButton.setVisible(is_missing)
         self.ui.applyButton.enabled = not problem and self.task is None
         self.ui.applyButton.toolTip = problem or _("Reconstruct the selected volume.")
         self.ui.cancelButton.enabled = self.task is not None
@@ -151,6 +156,7 @@ class ReconstructPanel:
         if share > 0.2:
             text += _(", about {s:.0f} s left").format(s=max(1.0, passed * (1 - share) / share))
         bar.setFormat(f"{text} (%p%)")
+        self.tell(f"{text} ({share:.0%})")
 
     def _ended(self, state: str, text_node: Any, failure: Failure | None) -> None:
         warnings = list(getattr(self.task, "warnings", []))
@@ -160,8 +166,10 @@ class ReconstructPanel:
         if state == FINISHED:
             show_text(self.ui.statusLabel, "\n".join(f"⚠ {warning}" for warning in warnings))
             self.on_result(text_node)
+            self.tell(_("the reconstruction is done"))
         elif state == CANCELLED:
             show_text(self.ui.statusLabel, _("Cancelled. The scene is unchanged."))
         elif failure is not None:
             show_text(self.ui.statusLabel, f"⚠ {failure.text()}")
+            self.tell(failure.text())
         self.update()

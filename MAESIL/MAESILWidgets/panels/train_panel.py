@@ -34,6 +34,7 @@ class TrainPanel:
     Args:
         ui: the widgets of MAESIL.ui.
         on_checkpoint: called with the path of a new checkpoint, and whether to choose it.
+        tell: called with a line of progress, and with how it ended.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class TrainPanel:
         views: Views,
         on_log: Callable[[str], None],
         on_checkpoint: Callable[[str, bool], None],
+        tell: Callable[[str], None],
     ) -> None:
         self.ui, self.system, self.views = ui, system, views
-        self.on_log, self.on_checkpoint = on_log, on_checkpoint
+        self.on_log, self.on_checkpoint, self.tell = on_log, on_checkpoint, tell
         self.parameters: Any = None
         self.task: Any = None
         self._looked: tuple[str, str] | None = None
@@ -90,7 +92,7 @@ class TrainPanel:
         ui.trainButton.enabled = not is_running and not problem
         ui.trainButton.toolTip = problem or _("Train a new model.")
         ui.resumeTrainButton.enabled = not is_running and not no_resume
-        ui.resumeTrainButton.toolTip = no_resume or _("Go on with the training in the output folder.")
+        ui.resumeTrainButton.toolTip = no_resume or _("Resume the training in the output folder.")
         ui.stopTrainButton.enabled = is_running
         told = () if is_running else (problem if no_resume else "", self.series)
         show_text(ui.trainInfoLabel, "\n".join(filter(None, told)))
@@ -237,6 +239,7 @@ class TrainPanel:
             self.ui.trainProgressBar.value = int(1000 * event["fraction"])
             left = "" if event["eta_s"] is None else _(", {t} left").format(t=clock(event["eta_s"]))
             self.ui.trainProgressBar.setFormat(f"{self._stage} (%p%){left}")
+            self.tell(f"{self._stage} ({event['fraction']:.0%}){left}")
         elif kind == "metric":
             self.plots.add(event)
             show_text(self.ui.trainFiguresLabel, self._figures(event))
@@ -279,12 +282,14 @@ class TrainPanel:
             self.on_checkpoint(checkpoint, state == FINISHED)
         if state == FINISHED:
             show_text(status, _("Done. The checkpoint is selected above: {path}").format(path=checkpoint))
+            self.tell(_("the training is done"))
         elif state == CANCELLED and can_resume:
             show_text(status, _("Stopped. Click Resume to continue."))
         elif state == CANCELLED:
             show_text(status, _("Stopped; there is nothing to resume."))
         elif failure is not None:
             show_text(status, f"⚠ {failure.text()}")
+            self.tell(failure.text())
         self.look_at_folders()
 
 
