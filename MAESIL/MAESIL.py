@@ -18,6 +18,8 @@ from slicer.ScriptedLoadableModule import (
 )
 
 FOLDER = Path(__file__).resolve().parent
+DOCUMENTATION = "https://github.com/MAESIL/SlicerMAESIL/blob/main/docs"
+PAPER = "https://arxiv.org/abs/2604.00514"
 IS_SUPPORTED = sys.version_info >= (3, 11)
 
 for _folder in (FOLDER, FOLDER.parent):
@@ -48,7 +50,13 @@ class MAESIL(ScriptedLoadableModule):
             "reconstruction and error map in three anatomical views. Trains such models as well. "
             "For research; not for clinical use."
         )
-        parent.acknowledgementText = _("An implementation of the method of the paper MAESIL.")
+        parent.helpText += "<p>" + _("See {documentation} and the {words}.").format(
+            documentation=f'<a href="{DOCUMENTATION}/Slicer.md">{_("documentation")}</a>',
+            words=f'<a href="{DOCUMENTATION}/Glossary.md">{_("words of the method")}</a>',
+        )
+        parent.acknowledgementText = _(
+            "An implementation of the method of {paper}, whose authors published no code. To cite it: CITATION.cff."
+        ).format(paper=f'<a href="{PAPER}">Kim et al., MAESIL, arXiv:2604.00514 (2026)</a>')
         parent.icon = qt.QIcon(resource("Icons/MAESIL.png"))
         slicer.app.connect("startupCompleted()", onStartupCompleted)
 

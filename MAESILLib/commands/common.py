@@ -94,7 +94,7 @@ def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="S",
-        help="overlap of neighbouring superpatches, a fraction of their side",
+        help="overlap of neighboring superpatches, a fraction of their side",
     )
     parser.add_argument(
         "--mask-file",

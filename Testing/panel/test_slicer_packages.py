@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import types
 from importlib import metadata
@@ -98,6 +99,25 @@ class FakeInstaller:
         module.PyTorchUtilsLogic = Logic  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
         panel.system.refresh()
+
+
+def test_what_pip_installs_is_declared(host: Any, panel: Any) -> None:
+    from MAESILWidgets.jobs.packages import REQUIRED, SLICERS_OWN
+
+    lines = (REPOSITORY / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    declared = {line for line in lines if not line.startswith("#")}
+    assert declared == {f"{n}>={v}" for n, v in REQUIRED.items() if n not in ("torch", *SLICERS_OWN)}
+
+
+def test_help_leads_to_pages_of_this_repository(host: Any, panel: Any) -> None:
+    module = slicer.modules.maesil
+    pages = re.findall(r'href="https://github.com/MAESIL/SlicerMAESIL/blob/main/([^"]+)"', module.helpText)
+    assert len(pages) == 2
+    assert all((REPOSITORY / page).is_file() for page in pages)
+    paper = re.findall(r'href="([^"]+)"', module.acknowledgementText)
+    assert paper == ["https://arxiv.org/abs/2604.00514"]
+    # the publication is in the README's first screen
+    assert paper[0] in "".join((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()[:12])
 
 
 class TestInstall:

@@ -231,7 +231,11 @@ class TestReconstruct:
         assert result.node("input") is node
         # results are no inputs
         assert (ready.ui.inputSelector.nodeCount(), ready.ui.sceneVolumesSelector.nodeCount()) == (1, 1)
-        assert ready.ui.metricsTable.rowCount > 5
+        table = ready.ui.metricsTable
+        assert table.rowCount > 5
+        tips = {table.item(row, 0).text(): table.item(row, 0).toolTip() for row in range(table.rowCount)}
+        assert "thin plate" in tips["PSNR of biharmonic fill"]
+        assert "grid" in tips["Border index (1 = no grid)"]
         assert ready.ui.inputSelector.currentNode() is node
         assert not list(ready.temporary.iterdir())
         assert not workers_of_this_process()

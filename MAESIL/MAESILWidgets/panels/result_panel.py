@@ -8,6 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from MAESILWidgets.panels import words
 from MAESILWidgets.panels.choices import Choice
 from MAESILWidgets.panels.compare_panel import ComparePanel
 from MAESILWidgets.scene import display, outlines
@@ -158,7 +159,9 @@ class ResultPanel:
         table.setRowCount(len(rows))
         for number, row in enumerate(rows):
             for column, text in enumerate(row):
-                table.setItem(number, column, qt.QTableWidgetItem(text))
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(words.explain(row[0]))
+                table.setItem(number, column, item)
         table.resizeColumnToContents(0)
 
     def _chosen(self, node_id: str) -> None:

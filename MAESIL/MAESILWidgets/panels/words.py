@@ -1,0 +1,25 @@
+"""The method's words in one line each; docs/Glossary.md has more."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+WORDS = {
+    "biharmonic": _(
+        "Hidden voxels as a thin plate through the visible ones: what the network adds is what it is above that."
+    ),
+    "harmonic": _(
+        "Hidden voxels as the smoothest blend of the visible ones around them: a model should be better than that."
+    ),
+    "border index": _("How much steps at patch borders stand out: 1 is as in the input, more is a visible grid."),
+    "psnr": _("Peak signal-to-noise ratio over the window: 6 dB more are half the error."),
+    "mae": _("Mean absolute error in Hounsfield units."),
+    "ssim": _("Structural similarity: 1 is identical."),
+    "hidden": _("Share of the patches that the model did not see."),
+}
+"""By a part of a metric's title, the first that fits."""
+
+
+def explain(title: str) -> str:
+    """Return what a metric's title means; empty where it needs no words."""
+    return next((text for word, text in WORDS.items() if word in title.lower()), "")
