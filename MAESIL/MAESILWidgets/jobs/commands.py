@@ -61,17 +61,23 @@ def reconstruct_arguments(volume: Path, name: str, output: Path, options: Recons
         name: of the volume node; equal names and seeds give equal masks.
     """
     # with =, because a name may begin with a dash
-    arguments = ["reconstruct", str(volume), f"--name={name}", "--output", str(output)]
-    if options.checkpoint:
-        arguments += ["--checkpoint", options.checkpoint]
+    painted = ("--mask-file", str(painted_file(volume, options))) if options.painted else ()
+    arguments = ["reconstruct", str(volume), f"--name={name}", "--output", str(output), *_options(options)]
+    return [*arguments, *painted, "--no-figure", "--no-compress"]
+
+
+def batch_arguments(folder: Path, output: Path, options: ReconstructOptions) -> list[str]:
+    """Return the arguments of ``maesil`` that reconstruct the CTs of a folder, each into a folder of its own."""
+    return ["reconstruct", str(folder), "--output", str(output), *_options(options)]
+
+
+def _options(options: ReconstructOptions) -> list[str]:
     return [
-        *arguments,
+        *(("--checkpoint", options.checkpoint) if options.checkpoint else ()),
         *("--mask", options.mask, "--plane-ratio", number(options.plane_ratio)),
         *("--axis-ratio", number(options.axis_ratio), "--coverage", options.coverage),
         *("--overlap", number(options.overlap), "--seed", str(int(options.seed)), "--device", options.device),
         *(() if options.completion else ("--no-completion",)),
-        *(("--mask-file", str(painted_file(volume, options))) if options.painted else ()),
-        *("--no-figure", "--no-compress"),
     ]
 
 

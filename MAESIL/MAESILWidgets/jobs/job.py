@@ -62,7 +62,7 @@ class BackgroundJob:
         on_end: Callable[[str, Failure | None], None],
         grace_ms: int = 2000,
     ) -> None:
-        self.arguments = list(arguments)
+        self.arguments = self.shareable_arguments = list(arguments)
         self.stop_file = Path(stop_file)
         self.on_event, self.on_log, self.on_end = on_event, on_log, on_end
         self.grace_ms = grace_ms

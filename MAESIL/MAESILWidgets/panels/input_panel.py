@@ -47,7 +47,8 @@ class InputPanel:
         node = self.parameters.inputVolume
         self._describe(node, self.parameters.overlap)
         ours = [volume.GetID() for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if is_ours(volume)]
-        for selector in (self.ui.inputSelector, self.ui.sceneVolumesSelector, self.ui.paintedSelector):
+        ui = self.ui
+        for selector in (ui.inputSelector, ui.sceneVolumesSelector, ui.batchVolumesSelector, ui.paintedSelector):
             if list(selector.sortFilterProxyModel().hiddenNodeIDs) != ours:
                 selector.sortFilterProxyModel().hiddenNodeIDs = ours
         show_text(self.ui.volumeInfoLabel, self.volume.line)

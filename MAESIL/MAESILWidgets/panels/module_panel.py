@@ -13,6 +13,7 @@ from slicer.util import VTKObservationMixin
 from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.system import System
 from MAESILWidgets.panels.advanced_panel import AdvancedPanel
+from MAESILWidgets.panels.batch_panel import BatchPanel
 from MAESILWidgets.panels.explore_panel import ExplorePanel
 from MAESILWidgets.panels.input_panel import InputPanel
 from MAESILWidgets.panels.paint_panel import PaintPanel
@@ -25,6 +26,8 @@ from MAESILWidgets.scene.display import is_ours
 ICONS = {
     "applyButton": "Run",
     "cancelButton": "Stop",
+    "batchButton": "Run",
+    "batchStopButton": "Stop",
     "trainButton": "Run",
     "resumeTrainButton": "Run",
     "stopTrainButton": "Stop",
@@ -62,6 +65,7 @@ class ModulePanel(VTKObservationMixin):
         self.reconstruct = ReconstructPanel(
             self.ui, self.input, self.paint, self.system, self.advanced.log, self.show_result, self.tell
         )
+        self.batch = BatchPanel(self.ui, self.reconstruct, self.advanced.log, self.tell)
         self.train = TrainPanel(
             self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint, self.tell
         )
@@ -104,7 +108,7 @@ class ModulePanel(VTKObservationMixin):
 
     def stop_jobs(self) -> None:
         """End every background process."""
-        for one in (self.reconstruct, self.explore, self.train, self.system):
+        for one in (self.reconstruct, self.batch, self.explore, self.train, self.system):
             one.stop()
 
     def take_parameters(self) -> None:
@@ -118,7 +122,7 @@ class ModulePanel(VTKObservationMixin):
         """Bring every section up to date."""
         if self.parameters is None:
             return
-        for section in (self.input, self.paint, self.reconstruct, self.explore, self.train, self.advanced):
+        for section in (self.input, self.paint, self.reconstruct, self.batch, self.explore, self.train, self.advanced):
             section.update()
 
     def show_result(self, node: Any) -> None:
@@ -142,7 +146,7 @@ class ModulePanel(VTKObservationMixin):
             bound = {widget.property("SlicerParameterName"): widget for widget in widgets}
             self._gui_tag = parameters.connectParametersToGui({name: w for name, w in bound.items() if name})
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-        sections = (self.input, self.paint, self.reconstruct, self.results, self.explore, self.train)
+        sections = (self.input, self.paint, self.reconstruct, self.results, self.batch, self.explore, self.train)
         for section in sections:
             section.parameters = parameters
         self.input.list_checkpoints()

@@ -1,0 +1,150 @@
+"""The Batch section: several CTs, one after the other, with what the Reconstruct section asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from MAESILWidgets.jobs import running
+from MAESILWidgets.jobs.commands import batch_arguments
+from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
+from MAESILWidgets.jobs.reconstruction_task import ReconstructionTask
+from MAESILWidgets.messages import Failure, os_failure
+from MAESILWidgets.panels.choices import DATA_SOURCES, Choice, show_text
+from MAESILWidgets.panels.reconstruct_panel import ReconstructPanel
+
+
+class BatchPanel:
+    """Reconstructs checked volumes of the scene into the scene, or the CTs of a folder into another folder.
+
+    Args:
+        ui: the widgets of MAESIL.ui.
+        tell: called with a line of progress, and with how it ended.
+    """
+
+    def __init__(
+        self, ui: Any, reconstruct: ReconstructPanel, on_log: Callable[[str], None], tell: Callable[[str], None]
+    ) -> None:
+        self.ui, self.reconstruct, self.on_log, self.tell = ui, reconstruct, on_log, tell
+        self.parameters: Any = None
+        self.task: Any = None
+        self.waiting: list[str] = []
+        self.count = 0
+        self.failures: list[str] = []
+        self.source = Choice(ui.batchSourceSelector, DATA_SOURCES, lambda _value: self.update())
+        ui.batchVolumesSelector.connect("checkedNodesChanged()", lambda: self.update())
+        for selector in (ui.batchFolderSelector, ui.batchOutputSelector):
+            selector.connect("currentPathChanged(QString)", lambda _path: self.update())
+        ui.batchButton.connect("clicked(bool)", lambda _checked: self.start())
+        ui.batchStopButton.connect("clicked(bool)", lambda _checked: self.cancel())
+        show_text(ui.batchStatusLabel, "")
+
+    def update(self) -> None:
+        """Show what is chosen, and whether it can be done."""
+        if self.parameters is None:
+            return
+        ui, is_folder = self.ui, self.source.value() == "folder"
+        for widget in (ui.batchFolderLabel, ui.batchFolderSelector, ui.batchOutputLabel, ui.batchOutputSelector):
+            widget.setVisible(is_folder)
+        for widget in (ui.batchVolumesLabel, ui.batchVolumesSelector):
+            widget.setVisible(not is_folder)
+        problem = self.problem()
+        ui.batchButton.enabled = not problem and self.task is None
+        ui.batchButton.toolTip = problem or _("Reconstruct one after the other, as the Reconstruct section says.")
+        ui.batchStopButton.enabled = self.task is not None
+
+    def problem(self) -> str:
+        """Return why Run is disabled; empty if it is not."""
+        if self.reconstruct.system.missing():
+            return _("Install the Python packages first")
+        if self.source.value() == "scene":
+            return "" if self.ui.batchVolumesSelector.checkedNodes() else _("Check at least one volume of the scene")
+        if self.parameters.painted is not None:
+            return _("What is painted belongs to one volume: choose nothing painted")
+        if not Path(self.ui.batchFolderSelector.currentPath or "?").is_dir():
+            return _("Choose the folder of CTs")
+        return "" if self.ui.batchOutputSelector.currentPath else _("Choose the folder for the results")
+
+    def start(self) -> None:
+        """Start."""
+        self.failures = []
+        show_text(self.ui.batchStatusLabel, "")
+        self.ui.batchProgressBar.setVisible(True)
+        if self.source.value() == "scene":
+            self.waiting = [node.GetID() for node in self.ui.batchVolumesSelector.checkedNodes()]
+            self.count = len(self.waiting)
+            self._next()
+            return
+        folder, output = (Path(s.currentPath) for s in (self.ui.batchFolderSelector, self.ui.batchOutputSelector))
+        arguments, stop_file = batch_arguments(folder, output, self.reconstruct.options()), output / ".maesil-stop"
+        job = BackgroundJob(arguments, stop_file, on_event=self._on_event, on_log=self.on_log, on_end=self._ended)
+        try:
+            self.task = running.start(job)
+        except OSError as error:
+            self._ended(FAILED, os_failure(error, output, _("choose another output folder")))
+        self.update()
+
+    def cancel(self) -> None:
+        """Stop; what is done stays."""
+        self.waiting = []
+        if self.task is not None:
+            self.task.cancel()
+
+    def stop(self) -> None:
+        """Slicer or the module is closing."""
+        self.waiting = []
+        if self.task is not None:
+            self.task.abandon()
+            self.task = None
+
+    def _next(self) -> None:
+        node = slicer.mrmlScene.GetNodeByID(self.waiting.pop(0))
+        self._name, number = node.GetName(), self.count - len(self.waiting)
+        self._show(number, self.count, self._name, 0.0)
+        self.task = running.start(
+            ReconstructionTask(
+                node,
+                self.reconstruct.options(),
+                on_progress=lambda share, _stage, _eta: self._show(number, self.count, self._name, share),
+                on_log=self.on_log,
+                on_end=lambda state, _text, failure: self._volume_ended(state, failure),
+            )
+        )
+        self.update()
+
+    def _volume_ended(self, state: str, failure: Failure | None) -> None:
+        if failure is not None:
+            self.failures.append(f"{self._name}: {failure.text()}")
+        self.waiting = [one for one in self.waiting if slicer.mrmlScene.GetNodeByID(one) is not None]
+        if self.waiting:
+            self._next()
+        else:
+            self._ended(CANCELLED if state == CANCELLED else FINISHED, None)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "info" and event.get("what") == "input":
+            self.waiting, self.count = [], int(event["inputs"])
+            self._name, self._number = Path(event["path"]).name, int(event["number"])
+        elif event["event"] == "progress" and self.count:
+            self._show(self._number, self.count, self._name, float(event["fraction"]))
+        elif event["event"] == "warning":
+            self.failures.append(str(event["message"]))
+
+    def _show(self, number: int, count: int, name: str, share: float) -> None:
+        self.ui.batchProgressBar.value = int(1000 * (number - 1 + share) / count)
+        text = _("{n} of {count}: {name}").format(n=number, count=count, name=name)
+        self.ui.batchProgressBar.setFormat(text.replace("%", ""))
+        self.tell(text)
+
+    def _ended(self, state: str, failure: Failure | None) -> None:
+        self.task = None
+        self.ui.batchProgressBar.setVisible(False)
+        ends = {FINISHED: _("Done."), CANCELLED: _("Stopped; what was done stays.")}
+        lines = [f"⚠ {text}" for text in (*self.failures, *([failure.text()] if failure is not None else []))]
+        show_text(self.ui.batchStatusLabel, "\n".join([*([ends[state]] if state in ends else []), *lines]))
+        self.tell(_("the batch has ended"))
+        self.update()
