@@ -88,6 +88,9 @@ def read_itk(path: Path, given: Given, header_alone: bool) -> Scan:
     with TemporaryDirectory() as folder:
         header = _nrrd(path, Path(folder)) if kind == "NRRD" else _meta_image(path)
         is_list = "%" in header.data or header.data.upper().split()[:1] == ["LIST"]
+        if "%" in header.data and not re.fullmatch(r"[^%]*%\d?\d?d[^%]*", header.data):
+            # another conversion would end its process, or write to its memory
+            raise InputError(f"{path} names its data files {header.data[:40]!r}", "number them as in s%03d.raw 1 90 1")
         data = path.parent / header.data if header.data and not is_list else path
         require_file(data, path)
         reader.SetFileName(str(header.readable))

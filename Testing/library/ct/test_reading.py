@@ -390,6 +390,7 @@ class TestHeadersThatEndedSimpleITK:
             (b"ElementDataFile = LIST", "lists no data files"),
             (b"ElementDataFile = LIST\nscan.zraw", "lists 1 data files for 12 slices"),
             (b"ElementDataFile = s%03d.raw 1 11 1", "lists 11 data files for 12 slices"),
+            (b"ElementDataFile = s%03d%n.raw 1 12 1", "names its data files 's%03d%n.raw"),
             (b"BinaryData = False", "has its voxels as text"),
         ],
     )
