@@ -78,7 +78,7 @@ class TestInput:
         assert panel.ui.inputSelector.currentNode() is None
 
     def test_it_fits_slicer_s_dock(self, panel: Any) -> None:
-        for section in (panel.ui.trainSection, panel.ui.advancedSection):
+        for section in (panel.ui.batchSection, panel.ui.trainSection, panel.ui.advancedSection):
             section.collapsed = False
         import qt
 
