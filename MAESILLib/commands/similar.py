@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
     from MAESILLib.ct.writing import volume_writer
     from MAESILLib.data.names import plan_names
-    from MAESILLib.explore.similarity import best_matches, directions, features_at, similarity_map
+    from MAESILLib.explore.similarity import best_matches, directions, features_at, similarity_map, surroundings
     from MAESILLib.metrics.catalogue import markdown_table
     from MAESILLib.runtime.errors import InputError
     from MAESILLib.runtime.files import csv_text, staged, write_text
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     maps = []
     for number, (path, name) in enumerate(zip(paths, names, strict=True)):
         volume = read(args, path, None if number else args.series, reporter, stop)
-        features = encode(args, encoder, volume, reporter, stop)
+        features = surroundings(encode(args, encoder, volume, reporter, stop))
         if number == 0:
             mean = features.in_body.mean(0)
             queries = directions(features_at(features, [(-r, -a, s) for r, a, s in args.at]).T, mean)
