@@ -52,11 +52,11 @@ class Settings:
         nearness: how much the logarithm of the distance to the strokes counts.
     """
 
-    penalty: float = 3e-4
+    penalty: float = 1e-3
     tissue_penalty: float = 1e-3
     sigmas_mm: tuple[float, ...] = (0, 3)
-    smooth_mm: float = 4
-    margin_mm: float = 12
+    smooth_mm: float = 3
+    margin_mm: float = 6
     nearness: float = 1
 
 
