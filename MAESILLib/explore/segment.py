@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
@@ -22,7 +22,7 @@ from MAESILLib.ct.resampling import grow_along_axes, linear_matrix
 from MAESILLib.ct.volume import CTVolume, ModelGrid
 from MAESILLib.ct.writing import PLANES, volume_writer
 from MAESILLib.explore.features import Features, Origin
-from MAESILLib.explore.similarity import features_at, interpolated
+from MAESILLib.explore.similarity import features_at
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import atomic_path
 
@@ -172,8 +172,11 @@ def tissue_at(
 
     Each is the piecewise linear function that is 1 at one knot and 0 at the others.
     """
-    found = interpolated(np.stack(_tissue(volume, grid, settings)), grid.geometry, points)
-    return np.hstack([np.stack([np.interp(hu, KNOTS_HU, one) for one in np.eye(len(KNOTS_HU))], 1) for hu in found.T])
+    index = grid.geometry.index(points).clip(0, np.array(grid.geometry.size_dhw) - 1)
+    low, high = np.floor(index.min(0)).astype(np.int64), np.ceil(index.max(0)).astype(np.int64) + 1
+    smoothed = _tissue(volume, grid, settings, tuple(map(slice, low, high)))
+    found = [map_coordinates(hu, (index - low).T, order=1) for hu in smoothed]
+    return np.hstack([np.stack([np.interp(hu, KNOTS_HU, one) for one in np.eye(len(KNOTS_HU))], 1) for hu in found])
 
 
 def probabilities(
@@ -194,7 +197,7 @@ def probabilities(
         margin = np.ceil(settings.margin_mm / spacing).astype(np.int64)
         low, high = np.maximum(painted.min(0) - margin, 0), np.minimum(painted.max(0) + margin + 1, shape)
     box = tuple(map(slice, low, high))
-    tissue = [hu[box] for hu in _tissue(volume, features.grid, settings)]
+    tissue = _tissue(volume, features.grid, settings, box)
     scores = np.empty((len(segmenter.segments), *(high - low)), np.float32)
     for number, score in enumerate(scores):
         cells = np.tensordot(segmenter.weights[:, number], features.values.astype(np.float32), 1)
@@ -268,11 +271,15 @@ def read_segmenter(path: Path) -> Segmenter:
     return segmenter
 
 
-def _tissue(volume: CTVolume, grid: ModelGrid, settings: Settings) -> list[NDArray[np.float32]]:
-    """Return HU on the model's grid, within the knots, smoothed by each Gaussian."""
-    hu = np.clip(grid.to_model(volume.hu), KNOTS_HU[0], KNOTS_HU[-1])
+def _tissue(volume: CTVolume, grid: ModelGrid, settings: Settings, box: tuple[slice, ...]) -> list[NDArray[np.float32]]:
+    """Return HU in a box of the model's grid, within the knots, smoothed by each Gaussian."""
     spacing = np.array(grid.geometry.spacing_dhw)
-    return [gaussian_filter(hu, sigma / spacing) if sigma else hu for sigma in settings.sigmas_mm]
+    # scipy cuts the Gaussian at 4 sigma
+    around = np.ceil(4 * max(settings.sigmas_mm) / spacing).astype(np.int64) + 1
+    wide = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(box, around, strict=True))
+    own = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide, strict=True))
+    hu = np.clip(grid.to_model(volume.hu)[wide], KNOTS_HU[0], KNOTS_HU[-1])
+    return [(gaussian_filter(hu, sigma / spacing) if sigma else hu)[own] for sigma in settings.sigmas_mm]
 
 
 def _to_voxels(cells: NDArray[np.float32], stride: int, box: tuple[slice, ...]) -> NDArray[np.float32]:

@@ -1,13 +1,11 @@
 """Cosine similarity of a volume's features to those of query points, and the best matches."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates, maximum_filter, uniform_filter
 
-from MAESILLib.ct.geometry import Geometry
 from MAESILLib.explore.features import Features
 from MAESILLib.runtime.errors import InputError
 
@@ -44,14 +42,9 @@ def features_at(features: Features, points_lps: ArrayLike) -> NDArray[np.float32
     outside = ((index < -0.5) | (index > np.array(geometry.size_dhw) - 0.5)).any(1)
     for x, y, z in points[outside]:
         raise InputError(f"R A S = {-x:g} {-y:g} {z:g} mm lies outside the volume", "give a point in the volume")
-    return interpolated(features.values, geometry, points)
-
-
-def interpolated(values: NDArray[Any], geometry: Geometry, points_lps: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return values (C, D, H, W) of a grid at points (N, 3) in mm, (N, C); those at the border continue beyond it."""
-    index = geometry.index(points_lps).T
-    channels = (channel.astype(np.float32) for channel in values)
-    return np.stack([map_coordinates(channel, index, order=1, mode="nearest") for channel in channels], 1)
+    # the features of a cell at the border continue beyond it
+    channels = (channel.astype(np.float32) for channel in features.values)
+    return np.stack([map_coordinates(channel, index.T, order=1, mode="nearest") for channel in channels], 1)
 
 
 def directions(values: NDArray[Any], mean: NDArray[np.float32]) -> NDArray[np.float32]:
