@@ -28,7 +28,7 @@ from MAESILLib.runtime.files import atomic_path
 
 FORMAT = "maesil-segments/1"
 KNOTS_HU = (-1000, -200, -100, -50, 0, 50, 100, 200, 500, 1000)
-MOST_EACH = 1000
+MOST_EACH = 300
 """Painted voxels of a segment that are fitted to at most."""
 NEAR_MM = 4.5
 """Differences of distances count less where both are shorter."""

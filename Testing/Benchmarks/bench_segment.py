@@ -258,14 +258,19 @@ def main() -> None:
     chosen = {arm: choose(arm, lambda arm, options: [dice(case, arm, options) for case in cases]) for arm in ARMS}
     cases = label_cases(args.data / "val", encode)
     tables = {"Dice": {arm: {case.name: dice(case, arm, chosen[arm]) for case in cases} for arm in ARMS}}
+    show(tables)
     points = measure_points(args.data / "points.csv", encode, chosen)
-    tables |= {f"points, {key}": value for key, value in points.items()}
-    write_json(args.output, {"settings": chosen, "tables": tables})
+    show(points := {f"points, {key}": value for key, value in points.items()})
+    write_json(args.output, {"settings": chosen, "tables": tables | points})
+
+
+def show(tables: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Print the mean of each arm, and the encoder's difference with its interval."""
     for title, table in tables.items():
         for arm, values in table.items():
             apart = paired_difference(table["encoder"], values, {name: name for name in values})
             mean = np.mean(list(values.values())) if values else float("nan")
-            print(f"{title}: {arm} {mean:.3f} encoder minus it {apart}")
+            print(f"{title}: {arm} {mean:.3f}, encoder minus it {apart}", flush=True)
 
 
 if __name__ == "__main__":
