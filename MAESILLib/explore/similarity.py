@@ -1,6 +1,7 @@
 """Cosine similarity of a volume's features to those of query points, and the best matches."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
