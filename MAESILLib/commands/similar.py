@@ -51,9 +51,8 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         volume = read(args, path, None if number else args.series, reporter, stop)
         features = surroundings(encode(args, encoder, volume, reporter, stop))
         if number == 0:
-            mean = features.in_body.mean(0)
-            queries = directions(features_at(features, [(-r, -a, s) for r, a, s in args.at]).T, mean)
-        maps.append((similarity_map(directions(features.values, mean), queries), features.cells.geometry))
+            queries = directions(features_at(features, [(-r, -a, s) for r, a, s in args.at]).T)
+        maps.append((similarity_map(directions(features.values), queries), features.cells.geometry))
         for rank, (point, value) in enumerate(best_matches(features, maps[-1][0], args.top), start=1):
             ras = np.round((-point[0], -point[1], point[2]), 1).tolist()
             rows.append(

@@ -48,11 +48,11 @@ def features_at(features: Features, points_lps: ArrayLike) -> NDArray[np.float32
     return np.stack([map_coordinates(channel, index.T, order=1, mode="nearest") for channel in channels], 1)
 
 
-def directions(values: NDArray[Any], mean: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return features (C, ...) less their mean (C,), of length 1: what is compared with any query."""
-    centered = values.astype(np.float32) - mean.reshape(-1, *[1] * (values.ndim - 1))
-    centered /= np.maximum(np.linalg.norm(centered, axis=0), 1e-6)
-    return centered
+def directions(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return features (C, ...) of length 1: what is compared with any query."""
+    found = values.astype(np.float32)
+    found /= np.maximum(np.linalg.norm(found, axis=0), 1e-6)
+    return found
 
 
 def similarity_map(cells: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -104,8 +104,8 @@ def test_strokes_are_filled(host: Any, panel: Any, oblique: Any) -> None:
     hu += np.random.default_rng(0).integers(-20, 20, hu.shape, dtype=np.int16)
     slicer.util.arrayFromVolumeModified(oblique)
     labels = np.zeros(SIZE, np.uint8)
-    labels[18:22, 20:36, 14:18] = 1
-    labels[18:22, 20:36, 44:48] = 2
+    labels[10:30:6, 16:40, 14:18] = 1
+    labels[10:30:6, 16:40, 44:48] = 2
     matrix = slicer.util.vtkMatrixFromArray(ijk_to_ras(oblique))
     painted = slicer.util.addVolumeFromArray(labels, matrix, "labels", "vtkMRMLLabelMapVolumeNode")
     strokes = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "strokes")

@@ -105,7 +105,7 @@ class ExplorePanel(VTKObservationMixin):
             self._then = self.find
             self._start("features", other)
             return
-        point = self.known[self._key(other)].best_match(query, features.basis.mean)
+        point = self.known[self._key(other)].best_match(query)
         features_scene.mark(other, point)
         slicer.modules.markups.logic().JumpSlicesToLocation(*point, True)
         where = " ".join(f"{x:.1f}" for x in point)

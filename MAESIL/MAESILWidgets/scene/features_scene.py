@@ -34,12 +34,13 @@ class VolumeFeatures:
     def __init__(self, node: Any, folder: Path) -> None:
         from MAESILLib.explore.colors import read_basis
         from MAESILLib.explore.features import open_features
-        from MAESILLib.explore.similarity import directions
+        from MAESILLib.explore.similarity import directions, surroundings
 
         self.node_id, self.folder = node.GetID(), folder
         self.features, _identity = open_features(folder / "features.safetensors", geometry_of(node))
         self.basis = read_basis(folder / "basis.safetensors", len(self.features.values))
-        self.directions = directions(self.features.values, self.basis.mean)
+        self.around = surroundings(self.features)
+        self.directions = directions(self.around.values)
 
     @property
     def node(self) -> Any:
@@ -53,7 +54,7 @@ class VolumeFeatures:
 
         x, y, z = to_own_space(self.node, world_ras)
         try:
-            return directions(features_at(self.features, [(-x, -y, z)]).T, self.basis.mean)
+            return directions(features_at(self.around, [(-x, -y, z)]).T)
         except InputError:
             return None
 
@@ -85,16 +86,11 @@ class VolumeFeatures:
             node.CreateDefaultDisplayNodes()
         return node
 
-    def best_match(self, query: np.ndarray, mean: np.ndarray) -> tuple[float, float, float]:
-        """Return the place in the patient that is most similar to a query of another volume, in RAS of the world.
+    def best_match(self, query: np.ndarray) -> tuple[float, float, float]:
+        """Return the place in the patient that is most similar to a query of another volume, in RAS of the world."""
+        from MAESILLib.explore.similarity import best_matches, similarity_map
 
-        Args:
-            mean: what was subtracted from the query's features.
-        """
-        from MAESILLib.explore.similarity import best_matches, directions, similarity_map
-
-        similarity = similarity_map(directions(self.features.values, mean), query)
-        ((point, _value),) = best_matches(self.features, similarity, 1)
+        ((point, _value),) = best_matches(self.features, similarity_map(self.directions, query), 1)
         transform = vtk.vtkGeneralTransform()
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(self.node.GetParentTransformNode(), None, transform)
         x, y, z = transform.TransformPoint(-point[0], -point[1], point[2])
