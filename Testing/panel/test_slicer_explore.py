@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import slicer
 import vtk
 from gui_factory import ct_node, ijk_to_ras, scene_state, use_checkpoint, wait_for_end
 from test_slicer_geometry import GRIDS, parent_transform
+
+from MAESILLib.cli import main
 
 SIZE = (40, 56, 64)
 
@@ -134,6 +138,25 @@ def test_strokes_are_filled(host: Any, panel: Any, oblique: Any) -> None:
         assert mask[places[1 - number]].mean() < 0.1
     kinds = {n.GetAttribute("MAESIL.Kind") for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
     assert {"probability of soft", "probability of dense"} <= kinds
+
+
+def test_surprise_is_shown(host: Any, panel: Any, oblique: Any, lively: Path, scan: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copy(lively, tmp_path / "own.safetensors"))
+    calibration = own.with_suffix(".surprise.json")
+    options = ("--covers", "2", "--checkpoint", str(own), "--progress", "off")
+    assert main(["surprise", str(scan), "--calibrate", str(calibration), *options]) == 0
+    use_checkpoint(panel, own)
+    panel.ui.surpriseButton.click()
+    wait_for_end(host, panel.explore)
+    # the panel asks for more covers than were calibrated
+    assert "covers" in panel.ui.exploreStatusLabel.text
+    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetName() == "surprise ct"]
+    assert node.GetTransformNodeID() == oblique.GetTransformNodeID()
+    np.testing.assert_allclose(ijk_to_ras(node), ijk_to_ras(oblique))
+    array = slicer.util.arrayFromVolume(node)
+    assert array.shape == SIZE
+    assert array.max() > 0
+    assert not list(panel.temporary.iterdir())
 
 
 def test_what_ends_leaves_nothing(host: Any, panel: Any, oblique: Any) -> None:
