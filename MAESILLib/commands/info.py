@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from MAESILLib.ct.scan import Given
     from MAESILLib.data.sources import Source
 
-HEADER_LIMIT_S = 60.0
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -203,10 +201,11 @@ def _volume(
 def _folder(path: Path, sources: list[Source], given: Given, stop: StopRequest) -> tuple[str, dict[str, Any], str]:
     """Describe the CTs of a folder by their headers, named as ``maesil prepare`` names them."""
     from MAESILLib.data.names import plan_names
+    from MAESILLib.data.tree import LIMIT_S
     from MAESILLib.data.workers import run_in_workers
 
     # a header may end the process that reads it, too
-    found = run_in_workers(partial(_header, given), sources, 1, stop, limit_s=HEADER_LIMIT_S, failed=_no_header)
+    found = run_in_workers(partial(_header, given), sources, 1, stop, limit_s=LIMIT_S, failed=_no_header)
     rows, lines = [], []
     for row, name in zip(found, plan_names([Path(one.key) for one in sources]), strict=True):
         rows.append({"name": name, **row})

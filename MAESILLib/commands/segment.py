@@ -110,6 +110,7 @@ def _features(
     try:
         return read_features(kept, volume, origin)
     except InputError:
+        # there are none yet, or of another CT, checkpoint, block or stride
         features = encode(args, load(args), volume, reporter, stop)
         write_features(kept, features, volume)
         return features

@@ -16,8 +16,7 @@ from MAESILLib.ct.dicom import Series
 from MAESILLib.ct.reading import find_series, read_volume
 from MAESILLib.ct.scan import NOTHING, Given
 from MAESILLib.ct.volume import CTVolume
-from MAESILLib.data.prepare import LIMIT_S
-from MAESILLib.data.workers import run_in_workers
+from MAESILLib.data.workers import READ_LIMIT_S, run_in_workers
 from MAESILLib.runtime.errors import InputError, OutOfMemoryError
 from MAESILLib.runtime.stopping import StopRequest
 
@@ -50,7 +49,7 @@ def read_apart(
         if multiprocessing.current_process().daemon or not _is_packed(path, found):
             return read_volume(path, series=found, given=given, check=check)
     pieces = run_in_workers(
-        partial(_piece, path, found, given, check), range(PIECES), 1, stop, limit_s=LIMIT_S, failed=_failed
+        partial(_piece, path, found, given, check), range(PIECES), 1, stop, limit_s=READ_LIMIT_S, failed=_failed
     )
     with closing(pieces):
         for number, piece in enumerate(pieces):

@@ -21,15 +21,12 @@ from MAESILLib.data.one_source import Outcome, Setup, Task, prepare_source, refu
 from MAESILLib.data.records import CacheEntry, Record, hash_of, hash_of_patient, without_paths
 from MAESILLib.data.report import report_of
 from MAESILLib.data.sources import Source
-from MAESILLib.data.workers import run_in_workers
+from MAESILLib.data.workers import READ_LIMIT_S, run_in_workers
 from MAESILLib.runtime.errors import InputError, MAESILError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.files import check_folder, csv_text, write_json, write_text
 from MAESILLib.runtime.lock import LOCK, in_use, lock_holder, only_writer
 from MAESILLib.runtime.stopping import StopRequest
-
-LIMIT_S = 1800.0
-"""For reading and storing a CT."""
 
 
 def prepare(
@@ -154,7 +151,7 @@ def _work(
     reporter.progress("prepare", 0.0)
     done = 0
     work = partial(prepare_source, setup) if workers else partial(prepare_source, setup, stop=stop)
-    found = run_in_workers(work, tasks, workers, stop, limit_s=LIMIT_S, failed=refused)
+    found = run_in_workers(work, tasks, workers, stop, limit_s=READ_LIMIT_S, failed=refused)
     try:
         with closing(found):
             for outcome in found:

@@ -24,6 +24,8 @@ from MAESILLib.runtime.system import machine_memory
 
 POLL_S = 0.1
 """A stop is noticed within this time."""
+READ_LIMIT_S = 1800.0
+"""For reading a CT, and storing it."""
 END_S = 1.0
 """A process that was killed is waited for this long."""
 

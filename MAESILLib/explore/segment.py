@@ -21,6 +21,7 @@ from scipy.special import log_softmax, softmax
 from MAESILLib.ct.resampling import grow_along_axes, linear_matrix
 from MAESILLib.ct.volume import CTVolume, ModelGrid
 from MAESILLib.ct.writing import PLANES, volume_writer
+from MAESILLib.data.labels import label_values
 from MAESILLib.explore.features import Features, Origin
 from MAESILLib.explore.similarity import features_at
 from MAESILLib.runtime.errors import InputError
@@ -121,10 +122,9 @@ def strokes_of(labels: CTVolume, fields: dict[int, dict[str, str]], volume: CTVo
     Raises:
         InputError: values are no labels, or fewer than two segments lie in the CT.
     """
-    if not (labels.hu == np.rint(labels.hu)).all():
-        raise InputError(f"{labels.path} has values that are not whole numbers", "give a segmentation or a label map")
-    place = np.argwhere(labels.hu > 0)
-    values, points = labels.hu[tuple(place.T)].astype(np.int64), labels.geometry.physical_point(place)
+    painted = label_values(labels)
+    place = np.argwhere(painted > 0)
+    values, points = painted[tuple(place.T)], labels.geometry.physical_point(place)
     index = volume.geometry.index(points)
     inside = ((index > -0.5) & (index < np.array(volume.geometry.size_dhw) - 0.5)).all(1)
     codes, segment = np.unique(values[inside], return_inverse=True)

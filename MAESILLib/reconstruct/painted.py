@@ -56,13 +56,14 @@ def painted_voxels(labels: CTVolume, grid: Geometry) -> NDArray[np.bool_]:
         InputError: it is no label map, or nothing is painted where the grid is.
     """
     painted = label_values(labels) != 0
-    affine = labels.geometry.ijk_to_lps()
-    found = resampled(painted, affine, grid, 0, order=0) > 0
-    # from index (k, j, i) of the label map to that of the grid
-    step = np.round((np.linalg.inv(grid.ijk_to_lps()) @ affine)[[2, 1, 0, 3]][:, [2, 1, 0, 3]], 9)
+    found = resampled(painted, labels.geometry.ijk_to_lps(), grid, 0, order=0) > 0
+    # a plane at a time, because points take twelve times the memory of voxels
     for k, plane in enumerate(painted):
-        places = np.argwhere(plane) @ step[:3, 1:3].T + step[:3, 0] * k + step[:3, 3]
-        index = np.floor(places + 0.5).astype(np.int64)
+        places = grid.index(
+            labels.geometry.physical_point(np.pad(np.argwhere(plane), ((0, 0), (1, 0)), constant_values=k))
+        )
+        # rounded, because a border is met by rounding alone
+        index = np.floor(places.round(6) + 0.5).astype(np.int64)
         inside = ((index >= 0) & (index < grid.size_dhw)).all(1)
         found[tuple(index[inside].T)] = True
     if not found.any():

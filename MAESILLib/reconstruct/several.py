@@ -1,7 +1,6 @@
 """Several inputs in one call: which they are, where the results of each lie, and which are done already."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,8 @@ def find_inputs(given: list[Path]) -> tuple[list[Source], bool]:
         sources |= {one.key: one for one in found or [Source(path)]}
     studies = {_study(one) for one in sources.values()}
     if is_alone and given[0].is_dir() and None not in studies and len(studies - {""}) <= 1:
-        series = {one.series for one in sources.values()} if len(sources) == 1 else {None}
-        return [replace(Source(given[0]), series=series.pop())], True
+        (only, *others) = sources.values()
+        return [Source(given[0], series=None if others else only.series)], True
     return list(sources.values()), False
 
 

@@ -22,9 +22,12 @@ from MAESILWidgets.messages import Failure
 from MAESILWidgets.panels.choices import show_text
 from MAESILWidgets.panels.input_panel import InputPanel
 from MAESILWidgets.scene import features_scene, painted
+from MAESILWidgets.scene.export import ijk_to_lps
 from MAESILWidgets.scene.features_scene import VolumeFeatures
 
 COMMANDS = {"features": _("Encoding"), "segment": _("Filling"), "surprise": _("Predicting")}
+RARE = 2
+"""Surprise that is tinted: above it lies 1 % of usual patients."""
 
 
 class ExplorePanel(VTKObservationMixin):
@@ -195,12 +198,7 @@ class ExplorePanel(VTKObservationMixin):
         self.to_own_views()
         if task.command == "surprise":
             node = features_scene.add_file(task.output / "surprise.nrrd", volume, "surprise")
-            shown = node.GetDisplayNode()
-            shown.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
-            shown.SetAutoWindowLevel(False)
-            shown.SetWindowLevelMinMax(1, 4)
-            shown.SetThreshold(2, 100)
-            shown.SetApplyThreshold(True)
+            features_scene.tint(node, RARE, 2 * RARE)
             features_scene.show_over(volume, node)
             return
         features_scene.add_segments(task.output / "volume.seg.nrrd", volume, self._strokes)
@@ -236,15 +234,9 @@ class ExplorePanel(VTKObservationMixin):
         """Tell a state of a volume under a checkpoint from others."""
         if node is None or node.GetImageData() is None:
             return ()
-        matrix = slicer.util.arrayFromVTKMatrix(_matrix(node))
-        return (node.GetID(), node.GetImageData().GetMTime(), np.round(matrix, 6).tobytes(), self.parameters.checkpoint)
+        place = np.round(ijk_to_lps(node), 6).tobytes()
+        return node.GetID(), node.GetImageData().GetMTime(), place, self.parameters.checkpoint
 
 
 def _volumes() -> list[Any]:
     return list(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
-
-
-def _matrix(node: Any) -> Any:
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    return matrix

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from MAESILWidgets.scene.export import LPS_AND_RAS
 from MAESILWidgets.scene.outlines import to_own_space
-from MAESILWidgets.scene.results_scene import move_into
+from MAESILWidgets.scene.results_scene import copy_grid, move_into
 from MAESILWidgets.scene.volume_info import geometry_of
 
 SHOWN_FROM = 0.3
@@ -65,14 +65,7 @@ class VolumeFeatures:
         node = self._map("similarity", "vtkMRMLScalarVolumeNode")
         slicer.util.updateVolumeFromArray(node, similarity_map(self.directions, query))
         if node.GetDisplayNode() is None:
-            node.CreateDefaultDisplayNodes()
-            shown = node.GetDisplayNode()
-            shown.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
-            shown.SetAutoWindowLevel(False)
-            shown.SetWindowLevelMinMax(SHOWN_FROM, 1)
-            shown.SetAutoThreshold(False)
-            shown.SetThreshold(SHOWN_FROM, 1.01)
-            shown.SetApplyThreshold(True)
+            tint(node, SHOWN_FROM, 1)
         return node
 
     def show_colors(self) -> Any:
@@ -120,6 +113,17 @@ def add_beside(volume: Any, kind: str, class_name: str) -> Any:
     return node
 
 
+def tint(node: Any, low: float, high: float) -> None:
+    """Give a map its display node: colors from ``low`` to ``high``, nothing below."""
+    node.CreateDefaultDisplayNodes()
+    shown = node.GetDisplayNode()
+    shown.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
+    shown.SetAutoWindowLevel(False)
+    shown.SetWindowLevelMinMax(low, high)
+    shown.SetThreshold(low, 1e6)
+    shown.SetApplyThreshold(True)
+
+
 def show_over(volume: Any, node: Any, opacity: float = OPACITY) -> None:
     """Show a map over its volume in the user's views."""
     slicer.util.setSliceViewerLayers(background=volume, foreground=node, foregroundOpacity=opacity)
@@ -144,7 +148,7 @@ def add_file(path: Path, volume: Any, kind: str) -> Any:
         RuntimeError, ValueError: it cannot be read.
     """
     node = add_beside(volume, kind, "vtkMRMLScalarVolumeNode")
-    _copy_grid(volume, node)
+    copy_grid(volume, node)
     slicer.util.updateVolumeFromArray(node, _array(path))
     node.CreateDefaultDisplayNodes()
     return node
@@ -160,7 +164,7 @@ def add_segments(path: Path, volume: Any, looks: list[tuple[str, tuple[float, ..
         RuntimeError, ValueError: it cannot be read.
     """
     labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
-    _copy_grid(volume, labels)
+    copy_grid(volume, labels)
     labels.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
     array = _array(path)
     slicer.util.updateVolumeFromArray(labels, array)
@@ -176,12 +180,6 @@ def add_segments(path: Path, volume: Any, looks: list[tuple[str, tuple[float, ..
         segments.GetNthSegment(number).SetColor(*color)
     node.CreateDefaultDisplayNodes()
     return node
-
-
-def _copy_grid(volume: Any, node: Any) -> None:
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    node.SetIJKToRASMatrix(matrix)
 
 
 def _array(path: Path) -> np.ndarray:

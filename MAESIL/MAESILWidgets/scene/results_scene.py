@@ -157,14 +157,19 @@ def _add_volume(input_node: Any, image: Any, name: str, kind: str) -> Any:
     """Add a volume with exactly the input's IJK-to-RAS matrix and parent transform."""
     class_name = "vtkMRMLLabelMapVolumeNode" if kind == "mask" else "vtkMRMLScalarVolumeNode"
     node = input_node.GetScene().AddNewNodeByClass(class_name, name)
-    matrix = vtk.vtkMatrix4x4()
-    input_node.GetIJKToRASMatrix(matrix)
-    node.SetIJKToRASMatrix(matrix)
+    copy_grid(input_node, node)
     node.SetAndObserveImageData(image)
     node.SetAndObserveTransformNodeID(input_node.GetTransformNodeID())
     node.SetAttribute("MAESIL.Kind", kind)
     node.SetDescription(_DESCRIPTIONS[kind])
     return node
+
+
+def copy_grid(volume: Any, node: Any) -> None:
+    """Give a volume exactly the IJK-to-RAS matrix of another."""
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    node.SetIJKToRASMatrix(matrix)
 
 
 _DESCRIPTIONS = {
