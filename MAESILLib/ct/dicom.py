@@ -169,10 +169,15 @@ def likewise(problems: list[str]) -> str:
 
 
 def acquisitions(slices: list[Slice]) -> list[Series]:
-    """Part a series by acquisition where these are volumes of their own: they overlap, or are few and large."""
+    """Part a series by acquisition and kernel where these are volumes of their own: they overlap, or are few and large.
+
+    Kernels are those of one reconstruction each, which careless software exports under one UID.
+    """
     groups: dict[str, list[Slice]] = {}
+    kernels = len({one.kernel for one in slices}) > 1
     for one in slices:
-        groups.setdefault(one.acquisition, []).append(one)
+        name = "-".join(filter(None, (one.acquisition, one.kernel if kernels else "")))
+        groups.setdefault(name, []).append(one)
     if len(groups) > 1:
         spans = sorted((min(h), max(h)) for h in ([s.height for s in group] for group in groups.values()))
         apart = all(above[0] > below[1] for below, above in itertools.pairwise(spans))

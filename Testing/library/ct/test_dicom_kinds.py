@@ -184,6 +184,15 @@ class TestSeries:
         np.testing.assert_array_equal(read_volume(tmp_path, series="3.1").hu, HU)
         np.testing.assert_array_equal(read_volume(tmp_path, series="3.2").hu, HU + 40)
 
+    @pytest.mark.parametrize("shift", [0.0, 1.25])
+    def test_two_kernels_under_one_uid_are_two_series(self, tmp_path: Path, shift: float) -> None:
+        grid = GRID.copy()
+        grid[2, 3] += shift
+        save(tmp_path, slices(ConvolutionKernel="B30f"))
+        save(tmp_path, slices(HU + np.int16(40), grid, ConvolutionKernel="B70f"), "t")
+        assert "CT series 3.B30f 'TRUNK' (12 slices" in refusal(tmp_path)
+        np.testing.assert_array_equal(read_volume(tmp_path, series="3.B70f").hu, HU + 40)
+
     def test_steps_of_a_scan_are_one_series(self, tmp_path: Path) -> None:
         found = slices()
         for number, data in enumerate(found):
