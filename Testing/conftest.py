@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 import torch
+from cli_factory import warm_python  # noqa: F401 (a fixture)
 from gui_factory import panel  # noqa: F401 (a fixture)
 from slicer_host.fixtures import host  # noqa: F401 (a fixture)
 from training_factory import four_volumes

@@ -1,8 +1,8 @@
 """Where a CT is not what its surroundings let the model expect.
 
 Repeated complete covers predict every voxel unseen, each time from other visible patches: a mean and a spread. The
-error of the smoothed mean, relative to the median error in the volume's tissue of that kind, is compared with the
-errors of calibration volumes where tissue and spread are alike.
+error of the smoothed mean, relative to the error that a tenth of the volume's own tissue of that kind exceeds, is
+compared with the errors of calibration volumes where tissue and spread are alike.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,8 +33,11 @@ TAILS = np.logspace(0, -4, 33)
 """Shares of voxels whose errors are larger than the stored ones."""
 DRAWN = 20000
 """Voxels of a tissue that each calibration volume gives at most."""
+UNIT = 0.9
+"""Quantile of a volume's own errors that the others are relative to: scans differ in noise, and in how their errors tail
+off, of which a median knows nothing."""
 FEWEST = 500
-"""Voxels of a tissue that a median needs; with fewer it is that of the patient."""
+"""Voxels of a tissue that a quantile needs; with fewer it is that of the patient."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,7 @@ class Errors:
     Attributes:
         tissue: (N,) index of the predicted kind.
         spread: (N,) HU, standard deviation over covers.
-        error: (N,) relative to the median in the volume's tissue of that kind.
+        error: (N,) relative to the quantile ``UNIT`` in the volume's tissue of that kind.
     """
 
     tissue: NDArray[np.int64]
@@ -115,16 +118,16 @@ def errors_of(
     sigma = SMOOTH_MM / np.array(grid.geometry.spacing_dhw)
     error = abs(gaussian_filter(np.clip(hu, *window) - mean, sigma))[body]
     tissue = np.digitize(mean[body], TISSUE_HU)
-    typical = np.full(len(TISSUE_HU) + 1, np.median(error))
-    for kind in np.flatnonzero(np.bincount(tissue, minlength=len(typical)) >= FEWEST):
-        typical[kind] = np.median(error[tissue == kind])
-    return Errors(tissue, spread[body], error / np.maximum(typical, 1e-3)[tissue].astype(np.float32))
+    unit = np.full(len(TISSUE_HU) + 1, np.quantile(error, UNIT))
+    for kind in np.flatnonzero(np.bincount(tissue, minlength=len(unit)) >= FEWEST):
+        unit[kind] = np.quantile(error[tissue == kind], UNIT)
+    return Errors(tissue, spread[body], error / np.maximum(unit, 1e-3)[tissue].astype(np.float32))
 
 
 def calibrate(found: Sequence[Errors], checkpoint: str, covers: int) -> Calibration:
     """Return the errors to expect from those of volumes of usual patients, which count alike.
 
-    Of a kind of tissue that none of them shows they are those of all kinds: all are relative to a median.
+    Of a kind of tissue that none of them shows they are those of all kinds: all are relative to a quantile.
     """
     rng, kinds = np.random.default_rng(0), len(TISSUE_HU) + 1
     spreads, errors = np.empty((kinds, SPREADS - 1)), np.empty((kinds, SPREADS, len(TAILS)))

@@ -1,5 +1,6 @@
 """Stopping: by a signal, a stop file or the parent's death, at any moment, soon, and with nothing left behind."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 from cli_factory import (
     JSON,
+    PYTHON,
     QUIET,
     REPOSITORY,
     Result,
@@ -96,17 +98,21 @@ class TestProcess:
             *(("stop file", stage) for stage in ("started", "reconstruct", "measure")),
         ],
     )
-    def test_reconstruct_is_stopped(self, how: str, stage: str, long_run: list[object], tmp_path: Path) -> None:
+    def test_reconstruct_is_stopped(
+        self, how: str, stage: str, long_run: list[object], tmp_path: Path, warm_python: list[str]
+    ) -> None:
         # with every token's own pass the network works for long; with one mask the later stages come soon
         coverage = "single" if stage in ("measure", "write") else "complete"
-        process = maesil_process(*long_run, "--coverage", coverage, "--stop-file", tmp_path / "stop")
-        wait_for(process, stage)
+        # what comes before the first stage is importing
+        start = PYTHON if stage == "started" else warm_python
+        process = maesil_process(*long_run, "--coverage", coverage, "--stop-file", tmp_path / "stop", start=start)
+        pid = wait_for(process, stage)
         if stage in ("reconstruct", "measure", "write"):
             assert (tmp_path / "new" / "out").is_dir(), "it does not write where the test looks"
         if how == "stop file":
             (tmp_path / "stop").touch()
         else:
-            process.send_signal(signal.Signals[how])
+            os.kill(pid, signal.Signals[how])
         out, err = process.communicate(timeout=SOON_S)
         error = assert_refused_event(Result(process.returncode, out, err), "cancelled", 3)
         assert (f"stop file {tmp_path}" if how == "stop file" else how) in error["message"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 import torch
 from training_factory import awakened, tiny_config
@@ -27,6 +28,7 @@ from MAESILLib.mae.network import Network
 from MAESILLib.runtime.events import parse_event
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PYTHON = (sys.executable, "-m", "MAESILLib")
 QUIET = ("--progress", "off")
 JSON = ("--progress", "json")
 EVENT_NAMES = {"started", "progress", "metric", "artifact", "info", "warning", "error", "done"}
@@ -74,10 +76,22 @@ def maesil(*arguments: object) -> Result:
     return Result(status, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
-def maesil_process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """Start the command line as a process of its own, stdout and stderr as pipes."""
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """What starts the command line with torch imported; signals are for the process that it reports."""
+    script, address = str(Path(__file__).with_name("warm_python.py")), str(tmp_path_factory.mktemp("warm") / "socket")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, script, "serve", address], env=environment, **pipes) as server:
+        assert server.stdout.readline() == b"ready\n"
+        yield [sys.executable, "-I", "-S", script, "run", address]
+        server.stdin.close()
+
+
+def maesil_process(*arguments: object, start: Sequence[str] = PYTHON, **options: Any) -> subprocess.Popen[str]:
+    """Start the command line as a process of its own, stdout and stderr as pipes; ``start`` may be warm_python."""
     return subprocess.Popen(
-        [sys.executable, "-m", "MAESILLib", *map(str, arguments)],
+        [*start, *map(str, arguments)],
         cwd=options.pop("cwd", REPOSITORY),
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

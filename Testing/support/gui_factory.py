@@ -19,12 +19,13 @@ RESULT_KINDS = ("masked", "reconstruction", "composite", "error", "mask")
 
 
 @pytest.fixture
-def panel(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def panel(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: list[str]) -> Iterator[Any]:
     """The opened panel, with workers on one thread and a temporary folder of its own."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     launchers = tmp_path / "launchers"
     launchers.mkdir()
-    host.install_python_slicer(launchers)
+    worker = " ".join(f'"{part}"' for part in warm_python)
+    host.install_python_slicer(launchers, f'[ "$3" = MAESILLib ] && shift 3 && exec {worker} "$@"')
     temporary = tmp_path / "temporary files"
     temporary.mkdir()
     import slicer
