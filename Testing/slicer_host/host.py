@@ -94,7 +94,7 @@ class Host:
                     raise AssertionError(f"not within {timeout} s")
             elif elapsed >= seconds:
                 return None
-            time.sleep(0.001)
+            time.sleep(0.003)
 
     @contextlib.contextmanager
     def stall_meter(self) -> Iterator[StallMeter]:
@@ -259,4 +259,5 @@ def boot(settings_dir: str | Path | None = None) -> Host:
     global _host
     if _host is None:
         _host = Host(Path(settings_dir or tempfile.mkdtemp(prefix="slicer-host-settings-")))
+        gc.freeze()  # resetting collects, and what is there by now stays
     return _host

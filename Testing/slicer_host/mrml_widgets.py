@@ -148,8 +148,9 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
     def _nodes(self) -> list[Any]:
         if self._scene is None:
             return []
-        everything = [self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes())]
-        return [node for node in everything if self._shows(node)]
+        by_kind = (self._scene.GetNodesByClass(kind) for kind in self.nodeTypes)
+        found = {node.GetID(): node for nodes in by_kind for node in nodes}
+        return [node for node in found.values() if self._shows(node)]
 
     def _refresh(self) -> None:
         if self._scene is not None and self._scene.IsBatchProcessing():
