@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from MAESILLib.ct.check import check_affine
@@ -79,6 +78,8 @@ def read_itk(path: Path, given: Given, header_alone: bool) -> Scan:
     Raises:
         InputError: it is damaged, of another kind, or not one scalar volume.
     """
+    import SimpleITK as sitk
+
     check_name(path)
     # what it warns of is judged here
     sitk.ProcessObject.SetGlobalWarningDisplay(False)

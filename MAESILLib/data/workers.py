@@ -161,7 +161,8 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
     # what a native reader prints is no word for a user, and must not come between the parent's events
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    _use_one_thread()
+    # the other cores are for the other workers
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     _limit_memory()
     with suppress(EOFError):
         pipe.send(None)
@@ -178,13 +179,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _use_one_thread() -> None:
-    """Leave the other cores to the other workers."""
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def _limit_memory() -> None:
