@@ -34,8 +34,8 @@ TAILS = np.logspace(0, -4, 33)
 DRAWN = 20000
 """Voxels of a tissue that each calibration volume gives at most."""
 UNIT = 0.9
-"""Quantile of a volume's own errors that the others are relative to: scans differ in noise, and in how their errors tail
-off, of which a median knows nothing."""
+"""Quantile of a volume's own errors that the others are relative to: scans differ in noise, and in how their errors
+tail off, of which a median knows nothing."""
 FEWEST = 500
 """Voxels of a tissue that a quantile needs; with fewer it is that of the patient."""
 
