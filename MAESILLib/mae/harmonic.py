@@ -10,7 +10,11 @@ two such cycles, which know nothing of its slope at the border; it takes five to
 holes are large.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -64,14 +68,13 @@ def harmonic_fill(
     filled = mean.expand_as(image)
     if grids := _hierarchy(known[:, 0]):
         finest = grids[0]
-        boundary = finest.spread(torch.where(known, image - mean, 0)[:, 0])
-        source = torch.zeros_like(boundary)
-        finest.add(source, finest.residual(boundary, None, finest.work[0]))
+        boundary = finest.vector(torch.where(known, image - mean, 0)[:, 0])
+        finest.add(finest.source, finest.residual(boundary, None, finest.work[0]))
         del boundary
         solution = _solve(
-            source, lambda x, out: finest.residual(x, None, out), lambda x: _cycle(x, grids), tolerance, stop
+            finest, lambda x, out: finest.residual(x, None, out), lambda x: _cycle(x, grids), tolerance, stop
         )
-        filled = finest.inside(solution)[:, None] + mean
+        filled = solution.cells[:, None] + mean
     return torch.where(known, image, filled)
 
 
@@ -101,24 +104,23 @@ def biharmonic_fill(
         return harmonic
     finest, unknown = grids[0], ~known[:, 0]
 
-    spare = torch.zeros_like(finest.work[0])
+    spare = finest.vector()
 
-    def change(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        once, twice = finest.inside(spare), finest.inside(out)
-        _laplacian(finest.inside(x), once)
+    def change(x: _Vector, out: _Vector) -> _Vector:
+        once, twice = spare.cells, out.cells
+        _laplacian(x.cells, once)
         _laplacian(once, twice)
         torch.add(once.mul_(TENSION), twice, alpha=-1, out=twice).mul_(unknown)
         return out
 
-    solution = _solve(
-        change(finest.spread(harmonic[:, 0]), torch.zeros_like(finest.work[0])),
-        change,
+    def correct(x: _Vector) -> _Vector:
         # the cycle's result and its input may not be the same vector
-        lambda x: _cycle(spare.copy_(_cycle(x, grids)), grids),
-        tolerance,
-        stop,
-    )
-    filled = (harmonic + finest.inside(solution)[:, None]).clamp_(0, 1)
+        spare.values.copy_(_cycle(x, grids).values)
+        return _cycle(spare, grids)
+
+    change(finest.vector(harmonic[:, 0]), finest.source)
+    solution = _solve(finest, change, correct, tolerance, stop)
+    filled = (harmonic + solution.cells[:, None]).clamp_(0, 1)
     return torch.where(known, harmonic, filled)
 
 
@@ -135,11 +137,37 @@ def _laplacian(image: torch.Tensor, out: torch.Tensor) -> None:
             total.narrow(axis, 1, count).sub_(steps)
 
 
+class _Vector:
+    """A grid's vector and views of it: making one takes longer than computing with the few cells of a coarse grid.
+
+    Attributes:
+        values: (B, places).
+        cells: (B, D, H, W), the values of the grid's cells.
+        evened: the same with what makes each side even.
+        pieces: ``values``, a piece at a time.
+    """
+
+    def __init__(self, grid: _Grid) -> None:
+        # not the grid itself: what refers to each other in a circle is not freed at once
+        self._slices, self._offsets = grid.pieces, grid.offsets
+        self.values = torch.zeros(grid.batch, grid.places, device=grid.device)
+        self.evened = self.values.unflatten(1, grid.shape)[:, 1:-1, 1:-1, 1:-1]
+        depth, height, width = grid.size
+        self.cells = self.evened[:, :depth, :height, :width]
+        self.pieces = [self.values[:, piece] for piece in grid.pieces]
+
+    @cached_property
+    def neighbours(self) -> list[list[torch.Tensor]]:
+        """Return for each piece the values one cell before and after along W, H and D."""
+        steps = [sign * step for step in self._offsets for sign in (-1, 1)]
+        return [[self.values[:, p.start + n : p.stop + n] for n in steps] for p in self._slices]
+
+
 class _Grid:
     """One grid of the hierarchy: its equations, sum of links * (neighbour - cell) + source = 0 in every unknown cell.
 
-    Its vectors are (B, places): the cells with a layer of zeros around them, and one more at the far end of an odd
-    side, in row-major order. A neighbour is then always the same number of places away.
+    Its vectors hold the cells with a layer of zeros around them, and one more at the far end of an odd side, in
+    row-major order. A neighbour is then always the same number of places away.
 
     Args:
         known, unknown: (B, D, H, W) bool cells; a coarse cell is known if any voxel in it is.
@@ -148,91 +176,85 @@ class _Grid:
     """
 
     def __init__(self, known: torch.Tensor, unknown: torch.Tensor, size: torch.Size, width: int) -> None:
-        batch, self.size = len(known), known.shape[1:]
+        self.batch, self.size, self.device = len(known), known.shape[1:], known.device
         self.shape = [n + n % 2 + 2 for n in self.size]
+        self.places = math.prod(self.shape)
         self.damping = DAMPING if width == 1 else DAMPING * 2
         plane = self.shape[1] * self.shape[2]
         self.offsets = (1, self.shape[2], plane)
-        end = (self.shape[0] - 1) * plane
-        length = max(1, PIECE // batch) if known.device.type == "cpu" else end
+        end = self.places - plane
+        length = max(1, PIECE // self.batch) if self.device.type == "cpu" else end
         self.pieces = [slice(n, min(n + length, end)) for n in range(plane, end, length)]
         # vectors that every cycle works in, and values of one piece
-        self.work = torch.zeros(2, batch, end + plane, device=known.device).unbind()
-        self.buffer = known.new_empty(batch, length, dtype=torch.float32)
+        self.source, *self.work = self.vector(), self.vector(), self.vector()
+        buffer = torch.empty(self.batch, length, device=self.device)
+        self.buffers = [buffer[:, : piece.stop - piece.start] for piece in self.pieces]
         self.areas = self._areas(size, width) if any(n % width for n in size) else None
         cells, links = self.work
         # a known cell stands for a known voxel just beyond the face, (width + 1) / 2 voxels away where the centre of
         # an unknown one is a width away: without that factor a cycle leaves 0.7 of the error
-        self.inside(cells).copy_(known).mul_(2 * width / (width + 1)).add_(unknown)
-        for piece in self.pieces:
-            links[:, piece] = self._neighbour_sum(cells, piece)
-        self.weight = self.spread(unknown).div_(links.clamp_min(TINY))
+        cells.cells.copy_(known).mul_(2 * width / (width + 1)).add_(unknown)
+        for number, piece in enumerate(links.pieces):
+            piece.copy_(self._neighbour_sum(cells, number))
+        self.weight = self.vector(unknown)
+        self.weight.values.div_(links.values.clamp_min(TINY))
 
-    def _areas(self, size: torch.Size, width: int) -> list[torch.Tensor]:
-        """Return how large the faces of cells along W, H, D are: those that the volume's end cuts are smaller."""
-        shares = []
-        for n, places in zip(size, self.shape, strict=True):
-            begin = width * torch.arange(-1, places - 1, device=self.buffer.device)
-            shares.append(((n - begin) / width).clamp(0, 1))
-        d, h, w = shares[0][:, None, None], shares[1][:, None], shares[2]
-        return [(a * b).expand(self.shape).reshape(-1) for a, b in ((d, h), (d, w), (h, w))]
-
-    def spread(self, cells: torch.Tensor) -> torch.Tensor:
-        """Lay out (B, D, H, W) cells as a vector."""
-        x = torch.zeros_like(self.work[0])
-        self.inside(x).copy_(cells)
+    def vector(self, cells: torch.Tensor | None = None) -> _Vector:
+        """Return a vector of these (B, D, H, W) cells, or of zeros."""
+        x = _Vector(self)
+        if cells is not None:
+            x.cells.copy_(cells)
         return x
 
-    def inside(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the (B, D, H, W) cells of a vector."""
-        depth, height, width = self.size
-        return x.unflatten(1, self.shape)[:, 1 : depth + 1, 1 : height + 1, 1 : width + 1]
+    def _areas(self, size: torch.Size, width: int) -> list[list[torch.Tensor]]:
+        """Return of each piece how large the faces along W, H, D are: those that the volume's end cuts are smaller."""
+        shares = []
+        for n, places in zip(size, self.shape, strict=True):
+            begin = width * torch.arange(-1, places - 1, device=self.device)
+            shares.append(((n - begin) / width).clamp(0, 1))
+        d, h, w = shares[0][:, None, None], shares[1][:, None], shares[2]
+        areas = [(a * b).expand(self.shape).reshape(-1) for a, b in ((d, h), (d, w), (h, w))]
+        return [[area[piece] for area in areas for _ in range(2)] for piece in self.pieces]
 
-    def evened(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the same with what makes each side even."""
-        return x.unflatten(1, self.shape)[:, 1:-1, 1:-1, 1:-1]
-
-    def add(self, x: torch.Tensor, change: torch.Tensor) -> None:
+    def add(self, x: _Vector, change: _Vector) -> None:
         """Add ``change`` to unknown cells."""
-        for piece in self.pieces:
-            is_unknown = torch.sign(self.weight[:, piece], out=self._buffer(piece))
-            x[:, piece].addcmul_(change[:, piece], is_unknown)
+        for number, here in enumerate(x.pieces):
+            is_unknown = torch.sign(self.weight.pieces[number], out=self.buffers[number])
+            here.addcmul_(change.pieces[number], is_unknown)
 
-    def relax(
-        self, x: torch.Tensor, spare: torch.Tensor, source: torch.Tensor, damping: tuple[float, ...]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def relax(self, x: _Vector, spare: _Vector, source: _Vector, damping: tuple[float, ...]) -> tuple[_Vector, _Vector]:
         """Take one Jacobi step for each damping factor; return the result and the vector that is spare now."""
         for factor in damping:
-            for piece in self.pieces:
-                torch.lerp(x[:, piece], self._jacobi(x, source, piece), factor, out=spare[:, piece])
+            for number, here in enumerate(x.pieces):
+                torch.lerp(here, self._jacobi(x, source, number), factor, out=spare.pieces[number])
             x, spare = spare, x
         return x, spare
 
-    def residual(self, x: torch.Tensor, source: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
+    def residual(self, x: _Vector, source: _Vector | None, out: _Vector) -> _Vector:
         """Write ``source`` (None: 0) + sum of links * (neighbour - cell) to ``out``, for ``x`` 0 in known cells."""
-        for piece in self.pieces:
-            change = self._jacobi(x, source, piece).sub_(x[:, piece])
-            torch.div(change, self.weight[:, piece].clamp_min(TINY), out=out[:, piece])
+        for number, here in enumerate(x.pieces):
+            change = self._jacobi(x, source, number).sub_(here)
+            torch.div(change, self.weight.pieces[number].clamp_min(TINY), out=out.pieces[number])
         return out
 
-    def _buffer(self, piece: slice) -> torch.Tensor:
-        return self.buffer[:, : piece.stop - piece.start]
-
-    def _jacobi(self, x: torch.Tensor, source: torch.Tensor | None, piece: slice) -> torch.Tensor:
-        """Return the values that solve the equation of each cell by itself."""
-        total = self._neighbour_sum(x, piece)
+    def _jacobi(self, x: _Vector, source: _Vector | None, number: int) -> torch.Tensor:
+        """Return the values that solve the equation of each cell of a piece by itself."""
+        total = self._neighbour_sum(x, number)
         if source is not None:
-            total += source[:, piece]
-        return total.mul_(self.weight[:, piece])
+            total += source.pieces[number]
+        return total.mul_(self.weight.pieces[number])
 
-    def _neighbour_sum(self, x: torch.Tensor, piece: slice) -> torch.Tensor:
-        total = self._buffer(piece).zero_()
-        for axis, step in enumerate(self.offsets):
-            for place in (slice(piece.start - step, piece.stop - step), slice(piece.start + step, piece.stop + step)):
-                if self.areas is None:
-                    total += x[:, place]
-                else:
-                    total.addcmul_(x[:, place], self.areas[axis][piece])
+    def _neighbour_sum(self, x: _Vector, number: int) -> torch.Tensor:
+        total, neighbours = self.buffers[number], x.neighbours[number]
+        if self.areas is None:
+            first, second, *rest = neighbours
+            torch.add(first, second, out=total)
+            for neighbour in rest:
+                total += neighbour
+        else:
+            total.zero_()
+            for neighbour, area in zip(neighbours, self.areas[number], strict=True):
+                total.addcmul_(neighbour, area)
         return total
 
 
@@ -249,31 +271,31 @@ def _hierarchy(known: torch.Tensor) -> list[_Grid]:
 
 
 def _solve(
-    residual: torch.Tensor,
-    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    correct: Callable[[torch.Tensor], torch.Tensor],
+    finest: _Grid,
+    change: Callable[[_Vector, _Vector], _Vector],
+    correct: Callable[[_Vector], _Vector],
     tolerance: float,
     stop: StopRequest,
-) -> torch.Tensor:
-    """Return the vector that leaves no residual. Consumes ``residual``.
+) -> _Vector:
+    """Return the vector that leaves no residual; at first the residual is the source of the ``finest`` grid.
 
     Args:
         change: what a vector adds to the residual; it may be written to the second argument.
         correct: the preconditioner, an approximate solution for a residual.
     """
-    solution, direction = torch.zeros_like(residual), torch.zeros_like(residual)
-    previous = residual.new_full((len(residual), 1), torch.inf)
+    residual, solution, direction = finest.source, finest.vector(), finest.vector()
+    previous = residual.values.new_full((finest.batch, 1), torch.inf)
     is_open = torch.ones_like(previous, dtype=torch.bool)
     for _ in range(MAX_CYCLES):
         stop.check()
         correction = correct(residual)
-        largest = torch.maximum(correction.amax(1, True), -correction.amin(1, True))
-        product = _dot(correction, residual)
-        direction.mul_(_ratio(product, previous)).add_(correction)
-        changed = change(direction, correction)
-        step = _ratio(product, -_dot(direction, changed)) * is_open
-        solution.addcmul_(direction, step)
-        residual.addcmul_(changed, step)
+        largest = torch.maximum(correction.values.amax(1, True), -correction.values.amin(1, True))
+        product = _dot(correction.values, residual.values)
+        direction.values.mul_(_ratio(product, previous)).add_(correction.values)
+        changed = change(direction, correction).values
+        step = _ratio(product, -_dot(direction.values, changed)) * is_open
+        solution.values.addcmul_(direction.values, step)
+        residual.values.addcmul_(changed, step)
         # a sample that is done stays as it is, whatever the others of its batch need
         is_open &= CONTRACTION * largest > tolerance
         if not is_open.any():
@@ -291,17 +313,17 @@ def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(b > 0, a / b, 0)
 
 
-def _cycle(source: torch.Tensor, grids: list[_Grid]) -> torch.Tensor:
+def _cycle(source: _Vector, grids: list[_Grid]) -> _Vector:
     """Return an approximate solution for ``source`` by one V-cycle from zero."""
     grid, coarser = grids[0], grids[1:]
     x, spare = grid.work
-    torch.mul(source, grid.weight, out=x).mul_(grid.damping[0])
+    torch.mul(source.values, grid.weight.values, out=x.values).mul_(grid.damping[0])
     x, spare = grid.relax(x, spare, source, grid.damping[1:])
     if coarser:
-        fine = grid.evened(grid.residual(x, source, out=spare))
+        fine = grid.residual(x, source, out=spare).evened
         # the equations leave out 1 / spacing^2, a quarter on the coarse grid: 4 * mean of 8 = sum / 2
-        coarse_source = coarser[0].spread(_halved(fine, torch.add)).mul_(0.5)
-        _interpolate(coarser[0].inside(_cycle(coarse_source, coarser)), fine)
+        torch.mul(_halved(fine, torch.add), 0.5, out=coarser[0].source.cells)
+        _interpolate(_cycle(coarser[0].source, coarser).cells, fine)
         grid.add(x, spare)
     return grid.relax(x, spare, source, grid.damping[::-1])[0]
 
