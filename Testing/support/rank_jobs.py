@@ -1,4 +1,4 @@
-"""Trainings that several ranks do one after the other: ``rank_jobs.py RANKS CACHE JOBS.json``.
+"""Trainings that several ranks do one after the other: ``rank_jobs.py CACHE JOBS.json``.
 
 Ranks are forked from a process that has imported torch: that takes longer than the work.
 """
@@ -26,7 +26,7 @@ from MAESILLib.training.trainer import Trainer
 
 def work(rank: int, size: int, port: int, jobs: list[dict[str, Any]]) -> None:
     torch.set_num_threads(1)
-    cache = read_cache(sys.argv[2])
+    cache = read_cache(sys.argv[1])
     os.environ |= dict(zip(LAUNCHER, (str(rank), str(size), str(rank), "localhost", str(port)), strict=True))
     with joined(torch.device("cpu")) as ranks:
         is_last = ranks.rank == ranks.size - 1
@@ -48,13 +48,13 @@ def work(rank: int, size: int, port: int, jobs: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    with open(sys.argv[3], encoding="utf-8") as file:
-        jobs = json.load(file)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    size = int(sys.argv[1])
-    start_processes(work, (size, port, jobs), size, start_method="fork")
+    with open(sys.argv[2], encoding="utf-8") as file:
+        jobs_of = json.load(file)
+    for size, jobs in jobs_of:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        start_processes(work, (size, port, jobs), size, start_method="fork")
 
 
 main()

@@ -74,7 +74,7 @@ def test_a_run_writes_everything_it_promises(finished: tuple[Trainer, str]) -> N
 
 
 def test_resume_is_exact_to_the_last_bit(tmp_path: Path, cache: Cache) -> None:
-    config = tiny_config(batch_size=4, accumulation=2)
+    config = tiny_config(batch_size=4, accumulation=2, completion_crops=2, steps=6, validate_every=3)
     whole = Trainer(config, cache, tmp_path / "whole")
     whole.run()
 
@@ -378,7 +378,7 @@ def test_a_validation_that_is_not_finite_is_never_best(
 ) -> None:
     figures = iter([float("nan"), 12.5])
     monkeypatch.setattr("MAESILLib.training.task.validate", lambda *_: next(figures))
-    trainer = Trainer(tiny_config(), cache, tmp_path / "run")
+    trainer = Trainer(tiny_config(completion=False), cache, tmp_path / "run")
     trainer.run()
     assert trainer.progress.best_psnr_masked_db == 12.5
     assert [v["step"] for v in trainer.progress.validation] == [8]
