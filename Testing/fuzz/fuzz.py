@@ -295,12 +295,13 @@ def peak_mib() -> int:
 REFERENCES: dict[tuple[Path, str], int] = {}
 
 
-def do_case(base: Path, kind: str, seed: int, number: int) -> Outcome:
+def do_case(base: Path, seed: int, case: tuple[str, int]) -> Outcome:
     """Change an input, read it, and judge what came of it."""
     from cli_factory import maesil
 
     from MAESILLib.runtime.errors import MAESILError
 
+    (kind, number), base = case, base / case[0]
     rng = Random(f"{seed}-{kind}-{number}")
     name = rng.choice(INPUTS[kind])
     if (base, name) not in REFERENCES:
@@ -368,21 +369,23 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:200]} in {where}"
 
 
-def failed(number: int, reason: str) -> Outcome:
+def failed(case: tuple[str, int], reason: str) -> Outcome:
     """Return the outcome of a case that ended its process or took too long."""
-    return Outcome(number, "", "", "hang" if "too long" in reason else "crash", reason)
+    return Outcome(case[1], case[0], "", "hang" if "too long" in reason else "crash", reason)
 
 
-def run(kind: str, cases: int, seed: int, first: int = 0) -> list[Outcome]:
-    """Do cases in a worker process, one after the other."""
+def run(cases: list[tuple[str, int]], seed: int) -> list[Outcome]:
+    """Do cases, each a kind and a number, in a worker process, one after the other."""
     from MAESILLib.data.workers import run_in_workers
     from MAESILLib.runtime.stopping import NEVER
 
     with tempfile.TemporaryDirectory() as folder:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            write_inputs(Path(folder), kind)
-        work = partial(do_case, Path(folder), kind, seed)
-        return list(run_in_workers(work, range(first, first + cases), 1, NEVER, limit_s=6 * LIMIT_S, failed=failed))
+        for kind in {kind for kind, _ in cases}:
+            (Path(folder) / kind).mkdir()
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                write_inputs(Path(folder) / kind, kind)
+        work = partial(do_case, Path(folder), seed)
+        return list(run_in_workers(work, cases, 1, NEVER, limit_s=6 * LIMIT_S, failed=failed))
 
 
 def main() -> None:
@@ -396,7 +399,7 @@ def main() -> None:
     args = parser.parse_args()
     for kind in args.kind:
         begin = time.monotonic()
-        outcomes = run(kind, args.cases, args.seed, args.first)
+        outcomes = run([(kind, number) for number in range(args.first, args.first + args.cases)], args.seed)
         for one in outcomes:
             if one.fault or args.verbose:
                 end = one.fault or ("read" if one.is_read else "refused")
