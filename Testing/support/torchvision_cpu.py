@@ -57,7 +57,12 @@ def write_lpips_weights(folder: Path) -> nn.Sequential:
     """Write a file for the features of AlexNet (Krizhevsky 2014) and return them; a test skips without lpips."""
     imported("lpips")
     torch.manual_seed(0)
-    trunk = imported("torchvision.models").alexnet(weights=None).features
+    # without the classifier, whose 55 million weights take a while to draw
+    with torch.device("meta"):
+        trunk = imported("torchvision.models").alexnet(weights=None).features
+    for layer in trunk.to_empty(device="cpu"):
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
     torch.save(
         {f"features.{key}": value for key, value in trunk.state_dict().items()}, folder / "alexnet-owt-7be5be79.pth"
     )

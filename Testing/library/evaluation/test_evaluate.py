@@ -189,13 +189,13 @@ class TestFiles:
     def test_they_are_the_same_to_the_bit(self, data: Path, tmp_path: Path) -> None:
         """And are told by events, or the table is printed."""
         first, second = tmp_path / "first", tmp_path / "second"
-        told = evaluate(data, first, "--settings", *EACH_MODE, "--progress", "json")
-        printed = evaluate(data, second, "--settings", *EACH_MODE)
+        options = ("--split", "train", "--settings", *EACH_MODE)
+        told = evaluate(data, first, *options, "--progress", "json")
+        printed = evaluate(data, second, *options)
         assert told.status == printed.status == 0
         assert printed.out == (second / "evaluation.md").read_text(encoding="utf-8")
         assert (told.events[0]["event"], told.events[-1]["event"]) == ("started", "done")
-        figures = [("figure", f"figures/tiny/{volume}.png") for volume in ("v0", "v1")]
-        files = [*figures, *((name.split(".")[1], name) for name in FILES)]
+        files = [("figure", "figures/tiny/v2.png"), *((name.split(".")[1], name) for name in FILES)]
         assert files == [(e["kind"], Path(e["path"]).relative_to(first).as_posix()) for e in told.named("artifact")]
         assert {p for p in first.rglob("*") if p.is_file()} == {first / name for _, name in files}
         for _, name in files:
@@ -319,14 +319,14 @@ class TestOptions:
 
     def test_what_an_earlier_evaluation_drew_goes_with_its_tables(self, data: Path, tmp_path: Path) -> None:
         output = tmp_path / "out"
-        assert evaluate(data, output, "--settings", "auto-encoding", "--html").status == 0
+        options = ("--split", "train", "--settings")
+        assert evaluate(data, output, *options, "auto-encoding", "--html").status == 0
         assert "data:image/jpeg" in (output / "report.html").read_text()
         (output / "figures" / "mine.png").write_bytes(b"a picture of the user's")
         shutil.copy(data / "tiny.safetensors", tmp_path / "other.safetensors")
-        more = ("--checkpoint", tmp_path / "other.safetensors", "--settings", "dual 0.5")
-        assert evaluate(data, output, *more).status == 0
+        assert evaluate(data, output, *options, "dual 0.5", "--checkpoint", tmp_path / "other.safetensors").status == 0
         pictures = sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png"))
-        assert pictures == ["figures/mine.png", "figures/other/v0.png", "figures/other/v1.png"]
+        assert pictures == ["figures/mine.png", "figures/other/v2.png"]
         assert not (output / "report.html").exists()
 
 
