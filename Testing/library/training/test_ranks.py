@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cli_factory import PYTHON
 from training_factory import make_cache, tiny_config
 
 from MAESILLib.config import Config, to_dict
@@ -158,9 +160,17 @@ def test_each_rank_takes_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Job:
-    """A distributed ``maesil pretrain`` that is long enough to be interrupted."""
+    """A distributed ``maesil pretrain`` that is long enough to be interrupted; ``start`` may be warm_python."""
 
-    def __init__(self, folder: Path, *, steps: int = 2000, options: tuple[str, ...] = (), more: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        steps: int = 2000,
+        options: tuple[str, ...] = (),
+        more: tuple[str, ...] = (),
+        start: Sequence[str] = PYTHON,
+    ) -> None:
         self.run = folder / "run"
         self.cache = make_cache(folder / "cache", [(40, 40, 40)] * 3, ["train", "train", "val"])
         values = to_dict(tiny_config(steps=steps, checkpoint_every=5, validate_every=1000, **JOB))
@@ -170,7 +180,7 @@ class Job:
         (folder / "c.toml").write_text('preset = "tiny"\n' + "\n".join(lines))
         arguments = ("pretrain", "--data", self.cache.folder, "--output", self.run, "--config", folder / "c.toml")
         self.process = torchrun(
-            2, "-m", "MAESILLib", *arguments, "--device", "cpu", "--progress", "off", *more, options=options
+            *(2, "--no-python", *start, *arguments, "--device", "cpu", "--progress", "off", *more), options=options
         )
 
     def wait_for_state(self, after: float = 0.0) -> None:
@@ -242,8 +252,9 @@ def test_a_scheduler_that_ends_the_job_leaves_a_state_of_the_last_step(tmp_path:
     assert read_state(job.run).values["progress"]["step"] == step
 
 
-def test_a_stop_file_ends_all_ranks_without_a_failure(tmp_path: Path) -> None:
-    job = Job(tmp_path, more=("--stop-file", str(tmp_path / "stop")), options=("--max-restarts", "3"))
+def test_a_stop_file_ends_all_ranks_without_a_failure(tmp_path: Path, warm_python: list[str]) -> None:
+    stop = ("--stop-file", str(tmp_path / "stop"))
+    job = Job(tmp_path, more=stop, options=("--max-restarts", "3"), start=warm_python)
     job.wait_for_state()
     (tmp_path / "stop").touch()
     status, error = job.end()
@@ -252,8 +263,8 @@ def test_a_stop_file_ends_all_ranks_without_a_failure(tmp_path: Path) -> None:
     assert holds_state(job.run)
 
 
-def test_what_one_rank_is_refused_names_the_rank(tmp_path: Path) -> None:
-    job = Job(tmp_path, more=("--set", "train.batch_size=3"))
+def test_what_one_rank_is_refused_names_the_rank(tmp_path: Path, warm_python: list[str]) -> None:
+    job = Job(tmp_path, more=("--set", "train.batch_size=3"), start=warm_python)
     status, error = job.end()
     assert status == 1
     assert "rank 0 of 2" in error
