@@ -220,8 +220,9 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = Encoder(config, windows)
         self.decoder = Decoder(config, windows)
         self.apply(initialise)
-        # as nn.init.normal_, which imports torch._dynamo (1.3 s) where a checkpoint's model has no memory yet
-        self.decoder.mask_token.data.copy_(0.02 * torch.randn(self.decoder.mask_token.shape, device="cpu"))
+        # for a tensor without memory torch would import its compiler, which takes longer than to load a checkpoint
+        if not self.decoder.mask_token.is_meta:
+            nn.init.normal_(self.decoder.mask_token, std=0.02)
 
     def forward(
         self,

@@ -89,8 +89,11 @@ class TestLayers:
         done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    def test_training_nodes_need_torch_numpy_and_safetensors_only(self, tmp_path: Path) -> None:
-        """Where nothing else is installed, a training gets as far as looking for its cache."""
+    def test_training_nodes_need_torch_numpy_and_safetensors_only(self, tmp_path: Path, checkpoint: Path) -> None:
+        """Where nothing else is installed, a training gets as far as looking for its cache.
+
+        And a checkpoint is loaded without torch's compiler, whose import takes as long as that of all else.
+        """
         code = (
             "import sys\n"
             "class Bare:\n"
@@ -100,6 +103,9 @@ class TestLayers:
             "sys.meta_path.insert(0, Bare())\n"
             "import MAESILLib.training.trainer\n"
             "from MAESILLib.cli import main\n"
+            "from MAESILLib.mae.checkpoint import load_checkpoint\n"
+            f"load_checkpoint({str(checkpoint)!r})\n"
+            "assert 'torch._dynamo' not in sys.modules\n"
             f"sys.exit(main(['pretrain', '--data', {str(tmp_path)!r}, '--output', {str(tmp_path / 'run')!r}]))"
         )
         done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
