@@ -1,7 +1,7 @@
 """Where a CT is not what its surroundings let the model expect.
 
 Repeated complete covers predict every voxel unseen, each time from other visible patches: a mean and a spread. The
-error of the smoothed mean, relative to the error that a tenth of the volume's own tissue of that kind exceeds, is
+error of the smoothed mean, relative to the error that a twentieth of the volume's own tissue of that kind exceeds, is
 compared with the errors of calibration volumes where tissue and spread are alike.
 """
 
@@ -33,7 +33,7 @@ TAILS = np.logspace(0, -4, 33)
 """Shares of voxels whose errors are larger than the stored ones."""
 DRAWN = 20000
 """Voxels of a tissue that each calibration volume gives at most."""
-UNIT = 0.9
+UNIT = 0.95
 """Quantile of a volume's own errors that the others are relative to: scans differ in noise, and in how their errors
 tail off, of which a median knows nothing."""
 FEWEST = 500
