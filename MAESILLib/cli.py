@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any, NoReturn
 
 from MAESILLib import __version__
@@ -61,6 +61,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{command}: {message}" if command else message, f"see {self.prog} --help")
 
 
+@cache
 def build_parser() -> Parser:
     """Return the parser of all commands; importing them does not import torch."""
     parser = Parser(prog="maesil", description="Superpatch masked autoencoders for CT.")

@@ -1,5 +1,6 @@
 """What the tests share: real CT where it lies beside the checkout, a small cache, a small trained model."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ CT = REPOSITORY.parent / "shared" / "ct"
 def pytest_configure() -> None:
     # tests run side by side, and threads that wait for each other would only slow them down
     torch.set_num_threads(1)
+    # nor does what they write outlast a power failure: disks take milliseconds to store a file, and as many to free it
+    os.fsync = lambda _: None
 
 
 @pytest.fixture(scope="session")
