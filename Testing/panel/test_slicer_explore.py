@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,14 @@ def test_what_ends_leaves_nothing(host: Any, panel: Any, oblique: Any) -> None:
     slicer.mrmlScene.Clear()
     assert panel.explore.known == {}
     assert not list(panel.temporary.iterdir())
+
+
+def test_another_module_in_front_is_told_of_it(host: Any, panel: Any, oblique: Any) -> None:
+    def message() -> str:
+        return str(slicer.util.mainWindow().statusBar().currentMessage())
+
+    panel.exit()
+    panel.ui.featuresButton.click()
+    host.process_events(until=lambda: re.search(r"MAESIL: Encoding \(\d+%\)", message()), timeout=30)
+    wait_for_end(host, panel.explore)
+    assert message() == "MAESIL: the volume is encoded"

@@ -61,7 +61,7 @@ def reconstruct_arguments(volume: Path, name: str, output: Path, options: Recons
         name: of the volume node; equal names and seeds give equal masks.
     """
     # with =, because a name may begin with a dash
-    painted = ("--mask-file", str(painted_file(volume, options))) if options.painted else ()
+    painted = ("--mask-file", str(volume.with_name(painted_file(options)))) if options.painted else ()
     arguments = ["reconstruct", str(volume), f"--name={name}", "--output", str(output), *_options(options)]
     return [*arguments, *painted, "--no-figure", "--no-compress"]
 
@@ -81,9 +81,9 @@ def _options(options: ReconstructOptions) -> list[str]:
     ]
 
 
-def painted_file(volume: Path, options: ReconstructOptions) -> Path:
-    """Return where the label map of what is painted lies; results name it."""
-    return volume.with_name(f"{file_name(options.painted)}.seg.nrrd")
+def painted_file(options: ReconstructOptions) -> str:
+    """Return the name of the label map of what is painted, which lies beside the volume; results name it."""
+    return f"{file_name(options.painted)}.seg.nrrd"
 
 
 def file_name(name: str) -> str:

@@ -7,7 +7,6 @@ folder alone. A stop leaves a state to resume from.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from slicer.i18n import tr as _
 
 from MAESILWidgets.jobs.commands import TrainOptions, file_name, pretrain_arguments
 from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
+from MAESILWidgets.jobs.volume_task import scratch_folder
 from MAESILWidgets.messages import Failure, os_failure
 from MAESILWidgets.scene.export import VolumeExport
 
@@ -70,7 +70,7 @@ class TrainingTask:
             self._pretrain()
             return
         if self.node_ids:
-            self.exports = Path(tempfile.mkdtemp(prefix="maesil-", dir=slicer.app.temporaryPath))
+            self.exports = scratch_folder()
             self.on_stage("export")
             self._export_next()
             return

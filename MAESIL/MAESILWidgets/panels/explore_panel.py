@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.explore_task import ExploreTask
 from MAESILWidgets.jobs.job import CANCELLED, FINISHED
 from MAESILWidgets.jobs.system import System
+from MAESILWidgets.jobs.volume_task import scratch_folder
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.panels.choices import show_text
 from MAESILWidgets.panels.input_panel import InputPanel
@@ -26,6 +25,11 @@ from MAESILWidgets.scene.export import ijk_to_lps
 from MAESILWidgets.scene.features_scene import VolumeFeatures
 
 COMMANDS = {"features": _("Encoding"), "segment": _("Filling"), "surprise": _("Predicting")}
+ENDS = {
+    "features": _("the volume is encoded"),
+    "segment": _("the segments are filled"),
+    "surprise": _("the surprise is shown"),
+}
 RARE = 2
 """Surprise that is tinted: above it lies 1 % of usual patients."""
 
@@ -36,6 +40,7 @@ class ExplorePanel(VTKObservationMixin):
     Args:
         ui: the widgets of MAESIL.ui.
         to_own_views: leaves our nine views for the user's own.
+        tell: called with a line of progress, and with how it ended.
     """
 
     def __init__(
@@ -45,9 +50,11 @@ class ExplorePanel(VTKObservationMixin):
         system: System,
         on_log: Callable[[str], None],
         to_own_views: Callable[[], None],
+        tell: Callable[[str], None],
     ) -> None:
         VTKObservationMixin.__init__(self)
-        self.ui, self.input, self.system, self.on_log, self.to_own_views = ui, input_panel, system, on_log, to_own_views
+        self.ui, self.input, self.system = ui, input_panel, system
+        self.on_log, self.to_own_views, self.tell = on_log, to_own_views, tell
         self.parameters: Any = None
         self.task: Any = None
         self.known: dict[tuple[Any, ...], VolumeFeatures] = {}
@@ -149,11 +156,11 @@ class ExplorePanel(VTKObservationMixin):
         with slicer.util.tryWithErrorDisplay(_("It could not be started."), waitCursor=False):
             known = self.known.get(self._key(node))
             is_of_features = command == "segment" and known is not None
-            folder = known.folder if is_of_features else Path(tempfile.mkdtemp("", "maesil-", slicer.app.temporaryPath))
+            folder = known.folder if is_of_features else scratch_folder()
             show_text(self.ui.exploreStatusLabel, "")
             self.ui.exploreProgressBar.setVisible(True)
             self.ui.exploreProgressBar.setFormat(f"{COMMANDS[command]} (%p%)")
-            p = self.parameters
+            p, self._command = self.parameters, command
             task = ExploreTask(
                 command, node, folder, p.checkpoint, p.device, strokes,
                 on_progress=self._progress, on_log=self.on_log, on_end=self._ended,
@@ -165,6 +172,7 @@ class ExplorePanel(VTKObservationMixin):
 
     def _progress(self, share: float) -> None:
         self.ui.exploreProgressBar.value = int(1000 * share)
+        self.tell(f"{COMMANDS[self._command]} ({share:.0%})")
 
     def _ended(self, state: str, failure: Failure | None) -> None:
         from MAESILLib.runtime.errors import MAESILError
@@ -185,6 +193,7 @@ class ExplorePanel(VTKObservationMixin):
         if task.command == "surprise" or (task.command == "features" and self._key_of_task not in self.known):
             shutil.rmtree(task.output, ignore_errors=True)
         show_text(self.ui.exploreStatusLabel, text)
+        self.tell(failure.text() if failure is not None else ENDS.get(task.command if state == FINISHED else "", text))
         self.update()
         if then is not None and state == FINISHED and failure is None:
             then()
