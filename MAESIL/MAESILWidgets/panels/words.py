@@ -1,9 +1,21 @@
-"""The method's words in one line each; docs/Glossary.md has more."""
+"""What the module is, and the method's words in one line each; docs/Glossary.md has more."""
 
 from __future__ import annotations
 
 from slicer.i18n import tr as _
 
+DOCUMENTATION = "https://github.com/MAESIL/SlicerMAESIL/blob/main/docs"
+HELP = _(
+    "Hides part of a CT, lets a superpatch masked autoencoder reconstruct it, and shows masked input, "
+    "reconstruction and error map in three anatomical views. Trains such models as well. "
+    "For research; not for clinical use."
+) + _(
+    "<p>See <a href='{docs}/Slicer.md'>documentation</a> and <a href='{docs}/Glossary.md'>words of the method</a>."
+).format(docs=DOCUMENTATION)
+ACKNOWLEDGEMENT = _(
+    "An implementation of the method of <a href='{paper}'>Kim et al., MAESIL, arXiv:2604.00514 (2026)</a>, "
+    "whose authors published no code. To cite it: CITATION.cff."
+).format(paper="https://arxiv.org/abs/2604.00514")
 WORDS = {
     "biharmonic": _(
         "Hidden voxels as a thin plate through the visible ones: what the network adds is what it is above that."
