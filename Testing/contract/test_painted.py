@@ -18,7 +18,7 @@ from MAESILLib.mae.superpatch import partition, token_grid
 from MAESILLib.reconstruct.painted import hide_painted
 from MAESILLib.reconstruct.plan import Plan, superpatch_masks
 
-SHAPE = (10, 33, 26)
+SHAPE = (8, 33, 18)
 TURNED = rotation(12, -17, 30)
 GRIDS: dict[str, dict[str, Any]] = {
     "of the model": {},
