@@ -52,6 +52,13 @@ def crosshair_to(point: np.ndarray) -> None:
     slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode").SetCrosshairRAS(*point)
 
 
+def foreground() -> str:
+    """Return what lies over the volume in the user's own views."""
+    return str(
+        slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode().GetForegroundVolumeID()
+    )
+
+
 def test_similarity_follows_the_crosshair(host: Any, panel: Any, oblique: Any) -> None:
     before = scene_state()
     assert not panel.ui.followCheckBox.enabled
@@ -76,6 +83,10 @@ def test_similarity_follows_the_crosshair(host: Any, panel: Any, oblique: Any) -
     array = slicer.util.arrayFromVolume(colors)
     assert array.shape == (*similarity.shape, 3)
     assert array.std() > 10
+    assert foreground() == colors.GetID()
+    # the colors do not hide it for good
+    crosshair_to(world_of(node, (1, 1, 1)))
+    assert foreground() == node.GetID()
     # another state of the volume has none
     slicer.util.arrayFromVolume(oblique)[:] += 1
     slicer.util.arrayFromVolumeModified(oblique)
@@ -99,6 +110,9 @@ def test_a_place_is_found_in_another_volume(host: Any, panel: Any, oblique: Any)
     (points,) = slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")
     assert points.GetName() == "match in other"
     assert points.GetNumberOfControlPoints() == 1
+    # it is seen where it lies
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    assert other.GetID() in {view.GetBackgroundVolumeID() for view in views}
 
 
 def test_strokes_are_filled(host: Any, panel: Any, oblique: Any) -> None:
@@ -116,6 +130,10 @@ def test_strokes_are_filled(host: Any, panel: Any, oblique: Any) -> None:
     strokes = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "strokes")
     strokes.CreateDefaultDisplayNodes()
     slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(painted, strokes)
+    slicer.util.updateVolumeFromArray(painted, labels * (labels == 1))
+    lone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "lone")
+    slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(painted, lone)
+    lone.GetSegmentation().AddEmptySegment("empty")
     slicer.mrmlScene.RemoveNode(painted)
     strokes.SetAndObserveTransformNodeID(oblique.GetTransformNodeID())
     for number, name in enumerate(("soft", "dense")):
@@ -124,6 +142,11 @@ def test_strokes_are_filled(host: Any, panel: Any, oblique: Any) -> None:
     compute(host, panel)
     panel.ui.strokesSelector.setCurrentNode(strokes)
     assert panel.ui.fillButton.enabled
+    panel.ui.strokesSelector.setCurrentNode(lone)
+    panel.ui.fillButton.click()
+    assert "Paint in two segments" in panel.ui.exploreStatusLabel.text
+    slicer.mrmlScene.RemoveNode(lone)
+    panel.ui.strokesSelector.setCurrentNode(strokes)
     panel.ui.fillButton.click()
     wait_for_end(host, panel.explore)
     assert panel.ui.exploreStatusLabel.text == ""
@@ -185,3 +208,15 @@ def test_another_module_in_front_is_told_of_it(host: Any, panel: Any, oblique: A
     host.process_events(until=lambda: re.search(r"MAESIL: Encoding \(\d+%\)", message()), timeout=30)
     wait_for_end(host, panel.explore)
     assert message() == "MAESIL: the volume is encoded"
+
+
+def test_a_long_message_is_seen_whole(host: Any, panel: Any, oblique: Any) -> None:
+    import qt
+
+    label = panel.ui.exploreStatusLabel
+    panel.ui.exploreSection.collapsed = False
+    label.text = "word " * 60
+    label.setVisible(True)
+    host.process_events()
+    assert label.height >= label.heightForWidth(label.width)
+    assert isinstance(label, qt.QLabel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,20 @@ class TestInput:
         # the module panel adds the width that its horizontal scroll bar would like to have
         scroll_bar = qt.QScrollBar(qt.Qt.Horizontal).sizeHint.width()
         assert slicer.modules.maesil.widgetRepresentation().minimumSizeHint.width() + scroll_bar <= 410
+
+    def test_sections_do_not_overlap(self, host: Any, panel: Any) -> None:
+        """Slicer gives the panel its smallest height."""
+        sections = (panel.ui.reconstructSection, panel.ui.exploreSection, panel.ui.trainSection)
+        for section in sections:
+            section.collapsed = False
+        panel.ui.statusLabel.text = "word " * 60
+        panel.ui.statusLabel.setVisible(True)
+        widget = slicer.modules.maesil.widgetRepresentation()
+        for _ in range(3):
+            widget.resize(383, widget.minimumSizeHint.height())
+            host.process_events()
+        for section in sections:
+            assert section.height >= section.layout().heightForWidth(section.width)
 
     def test_a_ct_is_described(self, ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         free = {"bytes": 2**40}
@@ -444,6 +459,10 @@ class TestScene:
         for _ in range(2):
             panel.parameters.checkpoint = str(checkpoint)
             panel.parameters.inputVolume = ct_node()
+            for row, column in itertools.product(ROWS if shown else (), COLUMNS):
+                # the Segment Editor puts its source volume into every view there is
+                composite = slice_logic(row, column).GetSliceCompositeNode()
+                composite.SetBackgroundVolumeID(panel.parameters.inputVolume.GetID())
             apply_and_wait(host, panel)
             node = panel.views.slice_node("Error", "Sagittal")
             shown.append((node.GetOrientation(), node.GetFieldOfView(), node.GetSliceOffset()))

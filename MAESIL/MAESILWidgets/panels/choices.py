@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import qt
 from slicer.i18n import tr as _
 
 MASKS = {
@@ -40,6 +41,21 @@ def show_text(label: Any, text: str) -> None:
     """Show a label with this text; hide it if there is none."""
     label.text = text
     label.setVisible(bool(text))
+
+
+class WholeHeight(qt.QObject):
+    """Gives the panel the height that its wrapped texts need.
+
+    Slicer goes by the smallest height, which counts one line a text, and lets the sections overlap.
+    """
+
+    def eventFilter(self, panel: Any, event: Any) -> bool:  # noqa: N802 (Qt's name)
+        """Set the height when texts or the width change."""
+        if event.type() in (qt.QEvent.LayoutRequest, qt.QEvent.Resize):
+            height = panel.layout().heightForWidth(panel.width)
+            if panel.minimumHeight != height:
+                panel.setMinimumHeight(height)
+        return False
 
 
 class Choice:

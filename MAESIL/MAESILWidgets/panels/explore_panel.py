@@ -117,6 +117,8 @@ class ExplorePanel(VTKObservationMixin):
             return
         point = self.known[self._key(other)].best_match(query)
         features_scene.mark(other, point)
+        self.to_own_views()
+        features_scene.show_over(other, None)
         slicer.modules.markups.logic().JumpSlicesToLocation(*point, True)
         where = " ".join(f"{x:.1f}" for x in point)
         show_text(self.ui.exploreStatusLabel, _("Best match: R A S = {where} mm").format(where=where))
@@ -126,6 +128,9 @@ class ExplorePanel(VTKObservationMixin):
         volume, node = self.parameters.inputVolume, self.ui.strokesSelector.currentNode()
         try:
             strokes = painted.label_map(node, "", volume)
+            values = np.unique(slicer.util.arrayFromVolume(strokes))
+            if np.count_nonzero(values) < 2:
+                raise ValueError(_("Paint in two segments or more, as in a structure and around it"))
         except ValueError as error:
             show_text(self.ui.exploreStatusLabel, f"⚠ {error}")
             return
@@ -227,9 +232,9 @@ class ExplorePanel(VTKObservationMixin):
         query = features.query(self._crosshair()) if features is not None and features.node is not None else None
         if features is None or query is None:
             return
-        is_new = not any(one.GetAttribute("MAESIL.Kind") == "similarity" for one in _volumes())
         node = features.show_similarity(query)
-        if is_new:
+        views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        if not any(view.GetForegroundVolumeID() == node.GetID() for view in views):
             self.to_own_views()
             features_scene.show_over(features.node, node)
             # it is not offered
@@ -245,7 +250,3 @@ class ExplorePanel(VTKObservationMixin):
             return ()
         place = np.round(ijk_to_lps(node), 6).tobytes()
         return node.GetID(), node.GetImageData().GetMTime(), place, self.parameters.checkpoint
-
-
-def _volumes() -> list[Any]:
-    return list(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))

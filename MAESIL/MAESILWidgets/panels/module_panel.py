@@ -14,6 +14,7 @@ from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.system import System
 from MAESILWidgets.panels.advanced_panel import AdvancedPanel
 from MAESILWidgets.panels.batch_panel import BatchPanel
+from MAESILWidgets.panels.choices import WholeHeight
 from MAESILWidgets.panels.explore_panel import ExplorePanel
 from MAESILWidgets.panels.input_panel import InputPanel
 from MAESILWidgets.panels.paint_panel import PaintPanel
@@ -52,6 +53,8 @@ class ModulePanel(VTKObservationMixin):
         self.logic, self.is_open = logic, is_open
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
+        self._whole_height = WholeHeight()
+        widget.installEventFilter(self._whole_height)
         layout.register()
         self.parameters: Any = None
         self._gui_tag: Any = None
@@ -166,7 +169,7 @@ class ModulePanel(VTKObservationMixin):
         self._set_parameters(None)
 
     def _scene_closed(self, caller: Any, event: Any) -> None:
-        self.views.keep_apart()
+        self.views.forget()
         if self.is_open:
             self.take_parameters()
 

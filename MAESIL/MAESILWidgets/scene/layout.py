@@ -180,6 +180,11 @@ class Views:
         # new views have no size, and nothing can be fitted to them, before the event loop has laid them out
         _turn()
 
+    def forget(self) -> None:
+        """The scene was closed, and with it the views were reset."""
+        self._fitted.clear()
+        self.keep_apart()
+
     def back(self) -> None:
         """Show the layout that the user had before; 0 is none, as when Slicer has started."""
         slicer.app.layoutManager().setLayout(self.previous or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
@@ -237,10 +242,7 @@ class Views:
         self.keep_apart()
 
     def _fit(self, name: str, logic: Any, slice_node: Any, node: Any, shown_before: str | None) -> None:
-        """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled.
-
-        A view that showed nothing was reset with the scene, whatever it was fitted to before.
-        """
+        """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled."""
         bounds = [0.0] * 6
         node.GetRASBounds(bounds)
         shown = (node.GetImageData().GetDimensions(), node.GetTransformNodeID(), tuple(bounds))
