@@ -18,8 +18,6 @@ from slicer.ScriptedLoadableModule import (
 )
 
 FOLDER = Path(__file__).resolve().parent
-DOCUMENTATION = "https://github.com/MAESIL/SlicerMAESIL/blob/main/docs"
-PAPER = "https://arxiv.org/abs/2604.00514"
 IS_SUPPORTED = sys.version_info >= (3, 11)
 
 for _folder in (FOLDER, FOLDER.parent):
@@ -40,23 +38,13 @@ class MAESIL(ScriptedLoadableModule):
     """What Slicer shows of the module before it is opened."""
 
     def __init__(self, parent):
+        from MAESILWidgets.panels import words
+
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = _("MAESIL")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Utilities")]
-        parent.dependencies = []
         parent.contributors = ["MAESIL contributors (MAESIL)"]
-        parent.helpText = _(
-            "Hides part of a CT, lets a superpatch masked autoencoder reconstruct it, and shows masked input, "
-            "reconstruction and error map in three anatomical views. Trains such models as well. "
-            "For research; not for clinical use."
-        )
-        parent.helpText += "<p>" + _("See {documentation} and the {words}.").format(
-            documentation=f'<a href="{DOCUMENTATION}/Slicer.md">{_("documentation")}</a>',
-            words=f'<a href="{DOCUMENTATION}/Glossary.md">{_("words of the method")}</a>',
-        )
-        parent.acknowledgementText = _(
-            "An implementation of the method of {paper}, whose authors published no code. To cite it: CITATION.cff."
-        ).format(paper=f'<a href="{PAPER}">Kim et al., MAESIL, arXiv:2604.00514 (2026)</a>')
+        parent.helpText, parent.acknowledgementText = words.HELP, words.ACKNOWLEDGEMENT
         parent.icon = qt.QIcon(resource("Icons/MAESIL.png"))
         slicer.app.connect("startupCompleted()", onStartupCompleted)
 
@@ -248,7 +236,7 @@ class MAESILLogic(ScriptedLoadableModuleLogic):
 
 
 class MAESILTest(ScriptedLoadableModuleTest):
-    """Self test: the sample, reconstructed with the embedded checkpoint. Runs in a real Slicer."""
+    """Self test: from a click on Apply to nine views. Runs in a real Slicer."""
 
     def setUp(self):
         """Begin with an empty scene."""
@@ -258,4 +246,4 @@ class MAESILTest(ScriptedLoadableModuleTest):
         """Run what MAESILWidgets/self_test.py holds."""
         from MAESILWidgets import self_test
 
-        self_test.run(self, MAESILLogic())
+        self_test.run(self, MAESILLogic(), resource)
