@@ -495,6 +495,7 @@ class TestScene:
         assert ResultBuilder(result.node("input"), name.removeprefix("ct ")).name not in ("", name)
         assert result.is_whole()
         assert ready.ui.boneWindowButton.checked
+        assert [b.font.bold() for b in ready.results.window_buttons.values()] == [False, False, True, False]
         assert result.node("masked").GetDisplayNode().GetLevel() == 400
         assert ready.views.is_shown()
         assert background("Error", "Sagittal") == result.node("error").GetID()

@@ -205,6 +205,10 @@ class ResultPanel:
         shown = node.GetDisplayNode() if node is not None else None
         for name, button in self.window_buttons.items():
             button.checked = shown is not None and display.WINDOWS[name] == (shown.GetLevel(), shown.GetWindow())
+            # a dark theme hardly shows what is pressed
+            font = button.font
+            font.setBold(button.checked)
+            button.setFont(font)
 
     def _range_chosen(self, hu: int) -> None:
         display.set_error_range(self._errors(), hu)
