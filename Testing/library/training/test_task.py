@@ -105,7 +105,7 @@ def trained(config: Config, cache: Cache, folder: Path) -> Trainer:
 
 
 def test_the_core_is_the_same_to_the_last_bit_with_and_without_readers(tmp_path: Path, cache: Cache) -> None:
-    rest = {"steps": 6, "validate_every": 6, "checkpoint_every": 6}
+    rest = {"steps": 20, "validate_every": 20, "checkpoint_every": 20}
     cores = []
     for completion, readout in ((True, True), (False, True), (True, False), (False, False)):
         config = tiny_config(completion=completion, readout=readout, **rest)
