@@ -52,6 +52,8 @@ class BackgroundJob:
         grace_ms: how long a worker has to end by itself after :meth:`cancel`.
     """
 
+    PROGRAM = ("-m", "MAESILLib")
+
     def __init__(
         self,
         arguments: list[str],
@@ -85,7 +87,7 @@ class BackgroundJob:
 
         program = python_program()
         options = ["--progress", "json", "--stop-file", str(self.stop_file), "--watch-parent", str(os.getpid())]
-        arguments = ["-u", "-m", "MAESILLib", *self.arguments, *options]
+        arguments = ["-u", *self.PROGRAM, *self.arguments, *options]
         environment = qt.QProcessEnvironment.systemEnvironment()
         inherited = environment.value("PYTHONPATH", "")
         paths = [str(Path(MAESILLib.__file__).parents[1]), *([inherited] if inherited else [])]
@@ -128,13 +130,11 @@ class BackgroundJob:
     def abandon(self) -> None:
         """Slicer is closing: ask the worker to end and let go of it; what it had to save it saves.
 
-        The worker watches this process too, so it ends in any case.
+        The worker watches this process too, so it ends in any case; a stop file would stay behind.
         """
         if not self.is_running:
             return
         self.is_cancelling = True
-        with suppress(OSError):
-            self.stop_file.touch()
         self._terminate()
         # no slot reads from a process that goes with Slicer
         self.is_running = False
