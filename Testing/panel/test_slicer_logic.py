@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,20 @@ class TestLogic:
 
         monkeypatch.setattr("MAESILWidgets.scene.sample.FILE", str(sample_part))
         MAESIL.MAESILTest().runTest()
+
+    def test_self_test_without_torch(self, host: Any, panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As the machines of the Extensions Index run it: what the worker reports was recorded."""
+        from MAESILWidgets.jobs import packages
+        from MAESILWidgets.scene.results_scene import results
+
+        import MAESIL
+
+        monkeypatch.setitem(packages.REQUIRED, "torch", "999")
+        for name in ("psutil", "safetensors"):
+            monkeypatch.setitem(sys.modules, name, None)
+        MAESIL.MAESILTest().runTest()
+        assert packages.REQUIRED["torch"] == "999"
+        ((name, text), *_rest) = results()[-1].rows()
+        assert (name, text) == ("Hidden patches", "74.8%")
+        # it stood in for that test alone
+        assert panel.system.missing()
