@@ -10,10 +10,10 @@ HELP = _(
     "reconstruction and error map in three anatomical views. Trains such models as well. "
     "For research; not for clinical use."
 ) + _(
-    "<p>See <a href='{docs}/Slicer.md'>documentation</a> and <a href='{docs}/Glossary.md'>words of the method</a>."
+    '<p>See <a href="{docs}/Slicer.md">documentation</a> and <a href="{docs}/Glossary.md">words of the method</a>.'
 ).format(docs=DOCUMENTATION)
 ACKNOWLEDGEMENT = _(
-    "An implementation of the method of <a href='{paper}'>Kim et al., MAESIL, arXiv:2604.00514 (2026)</a>, "
+    'An implementation of the method of <a href="{paper}">Kim et al., MAESIL, arXiv:2604.00514 (2026)</a>, '
     "whose authors published no code. To cite it: CITATION.cff."
 ).format(paper="https://arxiv.org/abs/2604.00514")
 WORDS = {
