@@ -164,12 +164,17 @@ def test_strokes_are_filled(host: Any, panel: Any, oblique: Any) -> None:
     assert {"probability of soft", "probability of dense"} <= kinds
 
 
-def test_surprise_is_shown(host: Any, panel: Any, oblique: Any, lively: Path, scan: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def calibrated(panel: Any, lively: Path, scan: Path, tmp_path: Path) -> None:
+    """The panel has a checkpoint with a calibration beside it."""
     own = Path(shutil.copy(lively, tmp_path / "own.safetensors"))
     calibration = own.with_suffix(".surprise.json")
     options = ("--covers", "2", "--checkpoint", str(own), "--progress", "off")
     assert main(["surprise", str(scan), "--calibrate", str(calibration), *options]) == 0
     use_checkpoint(panel, own)
+
+
+def test_surprise_is_shown(host: Any, panel: Any, oblique: Any, calibrated: None) -> None:
     panel.ui.surpriseButton.click()
     wait_for_end(host, panel.explore)
     # the panel asks for more covers than were calibrated
@@ -199,7 +204,7 @@ def test_what_ends_leaves_nothing(host: Any, panel: Any, oblique: Any) -> None:
     assert not list(panel.temporary.iterdir())
 
 
-def test_another_module_in_front_is_told_of_it(host: Any, panel: Any, oblique: Any) -> None:
+def test_another_module_in_front_is_told_of_it(host: Any, panel: Any, oblique: Any, calibrated: None) -> None:
     def message() -> str:
         return str(slicer.util.mainWindow().statusBar().currentMessage())
 
@@ -208,6 +213,13 @@ def test_another_module_in_front_is_told_of_it(host: Any, panel: Any, oblique: A
     host.process_events(until=lambda: re.search(r"MAESIL: Encoding \(\d+%\)", message()), timeout=30)
     wait_for_end(host, panel.explore)
     assert message() == "MAESIL: the volume is encoded"
+    # and its views are left alone
+    panel.ui.surpriseButton.click()
+    wait_for_end(host, panel.explore)
+    assert message() == "MAESIL: the surprise is there"
+    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetName() == "surprise ct"]
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    assert node.GetID() not in {view.GetForegroundVolumeID() for view in views}
 
 
 def test_a_long_message_is_seen_whole(host: Any, panel: Any, oblique: Any) -> None:

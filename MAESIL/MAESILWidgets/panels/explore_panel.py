@@ -28,7 +28,7 @@ COMMANDS = {"features": _("Encoding"), "segment": _("Filling"), "surprise": _("P
 ENDS = {
     "features": _("the volume is encoded"),
     "segment": _("the segments are filled"),
-    "surprise": _("the surprise is shown"),
+    "surprise": _("the surprise is there"),
 }
 RARE = 2
 """Surprise that is tinted: above it lies 1 % of usual patients."""
@@ -41,6 +41,7 @@ class ExplorePanel(VTKObservationMixin):
         ui: the widgets of MAESIL.ui.
         to_own_views: leaves our nine views for the user's own.
         tell: called with a line of progress, and with how it ended.
+        is_open: says whether the user sees the module: what ends meanwhile leaves the views of another one alone.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class ExplorePanel(VTKObservationMixin):
         on_log: Callable[[str], None],
         to_own_views: Callable[[], None],
         tell: Callable[[str], None],
+        is_open: Callable[[], bool],
     ) -> None:
         VTKObservationMixin.__init__(self)
         self.ui, self.input, self.system = ui, input_panel, system
-        self.on_log, self.to_own_views, self.tell = on_log, to_own_views, tell
+        self.on_log, self.to_own_views, self.tell, self.is_open = on_log, to_own_views, tell, is_open
         self.parameters: Any = None
         self.task: Any = None
         self.known: dict[tuple[Any, ...], VolumeFeatures] = {}
@@ -209,11 +211,13 @@ class ExplorePanel(VTKObservationMixin):
             self.known[self._key_of_task] = VolumeFeatures(volume, task.output)
             self._watch()
             return
-        self.to_own_views()
+        if self.is_open():
+            self.to_own_views()
         if task.command == "surprise":
             node = features_scene.add_file(task.output / "surprise.nrrd", volume, "surprise")
             features_scene.tint(node, RARE, 2 * RARE)
-            features_scene.show_over(volume, node)
+            if self.is_open():
+                features_scene.show_over(volume, node)
             return
         features_scene.add_segments(task.output / "volume.seg.nrrd", volume, self._strokes)
         for number, (name, _color) in enumerate(self._strokes, start=1):

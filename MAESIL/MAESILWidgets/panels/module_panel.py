@@ -72,7 +72,9 @@ class ModulePanel(VTKObservationMixin):
         self.train = TrainPanel(
             self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint, self.tell
         )
-        self.explore = ExplorePanel(self.ui, self.input, self.system, self.advanced.log, self.leave_views, self.tell)
+        self.explore = ExplorePanel(
+            self.ui, self.input, self.system, self.advanced.log, self.leave_views, self.tell, lambda: self.is_open
+        )
         # while the worker starts
         self.ui.applyButton.connect("clicked(bool)", lambda _checked: self.views.make())
         for name, icon in ICONS.items():
