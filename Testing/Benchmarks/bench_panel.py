@@ -2,13 +2,15 @@
 
     python Testing/Benchmarks/bench_panel.py [VOLUME...]
 
-Beside it what the worker counts for itself, from reading to writing. The event loop's gaps are measured with a 5 ms
-timer: from the click to the end of the worker (nothing but the work in the background), and from there to the
+Beside it the same command alone, from the start of its process to the end. The event loop's gaps are measured with a
+5 ms timer: from the click to the end of the worker (nothing but the work in the background), and from there to the
 filled views.
 """
 
 import argparse
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,17 +43,17 @@ def main() -> None:
         print("click to nine filled views, s; beside: the worker alone; longest gaps of the event loop, ms")
         print(f"{'':28}{'views':>7}{'alone':>7}{'ratio':>7}{'job':>7}{'load':>7}{'cancel s':>10}")
         panel.input.load_sample()
-        measure(host, panel)
+        measure(host, panel, Path(folder))
         for path in arguments.volumes:
             panel.parameters.inputVolume = slicer.util.loadVolume(str(path))
-            measure(host, panel)
+            measure(host, panel, Path(folder))
         panel.stop_jobs()
     sys.stdout.flush()
     os._exit(0)
 
 
-def measure(host: Any, panel: Any) -> None:
-    """Cancel a reconstruction of the chosen volume, then let one run to its end."""
+def measure(host: Any, panel: Any, folder: Path) -> None:
+    """Cancel a reconstruction of the chosen volume, let one run to its end, and run its command alone."""
     name = panel.parameters.inputVolume.GetName()
     panel.ui.applyButton.click()
     host.process_events(until=lambda: panel.reconstruct.task.job.worker_pid, timeout=60)
@@ -65,12 +67,18 @@ def measure(host: Any, panel: Any) -> None:
     with host.stall_meter() as job_gaps:
         panel.ui.applyButton.click()
         task = panel.reconstruct.task
+        host.process_events(until=lambda: task.job.worker_pid, timeout=60)
+        command, volume = task.job.arguments, Path(shutil.copy(task.job.arguments[1], folder))
         host.process_events(until=lambda: task.loader is not None or not task.is_running, timeout=600)
     with host.stall_meter() as load_gaps:
         host.process_events(until=lambda: panel.reconstruct.task is None, timeout=60)
         host.render()
     views = time.perf_counter() - begin
-    seconds = panel.results.result.metrics["seconds"]
+    command = [
+        str(volume) if part == command[1] else part.replace(str(task.output), f"{folder}/out") for part in command
+    ]
+    alone = [sys.executable, "-m", "MAESILLib", *command, "--progress", "json"]
+    seconds = timed(lambda: subprocess.run(alone, check=True, stdout=subprocess.DEVNULL, cwd=REPOSITORY))
     print(
         f"{name[:26]:28}{views:7.1f}{seconds:7.1f}{views / seconds:7.2f}"
         f"{job_gaps.worst_ms:7.0f}{load_gaps.worst_ms:7.0f}{cancelled:10.2f}"
