@@ -166,7 +166,8 @@ class Trainer:
     def _run(self) -> None:
         log = None
         if self.ranks.is_main:
-            remove_partial(self.folder)
+            for folder in (self.folder, (self.folder / PREVIEW_VOLUME).parent):
+                remove_partial(folder)
             write_json(self.folder / "config.json", to_dict(self.config))
             validated = (f"val_{name}" for name in self.task.validation_metrics(self.config))
             log = TrainingLog(self.folder, self.progress.step, (*self.task.metrics, *validated))

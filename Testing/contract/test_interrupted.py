@@ -74,8 +74,10 @@ def test_what_a_killed_save_left_is_removed(tmp_path: Path, cache: Cache) -> Non
     folder.mkdir()
     (folder / ".1234abcd.partial.state.pt").write_bytes(b"half a state")
     (folder / ".mine").write_bytes(b"")
+    (folder / "previews").mkdir()
+    (folder / "previews" / ".1234abcd.partial.latest.npz").write_bytes(b"half a preview")
     Trainer(tiny_config(steps=2), cache, folder).run()
-    assert [left.name for left in folder.glob(".*")] == [".mine"]
+    assert [left.name for left in folder.rglob(".*")] == [".mine"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits the size of files")
