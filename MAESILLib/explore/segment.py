@@ -286,7 +286,7 @@ def _tissue(volume: CTVolume, grid: ModelGrid, settings: Settings, box: tuple[sl
 
 def _to_voxels(cells: NDArray[np.float32], stride: int, box: tuple[slice, ...]) -> NDArray[np.float32]:
     """Interpolate cells linearly at the voxels of a box of the model's grid."""
-    places = [(np.arange(s.start or 0, s.stop) - (stride - 1) / 2) / stride for s in box]
+    places = [(np.arange(s.start, s.stop) - (stride - 1) / 2) / stride for s in box]
     d, h, w = (linear_matrix(p, n).astype(np.float32) for p, n in zip(places, cells.shape, strict=True))
     return grow_along_axes(cells, (d, h, w))
 
@@ -295,7 +295,9 @@ def _distance_mm(place: NDArray[np.int64], shape: tuple[int, ...], spacing: NDAr
     """Return the distance of voxels to the nearest of places (3, N), by cells of 2 x 2 x 2 voxels, for speed."""
     away = np.ones([-(-n // 2) for n in shape], bool)
     away[tuple(place // 2)] = False
-    return _to_voxels(distance_transform_edt(away, 2 * spacing).astype(np.float32), 2, tuple(map(slice, shape)))
+    return _to_voxels(
+        distance_transform_edt(away, 2 * spacing).astype(np.float32), 2, tuple(slice(0, n) for n in shape)
+    )
 
 
 def _logistic(x: NDArray[np.float64], segment: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

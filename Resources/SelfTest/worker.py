@@ -44,7 +44,7 @@ def main(arguments: list) -> int:
         output, stop_file = (Path(arguments[arguments.index(name) + 1]) for name in ("--output", "--stop-file"))
         if not reconstruct(Path(arguments[1]), output, stop_file):
             say("error", kind="cancelled", message="stopped", hint="")
-            return 4
+            return 3
     say("done", seconds=1.0)
     return 0
 

@@ -22,8 +22,13 @@ from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = {"crop_size": (16, 16, 16), "cooldown_crop_size": (16, 16, 16), "validation_superpatches": 1}
-SMALL |= {"teacher_crops": 1, "completion_crops": 1}
+SMALL = {
+    "crop_size": (16, 16, 16),
+    "cooldown_crop_size": (16, 16, 16),
+    "validation_superpatches": 1,
+    "teacher_crops": 1,
+    "completion_crops": 1,
+}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

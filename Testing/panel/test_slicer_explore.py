@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from gui_factory import ct_node, ijk_to_ras, scene_state, use_checkpoint, wait_for_end
+from gui_factory import ct_node, ijk_to_ras, scene_state, status_message, use_checkpoint, wait_for_end
 from test_slicer_geometry import GRIDS, parent_transform
 
 from MAESILLib.cli import main
@@ -205,18 +205,15 @@ def test_what_ends_leaves_nothing(host: Any, panel: Any, oblique: Any) -> None:
 
 
 def test_another_module_in_front_is_told_of_it(host: Any, panel: Any, oblique: Any, calibrated: None) -> None:
-    def message() -> str:
-        return str(slicer.util.mainWindow().statusBar().currentMessage())
-
     panel.exit()
     panel.ui.featuresButton.click()
-    host.process_events(until=lambda: re.search(r"MAESIL: Encoding \(\d+%\)", message()), timeout=30)
+    host.process_events(until=lambda: re.search(r"MAESIL: Encoding \(\d+%\)", status_message()), timeout=30)
     wait_for_end(host, panel.explore)
-    assert message() == "MAESIL: the volume is encoded"
+    assert status_message() == "MAESIL: the volume is encoded"
     # and its views are left alone
     panel.ui.surpriseButton.click()
     wait_for_end(host, panel.explore)
-    assert message() == "MAESIL: the surprise is there"
+    assert status_message() == "MAESIL: the surprise is there"
     (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetName() == "surprise ct"]
     views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     assert node.GetID() not in {view.GetForegroundVolumeID() for view in views}

@@ -20,6 +20,7 @@ from gui_factory import (
     load_ct,
     result_of,
     scene_state,
+    status_message,
     use_checkpoint,
     wait_for_end,
     workers_of_this_process,
@@ -206,14 +207,11 @@ class TestReconstruct:
         assert "cuda:7" in ready.ui.statusLabel.text
 
     def test_another_module_in_front_is_told_of_it(self, host: Any, ready: Any) -> None:
-        def message() -> str:
-            return str(slicer.util.mainWindow().statusBar().currentMessage())
-
         ready.exit()
         ready.ui.applyButton.click()
-        host.process_events(until=lambda: re.search(r"MAESIL: .*\(\d+%\)", message()), timeout=30)
+        host.process_events(until=lambda: re.search(r"MAESIL: .*\(\d+%\)", status_message()), timeout=30)
         wait_for_end(host, ready.reconstruct)
-        assert message() == "MAESIL: the reconstruction is done"
+        assert status_message() == "MAESIL: the reconstruction is done"
 
     def test_nothing_hidden_gives_no_masked_metrics(self, host: Any, ready: Any) -> None:
         choose(ready.ui.maskSelector, "none")

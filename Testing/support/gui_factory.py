@@ -85,6 +85,13 @@ def load_ct(path: Path) -> Any:
     return slicer.util.loadVolume(str(path))
 
 
+def status_message() -> str:
+    """What Slicer's status bar says."""
+    import slicer
+
+    return str(slicer.util.mainWindow().statusBar().currentMessage())
+
+
 def choose(combo: Any, value: str) -> None:
     """Choose an item by its value, as a user does."""
     index = combo.findData(value)

@@ -53,6 +53,7 @@ class BackgroundJob:
     """
 
     PROGRAM = ("-m", "MAESILLib")
+    """What Python runs; the self test has a stand-in where torch is missing."""
 
     def __init__(
         self,

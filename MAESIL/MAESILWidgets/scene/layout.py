@@ -230,23 +230,22 @@ class Views:
         node = nodes[kind]
         logic = slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic()
         composite, slice_node = logic.GetSliceCompositeNode(), logic.GetSliceNode()
-        shown_before = composite.GetBackgroundVolumeID()
         composite.SetBackgroundVolumeID(node.GetID() if node is not None else None)
         composite.SetForegroundVolumeID(above.GetID() if above is not None else None)
         hidden = nodes.get("mask") if kind == "masked" else None
         composite.SetLabelVolumeID(hidden.GetID() if hidden is not None else None)
         composite.SetLabelOpacity(HIDDEN_OPACITY)
         if node is not None and min(slice_node.GetDimensions()[:2]) > 0:
-            self._fit(view_name(row, column), logic, slice_node, node, shown_before)
+            self._fit(view_name(row, column), logic, slice_node, node)
         composite.SetLinkedControl(True)
         self.keep_apart()
 
-    def _fit(self, name: str, logic: Any, slice_node: Any, node: Any, shown_before: str | None) -> None:
+    def _fit(self, name: str, logic: Any, slice_node: Any, node: Any) -> None:
         """Fit a view to a volume, unless it shows that grid already: the user may have zoomed and scrolled."""
         bounds = [0.0] * 6
         node.GetRASBounds(bounds)
         shown = (node.GetImageData().GetDimensions(), node.GetTransformNodeID(), tuple(bounds))
-        if shown_before and self._fitted.get(name) == shown:
+        if self._fitted.get(name) == shown:
             return
         self._fitted[name] = shown
         slice_node.SetOrientation(name.rsplit("-", 1)[1])
