@@ -6,7 +6,9 @@ each cell is the centre of a patch.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -76,7 +78,6 @@ def _tell(progress: Callable[[float], None] | None, done: int, total: int, share
         progress((done + share) / total)
 
 
-@torch.inference_mode()
 def _encode(
     encoder: PretrainedEncoder,
     hu: NDArray[np.float32],
@@ -92,16 +93,35 @@ def _encode(
     side = tuple(min(window, n) for n in tokens)
     weights = blending_weights((side[0], side[1], side[2]))
     starts = list(itertools.product(*(_starts(n, s) for n, s in zip(tokens, side, strict=True))))
-    for number, start in enumerate(starts):
-        stop.check()
-        tell(number / len(starts))
-        place = tuple(slice(a, a + s) for a, s in zip(start, side, strict=True))
+
+    @torch.inference_mode()
+    def encoded(start: tuple[int, ...]) -> NDArray[np.float32]:
         voxels = hu[tuple(slice(a * patch, (a + s) * patch) for a, s in zip(start, side, strict=True))]
         image = encoder.intensities(np.ascontiguousarray(voxels)).to(device)
-        found = encoder.feature_maps(image[None])[block - 1][0].float().cpu().numpy()
-        total[(slice(None), *place)] += found * weights
-        weight[place] += weights
+        found: NDArray[np.float32] = encoder.feature_maps(image[None])[block - 1][0].float().cpu().numpy()
+        return found
+
+    with _threads_of_one(device) as threads:
+        for number, (start, found) in enumerate(zip(starts, threads.map(encoded, starts), strict=True)):
+            stop.check()
+            tell(number / len(starts))
+            place = tuple(slice(a, a + s) for a, s in zip(start, side, strict=True))
+            total[(slice(None), *place)] += found * weights
+            weight[place] += weights
     return total / weight
+
+
+@contextmanager
+def _threads_of_one(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Let each of torch's threads encode windows of its own: a window is too small to be shared out."""
+    count = torch.get_num_threads()
+    threads = ThreadPoolExecutor(count if device.type == "cpu" else 1)
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
+        torch.set_num_threads(count)
 
 
 def _starts(length: int, side: int) -> list[int]:
