@@ -291,11 +291,12 @@ def check(config: Config, where: str = "the configuration") -> None:
             any(c > s for c, s in zip(crop, model.superpatch_size, strict=True)),
             f"a training crop {crop} exceeds model.superpatch_size {model.superpatch_size}",
         )
+    replaced = math.lcm(math.prod(train.crop_size), math.prod(crops[-1])) // math.prod(train.crop_size)
     _refuse(
         where,
-        train.batch_size * math.prod(train.crop_size) % math.prod(crops[-1]) != 0,
-        f"train.batch_size {train.batch_size} crops of {train.crop_size} are no whole number of crops of "
-        f"train.cooldown_crop_size {train.cooldown_crop_size}",
+        train.batch_size % replaced != 0,
+        f"train.batch_size {train.batch_size} is no multiple of {replaced}, as the cool-down needs, where crops of "
+        f"train.cooldown_crop_size {train.cooldown_crop_size} take the place of those of {train.crop_size}",
     )
 
 

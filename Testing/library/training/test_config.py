@@ -83,7 +83,7 @@ def test_a_file_lies_over_the_preset_and_arguments_over_the_file(tmp_path: Path)
         ("[preprocessing]\nspacing_mm = nan", "preprocessing"),
         ("[preprocessing]\nwindows_hu = [[1, 0]]", "preprocessing"),
         ("[preprocessing]\nwindows_hu = [[0, 1e30]]", "preprocessing"),
-        ("[train]\nbatch_size = 3", "no whole number of crops"),
+        ("[train]\nbatch_size = 3", "is no multiple of 8"),
         ("[train]\ndecoded_ratio = 0", "decoded_ratio must be above 0"),
         ("[train]\ncooldown_share = 1.5", "cooldown_share must be from 0 to 1"),
         ("[train]\nbetas = [0.9, 1.0]", "betas"),
