@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save
 from MAESILLib.ct.writing import PLANES, volume_writer
 from MAESILLib.explore.features import Features
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import atomic_path
+from MAESILLib.runtime.files import write_bytes
 
 ENDS = (1, 99)
 """Percentiles of a component in the patient that become the darkest and the brightest value of its color."""
@@ -69,8 +69,7 @@ def read_basis(path: Path, channels: int) -> Basis:
 
 def write_basis(path: Path, basis: Basis) -> None:
     """Write a basis as safetensors."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save({name: np.ascontiguousarray(x) for name, x in vars(basis).items()}))
+    write_bytes(path, save({name: np.ascontiguousarray(x) for name, x in vars(basis).items()}))
 
 
 def colors_of(features: Features, basis: Basis) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.volume import CTVolume, ModelGrid, model_grid
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import atomic_path
+from MAESILLib.runtime.files import write_bytes
 
 FORMAT = "maesil-features/1"
 
@@ -100,8 +100,7 @@ def write_features(path: Path, features: Features, volume: CTVolume) -> None:
         "body": features.body.astype(np.uint8),
         "voxels": np.packbits(features.voxels),
     }
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, {"maesil": json.dumps(described)}))
+    write_bytes(path, save(tensors, {"maesil": json.dumps(described)}))
 
 
 def open_features(path: Path, geometry: Geometry) -> tuple[Features, str]:

@@ -25,7 +25,7 @@ from MAESILLib.data.labels import label_values
 from MAESILLib.explore.features import Features, Origin
 from MAESILLib.explore.similarity import features_at
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import atomic_path
+from MAESILLib.runtime.files import write_bytes
 
 FORMAT = "maesil-segments/1"
 KNOTS_HU = (-1000, -200, -100, -50, 0, 50, 100, 200, 500, 1000)
@@ -249,8 +249,7 @@ def write_segmenter(path: Path, segmenter: Segmenter) -> None:
         "origin": vars(segmenter.origin),
         "settings": vars(segmenter.settings),
     }
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, {"maesil": json.dumps(described)}))
+    write_bytes(path, save(tensors, {"maesil": json.dumps(described)}))
 
 
 def read_segmenter(path: Path) -> Segmenter:

@@ -14,7 +14,7 @@ from MAESILLib.mae.checkpoint import load_checkpoint, load_weights, read_weights
 from MAESILLib.mae.model import Encoder, token_grid, windowed
 from MAESILLib.mae.network import Network
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import atomic_path
+from MAESILLib.runtime.files import write_bytes
 
 SUFFIX = ".safetensors"
 
@@ -128,8 +128,7 @@ def write_export(output: Path, kind: str, weights: dict[str, torch.Tensor], sour
     """Write an export to ``output``, whole or not at all, and return its metadata; an older file is replaced."""
     info = replace(source, kind=kind, path=str(output))
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    with atomic_path(output) as temporary:
-        temporary.write_bytes(save(tensors, metadata_of(info, output)))
+    write_bytes(output, save(tensors, metadata_of(info, output)))
     return info
 
 

@@ -8,7 +8,7 @@ from MAESILLib.export.description import EncoderInfo
 from MAESILLib.export.encoder import load_source, write_export
 from MAESILLib.mae.model import Encoder
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import atomic_path
+from MAESILLib.runtime.files import write_bytes
 from MAESILLib.runtime.resources import resource_path
 
 WEIGHTS = "maesil_encoder.safetensors"
@@ -41,6 +41,5 @@ def export_nnunet(checkpoint: Path, folder: Path) -> EncoderInfo:
             "use --format torch",
         )
     info = write_export(output, "nnunet", primus_weights(source.encoder), source.info)
-    with atomic_path(folder / TRAINER) as temporary:
-        temporary.write_bytes(resource_path(f"nnUNet/{TRAINER}").read_bytes())
+    write_bytes(folder / TRAINER, resource_path(f"nnUNet/{TRAINER}").read_bytes())
     return info

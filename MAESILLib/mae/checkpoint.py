@@ -16,7 +16,7 @@ from MAESILLib.config import to_dict
 from MAESILLib.mae.checkpoint_info import DAMAGED, FORMAT, KEY, PARTS, SCALE, CheckpointInfo, read_info
 from MAESILLib.mae.network import Network
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import atomic_path, sha256_of
+from MAESILLib.runtime.files import sha256_of, write_bytes
 
 FLOATS = (torch.float32, torch.float16)
 
@@ -42,9 +42,8 @@ def save_checkpoint(
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
         tensors |= _stored(name, tensor.detach().to("cpu", torch.float32), as_int8)
-    with atomic_path(path) as temporary:
-        # save_file would make a file that nobody else may read, whatever the umask
-        temporary.write_bytes(save(tensors, metadata={KEY: json.dumps(metadata)}))
+    # save_file would make a file that nobody else may read, whatever the umask
+    write_bytes(path, save(tensors, metadata={KEY: json.dumps(metadata)}))
 
 
 def _stored(name: str, tensor: torch.Tensor, as_int8: bool) -> dict[str, torch.Tensor]:

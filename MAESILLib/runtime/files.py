@@ -195,6 +195,12 @@ def inside(folder: Path, name: str, hint: str) -> Path:
     return folder / name
 
 
+def write_bytes(path: Path | str, data: bytes | memoryview) -> None:
+    """Write ``data`` to ``path``, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
     with atomic_path(path) as temporary:

@@ -18,7 +18,7 @@ import torch
 
 from MAESILLib.config import Config, from_dict, merged, to_dict
 from MAESILLib.runtime.errors import InputError
-from MAESILLib.runtime.files import atomic_path
+from MAESILLib.runtime.files import write_bytes
 from MAESILLib.training.run_folder import STATE
 
 FORMAT = "maesil-training-state/3"
@@ -70,8 +70,7 @@ def save_state(folder: Path, values: dict[str, Any]) -> None:
     # torch.save to a file hides a full disk behind an error of its own
     packed = io.BytesIO()
     torch.save({"format": FORMAT, **values}, packed)
-    with atomic_path(folder / STATE) as temporary:
-        temporary.write_bytes(packed.getbuffer())
+    write_bytes(folder / STATE, packed.getbuffer())
 
 
 def read_state(folder: Path) -> SavedState:

@@ -23,7 +23,7 @@ from MAESILLib.mae.model import Encoder, composite, patchify, spread, take_token
 from MAESILLib.mae.network import Network, Reconstructed
 from MAESILLib.mae.superpatch import Superpatch, extract, partition, token_grid
 from MAESILLib.runtime.device import precision_context
-from MAESILLib.runtime.files import atomic_path
+from MAESILLib.runtime.files import atomic_path, write_bytes
 from MAESILLib.training.ranks import ALONE, Ranks
 
 SEED = 1000
@@ -171,8 +171,7 @@ def write_preview_picture(path: Path, image: np.ndarray, masked: np.ndarray, com
     rows = [np.concatenate([_middle(volume, axis) for volume in volumes], 1) for axis in range(3)]
     width = max(row.shape[1] for row in rows)
     picture = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(_grey_png(picture))
+    write_bytes(path, _grey_png(picture))
 
 
 def write_preview_volume(
