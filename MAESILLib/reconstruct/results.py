@@ -21,7 +21,7 @@ from MAESILLib.metrics.catalogue import caption
 from MAESILLib.reconstruct.plan import Plan
 from MAESILLib.reconstruct.reconstruction import Reconstruction, reconstruct
 from MAESILLib.reconstruct.scoring import measure, superpatch_metrics
-from MAESILLib.runtime.device import device_name, memory_guard, peak_memory_mib, use_bf16
+from MAESILLib.runtime.device import device_name, has_bf16, memory_guard, peak_memory_mib
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.files import staged, write_json
@@ -97,7 +97,7 @@ def reconstruct_volume(
     for warning in volume.warnings:
         reporter.warning(warning)
     device, info = model.device, model.info
-    bf16 = use_bf16("auto", device)
+    bf16 = has_bf16(device)
     with memory_guard(device, MEMORY_HINT):
         window = info.preprocessing.window_hu
         grid = model_grid(volume.geometry, info.preprocessing.spacing_mm)

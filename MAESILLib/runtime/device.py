@@ -47,11 +47,9 @@ def device_name(device: torch.device) -> str:
     return f"{device}: {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Resolve ``auto``: bf16 on CUDA cards that have it, fp32 elsewhere."""
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return precision == "bf16"
+def has_bf16(device: torch.device) -> bool:
+    """Say whether it is a CUDA card that computes in bf16 without emulation."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def set_up_convolutions(device: torch.device, bf16: bool) -> None:

@@ -9,7 +9,7 @@ import time
 import torch
 
 from MAESILLib.mae.blocks import Block
-from MAESILLib.runtime.device import precision_context, use_bf16
+from MAESILLib.runtime.device import has_bf16, precision_context
 
 WORTH_IT = 1.2
 """How many times as fast as fp32 bf16 has to be."""
@@ -22,7 +22,7 @@ def choose_bf16(precision: str, device: torch.device) -> tuple[bool, str]:
     if precision != "auto":
         return precision == "bf16", "as train.precision says"
     if device.type != "cpu":
-        return use_bf16(precision, device), f"what {device} has"
+        return has_bf16(device), f"what {device} has"
     ratio = bf16_speedup()
     return ratio >= WORTH_IT, f"bf16 is {ratio:.2g} times as fast as fp32 on this CPU"
 

@@ -25,7 +25,7 @@ from MAESILLib.mae.checkpoint import load_checkpoint, read_info
 from MAESILLib.mae.masking import MaskSpec
 from MAESILLib.reconstruct import reconstruction
 from MAESILLib.reconstruct.plan import Plan
-from MAESILLib.runtime.device import use_bf16
+from MAESILLib.runtime.device import has_bf16
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.training.precision import bf16_speedup, choose_bf16
 from MAESILLib.training.ranks import Ranks
@@ -49,14 +49,14 @@ def test_bf16_is_close_to_fp32(checkpoint: Path, coverage: str) -> None:
 
 def test_what_reconstructs_is_fp32_but_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert not use_bf16("auto", torch.device("cpu"))
-    assert not use_bf16("auto", torch.device("mps"))
-    assert use_bf16("auto", torch.device("cuda"))
+    assert not has_bf16(torch.device("cpu"))
+    assert not has_bf16(torch.device("mps"))
+    assert has_bf16(torch.device("cuda"))
     # an older card only pretends, slowly
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert not use_bf16("auto", torch.device("cuda"))
-    assert not use_bf16("fp32", torch.device("cuda"))
-    assert use_bf16("bf16", torch.device("cpu"))
+    assert not has_bf16(torch.device("cuda"))
+    assert not choose_bf16("fp32", torch.device("cuda"))[0]
+    assert choose_bf16("bf16", torch.device("cpu"))[0]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_reconstruct_takes_what_the_device_has_and_evaluate_fp32(
     tmp_path: Path, scan: Path, checkpoint: Path, asked: list[bool], has_bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if has_bf16:
-        monkeypatch.setattr("MAESILLib.reconstruct.results.use_bf16", lambda precision, _: precision == "auto")
+        monkeypatch.setattr("MAESILLib.reconstruct.results.has_bf16", lambda _: True)
     precision = "bf16" if has_bf16 else "fp32"
     assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["precision"] == precision
