@@ -243,7 +243,7 @@ def from_dict(values: dict[str, Any], where: str = "the configuration") -> Confi
     if name not in PRESETS:
         raise InputError(f"unknown preset '{name}' in {where}", f"choose one of {', '.join(PRESETS)}")
     preset = tomllib.loads(resource_path(f"Presets/{name}.toml").read_text(encoding="utf-8"))
-    config: Config = _build(Config, merged(preset, {**values, "preset": name}), where, "")
+    config = _build(Config, merged(preset, {**values, "preset": name}), where, "")
     check(config, where)
     return config
 
@@ -262,11 +262,9 @@ def complete_from_dict(cls: type[Section], values: dict[str, Any], where: str) -
     Raises:
         InputError: a value is missing, unknown or of a wrong kind.
     """
-    missing = sorted({f.name for f in dataclasses.fields(cls)} - set(values))  # type: ignore[arg-type]
-    if missing:
+    if missing := sorted({f.name for f in dataclasses.fields(cls)} - set(values)):  # type: ignore[arg-type]
         raise InputError(f"{where} lacks '{missing[0]}' in its metadata", "it is incomplete; get it again")
-    built: Section = _build(cls, values, where, "")
-    return built
+    return _build(cls, values, where, "")
 
 
 def check(config: Config, where: str = "the configuration") -> None:
@@ -371,7 +369,7 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
+def _build(cls: type[Section], values: dict[str, Any], where: str, prefix: str) -> Section:
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict):
         raise InputError(f"'{prefix[:-1]}' in {where} is not a section", f"write [{prefix[:-1]}]")

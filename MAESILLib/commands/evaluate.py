@@ -62,8 +62,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     entries = cache.entries if args.split == "all" else cache.select(args.split, held_out_share(checkpoints))
     settings = protocol(args.seed)
     if args.settings:
-        unknown = sorted(set(args.settings) - set(settings))
-        if unknown:
+        if unknown := sorted(set(args.settings) - set(settings)):
             known = ", ".join(f"'{name}'" for name in settings)
             raise InputError(f"unknown setting '{unknown[0]}'", f"choose from {known}")
         settings = {name: plan for name, plan in settings.items() if name in args.settings}

@@ -153,14 +153,14 @@ class ModelGrid:
         """Return, for each model voxel along model axis ``axis``, its fractional index on the source's axis."""
         source_axis = self.axes[axis]
         ratio = self.geometry.spacing_dhw[axis] / self.source.spacing_dhw[source_axis]
-        index = _centres(self.geometry.size_dhw[axis]) * ratio - 0.5
+        index = (np.arange(self.geometry.size_dhw[axis], dtype=np.float64) + 0.5) * ratio - 0.5
         return self.source.size_dhw[source_axis] - 1 - index if self.flips[axis] else index
 
     def _model_index(self, axis: int) -> NDArray[np.float64]:
         """Return, for each source voxel on the source of model axis ``axis``, its fractional index on the model's."""
         source_axis = self.axes[axis]
         ratio = self.source.spacing_dhw[source_axis] / self.geometry.spacing_dhw[axis]
-        index = _centres(self.source.size_dhw[source_axis]) * ratio - 0.5
+        index = (np.arange(self.source.size_dhw[source_axis], dtype=np.float64) + 0.5) * ratio - 0.5
         return index[::-1] if self.flips[axis] else index
 
 
@@ -227,12 +227,6 @@ def _window(window_hu: tuple[float, float]) -> tuple[float, float]:
     if not low < high:
         raise ValueError(f"window_hu must be (low, high) with low < high, not {window_hu}")
     return float(low), float(high - low)
-
-
-def _centres(count: int) -> NDArray[np.float64]:
-    """Return how far voxel centres lie from the first voxel's outer face, in voxels."""
-    centres: NDArray[np.float64] = np.arange(count, dtype=np.float64) + 0.5
-    return centres
 
 
 def _nearest(index: NDArray[np.float64], size: int) -> NDArray[np.int64]:

@@ -204,8 +204,7 @@ def _sources_of(listing: _Listing, looked: dict[Path, Looked]) -> list[Source]:
             notes.setdefault(file if file.is_dir() else file.parent, {})[place] = one
     with_series: set[Path] = set()
     for source, folders in _series_sources(given, {file: looked[file] for file in listing.headers}):
-        own = [places[file] for file in source.files if file in places]
-        if own:
+        if own := [places[file] for file in source.files if file in places]:
             with_series |= folders
             in_them = [one for folder in sorted(folders) for one in notes.get(folder, {}).values()]
             if source.series and (damaged := _problem(in_them)[0]):

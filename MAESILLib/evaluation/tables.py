@@ -90,8 +90,7 @@ def differences(
     for other in others:
         for group in dict.fromkeys(tuple(row[key] for key in within) for row in rows):
             for name in METRICS:
-                pair = paired_difference(found[other, group, name], found[first, group, name], patients)
-                if pair:
+                if pair := paired_difference(found[other, group, name], found[first, group, name], patients):
                     rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in pair.items()}
                     where = {by: other, "minus": first, **dict(zip(within, group, strict=True)), "metric": name}
                     lines.append(where | rounded)

@@ -60,8 +60,7 @@ class Features:
         stride, (d, h, w) = self.origin.stride, self.values.shape[1:]
         pads = [(0, n * stride - m) for n, m in zip((d, h, w), self.voxels.shape, strict=True)]
         blocks = np.pad(self.voxels, pads).reshape(d, stride, h, stride, w, stride)
-        inside: NDArray[np.bool_] = blocks.mean((1, 3, 5)) >= 0.5
-        return inside
+        return blocks.mean((1, 3, 5)) >= 0.5
 
     @cached_property
     def cells(self) -> ModelGrid:

@@ -63,8 +63,7 @@ def similarity_map(cells: NDArray[np.float32], queries: NDArray[np.float32]) -> 
         queries: (C, K), likewise.
     """
     mean = queries.mean(1)
-    similarity: NDArray[np.float32] = np.tensordot(mean / max(float(np.linalg.norm(mean)), 1e-6), cells, 1)
-    return similarity
+    return np.tensordot(mean / max(float(np.linalg.norm(mean)), 1e-6), cells, 1)
 
 
 def best_matches(

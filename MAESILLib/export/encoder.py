@@ -12,7 +12,6 @@ from torch import nn
 from MAESILLib.export.description import CHECKPOINT, EncoderInfo, load_line, metadata_of, read_encoder_info
 from MAESILLib.mae.checkpoint import load_checkpoint, load_weights, read_weights
 from MAESILLib.mae.model import Encoder, token_grid, windowed
-from MAESILLib.mae.network import Network
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import write_bytes
 
@@ -81,8 +80,7 @@ class PretrainedEncoder(nn.Module):
         sides = tuple(image.shape[2:])
         if any(n == 0 or n % p for n, p in zip(sides, self.patch_size, strict=True)):
             raise InputError(f"the image has {sides} voxels, not multiples of {self.patch_size}", "crop or pad it")
-        outputs: list[torch.Tensor] = self.encoder(image)
-        return outputs
+        return self.encoder(image)
 
 
 def load_encoder(path: Path | str, device: torch.device | str = "cpu") -> PretrainedEncoder:
@@ -93,9 +91,7 @@ def load_encoder(path: Path | str, device: torch.device | str = "cpu") -> Pretra
     """
     info = read_encoder_info(path)
     if info.kind == CHECKPOINT:
-        network = load_checkpoint(path)[0]
-        assert isinstance(network, Network)
-        encoder = PretrainedEncoder(info, network.core.encoder)
+        encoder = PretrainedEncoder(info, load_checkpoint(path)[0].core.encoder)
     elif info.kind == "torch":
         with torch.device("meta"):
             encoder = PretrainedEncoder(info, Encoder(info.model, len(info.preprocessing.windows_hu)))

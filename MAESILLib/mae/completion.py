@@ -115,5 +115,4 @@ class ReadOut(nn.Module):
 
     def forward(self, encoded: list[torch.Tensor]) -> torch.Tensor:
         """Return the patches (B, N, P) of encoded tokens, each (B, N, width)."""
-        patches: torch.Tensor = self.head(self.mix(encoded))
-        return patches
+        return self.head(self.mix(encoded))

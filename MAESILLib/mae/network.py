@@ -71,8 +71,7 @@ class Network(nn.Module):
         patch_size = self.config.patch_size
         picture = composite(image, prediction.decoded, prediction.patches.detach().clamp(0, 1), patch_size)
         is_visible = ~hidden_tokens(visible, token_grid(image, patch_size))
-        completed: torch.Tensor = self.completion(filled.detach(), picture, is_visible).float()
-        return completed
+        return self.completion(filled.detach(), picture, is_visible).float()
 
     def forward(
         self,

@@ -95,8 +95,7 @@ class HUEncoder(nn.Module):
         self.encoder, self.windows_hu = encoder, windows_hu
 
     def forward(self, hu: torch.Tensor) -> list[torch.Tensor]:
-        states: list[torch.Tensor] = self.encoder(windowed(hu[:, None], self.windows_hu))
-        return states
+        return self.encoder(windowed(hu[:, None], self.windows_hu))
 
 
 def load_frozen(path: Path, device: torch.device | str = "cpu") -> tuple[HUEncoder, CheckpointInfo]:

@@ -96,8 +96,7 @@ def balanced(structure: NDArray[np.int64], structures: int) -> Floats:
     """Return weights (N,) with which every structure counts alike; a token of none has their mean weight."""
     counts = np.bincount(structure, minlength=structures + 1).astype(np.float64)
     counts[structures] = counts[:structures].sum() / max(1, np.count_nonzero(counts[:structures]))
-    weights: Floats = 1 / counts[structure]
-    return weights
+    return 1 / counts[structure]
 
 
 def auroc(is_positive: Mask, scores: Floats) -> float:
@@ -190,8 +189,7 @@ def _macros(table: Floats, counts: NDArray[Any]) -> Floats:
     # nothing is divided by nothing where no patient shows a structure
     with np.errstate(invalid="ignore"):
         means = counts @ np.nan_to_num(table) / (counts @ np.isfinite(table))
-        macros: Floats = np.nansum(means, 1) / np.isfinite(means).sum(1)
-    return macros
+        return np.nansum(means, 1) / np.isfinite(means).sum(1)
 
 
 def interval(tables: Sequence[Floats], seed: int = 0) -> dict[str, float | None]:

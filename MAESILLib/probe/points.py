@@ -66,8 +66,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
+            if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
                 raise InputError(f"{path} has no column '{missing[0]}'", f"it needs {', '.join(COLUMNS)}")
             rows = list(reader)
     except FileNotFoundError:
@@ -75,8 +74,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file in UTF-8: {error}", "save it as CSV in UTF-8") from None
     for line, row in enumerate(rows, start=2):
-        empty = [column for column in COLUMNS if not row[column]]
-        if empty:
+        if empty := [column for column in COLUMNS if not row[column]]:
             raise InputError(f"{path}, line {line}: '{empty[0]}' is empty", "complete or remove the row")
     if not rows:
         raise InputError(f"{path} has no points", "give one point a row")
@@ -110,8 +108,7 @@ def read_hu(path: Path) -> NDArray[np.int16]:
     if path.suffix == ".npy":
         return np.array(np.load(path, mmap_mode="r"))
     volume = read_apart(path, NEVER)
-    hu: NDArray[np.int16] = np.rint(model_grid(volume.geometry, SPACING_MM).to_model(volume.hu)).astype(np.int16)
-    return hu
+    return np.rint(model_grid(volume.geometry, SPACING_MM).to_model(volume.hu)).astype(np.int16)
 
 
 def stratified(points: Sequence[Point], most: int, seed: int = 0) -> list[Point]:

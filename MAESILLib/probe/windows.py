@@ -54,8 +54,7 @@ def tiles(shape: Shape, size: int, seed: list[int]) -> NDArray[np.int64]:
 def token_shares(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the share of voxels in a mask (D, H, W) for each token, (tokens,) in row-major order."""
     d, h, w = (n // PATCH for n in mask.shape)
-    shares: NDArray[np.float64] = mask.reshape(d, PATCH, h, PATCH, w, PATCH).mean((1, 3, 5)).ravel()
-    return shares
+    return mask.reshape(d, PATCH, h, PATCH, w, PATCH).mean((1, 3, 5)).ravel()
 
 
 def batch_size(size: int) -> int:

@@ -211,5 +211,4 @@ def _predict_boxes(
 
 
 def _clipped(image: torch.Tensor) -> np.ndarray:
-    made: np.ndarray = image[:, 0].clamp(0, 1).float().cpu().numpy()
-    return made
+    return image[:, 0].clamp(0, 1).float().cpu().numpy()

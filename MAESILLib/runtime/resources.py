@@ -18,10 +18,9 @@ def resource_path(relative: str) -> Path:
         InputError: it is not there; the installation is incomplete.
     """
     package = Path(__file__).resolve().parents[1]
-    candidates = [package / "Resources" / relative, package.parent / "Resources" / relative]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
+    for folder in (package, package.parent):
+        if (path := folder / "Resources" / relative).exists():
+            return path
     raise InputError(f"Resources/{relative} is missing from this installation of MAESIL", "install it again")
 
 

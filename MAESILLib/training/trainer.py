@@ -103,8 +103,7 @@ class Trainer:
             raise InputError(f"no training volume of {cache.folder} can be read: {self.damaged[0]}", "")
         self.data = describe_data(cache, self.entries)
         self.validation_entries = validation.entries if validation else cache.select("val", share)
-        seen = trained_on({"data": self.data}, self.validation_entries)
-        if seen:
+        if seen := trained_on({"data": self.data}, self.validation_entries):
             raise InputError(
                 f"{len(seen)} validation volumes, first '{seen[0]}', or their patients are in the training data",
                 "validate on patients that nothing was trained on",
@@ -372,8 +371,7 @@ class Trainer:
             raise InputError(f"{path} has another architecture than this run", "choose the preset it was trained with")
         if info.preprocessing != self.config.preprocessing:
             raise InputError(f"{path} was trained with another spacing or window", "set the same [preprocessing]")
-        seen = trained_on(info.training, self.validation_entries)
-        if seen:
+        if seen := trained_on(info.training, self.validation_entries):
             raise InputError(
                 f"{path} was trained on {len(seen)} of the validation volumes or their patients, first '{seen[0]}'",
                 "choose another checkpoint, or other validation data",
