@@ -165,19 +165,13 @@ def table(metrics: dict[str, Any]) -> str:
     from MAESILLib.metrics.catalogue import described
     from MAESILLib.reconstruct.results import displayed_mask_ratio, mask_title
 
-    mask, checkpoint = metrics["mask"], metrics["checkpoint"]
+    scan, mask, checkpoint = metrics["input"], metrics["mask"], metrics["checkpoint"]
+    size, ratio = " x ".join(map(str, scan["size"][::-1])), displayed_mask_ratio(mask)
     rows = [
-        (
-            "input",
-            f"{metrics['input']['name']}, {' x '.join(map(str, metrics['input']['size'][::-1]))} voxels (D x H x W)",
-        ),
+        ("input", f"{scan['name']}, {size} voxels (D x H x W)"),
         ("checkpoint", f"{checkpoint['name']} ({checkpoint['sha256'][:12]})"),
-        (
-            "mask",
-            f"{mask_title(mask)}, hides {displayed_mask_ratio(mask):.1%}, coverage {mask['coverage']}, "
-            f"seed {mask['seed']}",
-        ),
+        ("mask", f"{mask_title(mask)}, hides {ratio:.1%}, coverage {mask['coverage']}, seed {mask['seed']}"),
+        *described(metrics),
     ]
-    rows += described(metrics)
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{label.ljust(width)}  {value}" for label, value in rows)
