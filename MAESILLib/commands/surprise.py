@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
         raise InputError("surprise needs one INPUT and --output, or --calibrate", "see maesil surprise --help")
     checkpoint = Path(args.checkpoint) if args.checkpoint else embedded_checkpoint()
     model = load_model(checkpoint, set_up_device(args))
-    weights, window = model.identity["weights_sha256"], model.info.preprocessing.windows_hu[0]
+    weights, window = model.identity["weights_sha256"], model.info.preprocessing.window_hu
     if not args.calibrate:
         calibration = surprise.read_calibration(Path(args.calibration or checkpoint.with_suffix(SUFFIX)), weights)
         if calibration.covers != args.covers:

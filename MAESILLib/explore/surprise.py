@@ -90,7 +90,7 @@ def predict(
         covers: two or more.
         progress: called with the share that is done.
     """
-    window = model.info.preprocessing.windows_hu[0]
+    window = model.info.preprocessing.window_hu
     unit = hu_to_unit(hu, window)
     mean, squares = np.zeros_like(unit), np.zeros_like(unit)
     for number in range(covers):

@@ -51,8 +51,7 @@ def take_tokens(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 def valid_voxels(valid_size: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Return (B, 1, D, H, W) bool, True in the first ``valid_size`` (B, 3) voxels of each axis: no padding."""
-    axes = [torch.arange(n, device=valid_size.device) < valid_size[:, i : i + 1] for i, n in enumerate(shape)]
-    d, h, w = axes
+    d, h, w = (torch.arange(n, device=valid_size.device) < valid_size[:, i : i + 1] for i, n in enumerate(shape))
     return (d[:, :, None, None] & h[:, None, :, None] & w[:, None, None, :])[:, None]
 
 

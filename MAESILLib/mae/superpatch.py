@@ -99,12 +99,8 @@ def extract(volume: np.ndarray, box: Superpatch) -> np.ndarray:
 
 def blending_weights(size: Shape) -> np.ndarray:
     """Return a Gaussian window (D, H, W), sigma an eighth of each side, highest in the middle, above 0."""
-    axes = []
-    for n in size:
-        x = (np.arange(n) - (n - 1) / 2) / (n / 8)
-        axes.append(np.exp(-0.5 * x**2))
-    weights = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
-    return np.maximum(weights, 1e-4).astype(np.float32)
+    d, h, w = (np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in size)
+    return np.maximum(d[:, None, None] * h[:, None] * w, 1e-4).astype(np.float32)
 
 
 class Blend:

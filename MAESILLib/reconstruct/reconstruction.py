@@ -75,7 +75,7 @@ def reconstruct(
     Raises:
         InputError: a complete cover of a mask that hides nothing.
     """
-    shape = (unit.shape[0], unit.shape[1], unit.shape[2])
+    shape = unit.shape
     config = model.config
     completed = completed and model.completion is not None
     boxes = partition(shape, config.superpatch_size, config.patch_size, plan.overlap)
@@ -191,8 +191,7 @@ def _predict_boxes(
     if fill is not None:
         filled = torch.from_numpy(np.stack([extract(fill, box) for box in boxes]))[:, None].to(device)
     elif hidden.any():
-        shape = (unit.shape[0], unit.shape[1], unit.shape[2])
-        valid = valid_voxels(torch.tensor([[s.stop for s in box.in_box(shape)] for box in boxes]), first.shape[2:])
+        valid = valid_voxels(torch.tensor([[s.stop for s in box.in_box(unit.shape)] for box in boxes]), first.shape[2:])
         known = (~hidden & valid).to(device)
         filled = harmonic_fill(first, known)
         filled = biharmonic_fill(filled, known) if completed else filled

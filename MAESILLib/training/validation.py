@@ -63,19 +63,18 @@ def validation_set(cache: Cache, entries: tuple[CacheEntry, ...], config: Config
 def _by_foreground(volume: np.ndarray, config: Config) -> list[Superpatch]:
     """Return the superpatches of a volume in which the mask hides something, by their share of foreground."""
     patch_size = config.model.patch_size
-    boxes = partition((volume.shape[0], volume.shape[1], volume.shape[2]), config.model.superpatch_size, patch_size)
+    boxes = partition(volume.shape, config.model.superpatch_size, patch_size)
     grids = [token_grid(box.size, patch_size) for box in boxes]
     usable = [box for box, grid in zip(boxes, grids, strict=True) if visible_count(grid, MASK) < math.prod(grid)]
     return sorted(usable, key=lambda box: -float((volume[box.in_volume(volume.shape)] > FOREGROUND_HU).mean()))
 
 
 def _superpatch(volume: np.ndarray, name: str, box: Superpatch, config: Config) -> ValidationSuperpatch:
-    shape = (volume.shape[0], volume.shape[1], volume.shape[2])
     hu = torch.from_numpy(extract(volume, box).astype(np.float32))[None, None]
     image = windowed(hu, config.preprocessing.windows_hu)
     grid = token_grid(box.size, config.model.patch_size)
     visible = draw_visible(grid, MASK, 1, generator_for(SEED, name, box.index))
-    valid = valid_voxels(torch.tensor([[s.stop for s in box.in_box(shape)]]), torch.Size(box.size))
+    valid = valid_voxels(torch.tensor([[s.stop for s in box.in_box(volume.shape)]]), torch.Size(box.size))
     hidden = spread(hidden_tokens(visible, grid), config.model.patch_size)
     known = ~hidden & valid
     filled = biharmonic_fill(harmonic_fill(image[:, :1], known), known)
