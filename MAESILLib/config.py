@@ -37,7 +37,6 @@ class Rule:
 
 
 def one_of(*names: str) -> Rule:
-    """Return the rule of a choice."""
     return Rule(lambda value: value in names, f"one of {', '.join(names)}")
 
 

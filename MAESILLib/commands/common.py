@@ -67,7 +67,6 @@ def open_cache(folder: str, reporter: Reporter, config: Config | None = None) ->
 
 
 def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what a :class:`Plan` is made of."""
     parser.add_argument("--mask", choices=STRATEGY_NAMES, default="dual", help="which tokens are hidden")
     parser.add_argument(
         "--plane-ratio",
@@ -104,7 +103,6 @@ def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_completion_argument(parser: argparse.ArgumentParser) -> None:
-    """Add whether the completion predicts hidden patches."""
     parser.add_argument(
         "--completion",
         action=argparse.BooleanOptionalAction,
@@ -164,7 +162,6 @@ def given_from(args: argparse.Namespace) -> Given:
 
 
 def add_configuration_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`configuration_from` takes."""
     parser.add_argument("--preset", choices=sorted(PRESETS), help="base configuration; small if not given")
     parser.add_argument("--config", metavar="TOML", help="configuration file, over the preset")
     parser.add_argument(

@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add how a CT is read and encoded."""
     parser.add_argument("--checkpoint", metavar="C", help="checkpoint or torch export; the embedded one if not given")
     parser.add_argument("--block", type=int, default=0, metavar="N", help="whose output, from 1; 0: the last one's")
     parser.add_argument(
@@ -39,7 +38,6 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load(args: argparse.Namespace) -> PretrainedEncoder:
-    """Return the encoder that the arguments name."""
     from MAESILLib.export.encoder import load_encoder
     from MAESILLib.runtime.resources import embedded_checkpoint
 
@@ -47,7 +45,6 @@ def load(args: argparse.Namespace) -> PretrainedEncoder:
 
 
 def read(args: argparse.Namespace, path: str, series: str | None, reporter: Reporter, stop: StopRequest) -> CTVolume:
-    """Read a CT."""
     from MAESILLib.data.apart import read_apart
 
     reporter.progress("read", 0.0)
@@ -61,7 +58,6 @@ def read(args: argparse.Namespace, path: str, series: str | None, reporter: Repo
 def encode(
     args: argparse.Namespace, encoder: PretrainedEncoder, volume: CTVolume, reporter: Reporter, stop: StopRequest
 ) -> Features:
-    """Return the features of a CT."""
     from MAESILLib.explore.encoding import dense_features
 
     features = dense_features(

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments."""
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -59,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    """Run the command."""
     from MAESILLib.config import from_dict
     from MAESILLib.data.index import parse_shard
     from MAESILLib.data.prepare import prepare

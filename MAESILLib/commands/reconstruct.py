@@ -36,7 +36,6 @@ NOT_OF_A_RESULT = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments."""
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="NIfTI, NRRD or MHA files, DICOM folders, or folders of these"
     )
@@ -56,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add how results are written."""
     parser.add_argument("--format", choices=FORMATS, default="nrrd", help="file format of the volumes")
     parser.add_argument(
         "--compress",
@@ -68,7 +66,6 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    """Run the command."""
     from MAESILLib.data.sources import Source
     from MAESILLib.reconstruct.results import load_model
     from MAESILLib.reconstruct.several import find_inputs

@@ -188,7 +188,6 @@ def acquisitions(slices: list[Slice]) -> list[Series]:
 
 
 def _choose(found: list[Series], wanted: str | None, path: Path, fill_gaps: bool) -> Series:
-    """Return the series that is meant."""
     if wanted not in (None, LARGEST):
         return _select(found, str(wanted), path)
     if len(found) == 1:

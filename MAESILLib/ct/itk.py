@@ -174,7 +174,6 @@ def _nrrd(path: Path, folder: Path) -> _Header:
 
 
 def _meta_image(path: Path) -> _Header:
-    """Look at an .mha or .mhd file."""
     start = _first_bytes(path)
     data_start = start.find(b"\n", max(start.find(b"ElementDataFile"), 0)) + 1 or len(start)
     lines = start[:data_start].decode("utf-8", "replace").rstrip().split("\n")

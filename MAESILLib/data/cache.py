@@ -47,7 +47,6 @@ class Cache:
     unfinished: tuple[str, ...] = ()
 
     def path(self, entry: CacheEntry) -> Path:
-        """Return the file of a volume."""
         return _path(self.folder, entry.name)
 
     def open(self, entry: CacheEntry) -> np.ndarray:

@@ -41,7 +41,6 @@ class Layout:
     split_table: str = ""
 
     def match(self, path: Path) -> re.Match[str] | None:
-        """Match the end of a CT's path."""
         return re.search(rf"(?<=/)(?:{self.images})\Z", Path(os.path.abspath(path)).as_posix())
 
     def case(self, name: str, source: Source) -> Source:

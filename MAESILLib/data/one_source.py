@@ -163,7 +163,6 @@ def _is_stored(setup: Setup, entry: CacheEntry, labels: LabelMap) -> bool:
 
 
 def _prepared(setup: Setup, task: Task, labels: LabelMap, sha256: str, stamp: str, stop: StopRequest) -> Outcome:
-    """Read a source and store its volume."""
     from MAESILLib.ct.reading import read_volume
     from MAESILLib.ct.volume import model_grid
 

@@ -50,7 +50,6 @@ class Worker:
         self.begin = math.inf
 
     def give(self, task: Any) -> None:
-        """Let it do a task."""
         self.task, self.begin = task, time.monotonic()
         # where it has died, reading the pipe finds out
         with suppress(OSError):

@@ -50,7 +50,6 @@ def remove_former(folder: Path, name: str = "evaluation") -> None:
 def draw(
     folder: Path, row: dict[str, Any], unit: np.ndarray, result: Reconstruction, window_hu: Window, spacing_mm: float
 ) -> None:
-    """Draw a reconstruction."""
     reconstruction_figure(
         folder / figure_path(row),
         reference=unit,

@@ -68,7 +68,6 @@ def read_basis(path: Path, channels: int) -> Basis:
 
 
 def write_basis(path: Path, basis: Basis) -> None:
-    """Write a basis as safetensors."""
     write_bytes(path, save({name: np.ascontiguousarray(x) for name, x in vars(basis).items()}))
 
 

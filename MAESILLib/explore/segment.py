@@ -241,7 +241,6 @@ def write_segments(folder: Path, name: str, segmenter: Segmenter, grid: ModelGri
 
 
 def write_segmenter(path: Path, segmenter: Segmenter) -> None:
-    """Write a classifier as safetensors."""
     tensors = {key: np.ascontiguousarray(getattr(segmenter, key)) for key in ("weights", "tissue", "intercept")}
     described = {
         "format": FORMAT,

@@ -162,7 +162,6 @@ def surprise(errors: Errors, calibration: Calibration) -> NDArray[np.float32]:
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Write a calibration as JSON."""
     arrays = {key: np.round(getattr(calibration, key), 3).tolist() for key in ("spreads", "errors")}
     write_json(path, {"format": FORMAT, **vars(calibration), **arrays})
 

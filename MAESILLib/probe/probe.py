@@ -146,7 +146,6 @@ def describe_points(points: Sequence[Point], size: int, tools: Tools) -> dict[Ke
 
 
 def _probe_points(source: str, points: Sequence[Point], size: int, tools: Tools, rows: list[table.Row]) -> None:
-    """Add the rows of a window size."""
     patient = [point.patient for point in points]
     sided = labels_of([point.structure for point in points], patient)
     merged = labels_of([without_side(point.structure) for point in points], patient)

@@ -25,10 +25,8 @@ def resource_path(relative: str) -> Path:
 
 
 def embedded_checkpoint() -> Path:
-    """Return the path of the checkpoint that ships with MAESIL."""
     return resource_path(CHECKPOINT)
 
 
 def sample_ct() -> Path:
-    """Return the path of the CT that ships with MAESIL."""
     return resource_path("Sample/MAESILSampleCT.nrrd")

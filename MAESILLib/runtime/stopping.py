@@ -70,7 +70,6 @@ class StopRequest:
             time.sleep(INTERVAL_S)
 
     def requested(self) -> bool:
-        """Say whether to stop."""
         # waits where the end has begun already
         with self._lock:
             self._is_starting = False
@@ -87,11 +86,9 @@ class StopRequest:
         return bool(self.reason)
 
     def ask(self, reason: str) -> None:
-        """Ask for a stop."""
         self.reason = self.reason or reason
 
     def ask_after(self, seconds: float, reason: str) -> None:
-        """Ask for a stop when this many seconds are over."""
         self._deadline = (time.monotonic() + seconds, reason)
 
     def check(self) -> None:

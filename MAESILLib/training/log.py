@@ -67,7 +67,6 @@ class TrainingLog:
             raise explain_os_error(error, self.file.name) from error
 
     def close(self) -> None:
-        """Close the files."""
         # TensorBoard's writer repeats in closing what ended it
         with suppress(OSError):
             self.file.close()

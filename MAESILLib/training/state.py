@@ -55,8 +55,6 @@ class Progress:
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state that was read."""
-
     values: dict[str, Any]
     path: Path
 

@@ -101,12 +101,10 @@ class MaskedAutoencoding(Task):
     metrics = ("masked_mse", "completed_mse", "visible_mse", "latent_loss")
 
     def validation_metrics(self, config: Config) -> tuple[str, ...]:
-        """Return the names of what :meth:`validate` can give."""
         shares = (f"attention_share_{block}" for block in range(1, config.model.encoder_depth + 1))
         return ("psnr_masked_db", "patch_r2", "probe_auroc", "probe_auroc_soft", *shares)
 
     def build(self, config: Config) -> Pretraining:
-        """Return the network."""
         return Pretraining(config)
 
     def loss(self, update: Update, batch: Batch) -> Loss:
