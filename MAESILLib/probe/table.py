@@ -175,7 +175,7 @@ def _structures(rows: list[Row], source: str, window: int) -> list[str]:
             values[row.structure][row.feature].append(row.value)
     features = list(next(iter(values.values())))
     cells = [
-        [name.replace("|", "\\|"), str(len(one[ENCODER])), *(f"{statistics.fmean(one[f]):.3f}" for f in features)]
+        [name, str(len(one[ENCODER])), *(f"{statistics.fmean(one[f]):.3f}" for f in features)]
         for name, one in sorted(values.items())
     ]
     return markdown_table([f"{AUROC} of", "patients", *features], cells)

@@ -15,9 +15,10 @@ from probe_factory import write_phantoms
 from scipy import fft, ndimage
 
 from MAESILLib.mae.checkpoint import load_checkpoint
-from MAESILLib.probe import fit
+from MAESILLib.probe import fit, table
 from MAESILLib.probe.features import (
     BANDS_HU,
+    ENCODER,
     RAW,
     Tools,
     blocks_of,
@@ -283,6 +284,21 @@ class TestInterval:
         drawn = np.random.default_rng(0).integers(0, 6, (400, 6))
         low, high = np.quantile([macro(first[rows]) - macro(second[rows]) for rows in drawn], [0.025, 0.975])
         assert interval([first, second]) == pytest.approx({"low": low, "high": high}, abs=0.01)
+
+
+def test_a_bar_in_a_name_is_escaped_once() -> None:
+    rows = [table.Row(table.POINTS, 64, table.AUROC, ENCODER, f"p{n}", "bone|marrow", 0.5) for n in range(3)]
+    result = {
+        "metrics": table.summarise(rows, (), 0),
+        "rows": rows,
+        "checkpoint": {"name": "c.safetensors", "sha256": "0" * 64, "pretrained_on": None},
+        "data": {"patients": [], "apart": [], "tokens": {table.POINTS: 3}, "volumes": {table.POINTS: 3}},
+        "settings": {"random": 1, "seed": 0},
+        "library_version": "0",
+        "commit": None,
+        "notes": [],
+    }
+    assert "| bone\\|marrow | 3 | 0.500 |" in table.page(result)
 
 
 def test_the_threshold_with_the_highest_dice() -> None:
