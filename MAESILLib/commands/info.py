@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MAESILLib.commands.common import add_reading_arguments, given_from
+from MAESILLib.config import Preprocessing, to_dict
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
@@ -95,7 +96,6 @@ def _verify(path: Path, reporter: Reporter, stop: StopRequest) -> None:
 
 
 def _checkpoint(path: Path) -> tuple[str, dict[str, Any], str]:
-    from MAESILLib.config import to_dict
     from MAESILLib.mae.checkpoint import checkpoint_identity, read_info
     from MAESILLib.mae.checkpoint_info import parameter_counts, samples_seen
 
@@ -169,7 +169,6 @@ def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
 def _volume(
     path: Path, series: str | Series | None, given: Given, stop: StopRequest
 ) -> tuple[str, dict[str, Any], str]:
-    from MAESILLib.config import Preprocessing
     from MAESILLib.ct.volume import model_grid
     from MAESILLib.data.apart import read_apart
 

@@ -1,20 +1,16 @@
 """``maesil prepare``: CTs in, a cache for training out, and a report of what was refused and why."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from MAESILLib.commands.common import add_reading_arguments, given_from
+from MAESILLib.config import from_dict
 from MAESILLib.data.layouts import LAYOUTS, find_cases, find_layout, overlaps
+from MAESILLib.data.sources import Source, find_sources
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
-
-if TYPE_CHECKING:
-    from MAESILLib.data.sources import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:
-    from MAESILLib.config import from_dict
     from MAESILLib.data.index import parse_shard
     from MAESILLib.data.prepare import prepare
     from MAESILLib.data.report import cache_text, report_text
@@ -89,8 +84,6 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
 
 
 def _sources(args: argparse.Namespace, workers: int, reporter: Reporter, stop: StopRequest) -> list[Source]:
-    from MAESILLib.data.sources import find_sources
-
     if args.layout is not None:
         return _cases(args, workers, reporter, stop)
     if args.split is not None:

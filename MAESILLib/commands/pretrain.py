@@ -15,6 +15,7 @@ from MAESILLib.commands.common import (
     overrides,
     set_up_threads,
 )
+from MAESILLib.config import FREE_KEYS
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
@@ -132,8 +133,6 @@ def _check_branch(args: argparse.Namespace) -> None:
         raise InputError("--from RUN and --cooldown N belong together", "give both, or neither")
     if args.branch_of is None:
         return
-    from MAESILLib.config import FREE_KEYS
-
     given = [f"--{name}" for name in ("preset", "config", "steps", "seed", "init") if getattr(args, name) is not None]
     given += ["--resume"] if args.resume == "always" else []
     for section, values in overrides(args.set).items():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from MAESILLib.commands.features import add_encoder_arguments, encode, load, read
+from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.events import Reporter
 from MAESILLib.runtime.stopping import StopRequest
 
@@ -37,7 +38,6 @@ def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None
     from MAESILLib.data.names import plan_names
     from MAESILLib.explore.similarity import best_matches, directions, features_at, similarity_map, surroundings
     from MAESILLib.metrics.catalogue import markdown_table
-    from MAESILLib.runtime.errors import InputError
     from MAESILLib.runtime.files import csv_text, staged, write_text
 
     if args.top < 1:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from MAESILLib.ct.reading import read_volume
 from MAESILLib.ct.scan import NOTHING, Given
-from MAESILLib.ct.volume import CTVolume, ModelGrid
+from MAESILLib.ct.volume import CTVolume, ModelGrid, model_grid
 from MAESILLib.data.cache import Cache, store_labels, store_volume
 from MAESILLib.data.foreground import FOREGROUND_HU
 from MAESILLib.data.labels import LabelMap, find_labels, read_labels
@@ -163,9 +164,6 @@ def _is_stored(setup: Setup, entry: CacheEntry, labels: LabelMap) -> bool:
 
 
 def _prepared(setup: Setup, task: Task, labels: LabelMap, sha256: str, stamp: str, stop: StopRequest) -> Outcome:
-    from MAESILLib.ct.reading import read_volume
-    from MAESILLib.ct.volume import model_grid
-
     source, entry = task.source, task.stored
     stop.check()
     with stop.until_first_check():
