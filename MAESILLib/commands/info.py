@@ -148,11 +148,11 @@ def _probed(training: dict[str, Any]) -> str:
 
 def _cache(path: Path) -> tuple[str, dict[str, Any], str]:
     from MAESILLib.data.cache import read_cache
-    from MAESILLib.data.report import cache_text, patient_of, refused_text
+    from MAESILLib.data.report import cache_text, refused_text
 
     cache = read_cache(path)
     rows = [
-        f"  {e.name}: {' x '.join(map(str, e.shape_dhw))}, patient {patient_of(e)}, {e.split or '-'}"
+        f"  {e.name}: {' x '.join(map(str, e.shape_dhw))}, patient {e.patient_label}, {e.split or '-'}"
         for e in cache.entries
     ]
     details = {

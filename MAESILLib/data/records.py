@@ -66,6 +66,11 @@ class CacheEntry:
     labels_stamp: str = ""
     """Of the label map that was read; it is read again where this has changed."""
 
+    @property
+    def patient_label(self) -> str:
+        """What people read: the name as a manifest or a layout gives it, else the pseudonym."""
+        return self.patient_name or self.patient
+
 
 @dataclass(frozen=True)
 class Record:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from MAESILLib.data.cache import Cache, CacheEntry
+from MAESILLib.data.cache import Cache
 from MAESILLib.data.index import Run
 from MAESILLib.data.one_source import Outcome, Task
 
@@ -56,14 +56,9 @@ def _row(outcome: Outcome, cache: Cache) -> dict[str, str]:
     return {
         "name": record.name,
         "outcome": "skipped" if reason else "resampled" if is_changed else "taken",
-        "patient": patient_of(entry) if entry else "",
+        "patient": entry.patient_label if entry else "",
         "note": reason or "; ".join([*record.warnings, *([f"passed over: {beside}"] if beside else [])]),
     }
-
-
-def patient_of(entry: CacheEntry) -> str:
-    """Return what a patient is called: as a manifest does, else by the pseudonym."""
-    return entry.patient_name or entry.patient
 
 
 def kind_of(reason: str) -> str:

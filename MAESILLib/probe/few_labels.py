@@ -63,12 +63,13 @@ def few_label_dice(
     for number, volume in enumerate(volumes):
         read = volume.read()
         for draw in range(FIT_DRAWS):
-            parts += _tokens(volume.patient, read, draw, [seed, number, draw], size, tools)
+            parts += _tokens(volume.entry.patient_label, read, draw, [seed, number, draw], size, tools)
         tools.reporter.progress(stage, (number + 1) / len(volumes) * FIT_DRAWS / (FIT_DRAWS + 1))
     fits, notes = _fit_all(parts, cases, draws, seed, tools)
     counts: dict[str, Floats] = defaultdict(lambda: np.zeros((3, len(fits))))
     for number, volume in enumerate(volumes if fits else ()):
-        for part in _tokens(volume.patient, volume.read(), FIT_DRAWS, [seed, number, FIT_DRAWS], size, tools):
+        patient = volume.entry.patient_label
+        for part in _tokens(patient, volume.read(), FIT_DRAWS, [seed, number, FIT_DRAWS], size, tools):
             counts[part.patient] += _count(part, fits)
         tools.reporter.progress(stage, (FIT_DRAWS + (number + 1) / len(volumes)) / (FIT_DRAWS + 1))
     found: dict[tuple[int, str, str, str], list[float]] = defaultdict(list)

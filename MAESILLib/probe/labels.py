@@ -31,11 +31,6 @@ class LabelledVolume:
     cache: Cache
     entry: CacheEntry
 
-    @property
-    def patient(self) -> str:
-        """Name of the patient, as a manifest gives it, else the pseudonym."""
-        return self.entry.patient_name or self.entry.patient
-
     def read(self) -> Read:
         """Read CT and labels.
 
@@ -69,7 +64,7 @@ def points_of(volumes: Sequence[LabelledVolume], seed: int = 0) -> list[Point]:
     """Draw labelled points: of each structure in each volume at most ten, among voxels where it fills half a token."""
     points: list[Point] = []
     for number, volume in enumerate(volumes):
-        path = volume.cache.path(volume.entry)
+        entry, path = volume.entry, volume.cache.path(volume.entry)
         _, codes, names = volume.read()
         rng = np.random.default_rng([seed, number])
         # as found, 1 is the background in the body
@@ -80,7 +75,7 @@ def points_of(volumes: Sequence[LabelledVolume], seed: int = 0) -> list[Point]:
             filled = ndimage.uniform_filter((codes[wide] == code).astype(np.float32), PATCH, mode="constant")
             inside = np.argwhere(filled >= HALF - 1e-4) + [part.start for part in wide]
             for kji in inside[rng.permutation(len(inside))[:POINTS_EACH]]:
-                points.append(Point(path, kji, names[code], volume.patient, volume.entry.split, len(points)))
+                points.append(Point(path, kji, names[code], entry.patient_label, entry.split, len(points)))
     if not points:
         raise InputError(f"{volumes[0].entry.name} shows no body", "give CTs with label maps")
     return points

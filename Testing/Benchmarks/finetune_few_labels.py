@@ -64,7 +64,7 @@ def read_cases(path: Path) -> list[Case]:
     cases = []
     for volume in find_labelled(path):
         hu, codes, _ = volume.read()
-        cases.append(Case(volume.patient, hu, codes > 0))
+        cases.append(Case(volume.entry.patient_label, hu, codes > 0))
     return cases
 
 
