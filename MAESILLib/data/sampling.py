@@ -119,8 +119,7 @@ class CropSampler:
         hu = volume[box]
         if self.flip and rng.random() < 0.5:
             hu = np.flip(hu, 2)
-        d, h, w = hu.shape
-        return Crop(_padded(hu, crop_size, self.patch_size), (d, h, w), self.entries[which].name)
+        return Crop(_padded(hu, crop_size, self.patch_size), hu.shape, self.entries[which].name)
 
 
 def _random_start(length: int, crop: int, rng: np.random.Generator) -> int:
@@ -140,7 +139,6 @@ def _padded(hu: np.ndarray, size: Shape, patch_size: Shape) -> np.ndarray:
     if hu.shape == size:
         return np.ascontiguousarray(hu)
     d, h, w = (-(-n // p) * p for n, p in zip(hu.shape, patch_size, strict=True))
-    edged = extract(hu, Superpatch(0, (0, 0, 0), (d, h, w)))
     padded = np.full(size, AIR_HU, np.int16)
-    padded[:d, :h, :w] = edged
+    padded[:d, :h, :w] = extract(hu, Superpatch(0, (0, 0, 0), (d, h, w)))
     return padded

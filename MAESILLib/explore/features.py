@@ -67,9 +67,8 @@ class Features:
         """The way from the cells, which begin at the corner of the model's grid, to the volume's own grid."""
         geometry, stride = self.grid.geometry, self.origin.stride
         d, h, w = (stride * spacing for spacing in geometry.spacing_dhw)
-        x, y, z = geometry.physical_point(((stride - 1) / 2,) * 3)
-        size = self.values.shape[1], self.values.shape[2], self.values.shape[3]
-        whole = Geometry(size, (d, h, w), (float(x), float(y), float(z)), geometry.direction)
+        origin = tuple(geometry.physical_point(((stride - 1) / 2,) * 3).tolist())
+        whole = Geometry(self.values.shape[1:], (d, h, w), origin, geometry.direction)
         return replace(self.grid, geometry=whole, is_resampled=True)
 
     @property

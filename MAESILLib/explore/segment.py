@@ -262,13 +262,11 @@ def read_segmenter(path: Path) -> Segmenter:
             values = json.loads((file.metadata() or {})["maesil"])
             tensors = [file.get_tensor(key) for key in ("weights", "tissue", "intercept")]
         settings = Settings(**{**values["settings"], "sigmas_mm": tuple(values["settings"]["sigmas_mm"])})
-        origin = Origin(**values["origin"])
-        segmenter = Segmenter(tuple(values["segments"]), origin, settings, *tensors)
+        return Segmenter(tuple(values["segments"]), Origin(**values["origin"]), settings, *tensors)
     except FileNotFoundError:
         raise InputError(f"no such file: {path}", "check the path") from None
     except (SafetensorError, KeyError, TypeError, ValueError, OSError):
         raise InputError(f"{path} is no classifier of segments", "give what maesil segment fit has written") from None
-    return segmenter
 
 
 def _tissue(volume: CTVolume, grid: ModelGrid, settings: Settings, box: tuple[slice, ...]) -> list[NDArray[np.float32]]:

@@ -100,7 +100,5 @@ class Network(nn.Module):
             with torch.no_grad():
                 whole = self.core.decode([x[crops] for x in prediction.encoded], visible[crops], grid, None, offset)
             completion = self.complete(image[crops], visible[crops], whole, filled)
-        readout = None
-        if self.readout is not None:
-            readout = self.readout([x.detach() for x in prediction.encoded]).float()
+        readout = None if self.readout is None else self.readout([x.detach() for x in prediction.encoded]).float()
         return prediction, completion, readout
