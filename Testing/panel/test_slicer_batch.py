@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from cli_factory import write_ct
 from gui_factory import SOON_S, choose, ct_node, use_checkpoint, wait_for_end, wait_for_worker
 
@@ -33,6 +34,29 @@ def test_volumes_of_the_scene(host: Any, panel: Any, checkpoint: Path) -> None:
     assert [one.node("input").GetName() for one in results()] == ["ct"]
     assert all(one.metrics["mask"]["strategy"] == "uniform" for one in results())
     assert "no CT:" in panel.ui.batchStatusLabel.text
+    assert not list(panel.temporary.iterdir())
+
+
+def test_a_volume_that_cannot_be_written_ends_the_batch(
+    host: Any, panel: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the file is begun: the task ends while it is being started."""
+    import qt
+    from MAESILWidgets.scene import export
+
+    use_checkpoint(panel, checkpoint)
+    choose(panel.ui.batchSourceSelector, "scene")
+    panel.ui.batchVolumesSelector.setCheckState(ct_node(SMALL), qt.Qt.Checked)
+
+    def full(*_: object) -> Any:
+        return open("/dev/full", "wb", buffering=0)
+
+    monkeypatch.setattr(export, "open", full, raising=False)
+    panel.ui.batchButton.click()
+    assert panel.batch.task is None
+    assert "disk full" in panel.ui.batchStatusLabel.text
+    assert panel.ui.batchButton.enabled
+    assert not panel.ui.batchStopButton.enabled
     assert not list(panel.temporary.iterdir())
 
 

@@ -105,15 +105,15 @@ class BatchPanel:
         node = slicer.mrmlScene.GetNodeByID(self.waiting.pop(0))
         self._name, number = node.GetName(), self.count - len(self.waiting)
         self._show(number, self.count, self._name, 0.0)
-        self.task = running.start(
-            ReconstructionTask(
-                node,
-                self.reconstruct.options(),
-                on_progress=lambda share, _stage, _eta: self._show(number, self.count, self._name, share),
-                on_log=self.on_log,
-                on_end=lambda state, _text, failure: self._volume_ended(state, failure),
-            )
+        # known before it is started: it may end at once
+        self.task = ReconstructionTask(
+            node,
+            self.reconstruct.options(),
+            on_progress=lambda share, _stage, _eta: self._show(number, self.count, self._name, share),
+            on_log=self.on_log,
+            on_end=lambda state, _text, failure: self._volume_ended(state, failure),
         )
+        running.start(self.task)
         self.update()
 
     def _volume_ended(self, state: str, failure: Failure | None) -> None:
