@@ -206,7 +206,7 @@ class TrainPanel:
             self._show_preview(latest)
         else:
             # what an earlier training left there
-            self.views.fill(dict.fromkeys(training_preview.KINDS), ("Axial",))
+            self.views.show_preview({})
 
     def stop(self) -> None:
         """Let the worker save its state and end: Slicer or the module is closing."""
@@ -270,7 +270,7 @@ class TrainPanel:
             self.on_log(f"preview {path}: {error}")
             return
         if self.views.is_shown(TRAINING_LAYOUT_ID):
-            self.views.fill(nodes, ("Axial",))
+            self.views.show_preview(nodes)
 
     def _ended(self, state: str, checkpoint: str, failure: Failure | None) -> None:
         can_resume, status = is_resumable(Path(self._run)), self.ui.trainStatusLabel

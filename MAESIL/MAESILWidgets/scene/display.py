@@ -77,8 +77,8 @@ def set_error_range(nodes: list[Any], hu: float) -> None:
             shown.SetWindowLevel(2 * hu, 0)
 
 
-def show_legend(result: Any, view_ids: list[str]) -> None:
-    """Show the error's colour legend in these views alone; the layers must have been set before."""
+def show_legend(result: Any, view_id: str) -> None:
+    """Show the error's colour legend in this view alone; the layers must have been set before."""
     node, logic = result.node("error"), slicer.modules.colors.logic()
     # one that came with a scene is not shown
     if logic.GetColorLegendDisplayNode(node) is not None:
@@ -96,8 +96,7 @@ def show_legend(result: Any, view_ids: list[str]) -> None:
         legend.GetLabelTextProperty().SetFontSize(10)
         legend.SetVisibility(True)
         legend.RemoveAllViewNodeIDs()
-        for view_id in view_ids:
-            legend.AddViewNodeID(view_id)
+        legend.AddViewNodeID(view_id)
 
 
 class SharedWindow(VTKObservationMixin):
@@ -166,20 +165,6 @@ def _diverging(hu: float) -> Any:
         colours.AddRGBPoint(place * hu, *rgb)
     colours.Build()
     return colours
-
-
-def remove_unused_colours() -> None:
-    """Remove our colours if no volume of ours is left."""
-    volumes = slicer.util.getNodesByClass("vtkMRMLVolumeNode")
-    if any(is_ours(node) for node in volumes):
-        return
-    for class_and_name in (ERROR_COLOUR_NODE, MASK_COLOUR_NODE):
-        node = slicer.util.getFirstNodeByClassByName(*class_and_name)
-        if node is not None:
-            storage = node.GetStorageNode()
-            slicer.mrmlScene.RemoveNode(node)
-            if storage is not None and storage.GetScene() is not None:
-                slicer.mrmlScene.RemoveNode(storage)
 
 
 def _mask_colours() -> Any:

@@ -83,7 +83,6 @@ class VolumeExport:
         self.array = array if array.dtype.byteorder in "=<|" else array.astype(array.dtype.newbyteorder("<"))
         self.matrix = ijk_to_lps(node)
         self.next_plane = 0
-        self.is_ended = False
         self.file: Any = None
         self.timer = qt.QTimer()
         self.timer.connect("timeout()", self._write_piece)
@@ -101,8 +100,7 @@ class VolumeExport:
 
     def cancel(self) -> None:
         """Stop and remove what was written; ``on_end`` is not called."""
-        if not self.is_ended:
-            self._close(keep=False)
+        self._close(keep=False)
 
     def _write_piece(self) -> None:
         planes = len(self.array)
@@ -125,7 +123,6 @@ class VolumeExport:
         self.on_end(failure)
 
     def _close(self, keep: bool) -> None:
-        self.is_ended = True
         self.timer.stop()
         self.timer.deleteLater()
         if self.file is not None:

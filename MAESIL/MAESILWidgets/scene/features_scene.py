@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from MAESILWidgets.scene.export import LPS_AND_RAS
 from MAESILWidgets.scene.outlines import to_own_space
-from MAESILWidgets.scene.results_scene import copy_grid, move_into
+from MAESILWidgets.scene.results_scene import folder_of
 from MAESILWidgets.scene.volume_info import geometry_of
 
 SHOWN_FROM = 0.3
@@ -84,10 +84,10 @@ class VolumeFeatures:
         from MAESILLib.explore.similarity import best_matches, similarity_map
 
         ((point, _value),) = best_matches(self.features, similarity_map(self.directions, query), 1)
-        transform = vtk.vtkGeneralTransform()
-        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(self.node.GetParentTransformNode(), None, transform)
-        x, y, z = transform.TransformPoint(-point[0], -point[1], point[2])
-        return float(x), float(y), float(z)
+        world = [0.0] * 3
+        self.node.TransformPointToWorld((-point[0], -point[1], point[2]), world)
+        x, y, z = world
+        return x, y, z
 
     def _map(self, kind: str, class_name: str) -> Any:
         """Return the node of a map on the grid of cells, made where there is none."""
@@ -108,8 +108,8 @@ def add_beside(volume: Any, kind: str, class_name: str) -> Any:
     node.SetAttribute("MAESIL.Kind", kind)
     node.SetNodeReferenceID("MAESIL.input", volume.GetID())
     node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    move_into(tree, node, tree.GetItemParent(tree.GetItemByDataNode(volume)) or tree.GetSceneItemID())
+    tree, folder = folder_of(volume)
+    tree.CreateItem(folder, node)
     return node
 
 
@@ -148,7 +148,7 @@ def add_file(path: Path, volume: Any, kind: str) -> Any:
         RuntimeError, ValueError: it cannot be read.
     """
     node = add_beside(volume, kind, "vtkMRMLScalarVolumeNode")
-    copy_grid(volume, node)
+    node.CopyOrientation(volume)
     slicer.util.updateVolumeFromArray(node, _array(path))
     node.CreateDefaultDisplayNodes()
     return node
@@ -164,7 +164,7 @@ def add_segments(path: Path, volume: Any, looks: list[tuple[str, tuple[float, ..
         RuntimeError, ValueError: it cannot be read.
     """
     labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
-    copy_grid(volume, labels)
+    labels.CopyOrientation(volume)
     labels.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
     array = _array(path)
     slicer.util.updateVolumeFromArray(labels, array)

@@ -4,6 +4,7 @@ and for another result. And the training's view."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import qt
@@ -51,39 +52,31 @@ def view_names(number: int = 0) -> list[str]:
 
 def _slice_view(row: str, letter: str, colour: str, column: str) -> str:
     return (
-        f'<item><view class="vtkMRMLSliceNode" singletontag="{view_name(row, column)}">'
+        f'<view class="vtkMRMLSliceNode" singletontag="{view_name(row, column)}">'
         f'<property name="orientation" action="default">{column}</property>'
         f'<property name="viewlabel">{letter}{column[0]}</property><property name="viewcolor">{colour}</property>'
-        f'<property name="viewgroup">{VIEW_GROUP}</property></view></item>'
+        f'<property name="viewgroup">{VIEW_GROUP}</property></view>'
     )
 
 
 def _plot_view(name: str) -> str:
     return (
-        f'<item><view class="vtkMRMLPlotViewNode" singletontag="MAESIL-{name}">'
-        f'<property name="viewlabel" action="default">{name[0]}</property></view></item>'
+        f'<view class="vtkMRMLPlotViewNode" singletontag="MAESIL-{name}">'
+        f'<property name="viewlabel" action="default">{name[0]}</property></view>'
     )
 
 
-def layout_xml(number: int = LAYOUT_ID) -> str:
-    """Return the description of the 3x3 layout, or of another one that shows a result."""
-    rows = "".join(
-        '<item><layout type="horizontal">'
-        + "".join(_slice_view(row, letter, colour, column) for column in COLUMNS)
-        + "</layout></item>"
-        for _kind, row, letter, colour in LAYOUTS[number]
-    )
-    return f'<layout type="vertical">{rows}</layout>'
+def _layout(direction: str, items: Iterable[str]) -> str:
+    return f'<layout type="{direction}">{"".join(f"<item>{item}</item>" for item in items)}</layout>'
 
 
-def training_layout_xml() -> str:
-    """Return the training's description: the preview in axial views above, the curves below."""
-    previews = "".join(_slice_view(row, letter, colour, "Axial") for _kind, row, letter, colour in ROWS)
-    plots = "".join(_plot_view(name) for name in PLOTS)
-    return (
-        f'<layout type="vertical"><item><layout type="horizontal">{previews}</layout></item>'
-        f'<item><layout type="horizontal">{plots}</layout></item></layout>'
-    )
+def layout_xml(number: int) -> str:
+    """Return the description of a layout; the training's has the preview in axial views above, the curves below."""
+    if number == TRAINING_LAYOUT_ID:
+        rows = [[_slice_view(*row[1:], "Axial") for row in ROWS], map(_plot_view, PLOTS)]
+    else:
+        rows = [[_slice_view(*row[1:], column) for column in COLUMNS] for row in LAYOUTS[number]]
+    return _layout("vertical", (_layout("horizontal", row) for row in rows))
 
 
 def _layout_node() -> Any:
@@ -97,9 +90,9 @@ def register() -> None:
     node = _layout_node()
     if node is None:
         return
-    for number, xml in ((TRAINING_LAYOUT_ID, training_layout_xml()), *((one, layout_xml(one)) for one in LAYOUTS)):
+    for number in (TRAINING_LAYOUT_ID, *LAYOUTS):
         if not node.IsLayoutDescription(number):
-            node.AddLayoutDescription(number, xml)
+            node.AddLayoutDescription(number, layout_xml(number))
 
 
 def _arrangement() -> int:
@@ -219,15 +212,16 @@ class Views:
 
     def show_legend(self, result: Any) -> None:
         """Show the legend in one view of the error's row, which has one range: it covers part of the image."""
-        display.show_legend(result, [self.slice_node("Error", "Axial").GetID()])
+        display.show_legend(result, self.slice_node("Error", "Axial").GetID())
 
-    def fill(self, nodes: dict[str, Any], columns: tuple[str, ...]) -> None:
-        """Show volumes by kind in the rows of these columns, along the volume's own axes, fitted."""
-        for column, (kind, row, _letter, _colour) in itertools.product(columns, ROWS):
-            self._fill_view(nodes, column, kind, row)
+    def show_preview(self, nodes: dict[str, Any]) -> None:
+        """Show the volumes of a training's preview by kind, or nothing."""
+        for kind, row, _letter, _colour in ROWS:
+            self._fill_view(nodes, "Axial", kind, row)
 
     def _fill_view(self, nodes: dict[str, Any], column: str, kind: str, row: str, above: Any = None) -> None:
-        node = nodes[kind]
+        """Show a volume along its own axes, fitted, and with the masked one what is hidden."""
+        node = nodes.get(kind)
         logic = slicer.app.layoutManager().sliceWidget(view_name(row, column)).sliceLogic()
         composite, slice_node = logic.GetSliceCompositeNode(), logic.GetSliceNode()
         composite.SetBackgroundVolumeID(node.GetID() if node is not None else None)

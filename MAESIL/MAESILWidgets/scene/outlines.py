@@ -9,11 +9,10 @@ import slicer
 import vtk
 
 from MAESILWidgets.scene.export import LPS_AND_RAS
-from MAESILWidgets.scene.results_scene import move_into, results
+from MAESILWidgets.scene.results_scene import folder_of, results
 
 LOOKS = {"outlines": ((0.95, 0.85, 0.3), 1), "selected": ((0.3, 1.0, 0.5), 3)}
 """Color and width of the lines of all superpatches, and of the one that was clicked, by the role of their model."""
-FACES = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5))
 
 
 def ijk_to_ras(metrics: dict[str, Any]) -> np.ndarray:
@@ -45,28 +44,27 @@ def superpatch_at(metrics: dict[str, Any], ras: tuple[float, float, float]) -> i
 
 def to_own_space(node: Any, world_ras: tuple[float, float, float]) -> tuple[float, float, float]:
     """Return a point of the world in the space of a node, its parent transforms undone."""
-    transform = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node.GetParentTransformNode(), transform)
-    x, y, z = transform.TransformPoint(world_ras)
-    return float(x), float(y), float(z)
+    point = [0.0] * 3
+    node.TransformPointFromWorld(world_ras, point)
+    x, y, z = point
+    return x, y, z
 
 
 def surface(metrics: dict[str, Any], numbers: list[int]) -> Any:
     """Return the faces of these superpatches as vtkPolyData in RAS mm."""
-    matrix = ijk_to_ras(metrics)
-    points, cells = vtk.vtkPoints(), vtk.vtkCellArray()
-    for box in boxes(metrics)[numbers]:
-        first = points.GetNumberOfPoints()
-        for corner in range(8):
-            # borders of voxels lie half a voxel before their centres
-            dhw = [box[(corner >> axis) & 1][axis] - 0.5 for axis in range(3)]
-            points.InsertNextPoint((matrix @ np.array([*dhw[::-1], 1.0]))[:3])
-        for face in FACES:
-            cells.InsertNextCell(4, [first + corner for corner in face])
-    mesh = vtk.vtkPolyData()
-    mesh.SetPoints(points)
-    mesh.SetPolys(cells)
-    return mesh
+    faces = vtk.vtkAppendPolyData()
+    # borders of voxels lie half a voxel before their centres
+    for first, last in boxes(metrics)[numbers] - 0.5:
+        cube = vtk.vtkCubeSource()
+        cube.SetBounds(first[2], last[2], first[1], last[1], first[0], last[0])
+        faces.AddInputConnection(cube.GetOutputPort())
+    to_ras = vtk.vtkTransform()
+    to_ras.SetMatrix(slicer.util.vtkMatrixFromArray(ijk_to_ras(metrics)))
+    placed = vtk.vtkTransformPolyDataFilter()
+    placed.SetTransform(to_ras)
+    placed.SetInputConnection(faces.GetOutputPort())
+    placed.Update()
+    return placed.GetOutput()
 
 
 def show(result: Any, role: str, numbers: list[int], view_ids: list[str]) -> None:
@@ -91,8 +89,7 @@ def hide() -> None:
 def _model(result: Any, role: str) -> Any:
     """Make the model of a role, in the result's folder and under the input's transform."""
     colour, width = LOOKS[role]
-    scene = result.text_node.GetScene()
-    node = scene.AddNewNodeByClass("vtkMRMLModelNode", f"{role} {result.name}")
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", f"{role} {result.name}")
     node.CreateDefaultDisplayNodes()
     shown = node.GetDisplayNode()
     shown.SetColor(*colour)
@@ -104,8 +101,7 @@ def _model(result: Any, role: str) -> Any:
     volume = result.node("reconstruction")
     if volume is not None:
         node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    folder = tree.GetItemParent(tree.GetItemByDataNode(result.text_node))
-    move_into(tree, node, folder)
+    tree, folder = folder_of(result.text_node)
+    tree.CreateItem(folder, node)
     result.set_node(role, node)
     return node

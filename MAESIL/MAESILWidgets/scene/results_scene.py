@@ -17,7 +17,7 @@ from MAESILWidgets.scene import display
 
 MARK = "MAESIL.Result"
 VOLUMES = ("masked", "reconstruction", "composite", "error", "mask")
-REFERENCES = (*VOLUMES, "table", "input", "outlines", "selected")
+PARTS = (*VOLUMES, "table", "outlines", "selected")
 
 
 class Result:
@@ -49,8 +49,8 @@ class Result:
         return self.text_node.GetNodeReference(f"MAESIL.{role}")
 
     def set_node(self, role: str, node: Any) -> None:
-        """Let ``node`` (or nothing) have a role."""
-        self.text_node.SetNodeReferenceID(f"MAESIL.{role}", node.GetID() if node is not None else None)
+        """Let ``node`` have a role."""
+        self.text_node.SetNodeReferenceID(f"MAESIL.{role}", node.GetID())
 
     def is_whole(self) -> bool:
         """Say whether the three volumes that the views show are still there."""
@@ -70,15 +70,11 @@ class Result:
 
     def delete(self) -> None:
         """Remove the result's own nodes and its folder; the input stays."""
-        scene = self.text_node.GetScene()
-        tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-        folder = tree.GetItemParent(tree.GetItemByDataNode(self.text_node))
-        for role in REFERENCES:
-            node = self.node(role)
-            if node is not None and role != "input":
-                remove_node(scene, node)
-        remove_node(scene, self.text_node)
-        display.remove_unused_colours()
+        tree, folder = folder_of(self.text_node)
+        for node in filter(None, map(self.node, PARTS)):
+            _remove(node)
+        _remove(self.text_node)
+        _remove_unused_colors()
         if tree.GetItemLevel(folder) == "Folder" and not tree.GetNumberOfItemChildren(folder):
             tree.RemoveItem(folder)
 
@@ -100,7 +96,6 @@ class ResultBuilder:
 
     def __init__(self, input_node: Any, title: str) -> None:
         self.input_node = input_node
-        self.scene = input_node.GetScene()
         name, taken = f"{input_node.GetName()} {title}", {result.name for result in results()}
         # the scene's own counter knows nothing of what was loaded
         names = [name, *(f"{name} ({n})" for n in range(2, len(taken) + 2))]
@@ -109,13 +104,19 @@ class ResultBuilder:
 
     def add(self, kind: str, image: Any) -> None:
         """Add the volume of a kind; ``image`` is vtkImageData of the input's size."""
+        class_name = "vtkMRMLLabelMapVolumeNode" if kind == "mask" else "vtkMRMLScalarVolumeNode"
         # the kind first: views cut long names
-        self.nodes[kind] = _add_volume(self.input_node, image, f"{kind} {self.name}", kind)
-        display.set_up(self.nodes[kind], kind)
+        node = self.nodes[kind] = slicer.mrmlScene.AddNewNodeByClass(class_name, f"{kind} {self.name}")
+        node.CopyOrientation(self.input_node)
+        node.SetAndObserveImageData(image)
+        node.SetAndObserveTransformNodeID(self.input_node.GetTransformNodeID())
+        node.SetAttribute("MAESIL.Kind", kind)
+        node.SetDescription(_DESCRIPTIONS[kind])
+        display.set_up(node, kind)
 
     def finish(self, metrics: dict[str, Any]) -> Any:
         """Add metrics and folder; return the text node that stands for the result."""
-        text = self.scene.AddNewNodeByClass("vtkMRMLTextNode", f"metrics {self.name}")
+        text = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", f"metrics {self.name}")
         result = Result(text)
         for kind, node in self.nodes.items():
             result.set_node(kind, node)
@@ -123,10 +124,12 @@ class ResultBuilder:
         text.SetText(json.dumps(metrics, indent=1))
         text.SetAttribute("MAESIL.Title", self.name)
         result.set_node("input", self.input_node)
-        table = _add_table(result, f"table {self.name}")
-        self.nodes["table"] = table
-        result.set_node("table", table)
-        _file_in_folder(self.input_node, self.name, list(self.nodes.values()))
+        self.nodes["table"] = _add_table(result, f"table {self.name}")
+        result.set_node("table", self.nodes["table"])
+        tree, parent = folder_of(self.input_node)
+        folder = tree.CreateFolderItem(parent, self.name)
+        for node in self.nodes.values():
+            tree.CreateItem(folder, node)
         # last, because from here on it counts as a result
         text.SetAttribute(MARK, "1")
         return text
@@ -135,41 +138,37 @@ class ResultBuilder:
         """Remove what was added."""
         for node in self.nodes.values():
             if node.GetScene() is not None:
-                remove_node(self.scene, node)
+                _remove(node)
         self.nodes = {}
-        display.remove_unused_colours()
+        _remove_unused_colors()
 
 
-def remove_node(scene: Any, node: Any) -> None:
+def folder_of(node: Any) -> tuple[Any, int]:
+    """Return the subject hierarchy, and the item in it that holds a node."""
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    return tree, tree.GetItemParent(tree.GetItemByDataNode(node)) or tree.GetSceneItemID()
+
+
+def _remove(node: Any) -> None:
     """Remove a node with its display and storage nodes, which Slicer would keep until the scene is saved."""
     parts = []
     if node.IsA("vtkMRMLDisplayableNode"):
         parts += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
     if node.IsA("vtkMRMLStorableNode"):
         parts.append(node.GetStorageNode())
-    scene.RemoveNode(node)
+    slicer.mrmlScene.RemoveNode(node)
     for part in parts:
         if part is not None and part.GetScene() is not None:
-            scene.RemoveNode(part)
+            slicer.mrmlScene.RemoveNode(part)
 
 
-def _add_volume(input_node: Any, image: Any, name: str, kind: str) -> Any:
-    """Add a volume with exactly the input's IJK-to-RAS matrix and parent transform."""
-    class_name = "vtkMRMLLabelMapVolumeNode" if kind == "mask" else "vtkMRMLScalarVolumeNode"
-    node = input_node.GetScene().AddNewNodeByClass(class_name, name)
-    copy_grid(input_node, node)
-    node.SetAndObserveImageData(image)
-    node.SetAndObserveTransformNodeID(input_node.GetTransformNodeID())
-    node.SetAttribute("MAESIL.Kind", kind)
-    node.SetDescription(_DESCRIPTIONS[kind])
-    return node
-
-
-def copy_grid(volume: Any, node: Any) -> None:
-    """Give a volume exactly the IJK-to-RAS matrix of another."""
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    node.SetIJKToRASMatrix(matrix)
+def _remove_unused_colors() -> None:
+    """Remove our colors if no volume of ours is left."""
+    if not any(map(display.is_ours, slicer.util.getNodesByClass("vtkMRMLVolumeNode"))):
+        for class_and_name in (display.ERROR_COLOUR_NODE, display.MASK_COLOUR_NODE):
+            node = slicer.util.getFirstNodeByClassByName(*class_and_name)
+            if node is not None:
+                _remove(node)
 
 
 _DESCRIPTIONS = {
@@ -193,21 +192,3 @@ def _add_table(result: Result, name: str) -> Any:
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
     return node
-
-
-def _file_in_folder(input_node: Any, name: str, nodes: list[Any]) -> None:
-    """Make a folder beside the input in the subject hierarchy and move the nodes into it."""
-    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(input_node.GetScene())
-    parent = tree.GetItemParent(tree.GetItemByDataNode(input_node)) or tree.GetSceneItemID()
-    folder = tree.CreateFolderItem(parent, name)
-    for node in nodes:
-        move_into(tree, node, folder)
-
-
-def move_into(tree: Any, node: Any, folder: int) -> None:
-    """Put a node into a folder of the subject hierarchy, whether or not it is shown there already."""
-    item = tree.GetItemByDataNode(node)
-    if item:
-        tree.SetItemParent(item, folder)
-    else:
-        tree.CreateItem(folder, node)

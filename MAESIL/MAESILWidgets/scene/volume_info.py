@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,36 +53,27 @@ def describe(node: Any, checkpoint: Any, overlap: float = 0.0) -> VolumeInfo:
     array = slicer.util.arrayFromVolume(node)
     if array.ndim != 3:
         return VolumeInfo("", refusal=_("{name} is not a scalar 3D volume").format(name=name))
-    matrix = ijk_to_lps(node)
-    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-    low, high, warnings, refusal = _look(node, array, name)
+    geometry = geometry_of(node)
+    low, high, warnings, refusal = _look(node.GetID(), node.GetImageData().GetMTime(), name)
     line = _("{size} voxels, {spacing} mm, {low:.0f} to {high:.0f} HU").format(
         size=" x ".join(str(n) for n in array.shape[::-1]),
-        spacing=" x ".join(f"{s:.3g}" for s in spacing),
+        spacing=" x ".join(f"{s:.3g}" for s in geometry.spacing_dhw[::-1]),
         low=low,
         high=high,
     )
-    with np.errstate(all="ignore"):
-        direction = tuple(float(x) for x in (matrix[:3, :3] / spacing).ravel())
     try:
-        check_grid(array.shape[::-1], tuple(float(s) for s in spacing), direction, name)
+        check_grid(array.shape[::-1], geometry.spacing_dhw[::-1], geometry.direction, name)
     except InputError as error:
         refusal = explain(error)
     if refusal:
         return VolumeInfo(line, refusal=refusal)
     if checkpoint is None:
         return VolumeInfo(line, warnings)
-    shape = model_grid(geometry_of(node), checkpoint.preprocessing.spacing_mm).geometry.size_dhw
+    shape = model_grid(geometry, checkpoint.preprocessing.spacing_mm).geometry.size_dhw
     boxes = partition(shape, checkpoint.model.superpatch_size, checkpoint.model.patch_size, overlap)
     grids = tuple(token_grid(box.size, checkpoint.model.patch_size) for box in boxes)
     counted = _("1 superpatch") if len(boxes) == 1 else _("{n} superpatches").format(n=len(boxes))
-    return VolumeInfo(
-        f"{line}; {counted}",
-        warnings,
-        source_voxels=int(array.size),
-        model_shape=shape,
-        grids=grids,
-    )
+    return VolumeInfo(f"{line}; {counted}", warnings, source_voxels=int(array.size), model_shape=shape, grids=grids)
 
 
 def geometry_of(node: Any) -> Any:
@@ -90,11 +82,11 @@ def geometry_of(node: Any) -> Any:
 
     matrix = ijk_to_lps(node)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-    direction = tuple(float(x) for x in (matrix[:3, :3] / spacing).ravel())
-    return Geometry(
-        slicer.util.arrayFromVolume(node).shape, tuple(map(float, spacing[::-1])), tuple(map(float, matrix[:3, 3])),
-        direction,
-    )  # fmt: skip
+    # a spacing of 0 is refused later
+    with np.errstate(all="ignore"):
+        direction = (matrix[:3, :3] / spacing).ravel()
+    shape = slicer.util.arrayFromVolume(node).shape
+    return Geometry(shape, tuple(spacing[::-1].tolist()), tuple(matrix[:3, 3].tolist()), tuple(direction.tolist()))
 
 
 def mask_ratio(grids: tuple[tuple[int, int, int], ...], mask: str, plane: float, axis: float) -> float:
@@ -107,21 +99,23 @@ def mask_ratio(grids: tuple[tuple[int, int, int], ...], mask: str, plane: float,
     return 1 - sum(visible_count(g, spec) for g in grids) / sum(int(np.prod(g)) for g in grids)
 
 
-_looked: list[Any] = [None, None]
-"""The last volume and what :func:`_look` found in it; a large CT takes a quarter of a second."""
+@lru_cache(maxsize=1)
+def _look(node_id: str, _changed: int, name: str) -> tuple[float, float, tuple[str, ...], str]:
+    """Return what needs a look at every voxel, which of a large CT takes a quarter of a second.
 
+    Args:
+        _changed: a time that is another one when the voxels have changed.
 
-def _look(node: Any, array: np.ndarray, name: str) -> tuple[float, float, tuple[str, ...], str]:
-    """Return what needs a look at every voxel: least and greatest value, the warnings and the refusal of a check."""
+    Returns:
+        least and greatest value, the warnings and the refusal of a check.
+    """
     from MAESILLib.ct.check import check_values
     from MAESILLib.runtime.errors import InputError
 
-    stamp = (node.GetID(), node.GetImageData().GetMTime(), name)
-    if _looked[0] != stamp:
-        warnings, refusal = (), ""
-        try:
-            warnings = check_values(array, name)
-        except InputError as error:
-            refusal = explain(error)
-        _looked[:] = stamp, (float(array.min()), float(array.max()), warnings, refusal)
-    return _looked[1]
+    array = slicer.util.arrayFromVolume(slicer.mrmlScene.GetNodeByID(node_id))
+    warnings, refusal = (), ""
+    try:
+        warnings = check_values(array, name)
+    except InputError as error:
+        refusal = explain(error)
+    return float(array.min()), float(array.max()), warnings, refusal
