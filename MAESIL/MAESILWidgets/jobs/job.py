@@ -141,9 +141,12 @@ class BackgroundJob:
         self.is_running = False
         self.on_event = self.on_log = self.on_end = lambda *_: None
 
-    def wait(self, milliseconds: int) -> bool:
-        """Wait, without an event loop, for the process to end; say whether it did."""
-        return self._process is None or self._process.waitForFinished(milliseconds)
+    def end_now(self, milliseconds: int) -> None:
+        """End worker and launcher without a word, and wait for that without an event loop."""
+        if self.is_running:
+            self.on_end = lambda *_: None
+            self.kill()
+            self._process.waitForFinished(milliseconds)
 
     def _terminate(self) -> None:
         # on Windows SIGTERM ends a process at once, so there only the stop file asks

@@ -6,10 +6,10 @@ What is added to the scene is taken out again unless everything could be read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import qt
 import slicer
@@ -22,17 +22,6 @@ from MAESILWidgets.messages import Failure
 from MAESILWidgets.scene.loading import ImageFill
 from MAESILWidgets.scene.results_scene import VOLUMES, ResultBuilder
 
-STAGES = {
-    "export": 0.03,
-    "start": 0.17,
-    "read": 0.07,
-    "reconstruct": 0.45,
-    "measure": 0.15,
-    "write": 0.05,
-    "load": 0.08,
-}
-"""What each stage takes of the whole, roughly: for one bar that does not run backwards."""
-
 
 class ReconstructionTask(VolumeTask):
     """Reconstructs a volume node in the background.
@@ -40,10 +29,19 @@ class ReconstructionTask(VolumeTask):
     Args:
         node: the CT.
         painted: label map volume in the CT's own space; what is painted there is hidden.
-        on_progress: called with the share done (0 to 1), the stage, and the seconds left or None.
-        on_log: called with each line of the worker's log.
         on_end: called once with the state, the result's text node (or None), and the Failure (or None).
     """
+
+    STAGES: ClassVar[dict[str, float]] = {
+        "export": 0.03,
+        "start": 0.17,
+        "read": 0.07,
+        "reconstruct": 0.45,
+        "measure": 0.15,
+        "write": 0.05,
+        "load": 0.08,
+    }
+    MAIN = "measure"
 
     def __init__(
         self,
@@ -58,41 +56,22 @@ class ReconstructionTask(VolumeTask):
         if painted is not None:
             options = replace(options, painted=painted.GetName())
         labels = None if painted is None else (painted, painted_file(options))
-        self.options, self.on_progress = options, on_progress
+        self.options = options
         self.result: Any = None
         self.loader: Any = None
         self._builder: ResultBuilder | None = None
-        self._metrics: dict[str, Any] = {}
-        self._fill: ImageFill | None = None
-        self._to_load: list[str] = []
+        self._pieces: Iterator[None] | None = None
 
         def arguments(volume: Path, output: Path) -> list[str]:
             return reconstruct_arguments(volume, node.GetName(), output, options)
 
-        super().__init__(node, arguments, None, labels, on_log, on_end)
-
-    def exporting(self, share: float) -> None:
-        """Hear how much of the volume is written; then the worker starts."""
-        self._progress("export" if share < 1 else "start", share % 1)
-
-    def on_event(self, event: dict[str, Any]) -> None:
-        """Hear of an event of the worker."""
-        super().on_event(event)
-        if event["event"] == "progress":
-            stage = event["stage"] if event["stage"] in STAGES else "measure"
-            self._progress(stage, float(event["fraction"]), event["eta_s"])
+        super().__init__(node, arguments, None, labels, on_progress=on_progress, on_log=on_log, on_end=on_end)
 
     def load(self) -> None:
         """Read the results, a piece a turn of the event loop."""
-        try:
-            self._metrics = json.loads((self.output / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            self.end(FAILED, _unreadable(error))
-            return
-        self._to_load = list(VOLUMES)
-        self._builder = ResultBuilder(self.node, self.options.title())
+        self._pieces = self._load_pieces()
         self.loader = qt.QTimer()
-        self.loader.connect("timeout()", self._load_next)
+        self.loader.connect("timeout()", self._load_piece)
         self.loader.start(0)
 
     def outcome(self) -> tuple[Any, ...]:
@@ -103,47 +82,8 @@ class ReconstructionTask(VolumeTask):
         """End; of a result that is not whole nothing is left."""
         if state != FINISHED:
             self.result = None
-        self._stop_loading()
-        super().end(state, failure)
-
-    def _progress(self, stage: str, share: float, eta_s: float | None = None) -> None:
-        names = list(STAGES)
-        before = sum(STAGES[name] for name in names[: names.index(stage)])
-        self.on_progress(min(1.0, before + STAGES[stage] * share), stage, eta_s)
-
-    def _load_next(self) -> None:
-        builder = self._builder
-        if builder is None:
-            return
-        try:
-            if self._to_load:
-                self._load_piece(builder)
-                return
-            if self.result is None:
-                self.removeObservers()
-                self.result = builder.finish(self._metrics)
-                # whoever is told shows it: in a turn of its own, because that takes a while too
-                return
-        except (OSError, RuntimeError, ValueError) as error:
-            self.end(FAILED, _unreadable(error))
-            return
-        self._builder = None
-        self._progress("load", 1.0)
-        self.end(FINISHED)
-
-    def _load_piece(self, builder: ResultBuilder) -> None:
-        kind = self._to_load[0]
-        if self._fill is None:
-            shape = slicer.util.arrayFromVolume(builder.input_node).shape
-            self._fill = ImageFill(self.output / f"{kind}.nrrd", shape)
-        elif self._fill.step():
-            builder.add(kind, self._fill.finish())
-            self._fill = None
-            self._to_load.pop(0)
-            self._progress("load", 1 - len(self._to_load) / (len(VOLUMES) + 1))
-
-    def _stop_loading(self) -> None:
-        self._fill = None
+        # lets go of the files
+        self._pieces = None
         if self.loader is not None:
             self.loader.stop()
             self.loader.deleteLater()
@@ -151,7 +91,32 @@ class ReconstructionTask(VolumeTask):
         if self._builder is not None:
             self._builder.discard()
             self._builder = None
+        super().end(state, failure)
 
+    def _load_piece(self) -> None:
+        try:
+            next(self._pieces)
+        except StopIteration:
+            self._builder = None
+            self.progress("load", 1.0)
+            self.end(FINISHED)
+        except (OSError, RuntimeError, ValueError) as error:
+            text = _("The results cannot be read: {error}").format(error=error)
+            self.end(FAILED, Failure(text, _("repeat the reconstruction")))
 
-def _unreadable(error: Exception) -> Failure:
-    return Failure(_("The results cannot be read: {error}").format(error=error), _("repeat the reconstruction"))
+    def _load_pieces(self) -> Iterator[None]:
+        metrics = json.loads((self.output / "metrics.json").read_text(encoding="utf-8"))
+        builder = self._builder = ResultBuilder(self.node, self.options.title())
+        shape = slicer.util.arrayFromVolume(self.node).shape
+        for number, kind in enumerate(VOLUMES, start=1):
+            fill = ImageFill(self.output / f"{kind}.nrrd", shape)
+            yield
+            while not fill.step():
+                yield
+            builder.add(kind, fill.finish())
+            self.progress("load", number / (len(VOLUMES) + 1))
+            yield
+        self.removeObservers()
+        self.result = builder.finish(metrics)
+        # whoever is told shows it: in a turn of its own, because that takes a while too
+        yield

@@ -74,9 +74,7 @@ class System:
     def stop(self) -> None:
         """End what runs in the background."""
         if self.job is not None:
-            self.job.on_end = lambda *_: None
-            self.job.kill()
-            self.job.wait(1000)
+            self.job.end_now(1000)
             self.job = None
 
     def device_items(self, chosen: str = "auto") -> dict[str, str]:
@@ -110,13 +108,9 @@ class System:
 
 
 def memory_warning(volume: Any, coverage: str) -> str:
-    """Return a warning if reconstructing a volume needs more memory than is free.
+    """Return a warning if reconstructing a volume (a VolumeInfo) needs more memory than is free; else nothing.
 
-    Empty if it does not. It needs the packages that the reconstruction itself needs.
-
-    Args:
-        volume: a VolumeInfo.
-        coverage: single or complete.
+    It needs the packages that the reconstruction itself needs.
     """
     if volume.model_shape is None or volume.refusal:
         return ""

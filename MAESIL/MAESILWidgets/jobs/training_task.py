@@ -57,7 +57,6 @@ class TrainingTask:
         self.export: VolumeExport | None = None
         self.job: BackgroundJob | None = None
         self.arguments = self.shareable_arguments = pretrain_arguments(self.run / CACHE, options)
-        self._is_cancelled = False
 
     @property
     def is_running(self) -> bool:
@@ -80,7 +79,6 @@ class TrainingTask:
         """Stop; the state is saved, and ``on_end`` is called when the worker is gone."""
         if not self.is_running:
             return
-        self._is_cancelled = True
         if self.job is not None and self.job.is_running:
             self.job.cancel()
             return
@@ -123,10 +121,10 @@ class TrainingTask:
         self._start_job(["prepare", *inputs, "--output", str(self.run / CACHE)], self._on_prepared)
 
     def _on_prepared(self, state: str, failure: Failure | None) -> None:
-        if state == FINISHED and not self._is_cancelled:
+        if state == FINISHED:
             self._pretrain()
         else:
-            self._end(CANCELLED if self._is_cancelled else state, failure)
+            self._end(state, failure)
 
     def _pretrain(self) -> None:
         self.on_stage("pretrain")

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import slicer
 import vtk
@@ -30,22 +30,30 @@ class VolumeTask(VTKObservationMixin):
         command: returns the arguments of ``maesil`` from the CT's file and the folder for the results.
         output: that folder; one that is removed at the end if None.
         labels: label map volume in the CT's own space, and the name of its file beside the CT's; or None.
+        on_progress: called with the share done (0 to 1), the stage, and the seconds left or None.
         on_log: called with each line of the worker's log.
         on_end: called once with what :meth:`outcome` gives.
     """
+
+    STAGES: ClassVar[dict[str, float]] = {"export": 0.05, "start": 0.1, "read": 0.0, "work": 0.8, "write": 0.0}
+    """What each stage takes of the whole, roughly: for one bar that does not run backwards."""
+    MAIN = "work"
+    """Stands for the stages that are not listed."""
 
     def __init__(
         self,
         node: Any,
         command: Callable[[Path, Path], list[str]],
-        output: Path | None,
-        labels: tuple[Any, str] | None,
+        output: Path | None = None,
+        labels: tuple[Any, str] | None = None,
+        *,
+        on_progress: Callable[[float, str, float | None], None],
         on_log: Callable[[str], None],
         on_end: Callable[..., None],
     ) -> None:
         VTKObservationMixin.__init__(self)
         self.node_id, self.name = node.GetID(), node.GetName()
-        self.on_log, self.on_end = on_log, on_end
+        self.on_progress, self.on_log, self.on_end = on_progress, on_log, on_end
         self.state = "running"
         self.failure: Failure | None = None
         self.warnings: list[str] = []
@@ -92,19 +100,26 @@ class VolumeTask(VTKObservationMixin):
         if not self.is_running:
             return
         self.on_end = lambda *_: None
-        if self.job.is_running:
-            self.job.on_end = lambda *_: None
-            self.job.kill()
-            self.job.wait(2000)
+        self.job.end_now(2000)
         self.end(CANCELLED)
 
     def exporting(self, share: float) -> None:
-        """Hear how much of the volume is written."""
+        """Hear how much of the volume is written; then the worker starts."""
+        self.progress("export" if share < 1 else "start", share % 1)
+
+    def progress(self, stage: str, share: float, eta_s: float | None = None) -> None:
+        """Tell how much is done, from the share of a stage."""
+        names = list(self.STAGES)
+        before = sum(self.STAGES[name] for name in names[: names.index(stage)])
+        self.on_progress(min(1.0, before + self.STAGES[stage] * share), stage, eta_s)
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Hear of an event of the worker."""
         if event["event"] == "warning":
             self.warnings.append(str(event["message"]))
+        elif event["event"] == "progress":
+            stage = event["stage"] if event["stage"] in self.STAGES else self.MAIN
+            self.progress(stage, float(event["fraction"]), event["eta_s"])
 
     def load(self) -> None:
         """Take what the worker has written, then end."""

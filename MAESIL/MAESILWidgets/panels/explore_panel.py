@@ -13,10 +13,10 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from MAESILWidgets.jobs import running
-from MAESILWidgets.jobs.explore_task import ExploreTask
+from MAESILWidgets.jobs.commands import STROKES, explore_arguments
 from MAESILWidgets.jobs.job import CANCELLED, FINISHED
 from MAESILWidgets.jobs.system import System
-from MAESILWidgets.jobs.volume_task import scratch_folder
+from MAESILWidgets.jobs.volume_task import VolumeTask, scratch_folder
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.panels.choices import show_text
 from MAESILWidgets.panels.input_panel import InputPanel
@@ -168,16 +168,21 @@ class ExplorePanel(VTKObservationMixin):
             self.ui.exploreProgressBar.setVisible(True)
             self.ui.exploreProgressBar.setFormat(f"{COMMANDS[command]} (%p%)")
             p, self._command = self.parameters, command
-            task = ExploreTask(
-                command, node, folder, p.checkpoint, p.device, strokes,
-                on_progress=self._progress, on_log=self.on_log, on_end=self._ended,
-            )  # fmt: skip
+            task = VolumeTask(
+                node,
+                lambda volume, output: explore_arguments(command, volume, output, p.checkpoint, p.device),
+                folder,
+                None if strokes is None else (strokes, STROKES),
+                on_progress=self._progress,
+                on_log=self.on_log,
+                on_end=self._ended,
+            )
             self._key_of_task = self._key(node)
             self.task = task
             running.start(task)
         self.update()
 
-    def _progress(self, share: float) -> None:
+    def _progress(self, share: float, _stage: str, _eta_s: float | None) -> None:
         self.ui.exploreProgressBar.value = int(1000 * share)
         self.tell(f"{COMMANDS[self._command]} ({share:.0%})")
 
@@ -197,23 +202,23 @@ class ExplorePanel(VTKObservationMixin):
             text = _("Cancelled. The scene is unchanged.")
         elif failure is not None:
             text = f"⚠ {failure.text()}"
-        if task.command == "surprise" or (task.command == "features" and self._key_of_task not in self.known):
+        if self._command == "surprise" or (self._command == "features" and self._key_of_task not in self.known):
             shutil.rmtree(task.output, ignore_errors=True)
         show_text(self.ui.exploreStatusLabel, text)
-        self.tell(failure.text() if failure is not None else ENDS.get(task.command if state == FINISHED else "", text))
+        self.tell(failure.text() if failure is not None else ENDS.get(self._command if state == FINISHED else "", text))
         self.update()
         if then is not None and state == FINISHED and failure is None:
             then()
 
-    def _load(self, task: ExploreTask) -> None:
+    def _load(self, task: VolumeTask) -> None:
         volume = task.node
-        if task.command == "features":
+        if self._command == "features":
             self.known[self._key_of_task] = VolumeFeatures(volume, task.output)
             self._watch()
             return
         if self.is_open():
             self.to_own_views()
-        if task.command == "surprise":
+        if self._command == "surprise":
             node = features_scene.add_file(task.output / "surprise.nrrd", volume, "surprise")
             features_scene.tint(node, RARE, 2 * RARE)
             if self.is_open():
