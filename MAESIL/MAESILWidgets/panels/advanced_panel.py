@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.jobs import packages
+from MAESILWidgets.jobs import packages, running
 from MAESILWidgets.jobs.commands import for_terminal
-from MAESILWidgets.jobs.system import System
+from MAESILWidgets.panels.section import Section
 
 
-class AdvancedPanel:
-    """Shows packages and log.
+class AdvancedPanel(Section):
+    """Shows packages and log."""
 
-    Args:
-        ui: the widgets of MAESIL.ui.
-        last_arguments: returns the arguments of the last command, or an empty list.
-    """
-
-    def __init__(self, ui: Any, system: System, last_arguments: Callable[[], list[str]]) -> None:
-        self.ui, self.system, self.last_arguments = ui, system, last_arguments
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        self.system = panel.system
         self.installation: Any = None
-        for button in (ui.installButton, ui.installHereButton):
+        for button in (self.ui.installButton, self.ui.installHereButton):
             button.connect("clicked(bool)", lambda _checked: self.install())
-        ui.copyCommandButton.connect("clicked(bool)", lambda _checked: _copy(self.command()))
-        ui.copyDiagnosticsButton.connect("clicked(bool)", lambda _checked: _copy(self.diagnostics()))
+        self.ui.copyCommandButton.connect("clicked(bool)", lambda _checked: _copy(self.command()))
+        self.ui.copyDiagnosticsButton.connect("clicked(bool)", lambda _checked: _copy(self.diagnostics()))
 
     def update(self) -> None:
         """Show what is installed."""
@@ -43,12 +38,12 @@ class AdvancedPanel:
         self.ui.packagesLabel.text = "\n".join([text, *(f"⚠ {problem}" for problem in self.system.problems())])
         for button in (self.ui.installButton, self.ui.installHereButton):
             button.enabled = bool(self.system.wanted()) and self.installation is None
-        self.ui.copyCommandButton.enabled = bool(self.last_arguments())
+        self.ui.copyCommandButton.enabled = bool(running.last_arguments)
 
     def log(self, line: str) -> None:
         """Add a line of the background process."""
         self.ui.logView.appendPlainText(line)
-        self.ui.copyCommandButton.enabled = bool(self.last_arguments())
+        self.ui.copyCommandButton.enabled = bool(running.last_arguments)
 
     def install(self) -> None:
         """Show what is missing; install it if the user agrees."""
@@ -70,8 +65,7 @@ class AdvancedPanel:
 
     def command(self) -> str:
         """Return the last command as for a terminal."""
-        arguments = self.last_arguments()
-        return for_terminal(arguments) if arguments else ""
+        return for_terminal(running.last_arguments) if running.last_arguments else ""
 
     def diagnostics(self) -> str:
         """Return versions, devices, command and log."""

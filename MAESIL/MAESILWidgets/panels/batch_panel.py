@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,16 @@ from MAESILWidgets.jobs.commands import batch_arguments
 from MAESILWidgets.jobs.job import CANCELLED, FAILED, FINISHED, BackgroundJob
 from MAESILWidgets.jobs.reconstruction_task import ReconstructionTask
 from MAESILWidgets.messages import Failure, os_failure
-from MAESILWidgets.panels.choices import DATA_SOURCES, Choice, show_text
-from MAESILWidgets.panels.reconstruct_panel import ReconstructPanel
+from MAESILWidgets.panels.choices import DATA_SOURCES, Choice
+from MAESILWidgets.panels.section import JobSection
 
 
-class BatchPanel:
-    """Reconstructs checked volumes of the scene into the scene, or the CTs of a folder into another folder.
+class BatchPanel(JobSection):
+    """Reconstructs checked volumes of the scene into the scene, or the CTs of a folder into another folder."""
 
-    Args:
-        ui: the widgets of MAESIL.ui.
-        tell: called with a line of progress, and with how it ended.
-    """
-
-    def __init__(
-        self, ui: Any, reconstruct: ReconstructPanel, on_log: Callable[[str], None], tell: Callable[[str], None]
-    ) -> None:
-        self.ui, self.reconstruct, self.on_log, self.tell = ui, reconstruct, on_log, tell
-        self.parameters: Any = None
-        self.task: Any = None
+    def __init__(self, panel: Any) -> None:
+        ui = panel.ui
+        super().__init__(panel, ui.batchProgressBar, ui.batchStatusLabel)
         self.waiting: list[str] = []
         self.count = 0
         self.failures: list[str] = []
@@ -41,10 +32,8 @@ class BatchPanel:
             selector.connect("currentPathChanged(QString)", lambda _path: self.update())
         ui.batchButton.connect("clicked(bool)", lambda _checked: self.start())
         ui.batchStopButton.connect("clicked(bool)", lambda _checked: self.cancel())
-        show_text(ui.batchStatusLabel, "")
 
     def update(self) -> None:
-        """Show what is chosen, and whether it can be done."""
         if self.parameters is None:
             return
         ui, is_folder = self.ui, self.source.value() == "folder"
@@ -59,7 +48,7 @@ class BatchPanel:
 
     def problem(self) -> str:
         """Return why Run is disabled; empty if it is not."""
-        if self.reconstruct.system.missing():
+        if self.panel.system.missing():
             return _("Install the Python packages first")
         if self.source.value() == "scene":
             return "" if self.ui.batchVolumesSelector.checkedNodes() else _("Check at least one volume of the scene")
@@ -71,19 +60,19 @@ class BatchPanel:
 
     def start(self) -> None:
         """Start."""
-        self.failures = []
-        show_text(self.ui.batchStatusLabel, "")
-        self.ui.batchProgressBar.setVisible(True)
+        self.failures, self.count = [], 0
+        self.begin()
         if self.source.value() == "scene":
             self.waiting = [node.GetID() for node in self.ui.batchVolumesSelector.checkedNodes()]
             self.count = len(self.waiting)
             self._next()
             return
         folder, output = (Path(s.currentPath) for s in (self.ui.batchFolderSelector, self.ui.batchOutputSelector))
-        arguments, stop_file = batch_arguments(folder, output, self.reconstruct.options()), output / ".maesil-stop"
-        job = BackgroundJob(arguments, stop_file, on_event=self._on_event, on_log=self.on_log, on_end=self._ended)
+        arguments = batch_arguments(folder, output, self.panel.reconstruct.options())
+        callbacks = {"on_event": self._on_event, "on_log": self.panel.log, "on_end": self._ended}
+        self.task = BackgroundJob(arguments, output / ".maesil-stop", **callbacks)
         try:
-            self.task = running.start(job)
+            running.start(self.task)
         except OSError as error:
             self._ended(FAILED, os_failure(error, output, _("choose another output folder")))
         self.update()
@@ -91,26 +80,22 @@ class BatchPanel:
     def cancel(self) -> None:
         """Stop; what is done stays."""
         self.waiting = []
-        if self.task is not None:
-            self.task.cancel()
+        super().cancel()
 
     def stop(self) -> None:
         """Slicer or the module is closing."""
         self.waiting = []
-        if self.task is not None:
-            self.task.abandon()
-            self.task = None
+        super().stop()
 
     def _next(self) -> None:
         node = slicer.mrmlScene.GetNodeByID(self.waiting.pop(0))
-        self._name, number = node.GetName(), self.count - len(self.waiting)
-        self._show(number, self.count, self._name, 0.0)
+        self._name, self._number = node.GetName(), self.count - len(self.waiting)
         # known before it is started: it may end at once
         self.task = ReconstructionTask(
             node,
-            self.reconstruct.options(),
-            on_progress=lambda share, _stage, _eta: self._show(number, self.count, self._name, share),
-            on_log=self.on_log,
+            self.panel.reconstruct.options(),
+            on_progress=lambda share, _stage, _eta: self._show(share),
+            on_log=self.panel.log,
             on_end=lambda state, _text, failure: self._volume_ended(state, failure),
         )
         running.start(self.task)
@@ -130,21 +115,17 @@ class BatchPanel:
             self.waiting, self.count = [], int(event["inputs"])
             self._name, self._number = Path(event["path"]).name, int(event["number"])
         elif event["event"] == "progress" and self.count:
-            self._show(self._number, self.count, self._name, float(event["fraction"]))
+            self._show(float(event["fraction"]))
         elif event["event"] == "warning":
             self.failures.append(str(event["message"]))
 
-    def _show(self, number: int, count: int, name: str, share: float) -> None:
-        self.ui.batchProgressBar.value = int(1000 * (number - 1 + share) / count)
-        text = _("{n} of {count}: {name}").format(n=number, count=count, name=name)
-        self.ui.batchProgressBar.setFormat(text.replace("%", ""))
-        self.tell(text)
+    def _show(self, share: float) -> None:
+        self.bar.value = int(1000 * (self._number - 1 + share) / self.count)
+        text = _("{n} of {count}: {name}").format(n=self._number, count=self.count, name=self._name)
+        self.bar.setFormat(text.replace("%", ""))
+        self.panel.tell(text)
 
     def _ended(self, state: str, failure: Failure | None) -> None:
-        self.task = None
-        self.ui.batchProgressBar.setVisible(False)
         ends = {FINISHED: _("Done."), CANCELLED: _("Stopped; what was done stays.")}
         lines = [f"⚠ {text}" for text in (*self.failures, *([failure.text()] if failure is not None else []))]
-        show_text(self.ui.batchStatusLabel, "\n".join([*([ends[state]] if state in ends else []), *lines]))
-        self.tell(_("the batch has ended"))
-        self.update()
+        self.finish("\n".join(filter(None, (ends.get(state), *lines))), _("the batch has ended"))

@@ -8,26 +8,25 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from MAESILWidgets.panels.choices import Choice
+from MAESILWidgets.panels.section import Section
 from MAESILWidgets.scene.results_scene import Result
 
 
-class ComparePanel:
+class ComparePanel(Section):
     """Chooses what a result is compared with.
 
     Args:
-        ui: the widgets of MAESIL.ui.
         on_change: called when another result, row or arrangement was chosen.
-        on_fade: called with the opacity of the other result, 0 to 1.
     """
 
-    def __init__(self, ui: Any, on_change: Callable[[], None], on_fade: Callable[[float], None]) -> None:
-        self.ui, self.on_change = ui, on_change
-        self.parameters: Any = None
+    def __init__(self, panel: Any, on_change: Callable[[], None]) -> None:
+        super().__init__(panel)
+        self.on_change, ui = on_change, panel.ui
         self.other: Result | None = None
         self.choice = Choice(ui.compareSelector, {}, self._chosen)
         for check_box in (ui.sideBySideCheckBox, ui.inputRowCheckBox):
             check_box.connect("toggled(bool)", lambda _checked: on_change())
-        ui.fadeSlider.connect("valueChanged(double)", on_fade)
+        ui.fadeSlider.connect("valueChanged(double)", panel.views.fade)
 
     def update(self, result: Result | None, results: list[Result]) -> None:
         """Offer the other results of this one's input."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,12 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.commands import STROKES, explore_arguments
 from MAESILWidgets.jobs.job import CANCELLED, FINISHED
-from MAESILWidgets.jobs.system import System
 from MAESILWidgets.jobs.volume_task import VolumeTask, scratch_folder
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.panels.choices import show_text
-from MAESILWidgets.panels.input_panel import InputPanel
+from MAESILWidgets.panels.section import JobSection
 from MAESILWidgets.scene import features_scene, painted
 from MAESILWidgets.scene.export import ijk_to_lps
 from MAESILWidgets.scene.features_scene import VolumeFeatures
@@ -34,52 +33,33 @@ RARE = 2
 """Surprise that is tinted: above it lies 1 % of usual patients."""
 
 
-class ExplorePanel(VTKObservationMixin):
-    """Computes features, and shows colors, similarity, segments from strokes, and surprise.
+class ExplorePanel(JobSection, VTKObservationMixin):
+    """Computes features, and shows colors, similarity, segments from strokes, and surprise."""
 
-    Args:
-        ui: the widgets of MAESIL.ui.
-        to_own_views: leaves our nine views for the user's own.
-        tell: called with a line of progress, and with how it ended.
-        is_open: says whether the user sees the module: what ends meanwhile leaves the views of another one alone.
-    """
-
-    def __init__(
-        self,
-        ui: Any,
-        input_panel: InputPanel,
-        system: System,
-        on_log: Callable[[str], None],
-        to_own_views: Callable[[], None],
-        tell: Callable[[str], None],
-        is_open: Callable[[], bool],
-    ) -> None:
+    def __init__(self, panel: Any) -> None:
+        ui = panel.ui
+        JobSection.__init__(self, panel, ui.exploreProgressBar, ui.exploreStatusLabel)
         VTKObservationMixin.__init__(self)
-        self.ui, self.input, self.system = ui, input_panel, system
-        self.on_log, self.to_own_views, self.tell, self.is_open = on_log, to_own_views, tell, is_open
-        self.parameters: Any = None
-        self.task: Any = None
         self.known: dict[tuple[Any, ...], VolumeFeatures] = {}
         self._then: Callable[[], None] | None = None
         self._strokes: list[tuple[str, tuple[float, ...]]] = []
-        ui.featuresButton.connect("clicked(bool)", lambda _checked: self.compute())
+        for button, command in ((ui.featuresButton, "features"), (ui.surpriseButton, "surprise")):
+            # a default argument, because all loops share one variable
+            button.connect(
+                "clicked(bool)", lambda _checked, command=command: self._start(command, self.parameters.inputVolume)
+            )
         ui.exploreCancelButton.connect("clicked(bool)", lambda _checked: self.cancel())
         ui.colorsButton.connect("clicked(bool)", lambda _checked: self.show_colors())
         ui.followCheckBox.connect("toggled(bool)", lambda _checked: self._watch())
         ui.findButton.connect("clicked(bool)", lambda _checked: self.find())
         ui.fillButton.connect("clicked(bool)", lambda _checked: self.fill())
-        ui.surpriseButton.connect("clicked(bool)", lambda _checked: self.surprise())
         for selector in (ui.otherSelector, ui.strokesSelector):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self.update())
-        ui.exploreStatusLabel.setVisible(False)
 
     def update(self) -> None:
-        """Show what can be done."""
         if self.parameters is None:
             return
-        problem = self.input.problem() or (
-            _("Install the Python packages in the Advanced section") if self.system.missing() else ""
-        )
+        problem = self.panel.input.problem() or self.missing_packages()
         is_free, is_known = not problem and self.task is None, not problem and self.current is not None
         ui = self.ui
         ui.featuresButton.enabled = is_free and not is_known
@@ -96,14 +76,10 @@ class ExplorePanel(VTKObservationMixin):
         """Features of the current volume, if they were computed."""
         return self.known.get(self._key(self.parameters.inputVolume))
 
-    def compute(self) -> None:
-        """Compute features of the current volume."""
-        self._start("features", self.parameters.inputVolume)
-
     def show_colors(self) -> None:
         """Show the principal components as colors."""
         if self.current is not None:
-            self.to_own_views()
+            self.panel.leave_views()
             features_scene.show_over(self.current.node, self.current.show_colors())
 
     def find(self) -> None:
@@ -111,7 +87,7 @@ class ExplorePanel(VTKObservationMixin):
         features, other = self.current, self.ui.otherSelector.currentNode()
         query = features.query(self._crosshair()) if features is not None else None
         if features is None or query is None:
-            show_text(self.ui.exploreStatusLabel, _("Hold Shift and move the crosshair into the volume first"))
+            show_text(self.status, _("Hold Shift and move the crosshair into the volume first"))
             return
         if self._key(other) not in self.known:
             self._then = self.find
@@ -119,11 +95,11 @@ class ExplorePanel(VTKObservationMixin):
             return
         point = self.known[self._key(other)].best_match(query)
         features_scene.mark(other, point)
-        self.to_own_views()
+        self.panel.leave_views()
         features_scene.show_over(other, None)
         slicer.modules.markups.logic().JumpSlicesToLocation(*point, True)
         where = " ".join(f"{x:.1f}" for x in point)
-        show_text(self.ui.exploreStatusLabel, _("Best match: R A S = {where} mm").format(where=where))
+        show_text(self.status, _("Best match: R A S = {where} mm").format(where=where))
 
     def fill(self) -> None:
         """Fill the current volume's segments from what is painted of them."""
@@ -134,99 +110,82 @@ class ExplorePanel(VTKObservationMixin):
             if np.count_nonzero(values) < 2:
                 raise ValueError(_("Paint in two segments or more, as in a structure and around it"))
         except ValueError as error:
-            show_text(self.ui.exploreStatusLabel, f"⚠ {error}")
+            show_text(self.status, f"⚠ {error}")
             return
         segments = node.GetSegmentation()
         self._strokes = [(name, segments.GetSegment(one).GetColor()) for one, name in painted.segments(node).items()]
         self._start("segment", volume, strokes)
 
-    def surprise(self) -> None:
-        """Show where the current volume is not what its surroundings let the model expect."""
-        self._start("surprise", self.parameters.inputVolume)
-
-    def cancel(self) -> None:
-        """Stop."""
-        if self.task is not None:
-            self.task.cancel()
-
     def stop(self) -> None:
         """End the worker at once and forget all features: the scene, the module or Slicer is closing."""
-        if self.task is not None:
-            self.task.abandon()
-            self.task = None
+        super().stop()
         self.removeObservers()
         for features in self.known.values():
             shutil.rmtree(features.folder, ignore_errors=True)
         self.known.clear()
 
     def _start(self, command: str, node: Any, strokes: Any = None) -> None:
-        with slicer.util.tryWithErrorDisplay(_("It could not be started."), waitCursor=False):
-            known = self.known.get(self._key(node))
-            is_of_features = command == "segment" and known is not None
-            folder = known.folder if is_of_features else scratch_folder()
-            show_text(self.ui.exploreStatusLabel, "")
-            self.ui.exploreProgressBar.setVisible(True)
-            self.ui.exploreProgressBar.setFormat(f"{COMMANDS[command]} (%p%)")
-            p, self._command = self.parameters, command
-            task = VolumeTask(
+        p, key = self.parameters, self._key(node)
+
+        def make_task() -> VolumeTask:
+            # segments need the features, computed before or on the way
+            folder = self.known[key].folder if command == "segment" and key in self.known else scratch_folder()
+            self._command, self._key_of_task = command, key
+            return VolumeTask(
                 node,
                 lambda volume, output: explore_arguments(command, volume, output, p.checkpoint, p.device),
                 folder,
                 None if strokes is None else (strokes, STROKES),
                 on_progress=self._progress,
-                on_log=self.on_log,
+                on_log=self.panel.log,
                 on_end=self._ended,
             )
-            self._key_of_task = self._key(node)
-            self.task = task
-            running.start(task)
-        self.update()
+
+        self.bar.setFormat(f"{COMMANDS[command]} (%p%)")
+        self.run(make_task, _("It could not be started."))
 
     def _progress(self, share: float, _stage: str, _eta_s: float | None) -> None:
-        self.ui.exploreProgressBar.value = int(1000 * share)
-        self.tell(f"{COMMANDS[self._command]} ({share:.0%})")
+        self.bar.value = int(1000 * share)
+        self.panel.tell(f"{COMMANDS[self._command]} ({share:.0%})")
 
     def _ended(self, state: str, failure: Failure | None) -> None:
         from MAESILLib.runtime.errors import MAESILError
 
         task, self.task = self.task, None
+        command = self._command
         then, self._then = self._then, None
-        self.ui.exploreProgressBar.setVisible(False)
         text = "\n".join(f"⚠ {warning}" for warning in task.warnings)
         if state == FINISHED:
             try:
-                self._load(task)
+                self._load(task.node, task.output)
             except (OSError, RuntimeError, ValueError, MAESILError) as error:
                 failure = Failure(_("The results cannot be read: {error}").format(error=error), _("repeat it"))
         if state == CANCELLED:
             text = _("Cancelled. The scene is unchanged.")
         elif failure is not None:
             text = f"⚠ {failure.text()}"
-        if self._command == "surprise" or (self._command == "features" and self._key_of_task not in self.known):
+        if command == "surprise" or (command == "features" and self._key_of_task not in self.known):
             shutil.rmtree(task.output, ignore_errors=True)
-        show_text(self.ui.exploreStatusLabel, text)
-        self.tell(failure.text() if failure is not None else ENDS.get(self._command if state == FINISHED else "", text))
-        self.update()
+        self.finish(text, failure.text() if failure is not None else ENDS[command] if state == FINISHED else text)
         if then is not None and state == FINISHED and failure is None:
             then()
 
-    def _load(self, task: VolumeTask) -> None:
-        volume = task.node
+    def _load(self, volume: Any, output: Path) -> None:
         if self._command == "features":
-            self.known[self._key_of_task] = VolumeFeatures(volume, task.output)
+            self.known[self._key_of_task] = VolumeFeatures(volume, output)
             self._watch()
             return
-        if self.is_open():
-            self.to_own_views()
+        if self.panel.is_open:
+            self.panel.leave_views()
         if self._command == "surprise":
-            node = features_scene.add_file(task.output / "surprise.nrrd", volume, "surprise")
+            node = features_scene.add_file(output / "surprise.nrrd", volume, "surprise")
             features_scene.tint(node, RARE, 2 * RARE)
-            if self.is_open():
+            if self.panel.is_open:
                 features_scene.show_over(volume, node)
             return
-        features_scene.add_segments(task.output / "volume.seg.nrrd", volume, self._strokes)
+        features_scene.add_segments(output / "volume.seg.nrrd", volume, self._strokes)
         for number, (name, _color) in enumerate(self._strokes, start=1):
-            features_scene.add_file(task.output / f"volume-{number}.nrrd", volume, f"probability of {name}")
+            features_scene.add_file(output / f"volume-{number}.nrrd", volume, f"probability of {name}")
 
     def _watch(self) -> None:
         """Let the similarity map follow the crosshair, if that is wanted."""
@@ -244,10 +203,10 @@ class ExplorePanel(VTKObservationMixin):
         node = features.show_similarity(query)
         views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         if not any(view.GetForegroundVolumeID() == node.GetID() for view in views):
-            self.to_own_views()
+            self.panel.leave_views()
             features_scene.show_over(features.node, node)
             # it is not offered
-            self.input.update()
+            self.panel.input.update()
 
     def _crosshair(self) -> tuple[float, float, float]:
         x, y, z = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode").GetCrosshairRAS()

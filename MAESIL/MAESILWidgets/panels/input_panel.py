@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,24 @@ from slicer.i18n import tr as _
 
 from MAESILWidgets.jobs import checkpoints
 from MAESILWidgets.panels.choices import Choice, show_text
+from MAESILWidgets.panels.section import Section
 from MAESILWidgets.scene.display import is_ours
 from MAESILWidgets.scene.volume_info import VolumeInfo, describe
 
 
-class InputPanel:
-    """Shows and checks the input.
+class InputPanel(Section):
+    """Shows and checks the input."""
 
-    Args:
-        ui: the widgets of MAESIL.ui.
-        on_change: called when volume or checkpoint have changed.
-        open_sample: loads the sample CT and returns its node.
-    """
-
-    def __init__(self, ui: Any, on_change: Callable[[], None], open_sample: Callable[[], Any]) -> None:
-        self.ui, self.on_change, self.open_sample = ui, on_change, open_sample
-        self.parameters: Any = None
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
         self.volume = VolumeInfo("")
         self.checkpoint = checkpoints.Checkpoint("")
         self._described: tuple[Any, ...] = ()
         self._checkpoint_read: tuple[Any, ...] = ()
-        self.choice = Choice(ui.checkpointSelector, {}, self._checkpoint_chosen)
-        ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self.on_change())
-        ui.browseCheckpointButton.connect("clicked(bool)", self._browse)
-        ui.sampleButton.connect("clicked(bool)", self.load_sample)
+        self.choice = Choice(self.ui.checkpointSelector, {}, lambda path: self.set("checkpoint", path))
+        self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: panel.update())
+        self.ui.browseCheckpointButton.connect("clicked(bool)", lambda _checked: self._browse())
+        self.ui.sampleButton.connect("clicked(bool)", lambda _checked: self.load_sample())
 
     def update(self) -> None:
         """Show what is chosen now."""
@@ -68,18 +61,14 @@ class InputPanel:
         if self.parameters is not None and choose:
             self.parameters.checkpoint = str(Path(path).resolve())
         self.list_checkpoints()
-        self.on_change()
+        self.panel.update()
 
-    def load_sample(self, _checked: bool = False) -> None:
+    def load_sample(self) -> None:
         """Load the sample and choose it."""
         with slicer.util.tryWithErrorDisplay(_("The sample could not be loaded."), waitCursor=True):
-            self.parameters.inputVolume = self.open_sample()
+            self.parameters.inputVolume = self.panel.logic.loadSample()
 
-    def _checkpoint_chosen(self, path: str) -> None:
-        self.parameters.checkpoint = path
-        self.on_change()
-
-    def _browse(self, _checked: bool = False) -> None:
+    def _browse(self) -> None:
         path = qt.QFileDialog.getOpenFileName(
             slicer.util.mainWindow(), _("Choose a checkpoint"), "", _("MAESIL checkpoints") + " (*.safetensors)"
         )

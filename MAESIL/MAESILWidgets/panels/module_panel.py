@@ -61,20 +61,10 @@ class ModulePanel(VTKObservationMixin):
         running.last_arguments.clear()
         self.views = layout.Views()
         self.system = System(self.update)
-        self.advanced = AdvancedPanel(self.ui, self.system, lambda: running.last_arguments)
-        self.input = InputPanel(self.ui, self.update, logic.loadSample)
-        self.results = ResultPanel(self.ui, self.views)
-        self.paint = PaintPanel(self.ui)
-        self.reconstruct = ReconstructPanel(
-            self.ui, self.input, self.paint, self.system, self.advanced.log, self.show_result, self.tell
-        )
-        self.batch = BatchPanel(self.ui, self.reconstruct, self.advanced.log, self.tell)
-        self.train = TrainPanel(
-            self.ui, self.system, self.views, self.advanced.log, self.input.add_checkpoint, self.tell
-        )
-        self.explore = ExplorePanel(
-            self.ui, self.input, self.system, self.advanced.log, self.leave_views, self.tell, lambda: self.is_open
-        )
+        self.input, self.paint = InputPanel(self), PaintPanel(self)
+        self.reconstruct, self.batch, self.explore = ReconstructPanel(self), BatchPanel(self), ExplorePanel(self)
+        self.train, self.advanced, self.results = TrainPanel(self), AdvancedPanel(self), ResultPanel(self)
+        self.log = self.advanced.log
         # while the worker starts
         self.ui.applyButton.connect("clicked(bool)", lambda _checked: self.views.make())
         for name, icon in ICONS.items():
@@ -144,19 +134,19 @@ class ModulePanel(VTKObservationMixin):
         if self.parameters is not None:
             self.parameters.disconnectGui(self._gui_tag)
             self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-        self.parameters = parameters
+        # what widgets say while they are filled is no choice of the user
+        self.parameters = None
         if parameters is not None:
             # connectGui() does the same, but returns no tag up to Slicer 5.8, so nothing could be disconnected again
             widgets = vars(self.ui).values()
             bound = {widget.property("SlicerParameterName"): widget for widget in widgets}
             self._gui_tag = parameters.connectParametersToGui({name: w for name, w in bound.items() if name})
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
-        sections = (self.input, self.paint, self.reconstruct, self.results, self.batch, self.explore, self.train)
-        for section in sections:
-            section.parameters = parameters
+        self.parameters = parameters
         self.input.list_checkpoints()
-        for section in (*sections, self.advanced):
-            section.update()
+        self.reconstruct.update()
+        self.results.update()
+        self.update()
 
     def leave_views(self) -> None:
         """Return to the user's own views, if ours are shown."""

@@ -7,21 +7,17 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from MAESILWidgets.panels.choices import Choice
+from MAESILWidgets.panels.section import Section
 from MAESILWidgets.scene import painted
 
 
-class PaintPanel:
-    """Chooses a segmentation, with all of its segments or one of them, or a label map.
+class PaintPanel(Section):
+    """Chooses a segmentation, with all of its segments or one of them, or a label map."""
 
-    Args:
-        ui: the widgets of MAESIL.ui.
-    """
-
-    def __init__(self, ui: Any) -> None:
-        self.ui = ui
-        self.parameters: Any = None
-        self.segment = Choice(ui.segmentSelector, {}, self._segment_chosen)
-        ui.paintedSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._chosen)
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        self.segment = Choice(self.ui.segmentSelector, {}, lambda segment: self.set("paintedSegment", segment))
+        self.ui.paintedSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._chosen)
 
     def update(self) -> None:
         """Show what is chosen."""
@@ -50,6 +46,3 @@ class PaintPanel:
         if self.parameters is not None and node is not self.parameters.painted:
             self.parameters.paintedSegment = ""
             self.parameters.painted = node
-
-    def _segment_chosen(self, segment: str) -> None:
-        self.parameters.paintedSegment = segment

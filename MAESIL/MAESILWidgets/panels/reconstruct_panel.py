@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.commands import ReconstructOptions
 from MAESILWidgets.jobs.job import CANCELLED, FINISHED
 from MAESILWidgets.jobs.reconstruction_task import ReconstructionTask
-from MAESILWidgets.jobs.system import System, memory_warning
+from MAESILWidgets.jobs.system import memory_warning
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.panels.choices import COVERAGES, MASKS, Choice, show_text
-from MAESILWidgets.panels.input_panel import InputPanel
-from MAESILWidgets.panels.paint_panel import PaintPanel
+from MAESILWidgets.panels.section import JobSection
 from MAESILWidgets.scene.volume_info import mask_ratio
 
 STAGES = {
@@ -31,42 +27,24 @@ STAGES = {
 }
 
 
-class ReconstructPanel:
-    """Starts and stops reconstructions.
+class ReconstructPanel(JobSection):
+    """Starts and stops reconstructions."""
 
-    Args:
-        ui: the widgets of MAESIL.ui.
-        on_result: called with the text node of a new result.
-        tell: called with a line of progress, and with how it ended.
-    """
-
-    def __init__(
-        self,
-        ui: Any,
-        input_panel: InputPanel,
-        paint: PaintPanel,
-        system: System,
-        on_log: Callable[[str], None],
-        on_result: Callable[[Any], None],
-        tell: Callable[[str], None],
-    ) -> None:
-        self.ui, self.input, self.paint, self.system = ui, input_panel, paint, system
-        self.on_log, self.on_result, self.tell = on_log, on_result, tell
-        self.parameters: Any = None
-        self.task: Any = None
-        self.mask = Choice(ui.maskSelector, MASKS, lambda value: self._set("mask", value))
-        self.coverage = Choice(ui.coverageSelector, COVERAGES, lambda value: self._set("coverage", value))
-        self.device = Choice(ui.deviceSelector, system.device_items(), lambda value: self._set("device", value))
-        ui.applyButton.connect("clicked(bool)", self.apply)
-        ui.cancelButton.connect("clicked(bool)", self.cancel)
-        ui.statusLabel.setVisible(False)
+    def __init__(self, panel: Any) -> None:
+        ui = panel.ui
+        super().__init__(panel, ui.progressBar, ui.statusLabel)
+        self.input, self.system = panel.input, panel.system
+        self.mask = Choice(ui.maskSelector, MASKS, lambda value: self.set("mask", value))
+        self.coverage = Choice(ui.coverageSelector, COVERAGES, lambda value: self.set("coverage", value))
+        self.device = Choice(ui.deviceSelector, self.system.device_items(), lambda value: self.set("device", value))
+        ui.applyButton.connect("clicked(bool)", lambda _checked: self.apply())
+        ui.cancelButton.connect("clicked(bool)", lambda _checked: self.cancel())
 
     def update(self) -> None:
-        """Show what is chosen, and whether it can be done."""
-        if self.parameters is None:
+        parameters = self.parameters
+        if parameters is None:
             self.ui.applyButton.enabled = False
             return
-        parameters = self.parameters
         self.device.set_items(self.system.device_items(parameters.device))
         self.device.select(parameters.device)
         self.mask.select(parameters.mask)
@@ -92,11 +70,9 @@ class ReconstructPanel:
 
     def problem(self, share: float) -> str:
         """Return why Apply is disabled; empty if it is not."""
-        found = self.input.problem()
+        found = self.input.problem() or self.missing_packages()
         if found:
             return found
-        if self.system.missing():
-            return _("Install the Python packages in the Advanced section")
         if self.parameters.coverage == "complete" and self.parameters.painted is not None:
             return _("What is painted is hidden in every pass: choose single coverage, or nothing painted")
         if self.parameters.coverage == "complete" and share == 0:
@@ -111,65 +87,40 @@ class ReconstructPanel:
             p.checkpoint, p.mask, *ratios, p.coverage, p.overlap, int(p.seed), p.device, p.completion
         )
 
-    def apply(self, _checked: bool = False) -> None:
+    def apply(self) -> None:
         """Start."""
         try:
-            painted = self.paint.label_map()
+            painted = self.panel.paint.label_map()
         except ValueError as error:
             show_text(self.ui.statusLabel, f"⚠ {error}")
             return
-        with slicer.util.tryWithErrorDisplay(_("The reconstruction could not be started."), waitCursor=False):
-            self._began = time.monotonic()
-            self.ui.progressBar.setVisible(True)
-            show_text(self.ui.statusLabel, "")
-            callbacks = {"on_progress": self._progress, "on_log": self.on_log, "on_end": self._ended}
-            task = ReconstructionTask(self.parameters.inputVolume, self.options(), painted, **callbacks)
-            self.task = running.start(task)
-        if self.task is not None and not self.task.is_running:
-            # it ended while it was being started
-            self.task = None
-        if self.task is None:
-            self.ui.progressBar.setVisible(False)
-        self.update()
+        self._began = time.monotonic()
+        callbacks = {"on_progress": self._progress, "on_log": self.panel.log, "on_end": self._ended}
+        self.run(
+            lambda: ReconstructionTask(self.parameters.inputVolume, self.options(), painted, **callbacks),
+            _("The reconstruction could not be started."),
+        )
 
-    def cancel(self, _checked: bool = False) -> None:
+    def cancel(self) -> None:
         """Stop."""
-        if self.task is not None:
-            self.ui.progressBar.setFormat(_("Stopping..."))
-            self.ui.cancelButton.enabled = False
-            self.task.cancel()
-
-    def stop(self) -> None:
-        """End the worker at once: Slicer or the module is closing."""
-        if self.task is not None:
-            self.task.abandon()
-            self.task = None
-
-    def _set(self, name: str, value: str) -> None:
-        setattr(self.parameters, name, value)
+        self.bar.setFormat(_("Stopping..."))
+        self.ui.cancelButton.enabled = False
+        super().cancel()
 
     def _progress(self, share: float, stage: str, eta_s: float | None) -> None:
-        bar = self.ui.progressBar
-        bar.value = int(1000 * share)
+        self.bar.value = int(1000 * share)
         text = STAGES.get(stage, stage)
         passed = time.monotonic() - self._began
         if share > 0.2:
             text += _(", about {s:.0f} s left").format(s=max(1.0, passed * (1 - share) / share))
-        bar.setFormat(f"{text} (%p%)")
-        self.tell(f"{text} ({share:.0%})")
+        self.bar.setFormat(f"{text} (%p%)")
+        self.panel.tell(f"{text} ({share:.0%})")
 
     def _ended(self, state: str, text_node: Any, failure: Failure | None) -> None:
-        warnings = list(getattr(self.task, "warnings", []))
-        self.task = None
-        self.ui.progressBar.setVisible(False)
-        self.ui.progressBar.value = 0
         if state == FINISHED:
-            show_text(self.ui.statusLabel, "\n".join(f"⚠ {warning}" for warning in warnings))
-            self.on_result(text_node)
-            self.tell(_("the reconstruction is done"))
+            self.finish("\n".join(f"⚠ {warning}" for warning in self.task.warnings), _("the reconstruction is done"))
+            self.panel.show_result(text_node)
         elif state == CANCELLED:
-            show_text(self.ui.statusLabel, _("Cancelled. The scene is unchanged."))
+            self.finish(_("Cancelled. The scene is unchanged."))
         elif failure is not None:
-            show_text(self.ui.statusLabel, f"⚠ {failure.text()}")
-            self.tell(failure.text())
-        self.update()
+            self.finish(f"⚠ {failure.text()}", failure.text())

@@ -9,30 +9,29 @@ import slicer
 from slicer.i18n import tr as _
 
 from MAESILWidgets.panels import words
-from MAESILWidgets.panels.choices import Choice
+from MAESILWidgets.panels.choices import Choice, show_text
 from MAESILWidgets.panels.compare_panel import ComparePanel
+from MAESILWidgets.panels.section import Section
 from MAESILWidgets.scene import display, outlines
-from MAESILWidgets.scene.layout import COMPARE_LAYOUT_ID, INPUT_LAYOUT_ID, LAYOUT_ID, Views, view_names
+from MAESILWidgets.scene.layout import COMPARE_LAYOUT_ID, INPUT_LAYOUT_ID, LAYOUT_ID, view_names
 from MAESILWidgets.scene.picking import ViewClicks
 from MAESILWidgets.scene.results_scene import Result, results
 
 
-class ResultPanel:
-    """Shows the results of the scene, one at a time.
+class ResultPanel(Section):
+    """Shows the results of the scene, one at a time."""
 
-    Args:
-        ui: the widgets of MAESIL.ui.
-    """
-
-    def __init__(self, ui: Any, views: Views) -> None:
-        self.ui, self.views = ui, views
-        self.parameters: Any = None
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        self.views, ui = panel.views, panel.ui
         self.result: Result | None = None
-        self.compare = ComparePanel(ui, self._compared, views.fade)
+        self.compare = ComparePanel(panel, self._compared)
         self.window = display.SharedWindow(self._mark_window)
         self.clicks = ViewClicks(self.click)
         self.selected: int | None = None
-        self.choice = Choice(ui.resultSelector, {}, self._chosen)
+        self.choice = Choice(
+            ui.resultSelector, {}, lambda key: self.open(slicer.mrmlScene.GetNodeByID(key), self.views.is_shown())
+        )
         self.window_buttons = {
             "lung": ui.lungWindowButton,
             "soft": ui.softWindowButton,
@@ -42,7 +41,7 @@ class ResultPanel:
         for name, button in self.window_buttons.items():
             # a default argument, because all loops share one variable
             button.connect("clicked(bool)", lambda _checked, name=name: self._window_chosen(name))
-        ui.errorRangeSpinBox.connect("valueChanged(int)", self._range_chosen)
+        ui.errorRangeSpinBox.connect("valueChanged(int)", lambda hu: display.set_error_range(self._errors(), hu))
         ui.layoutButton.connect("clicked(bool)", lambda _checked: self.show())
         ui.layoutBackButton.connect("clicked(bool)", lambda _checked: self.back())
         ui.outlinesCheckBox.connect("toggled(bool)", lambda _checked: self._outline())
@@ -62,12 +61,11 @@ class ResultPanel:
         current = next((result for result in found if chosen is not None and result.id == chosen.GetID()), None)
         if current is None and found:
             current = found[-1]
-        self.compare.parameters = self.parameters
         self.compare.update(current, found)
         self._take(current)
 
-    def open(self, text_node: Any, show: bool = True) -> None:
-        """Choose a result and show it in the 3x3 views, unless the user is at work in another module."""
+    def open(self, text_node: Any, show: bool) -> None:
+        """Choose a result, and show it in the 3x3 views if asked."""
         if self.parameters is None:
             return
         self.parameters.currentResult = text_node
@@ -127,30 +125,26 @@ class ResultPanel:
         if volume is None:
             return
         number = outlines.superpatch_at(self.result.metrics, outlines.to_own_space(volume, world_ras))
-        self._select(number)
-
-    def _select(self, number: int | None) -> None:
         self.selected = number
         self._outline()
-        self.ui.superpatchLabel.text = superpatch_text(self.result.metrics, number) if number is not None else ""
-        self.ui.superpatchLabel.setVisible(number is not None)
+        text = superpatch_text(self.result.metrics, number) if number is not None else ""
+        show_text(self.ui.superpatchLabel, text)
 
     def _take(self, result: Result | None) -> None:
         is_new = result is None or self.result is None or result.id != self.result.id
         self.result = result
         if result is not None:
             self.choice.select(result.id)
-        has_result = result is not None
         for widget in (self.ui.resultSelector, self.ui.removeResultButton, self.ui.metricsTable, self.ui.layoutButton,
                        self.ui.errorRangeSpinBox, self.ui.outlinesCheckBox, *self.window_buttons.values()):  # fmt: skip
-            widget.enabled = has_result
+            widget.enabled = result is not None
         self.window.watch(self._grey(), self._errors())
         if is_new:
             self._fill_table()
             self.selected = None
             self._outline()
-            self.ui.superpatchLabel.text = _("Click into a view to see the metrics of the superpatch there.")
-            self.ui.superpatchLabel.setVisible(has_result)
+            hint = _("Click into a view to see the metrics of the superpatch there.")
+            show_text(self.ui.superpatchLabel, hint if result is not None else "")
         self._mark_window()
 
     def _fill_table(self) -> None:
@@ -163,13 +157,6 @@ class ResultPanel:
                 item.setToolTip(words.explain(row[0]))
                 table.setItem(number, column, item)
         table.resizeColumnToContents(0)
-
-    def _chosen(self, node_id: str) -> None:
-        self.parameters.currentResult = slicer.mrmlScene.GetNodeByID(node_id)
-        self.update()
-        self._apply_display()
-        if self.views.is_shown():
-            self.show()
 
     def _compared(self) -> None:
         """Show what else is chosen, with the window that is shown now."""
@@ -209,9 +196,6 @@ class ResultPanel:
             font = button.font
             font.setBold(button.checked)
             button.setFont(font)
-
-    def _range_chosen(self, hu: int) -> None:
-        display.set_error_range(self._errors(), hu)
 
     def _outline(self) -> None:
         """Outline this result's superpatches if they are asked for, and the selected one; those of no other."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
-from MAESILWidgets.jobs import running
 from MAESILWidgets.jobs.commands import TrainOptions
 from MAESILWidgets.jobs.job import CANCELLED, FINISHED, ask
-from MAESILWidgets.jobs.system import System
 from MAESILWidgets.jobs.training_task import TrainingTask, is_resumable
 from MAESILWidgets.messages import Failure
 from MAESILWidgets.panels.choices import DATA_SOURCES, PRESETS, TRAIN_MASKS, Choice, show_text
+from MAESILWidgets.panels.section import JobSection
 from MAESILWidgets.scene import outlines, training_preview
-from MAESILWidgets.scene.layout import TRAINING_LAYOUT_ID, Views
+from MAESILWidgets.scene.layout import TRAINING_LAYOUT_ID
 from MAESILWidgets.scene.training_plots import TrainingPlots
 
 DICOM = ("", ".dcm", ".ima")
@@ -28,48 +25,31 @@ MOST_NAMES = 2000
 STAGES = {"export": _("Writing the volumes"), "prepare": _("Preparing the data"), "pretrain": _("Training")}
 
 
-class TrainPanel:
-    """Starts, shows, stops and resumes trainings.
+class TrainPanel(JobSection):
+    """Starts, shows, stops and resumes trainings."""
 
-    Args:
-        ui: the widgets of MAESIL.ui.
-        on_checkpoint: called with the path of a new checkpoint, and whether to choose it.
-        tell: called with a line of progress, and with how it ended.
-    """
-
-    def __init__(
-        self,
-        ui: Any,
-        system: System,
-        views: Views,
-        on_log: Callable[[str], None],
-        on_checkpoint: Callable[[str, bool], None],
-        tell: Callable[[str], None],
-    ) -> None:
-        self.ui, self.system, self.views = ui, system, views
-        self.on_log, self.on_checkpoint, self.tell = on_log, on_checkpoint, tell
-        self.parameters: Any = None
-        self.task: Any = None
+    def __init__(self, panel: Any) -> None:
+        ui = panel.ui
+        super().__init__(panel, ui.trainProgressBar, ui.trainStatusLabel)
+        self.system, self.views = panel.system, panel.views
         self._looked: tuple[str, str] | None = None
         self.has_data = self.has_nifti = self.is_resumable = False
         self.series_job: Any = None
         self._listed = self.series = ""
         self.plots = TrainingPlots()
-        self.source = Choice(ui.dataSourceSelector, DATA_SOURCES, lambda value: self._set("dataSource", value))
-        self.preset = Choice(ui.presetSelector, PRESETS, lambda value: self._set("preset", value))
-        self.mask = Choice(ui.trainMaskSelector, TRAIN_MASKS, lambda value: self._set("trainMask", value))
-        ui.dataFolderSelector.connect("currentPathChanged(QString)", lambda path: self._set("dataFolder", path))
-        ui.runFolderSelector.connect("currentPathChanged(QString)", lambda path: self._set("runFolder", path))
+        self.source = Choice(ui.dataSourceSelector, DATA_SOURCES, lambda value: self.set("dataSource", value))
+        self.preset = Choice(ui.presetSelector, PRESETS, lambda value: self.set("preset", value))
+        self.mask = Choice(ui.trainMaskSelector, TRAIN_MASKS, lambda value: self.set("trainMask", value))
+        ui.dataFolderSelector.connect("currentPathChanged(QString)", lambda path: self.set("dataFolder", path))
+        ui.runFolderSelector.connect("currentPathChanged(QString)", lambda path: self.set("runFolder", path))
         ui.sceneVolumesSelector.connect("checkedNodesChanged()", lambda: self.update())
         ui.trainButton.connect("clicked(bool)", lambda _checked: self.start())
         ui.resumeTrainButton.connect("clicked(bool)", lambda _checked: self.start(resume=True))
         ui.stopTrainButton.connect("clicked(bool)", lambda _checked: self.cancel())
         ui.curvesButton.connect("clicked(bool)", lambda _checked: self.show())
-        ui.trainStatusLabel.setVisible(False)
         ui.trainFiguresLabel.setVisible(False)
 
     def update(self) -> None:
-        """Show what is chosen, and whether it can be done."""
         if self.parameters is None:
             return
         p, ui = self.parameters, self.ui
@@ -115,11 +95,8 @@ class TrainPanel:
 
     def resume_problem(self) -> str:
         """Return why Resume is disabled; empty if it is not."""
-        if self.system.missing():
-            return _("Install the Python packages in the Advanced section")
-        if not self.is_resumable:
-            return _("The output folder holds no training to resume")
-        return ""
+        no_training = "" if self.is_resumable else _("The output folder holds no training to resume")
+        return self.missing_packages() or no_training
 
     def look_at_folders(self) -> None:
         """Look anew at what the chosen folders hold; they may lie on a slow share, so not at every turn."""
@@ -155,44 +132,31 @@ class TrainPanel:
             self.series = event["message"].replace(": ", ":\n", 1).replace("; ", "\n")
             self.update()
 
-    def options(self, resume: bool) -> TrainOptions:
-        """Return what the panel asks for."""
-        p = self.parameters
-        return TrainOptions(p.runFolder, p.preset, int(p.steps), p.trainMask, p.device, int(p.seed), resume)
-
     def start(self, resume: bool = False) -> None:
         """Start or resume."""
-        with slicer.util.tryWithErrorDisplay(_("The training could not be started."), waitCursor=False):
-            p = self.parameters
-            options = self.options(resume)
-            self._steps, self._run = options.steps, options.run_folder
-            self.plots.begin(read_rows(Path(p.runFolder)) if resume else None)
-            self.show()
-            self.ui.trainProgressBar.setVisible(True)
-            show_text(self.ui.trainStatusLabel, "")
-            show_text(self.ui.trainFiguresLabel, "")
-            task = TrainingTask(
-                options,
-                [p.dataFolder] if p.dataSource == "folder" else [],
-                self._scene_nodes() if p.dataSource == "scene" and not resume else [],
-                on_event=self._on_event,
-                on_stage=self._on_stage,
-                on_log=self.on_log,
-                on_end=self._ended,
-            )
-            self.task = running.start(task)
-        if self.task is not None and not self.task.is_running:
-            self.task = None
-        if self.task is None:
-            self.ui.trainProgressBar.setVisible(False)
-        self.update()
+        self.run(lambda: self._task(resume), _("The training could not be started."))
+
+    def _task(self, resume: bool) -> TrainingTask:
+        p = self.parameters
+        self._steps, self._run = int(p.steps), p.runFolder
+        self.plots.begin(read_rows(Path(p.runFolder)) if resume else None)
+        self.show()
+        show_text(self.ui.trainFiguresLabel, "")
+        return TrainingTask(
+            TrainOptions(p.runFolder, p.preset, self._steps, p.trainMask, p.device, int(p.seed), resume),
+            [p.dataFolder] if p.dataSource == "folder" else [],
+            self._scene_nodes() if p.dataSource == "scene" and not resume else [],
+            on_event=self._on_event,
+            on_stage=self._on_stage,
+            on_log=self.panel.log,
+            on_end=self._ended,
+        )
 
     def cancel(self) -> None:
         """Stop; the state is saved."""
-        if self.task is not None:
-            self.ui.trainProgressBar.setFormat(_("Saving the state..."))
-            self.ui.stopTrainButton.enabled = False
-            self.task.cancel()
+        self.bar.setFormat(_("Saving the state..."))
+        self.ui.stopTrainButton.enabled = False
+        super().cancel()
 
     def show(self) -> None:
         """Show curves and preview in the views."""
@@ -212,14 +176,7 @@ class TrainPanel:
         """Let the worker save its state and end: Slicer or the module is closing."""
         if self.series_job is not None:
             self.series_job.kill()
-        if self.task is not None:
-            self.task.abandon()
-            self.task = None
-
-    def _set(self, name: str, value: str) -> None:
-        if self.parameters is not None and getattr(self.parameters, name) != value:
-            setattr(self.parameters, name, value)
-            self.update()
+        super().stop()
 
     def _scene_nodes(self) -> list[Any]:
         return list(self.ui.sceneVolumesSelector.checkedNodes())
@@ -227,26 +184,26 @@ class TrainPanel:
     def _on_stage(self, stage: str) -> None:
         # a resumed training has steps behind it
         rows = self.plots.rows["training"] if stage == "pretrain" else []
-        self.ui.trainProgressBar.value = int(1000 * rows[-1][0] / self._steps) if rows else 0
+        self.bar.value = int(1000 * rows[-1][0] / self._steps) if rows else 0
         self._stage = STAGES[stage]
-        self.ui.trainProgressBar.setFormat(f"{self._stage} (%p%)")
+        self.bar.setFormat(f"{self._stage} (%p%)")
 
     def _on_event(self, event: dict[str, Any]) -> None:
         from MAESILLib.runtime.events import clock
 
         kind = event["event"]
         if kind == "progress" and not self.task.job.is_cancelling:
-            self.ui.trainProgressBar.value = int(1000 * event["fraction"])
+            self.bar.value = int(1000 * event["fraction"])
             left = "" if event["eta_s"] is None else _(", {t} left").format(t=clock(event["eta_s"]))
-            self.ui.trainProgressBar.setFormat(f"{self._stage} (%p%){left}")
-            self.tell(f"{self._stage} ({event['fraction']:.0%}){left}")
+            self.bar.setFormat(f"{self._stage} (%p%){left}")
+            self.panel.tell(f"{self._stage} ({event['fraction']:.0%}){left}")
         elif kind == "metric":
             self.plots.add(event)
             show_text(self.ui.trainFiguresLabel, self._figures(event))
         elif kind == "artifact" and event["kind"] == "preview_volume":
             self._show_preview(Path(event["path"]))
         elif kind == "warning":
-            show_text(self.ui.trainStatusLabel, f"⚠ {event['message']}")
+            show_text(self.status, f"⚠ {event['message']}")
 
     def _figures(self, event: dict[str, Any]) -> str:
         parts = [_("Step {n:,} of {all:,}").format(n=int(event["step"]), all=self._steps)]
@@ -267,30 +224,27 @@ class TrainPanel:
         try:
             nodes = training_preview.load(path)
         except (OSError, ValueError, KeyError) as error:
-            self.on_log(f"preview {path}: {error}")
+            self.panel.log(f"preview {path}: {error}")
             return
         if self.views.is_shown(TRAINING_LAYOUT_ID):
             self.views.show_preview(nodes)
 
     def _ended(self, state: str, checkpoint: str, failure: Failure | None) -> None:
-        can_resume, status = is_resumable(Path(self._run)), self.ui.trainStatusLabel
-        self.task = None
         self.plots.end()
-        self.ui.trainProgressBar.setVisible(False)
+        # look anew at the folders
+        self._looked = None
+        if state == FINISHED:
+            text = _("Done. The checkpoint is selected above: {path}").format(path=checkpoint)
+            self.finish(text, _("the training is done"))
+        elif state == CANCELLED and is_resumable(Path(self._run)):
+            self.finish(_("Stopped. Click Resume to continue."))
+        elif state == CANCELLED:
+            self.finish(_("Stopped; there is nothing to resume."))
+        elif failure is not None:
+            self.finish(f"⚠ {failure.text()}", failure.text())
         if checkpoint and state in (FINISHED, CANCELLED):
             # a stopped training is not done: its checkpoint is offered, not chosen
-            self.on_checkpoint(checkpoint, state == FINISHED)
-        if state == FINISHED:
-            show_text(status, _("Done. The checkpoint is selected above: {path}").format(path=checkpoint))
-            self.tell(_("the training is done"))
-        elif state == CANCELLED and can_resume:
-            show_text(status, _("Stopped. Click Resume to continue."))
-        elif state == CANCELLED:
-            show_text(status, _("Stopped; there is nothing to resume."))
-        elif failure is not None:
-            show_text(status, f"⚠ {failure.text()}")
-            self.tell(failure.text())
-        self.look_at_folders()
+            self.panel.input.add_checkpoint(checkpoint, state == FINISHED)
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
