@@ -43,12 +43,12 @@ def failure_of(exit_code: int, error: dict[str, Any] | None, last_lines: list[st
     if error is not None and error["kind"] == "cancelled":
         # not by this panel
         message = _("The background process was ended from outside ({reason})")
-        return Failure(message.format(reason=error["message"]), _("repeat it"))
+        return Failure(message.format(reason=error["message"]), _("try again"))
     if error is not None:
         return Failure(str(error["message"]), str(error["hint"]))
     if exit_code in KILLED:
         message = _("The background process was ended from outside (signal 9), most likely for lack of memory")
-        return Failure(message, _("close other programs, or choose a smaller volume or preset, then repeat"))
+        return Failure(message, _("close other programs, or choose a smaller volume or preset, then try again"))
     missing = next((line for line in reversed(last_lines) if "No module named" in line), "")
     if missing:
         return Failure(missing.split("Error:")[-1].strip(), _("install the Python packages in the Advanced section"))
@@ -57,5 +57,5 @@ def failure_of(exit_code: int, error: dict[str, Any] | None, last_lines: list[st
     last = last_lines[-1].strip() if last_lines else ""
     return Failure(
         _("The background process failed with exit code {code}").format(code=exit_code) + (f": {last}" if last else ""),
-        _("this is a fault of MAESIL: use Copy diagnostics in the Advanced section and report it"),
+        _("this is a bug in MAESIL: report it with Copy diagnostics in the Advanced section"),
     )

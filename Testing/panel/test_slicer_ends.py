@@ -135,7 +135,7 @@ class TestFailures:
         apply_and_wait(host, ready, 120)
         assert_as_it_was(ready, before, "memory")
         assert "bug" not in ready.ui.statusLabel.text
-        assert "fault of MAESIL" not in ready.ui.statusLabel.text
+        assert "bug in MAESIL" not in ready.ui.statusLabel.text
 
     def test_disk_full_while_the_volume_is_written(
         self, host: Any, ready: Any, monkeypatch: pytest.MonkeyPatch

@@ -144,7 +144,7 @@ def test_strokes_are_filled(host: Any, panel: Any, oblique: Any) -> None:
     assert panel.ui.fillButton.enabled
     panel.ui.strokesSelector.setCurrentNode(lone)
     panel.ui.fillButton.click()
-    assert "Paint in two segments" in panel.ui.exploreStatusLabel.text
+    assert "Paint in two or more segments" in panel.ui.exploreStatusLabel.text
     slicer.mrmlScene.RemoveNode(lone)
     panel.ui.strokesSelector.setCurrentNode(strokes)
     panel.ui.fillButton.click()
@@ -213,7 +213,7 @@ def test_another_module_in_front_is_told_of_it(host: Any, panel: Any, oblique: A
     # and its views are left alone
     panel.ui.surpriseButton.click()
     wait_for_end(host, panel.explore)
-    assert status_message() == "MAESIL: the surprise is there"
+    assert status_message() == "MAESIL: the surprise map is ready"
     (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetName() == "surprise ct"]
     views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     assert node.GetID() not in {view.GetForegroundVolumeID() for view in views}

@@ -102,7 +102,7 @@ class ReconstructionTask(VolumeTask):
             self.end(FINISHED)
         except (OSError, RuntimeError, ValueError) as error:
             text = _("The results cannot be read: {error}").format(error=error)
-            self.end(FAILED, Failure(text, _("repeat the reconstruction")))
+            self.end(FAILED, Failure(text, _("try again")))
 
     def _load_pieces(self) -> Iterator[None]:
         metrics = json.loads((self.output / "metrics.json").read_text(encoding="utf-8"))

@@ -169,8 +169,8 @@ class VolumeTask(VTKObservationMixin):
 
     def _input_lost(self, reason: str) -> None:
         self.removeObservers()
-        text = _("The volume {name} is gone ({reason}), so the work on it was stopped")
-        self.failure = Failure(text.format(name=self.name, reason=reason), _("load it again, then repeat"))
+        text = _("The volume {name} is gone ({reason}), so the task was stopped")
+        self.failure = Failure(text.format(name=self.name, reason=reason), _("load it again and repeat"))
         if self.job.is_running:
             self.job.cancel()
         else:

@@ -43,17 +43,19 @@ class BatchPanel(JobSection):
             widget.setVisible(not is_folder)
         problem = self.problem()
         ui.batchButton.enabled = not problem and self.task is None
-        ui.batchButton.toolTip = problem or _("Reconstruct one after the other, as the Reconstruct section says.")
+        ui.batchButton.toolTip = problem or _(
+            "Reconstruct the CTs in turn, with the settings of the Reconstruct section."
+        )
         ui.batchStopButton.enabled = self.task is not None
 
     def problem(self) -> str:
         """Return why Run is disabled; empty if it is not."""
-        if self.panel.system.missing():
-            return _("Install the Python packages first")
+        if missing := self.missing_packages():
+            return missing
         if self.source.value() == "scene":
             return "" if self.ui.batchVolumesSelector.checkedNodes() else _("Check at least one volume of the scene")
         if self.parameters.painted is not None:
-            return _("What is painted belongs to one volume: choose nothing painted")
+            return _("A painted segmentation belongs to one volume: set Painted to Nothing")
         if not Path(self.ui.batchFolderSelector.currentPath or "?").is_dir():
             return _("Choose the folder of CTs")
         return "" if self.ui.batchOutputSelector.currentPath else _("Choose the folder for the results")
@@ -126,6 +128,6 @@ class BatchPanel(JobSection):
         self.panel.tell(text)
 
     def _ended(self, state: str, failure: Failure | None) -> None:
-        ends = {FINISHED: _("Done."), CANCELLED: _("Stopped; what was done stays.")}
+        ends = {FINISHED: _("Done."), CANCELLED: _("Stopped. Finished results are kept.")}
         lines = [f"⚠ {text}" for text in (*self.failures, *([failure.text()] if failure is not None else []))]
         self.finish("\n".join(filter(None, (ends.get(state), *lines))), _("the batch has ended"))

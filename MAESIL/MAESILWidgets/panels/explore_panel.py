@@ -27,7 +27,7 @@ COMMANDS = {"features": _("Encoding"), "segment": _("Filling"), "surprise": _("P
 ENDS = {
     "features": _("the volume is encoded"),
     "segment": _("the segments are filled"),
-    "surprise": _("the surprise is there"),
+    "surprise": _("the surprise map is ready"),
 }
 RARE = 2
 """Surprise that is tinted: above it lies 1 % of usual patients."""
@@ -69,7 +69,7 @@ class ExplorePanel(JobSection, VTKObservationMixin):
         other, strokes = ui.otherSelector.currentNode(), ui.strokesSelector.currentNode()
         ui.findButton.enabled = is_known and self.task is None and other is not None
         ui.fillButton.enabled = is_known and self.task is None and len(painted.segments(strokes)) > 1
-        ui.featuresButton.toolTip = problem or _("Let the encoder describe every place of the selected volume.")
+        ui.featuresButton.toolTip = problem or _("Compute the encoder's features of the selected volume.")
 
     @property
     def current(self) -> VolumeFeatures | None:
@@ -108,7 +108,7 @@ class ExplorePanel(JobSection, VTKObservationMixin):
             strokes = painted.label_map(node, "", volume)
             values = np.unique(slicer.util.arrayFromVolume(strokes))
             if np.count_nonzero(values) < 2:
-                raise ValueError(_("Paint in two segments or more, as in a structure and around it"))
+                raise ValueError(_("Paint in two or more segments, such as a structure and its surroundings"))
         except ValueError as error:
             show_text(self.status, f"⚠ {error}")
             return
@@ -142,7 +142,7 @@ class ExplorePanel(JobSection, VTKObservationMixin):
             )
 
         self.bar.setFormat(f"{COMMANDS[command]} (%p%)")
-        self.run(make_task, _("It could not be started."))
+        self.run(make_task, _("The task could not be started."))
 
     def _progress(self, share: float, _stage: str, _eta_s: float | None) -> None:
         self.bar.value = int(1000 * share)
@@ -159,7 +159,7 @@ class ExplorePanel(JobSection, VTKObservationMixin):
             try:
                 self._load(task.node, task.output)
             except (OSError, RuntimeError, ValueError, MAESILError) as error:
-                failure = Failure(_("The results cannot be read: {error}").format(error=error), _("repeat it"))
+                failure = Failure(_("The results cannot be read: {error}").format(error=error), _("try again"))
         if state == CANCELLED:
             text = _("Cancelled. The scene is unchanged.")
         elif failure is not None:

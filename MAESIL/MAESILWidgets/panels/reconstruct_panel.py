@@ -74,7 +74,7 @@ class ReconstructPanel(JobSection):
         if found:
             return found
         if self.parameters.coverage == "complete" and self.parameters.painted is not None:
-            return _("What is painted is hidden in every pass: choose single coverage, or nothing painted")
+            return _("Painted patches are hidden in every pass: choose single coverage, or set Painted to Nothing")
         if self.parameters.coverage == "complete" and share == 0:
             return _("This mask hides no patches: raise the ratios or use single coverage")
         return ""

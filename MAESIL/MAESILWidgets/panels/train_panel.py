@@ -239,7 +239,7 @@ class TrainPanel(JobSection):
         elif state == CANCELLED and is_resumable(Path(self._run)):
             self.finish(_("Stopped. Click Resume to continue."))
         elif state == CANCELLED:
-            self.finish(_("Stopped; there is nothing to resume."))
+            self.finish(_("Stopped; no state was saved, so there is nothing to resume."))
         elif failure is not None:
             self.finish(f"⚠ {failure.text()}", failure.text())
         if checkpoint and state in (FINISHED, CANCELLED):

@@ -10,7 +10,7 @@ HELP = _(
     "reconstruction and error map in three anatomical views. Trains such models as well. "
     "For research; not for clinical use."
 ) + _(
-    '<p>See <a href="{docs}/Slicer.md">documentation</a> and <a href="{docs}/Glossary.md">words of the method</a>.'
+    '<p>See the <a href="{docs}/Slicer.md">documentation</a> and the <a href="{docs}/Glossary.md">glossary</a>.'
 ).format(docs=DOCUMENTATION)
 ACKNOWLEDGEMENT = _(
     'An implementation of the method of <a href="{paper}">Kim et al., MAESIL, arXiv:2604.00514 (2026)</a>, '
@@ -18,13 +18,13 @@ ACKNOWLEDGEMENT = _(
 ).format(paper="https://arxiv.org/abs/2604.00514")
 WORDS = {
     "biharmonic": _(
-        "Hidden voxels as a thin plate through the visible ones: what the network adds is what it is above that."
+        "Fill of the hidden voxels by a thin plate through the visible ones; the network adds its lead over this."
     ),
     "harmonic": _(
-        "Hidden voxels as the smoothest blend of the visible ones around them: a model should be better than that."
+        "Fill of the hidden voxels by the smoothest blend of the visible ones around them; a model should exceed this."
     ),
-    "border index": _("How much steps at patch borders stand out: 1 is as in the input, more is a visible grid."),
-    "psnr": _("Peak signal-to-noise ratio over the window: 6 dB more are half the error."),
+    "border index": _("How much steps at patch borders stand out: 1 is as in the input, above 1 a grid is visible."),
+    "psnr": _("Peak signal-to-noise ratio over the window: 6 dB more is half the error."),
     "mae": _("Mean absolute error in Hounsfield units."),
     "ssim": _("Structural similarity: 1 is identical."),
     "hidden": _("Share of the patches that the model did not see."),

@@ -65,7 +65,7 @@ class Result:
         ratio = metrics.get("mask", {}).get("mask_ratio")
         rows = [] if ratio is None else [(_("Hidden patches"), f"{ratio:.1%}")]
         if metrics.get("mask", {}).get("overlap"):
-            rows.append((_("PSNR of harmonic fill"), _("none: with overlap no mask is that of the whole volume")))
+            rows.append((_("PSNR of harmonic fill"), _("not computed with overlap")))
         return rows + [(title[:1].upper() + title[1:], text) for title, text in described(metrics)]
 
     def delete(self) -> None:
