@@ -34,7 +34,7 @@ COMMANDS = {
     "evaluate": "measure checkpoints on prepared CTs",
     "compare": "train and evaluate MAESIL, an AE, a VAE and a VQ-VAE on the same data and budget",
     "probe": "evaluate the frozen encoder with linear probes on points and label maps",
-    "features": "write what the frozen encoder makes of a CT, with its principal components as colors",
+    "features": "write the frozen encoder's features of a CT, with their principal components as colors",
     "similar": "find points with similar features, in a CT and in others",
     "segment": "fill segments from a few strokes, and find them in other CTs",
     "surprise": "map where a CT is not what the model expects from its surroundings",
@@ -44,10 +44,11 @@ COMMANDS = {
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Says every default but None, which says nothing."""
+    """Shows the defaults that say something: not None, False of a flag, or an empty list."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        is_silent = action.default is None or action.default is False or action.default == []
+        return action.help if is_silent else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,7 +93,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
         const=0,
         type=_process_id,
         metavar="PID",
-        help="stop cleanly when the parent process ends, or the one further up with this id",
+        help="stop cleanly when the parent process, or the ancestor with this id, ends",
     )
 
 

@@ -73,14 +73,14 @@ def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="R",
-        help="share of the in-plane positions that are hidden, 0 to 0.95",
+        help="share of the in-plane positions that is hidden at every depth, 0 to 0.95",
     )
     parser.add_argument(
         "--axis-ratio",
         type=float,
         default=0.5,
         metavar="R",
-        help="share of the rest that is hidden at each depth, 0 to 0.95",
+        help="share of the remaining tokens that is hidden at each depth, 0 to 0.95",
     )
     parser.add_argument(
         "--coverage",
@@ -98,7 +98,7 @@ def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask-file",
         metavar="LABELMAP",
-        help="also hide tokens with a voxel of this label map, on any grid; with --mask none these alone",
+        help="also hide tokens that hold a voxel of this label map, on any grid; with --mask none only these",
     )
 
 
@@ -107,7 +107,7 @@ def add_completion_argument(parser: argparse.ArgumentParser) -> None:
         "--completion",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="refine hidden patches by the completion, which reads across patch borders; else the decoder's picture",
+        help="refine hidden patches with the completion network, which sees across patch borders",
     )
 
 
@@ -135,13 +135,13 @@ def add_reading_arguments(parser: argparse.ArgumentParser, *spacing: str) -> Non
         nargs=3,
         type=float,
         metavar=("I", "J", "K"),
-        help="voxel size in mm of a file that states none",
+        help="voxel size in mm of files that state none",
     )
     parser.add_argument(
-        "--hu-offset", type=float, default=0.0, metavar="HU", help="added to every voxel, as -1024 to raw CT numbers"
+        "--hu-offset", type=float, default=0.0, metavar="HU", help="added to every voxel, e.g. -1024 for raw CT numbers"
     )
     parser.add_argument(
-        "--fill-gaps", action="store_true", help="interpolate DICOM slices that are missing; else they are refused"
+        "--fill-gaps", action="store_true", help="interpolate missing DICOM slices instead of refusing the series"
     )
 
 
@@ -163,13 +163,13 @@ def given_from(args: argparse.Namespace) -> Given:
 
 def add_configuration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), help="base configuration; small if not given")
-    parser.add_argument("--config", metavar="TOML", help="configuration file, over the preset")
+    parser.add_argument("--config", metavar="TOML", help="configuration file that overrides the preset")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="one value, as train.batch_size=4; may be repeated",
+        help="override one value, e.g. train.batch_size=4; may be repeated",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="number of updates; overrides the configuration")
     # a seed that was not given must not overrule the configuration's

@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=RATE",
-        help="learning rate of a method, as vae=3e-4; train.learning_rate if not given",
+        help="learning rate of a method, e.g. vae=3e-4; train.learning_rate if not given",
     )
     parser.add_argument(
-        "--no-figures", action="store_true", help="no figures; else DIR/figures has one for each volume"
+        "--no-figures", action="store_true", help="do not write a figure of each volume into DIR/figures"
     )
     parser.add_argument("--lpips", metavar="FOLDER", help="folder with alexnet-owt-7be5be79.pth; adds LPIPS")
 

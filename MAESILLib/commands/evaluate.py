@@ -25,15 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="HU window of the metrics; the checkpoint's if not given",
     )
     parser.add_argument(
-        "--settings", nargs="*", metavar="NAME", help="settings to evaluate, as 'dual 0.75'; all if not given"
+        "--settings", nargs="*", metavar="NAME", help="settings to evaluate, e.g. 'dual 0.75'; all if not given"
     )
     parser.add_argument(
-        "--masks", metavar="FILE", help=".npz of the masks: read if it exists, else written from the seed"
+        "--masks",
+        metavar="FILE",
+        help=".npz file of masks: read if it exists, otherwise drawn from the seed and written",
     )
     add_completion_argument(parser)
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="superpatches of a forward pass")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="superpatches per forward pass")
     parser.add_argument(
-        "--no-figures", action="store_true", help="no figures; else DIR/figures has one for each volume"
+        "--no-figures", action="store_true", help="do not write a figure of each volume into DIR/figures"
     )
     parser.add_argument("--lpips", metavar="FOLDER", help="folder with alexnet-owt-7be5be79.pth; adds LPIPS")
     parser.add_argument("--html", action="store_true", help="also write report.html, one self-contained page")

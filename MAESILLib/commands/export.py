@@ -10,7 +10,7 @@ from MAESILLib.runtime.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="default: the embedded one")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="checkpoint; the embedded one if not given")
     parser.add_argument(
         "--format",
         required=True,

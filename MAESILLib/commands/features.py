@@ -23,15 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, metavar="DIR", help="folder for features.safetensors, pca.nrrd and basis.safetensors"
     )
     add_encoder_arguments(parser)
-    parser.add_argument("--basis", metavar="FILE", help="basis.safetensors of another volume: colors mean the same")
+    parser.add_argument(
+        "--basis", metavar="FILE", help="basis.safetensors of another CT, so that colors are comparable"
+    )
     parser.add_argument("--colors", action=argparse.BooleanOptionalAction, default=True, help="write pca.nrrd")
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="C", help="checkpoint or torch export; the embedded one if not given")
-    parser.add_argument("--block", type=int, default=0, metavar="N", help="whose output, from 1; 0: the last one's")
     parser.add_argument(
-        "--stride", type=int, default=8, metavar="N", help="voxels of 1.5 mm between features: 8, 4 or 2"
+        "--block",
+        type=int,
+        default=0,
+        metavar="N",
+        help="encoder block to take the features from, counted from 1; 0 for the last",
+    )
+    parser.add_argument(
+        "--stride", type=int, default=8, metavar="N", help="distance of features in voxels of 1.5 mm: 8, 4 or 2"
     )
     parser.add_argument("--series", metavar="UID", help="DICOM series of INPUT: UID, number, or largest")
     add_reading_arguments(parser, "--spacing", "--input-spacing")

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", metavar="FILE", nargs="?", help="checkpoint, export, cache, volume, DICOM folder or folder of CTs"
     )
     parser.add_argument("--system", action="store_true", help="describe this machine: versions, devices, memory")
-    parser.add_argument("--verify", action="store_true", help="cache: read all volumes and list the damaged ones")
+    parser.add_argument("--verify", action="store_true", help="of a cache: read all volumes and list the damaged ones")
     parser.add_argument("--series", metavar="UID", help="DICOM series: UID, number, or largest")
     add_reading_arguments(parser, "--spacing", "--input-spacing")
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files, folders, DICOM trees, or a CSV/JSON manifest with 'file' and perhaps 'name', 'patient', "
+        help="files, folders, DICOM trees, or a CSV/JSON manifest with 'file' and optionally 'name', 'patient', "
         "'split' (train or val), 'dataset', 'licence', 'labels'; with --layout, folders of that public data set",
     )
     parser.add_argument("--output", required=True, metavar="CACHE", help="cache folder; resumed if it exists")
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="number of worker processes (default: all cores). 0 runs in this process: a reader that crashes ends it, "
-        "one that hangs is not stopped",
+        help="number of worker processes (default: all cores). 0 reads in this process: a crash of a reader ends "
+        "it, and a reader that hangs is not stopped",
     )
     parser.add_argument(
         "--shard",
@@ -43,12 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="prepare the I-th of N parts of the inputs; all parts may run at the same time, into the same CACHE",
     )
-    parser.add_argument("--verify", action="store_true", help="read all stored volumes, and prepare damaged ones again")
+    parser.add_argument("--verify", action="store_true", help="read all stored volumes and prepare damaged ones again")
     parser.add_argument("--spacing", type=float, default=1.5, metavar="MM", help="isotropic voxel size in mm")
     parser.add_argument(
         "--link",
         metavar="FILE",
-        help="write a CSV file of names and paths of the inputs; the cache itself has numbers and no paths",
+        help="write names and paths of the inputs to a CSV file; the cache has numbers and no paths",
     )
     add_reading_arguments(parser, "--input-spacing")
 

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="CACHE", help="cache made by maesil prepare")
     parser.add_argument("--output", required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument("--validation", metavar="CACHE", help="cache to validate on; else the held-out part of --data")
     parser.add_argument(
-        "--points", metavar="CSV", help="labelled points, as of maesil probe: probe the encoder at each validation"
+        "--validation", metavar="CACHE", help="cache to validate on; the held-out part of --data if not given"
+    )
+    parser.add_argument(
+        "--points", metavar="CSV", help="labeled points, as for maesil probe, to probe the encoder at each validation"
     )
     parser.add_argument("--root", metavar="DIR", help="folder of the points' files; the CSV's own if not given")
     add_configuration_arguments(parser)
-    parser.add_argument("--init", metavar="C", help="checkpoint to initialise the weights from")
+    parser.add_argument("--init", metavar="C", help="checkpoint to initialize the weights from")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -42,11 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resume from the last saved state, with its configuration; auto: start a new run if there is none",
     )
     branch = parser.add_argument_group(
-        "cool-down: branch from a run, which is only read, and let the learning rate fall"
+        "cool-down: branch from a run, which is left unchanged, and decay the learning rate"
     )
     branch.add_argument("--from", dest="branch_of", metavar="RUN", help="run to branch from, at its last state")
     branch.add_argument("--cooldown", type=int, metavar="N", help="number of updates of the cool-down")
-    parser.add_argument("--minutes", type=_minutes, metavar="M", help="stop after this time; resume with --resume")
+    parser.add_argument(
+        "--minutes", type=_minutes, metavar="M", help="stop after this many minutes; continue with --resume"
+    )
 
 
 def _minutes(text: str) -> float:

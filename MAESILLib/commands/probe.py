@@ -11,13 +11,15 @@ from MAESILLib.runtime.stopping import StopRequest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--points", metavar="CSV", help="points: columns file, k, j, i, structure, patient and optionally split"
+        "--points",
+        metavar="CSV",
+        help="labeled points, with the columns file, k, j, i, structure, patient and optionally split",
     )
     parser.add_argument("--root", metavar="DIR", help="folder of the points' files; the CSV's own if not given")
     parser.add_argument(
         "--most", type=int, metavar="N", help="at most N points, spread over structures and patients; all if not given"
     )
-    parser.add_argument("--labels", metavar="CACHE", help="cache of CTs with label maps, as maesil prepare makes it")
+    parser.add_argument("--labels", metavar="CACHE", help="cache of CTs with label maps, made by maesil prepare")
     parser.add_argument("--checkpoint", metavar="C", help="checkpoint; the embedded one if not given")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for probe.json, .csv and .md")
     parser.add_argument(
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="NAME",
-        help="patients to state apart, besides those of split val",
+        help="patients to report separately, in addition to those of split val",
     )
     parser.add_argument(
         "--cases",
@@ -41,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[1, 5, 10],
         metavar="N",
-        help="numbers of labelled patients for the Dice of label maps; none: no Dice",
+        help="numbers of labeled patients for the Dice of label maps; no Dice if empty",
     )
-    parser.add_argument("--draws", type=int, default=5, metavar="N", help="random draws of the labelled patients")
+    parser.add_argument("--draws", type=int, default=5, metavar="N", help="random draws of the labeled patients")
 
 
 def run(args: argparse.Namespace, reporter: Reporter, stop: StopRequest) -> None:

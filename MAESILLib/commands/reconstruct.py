@@ -43,12 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="DIR",
-        help="folder for the results; of several inputs each has a folder in it, and a second call resumes",
+        help="folder for the results; each of several inputs gets a subfolder, and a second call resumes",
     )
     parser.add_argument("--checkpoint", metavar="C", help="a .safetensors checkpoint; the embedded one if not given")
-    parser.add_argument("--series", metavar="UID", help="DICOM series: UID, number, or largest; for one input")
+    parser.add_argument("--series", metavar="UID", help="DICOM series: UID, number, or largest; only with one input")
     add_reading_arguments(parser, "--spacing", "--input-spacing")
-    parser.add_argument("--name", help="volume name, part of the mask seed; the file's if not given")
+    parser.add_argument("--name", help="volume name, part of the mask seed; the file name if not given")
     add_mask_arguments(parser)
     add_completion_argument(parser)
     add_output_arguments(parser)
@@ -60,7 +60,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--compress",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compress .nrrd volumes; .nii.gz always are",
+        help="compress .nrrd volumes; .nii.gz volumes always are",
     )
     parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=True, help="write figure.png")
 

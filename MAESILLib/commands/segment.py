@@ -23,15 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strokes",
         metavar="S",
-        help="segmentation (.seg.nrrd) or label map of two or more segments, painted here and there; apply: in the "
-        "one INPUT, which is then filled near them alone",
+        help="segmentation (.seg.nrrd) or label map with a few strokes in two or more segments; apply: strokes in "
+        "the only INPUT, which is then filled near them alone",
     )
     parser.add_argument(
         "--output", required=True, metavar="PATH", help="fit: M.safetensors; apply: folder for the segmentations"
     )
-    parser.add_argument("--fill", metavar="DIR", help="fit: fill INPUT from the strokes too, into this folder")
+    parser.add_argument("--fill", metavar="DIR", help="fit: also fill INPUT from the strokes, into this folder")
     parser.add_argument(
-        "--features", metavar="DIR", help="folder of maesil features of the INPUT; else they are kept beside the output"
+        "--features",
+        metavar="DIR",
+        help="folder of maesil features of INPUT; computed and kept beside the output if not given",
     )
     add_encoder_arguments(parser)
 

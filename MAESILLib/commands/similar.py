@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar=("R", "A", "S"),
-        help="query point in mm, as Slicer shows it; may be repeated: the mean of their directions is compared",
+        help="query point in RAS mm, as in Slicer; may be repeated, to search with the mean direction",
     )
     parser.add_argument("--in", nargs="+", default=[], dest="others", metavar="OTHER", help="other CTs to search")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="best matches of each CT in the table")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="number of best matches to list for each CT")
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="folder for a similarity map of each CT and matches.csv"
     )

@@ -21,13 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="folder for surprise.nrrd, expected.nrrd and spread.nrrd")
     parser.add_argument("--checkpoint", metavar="C", help="checkpoint; the embedded one if not given")
     parser.add_argument(
-        "--covers", type=int, default=8, metavar="N", help="complete covers: how often each is predicted"
+        "--covers",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of complete covers: how often each voxel is predicted",
     )
     parser.add_argument(
-        "--calibrate", metavar="J", help="write the errors of these INPUTs, which others are compared with, to a JSON"
+        "--calibrate",
+        metavar="J",
+        help="write the errors of these INPUTs to a JSON file, which other CTs are compared with",
     )
     parser.add_argument(
-        "--calibration", metavar="J", help="such a JSON; the checkpoint's NAME.surprise.json if not given"
+        "--calibration",
+        metavar="J",
+        help="JSON file written by --calibrate; the checkpoint's NAME.surprise.json if not given",
     )
     parser.add_argument("--series", metavar="UID", help="DICOM series of INPUT: UID, number, or largest")
     add_reading_arguments(parser, "--spacing", "--input-spacing")
