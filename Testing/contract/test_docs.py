@@ -15,7 +15,7 @@ from MAESILLib.config import load
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-COMMANDS = "prepare|pretrain|reconstruct|evaluate|compare|probe|export|info"
+COMMANDS = "demo|prepare|pretrain|reconstruct|evaluate|compare|probe|features|similar|segment|surprise|export|info"
 SCRIPTS = sorted(DOCS.glob("*.slurm"))
 
 
