@@ -106,7 +106,7 @@ class ResultPanel(Section):
         self.update()
         self.watch_clicks()
         if self.result is not None:
-            display.restore_colours(self.parameters.errorRange)
+            display.restore_colors(self.parameters.errorRange)
         if self.views.is_shown() and self.result is not None and self.result.is_whole():
             self.views.show_legend(self.result)
 
@@ -138,7 +138,7 @@ class ResultPanel(Section):
         for widget in (self.ui.resultSelector, self.ui.removeResultButton, self.ui.metricsTable, self.ui.layoutButton,
                        self.ui.errorRangeSpinBox, self.ui.outlinesCheckBox, *self.window_buttons.values()):  # fmt: skip
             widget.enabled = result is not None
-        self.window.watch(self._grey(), self._errors())
+        self.window.watch(self._gray(), self._errors())
         if is_new:
             self._fill_table()
             self.selected = None
@@ -161,15 +161,15 @@ class ResultPanel(Section):
     def _compared(self) -> None:
         """Show what else is chosen, with the window that is shown now."""
         self.update()
-        grey = self._grey()
-        for shown in grey[:1]:
-            display.set_window(grey, shown.GetLevel(), shown.GetWindow())
+        gray = self._gray()
+        for shown in gray[:1]:
+            display.set_window(gray, shown.GetLevel(), shown.GetWindow())
             display.set_error_range(self._errors(), self.parameters.errorRange)
         if self.views.is_shown():
             self.show()
 
-    def _grey(self) -> list[Any]:
-        kinds = (*display.GREY, "input") if self.ui.inputRowCheckBox.checked else display.GREY
+    def _gray(self) -> list[Any]:
+        kinds = (*display.GRAY, "input") if self.ui.inputRowCheckBox.checked else display.GRAY
         return display.display_nodes([*filter(None, (self.result, self.compare.other))], kinds)
 
     def _errors(self) -> list[Any]:
@@ -178,12 +178,12 @@ class ResultPanel(Section):
     def _apply_display(self) -> None:
         if self.result is not None:
             window = display.WINDOWS.get(self.parameters.windowPreset, display.WINDOWS["wide"])
-            display.set_window(self._grey(), *window)
+            display.set_window(self._gray(), *window)
             display.set_error_range(self._errors(), self.parameters.errorRange)
 
     def _window_chosen(self, name: str) -> None:
         self.parameters.windowPreset = name
-        display.set_window(self._grey(), *display.WINDOWS[name])
+        display.set_window(self._gray(), *display.WINDOWS[name])
         self._mark_window()
 
     def _mark_window(self) -> None:

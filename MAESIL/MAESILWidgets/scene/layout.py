@@ -24,7 +24,7 @@ ROWS = (
     ("reconstruction", "Reconstruction", "R", "#4aa564"),
     ("error", "Error", "E", "#c1774a"),
 )
-"""Kind of volume, part of the view's name, first letter of its label, colour of its bar."""
+"""Kind of volume, part of the view's name, first letter of its label, color of its bar."""
 OTHER_ROWS = (("other reconstruction", "ReconstructionB", "r", "#2e6b3e"), ("other error", "ErrorB", "e", "#7a4b2f"))
 LAYOUTS = {
     LAYOUT_ID: ROWS,
@@ -45,16 +45,16 @@ def view_name(row: str, column: str) -> str:
 def view_names(number: int = 0) -> list[str]:
     """Return the tags of a layout's slice views, row by row; by default of the layout that shows a result now."""
     if number == TRAINING_LAYOUT_ID:
-        return [view_name(row, "Axial") for _kind, row, _letter, _colour in ROWS]
+        return [view_name(row, "Axial") for _kind, row, _letter, _color in ROWS]
     rows = LAYOUTS.get(number or _arrangement(), ())
-    return [view_name(row, column) for _kind, row, _letter, _colour in rows for column in COLUMNS]
+    return [view_name(row, column) for _kind, row, _letter, _color in rows for column in COLUMNS]
 
 
-def _slice_view(row: str, letter: str, colour: str, column: str) -> str:
+def _slice_view(row: str, letter: str, color: str, column: str) -> str:
     return (
         f'<view class="vtkMRMLSliceNode" singletontag="{view_name(row, column)}">'
         f'<property name="orientation" action="default">{column}</property>'
-        f'<property name="viewlabel">{letter}{column[0]}</property><property name="viewcolor">{colour}</property>'
+        f'<property name="viewlabel">{letter}{column[0]}</property><property name="viewcolor">{color}</property>'
         f'<property name="viewgroup">{VIEW_GROUP}</property></view>'
     )
 
@@ -216,7 +216,7 @@ class Views:
 
     def show_preview(self, nodes: dict[str, Any]) -> None:
         """Show the volumes of a training's preview by kind, or nothing."""
-        for kind, row, _letter, _colour in ROWS:
+        for kind, row, _letter, _color in ROWS:
             self._fill_view(nodes, "Axial", kind, row)
 
     def _fill_view(self, nodes: dict[str, Any], column: str, kind: str, row: str, above: Any = None) -> None:

@@ -53,7 +53,7 @@ def to_own_space(node: Any, world_ras: tuple[float, float, float]) -> tuple[floa
 def surface(metrics: dict[str, Any], numbers: list[int]) -> Any:
     """Return the faces of these superpatches as vtkPolyData in RAS mm."""
     faces = vtk.vtkAppendPolyData()
-    # borders of voxels lie half a voxel before their centres
+    # borders of voxels lie half a voxel before their centers
     for first, last in boxes(metrics)[numbers] - 0.5:
         cube = vtk.vtkCubeSource()
         cube.SetBounds(first[2], last[2], first[1], last[1], first[0], last[0])
@@ -88,11 +88,11 @@ def hide() -> None:
 
 def _model(result: Any, role: str) -> Any:
     """Make the model of a role, in the result's folder and under the input's transform."""
-    colour, width = LOOKS[role]
+    color, width = LOOKS[role]
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", f"{role} {result.name}")
     node.CreateDefaultDisplayNodes()
     shown = node.GetDisplayNode()
-    shown.SetColor(*colour)
+    shown.SetColor(*color)
     shown.SetLineWidth(width)
     shown.SetSliceIntersectionThickness(width)
     shown.SetVisibility2D(True)

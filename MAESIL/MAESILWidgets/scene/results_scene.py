@@ -165,7 +165,7 @@ def _remove(node: Any) -> None:
 def _remove_unused_colors() -> None:
     """Remove our colors if no volume of ours is left."""
     if not any(map(display.is_ours, slicer.util.getNodesByClass("vtkMRMLVolumeNode"))):
-        for class_and_name in (display.ERROR_COLOUR_NODE, display.MASK_COLOUR_NODE):
+        for class_and_name in (display.ERROR_COLOR_NODE, display.MASK_COLOR_NODE):
             node = slicer.util.getFirstNodeByClassByName(*class_and_name)
             if node is not None:
                 _remove(node)

@@ -32,7 +32,7 @@ CURVES = {
         ("probe", "probe AUROC", (0.85, 0.35, 0.2)),
     ),
 }
-"""Of each chart: table, column and colour of its curves."""
+"""Of each chart: table, column and color of its curves."""
 MOST_POINTS = 4000
 """A chart of more is slow, and shows no more."""
 
@@ -96,7 +96,7 @@ class TrainingPlots:
         for name, node in self.tables.items():
             node.SetAndObserveTable(_table(TABLES[name], self.rows[name]))
         for name, chart in self.charts.items():
-            for table, column, _colour in CURVES[name]:
+            for table, column, _color in CURVES[name]:
                 series_id = self.series[column].GetID()
                 # VTK cannot draw a line of one point, and says so at every turn
                 if len(self.rows[table]) > 1 and not chart.HasPlotSeriesNodeID(series_id):
@@ -124,7 +124,7 @@ class TrainingPlots:
             chart.SetXAxisTitle(_("step"))
             chart.SetYAxisTitle("")
             chart.SetLegendVisibility(len(curves) > 1)
-            for table, column, colour in curves:
+            for table, column, color in curves:
                 series = _node("vtkMRMLPlotSeriesNode", f"MAESIL {column}")
                 series.SetName(column)
                 series.SetAndObserveTableNodeID(self.tables[table].GetID())
@@ -133,7 +133,7 @@ class TrainingPlots:
                 series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
                 series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
                 series.SetMarkerSize(4)
-                series.SetColor(*colour)
+                series.SetColor(*color)
                 self.series[column] = series
             self.charts[name] = chart
 
