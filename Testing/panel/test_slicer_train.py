@@ -99,7 +99,7 @@ class TestForm:
             for part in (name, "12 slices", "2.5 mm apart", "kernel B30f"):
                 assert part in line
 
-    def test_presets_and_masks_are_called_what_they_are(self, host: Any) -> None:
+    def test_presets_and_masks_are_called_what_they_are(self, host: Any, panel: Any) -> None:
         import torch
         from MAESILWidgets.panels import choices
 
