@@ -6,8 +6,6 @@ Every read is a process of its own, ours and SimpleITK's in turn; imports do not
 Memory is the peak of what the process holds, in sizes of the volume as int16.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

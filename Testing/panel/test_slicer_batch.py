@@ -1,7 +1,5 @@
 """Several CTs one after the other: volumes of the scene, and the files of a folder."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from pathlib import Path

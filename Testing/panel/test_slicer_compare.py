@@ -1,7 +1,5 @@
 """The input in a row of its own, and two results of one input beside or over each other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

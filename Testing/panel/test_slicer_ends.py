@@ -1,7 +1,5 @@
 """However a job ends, the user is told, nothing is left behind, and the scene is as it was."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """The Explore section: features, colors, similarity under the crosshair, matches in another volume, filled strokes."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every result lies where the input lies: on real MRML nodes, for every kind of grid, under a transform."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Advanced section, and the module from Python."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """What Slicer's own process imports, and installing on a click."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """What is painted is hidden: a segment or a label map, wherever it and the volume lie."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The panel, driven by clicks, with real background processes."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from pathlib import Path

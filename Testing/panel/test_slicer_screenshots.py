@@ -3,8 +3,6 @@
 With MAESIL_SCREENSHOTS=DIR the pictures are kept: those of README come from here.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

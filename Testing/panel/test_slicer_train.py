@@ -1,7 +1,5 @@
 """Training from the panel: start, watch, stop, resume, and the checkpoint at the end."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The CTK widgets that panels use: thin, with the properties and signals of the real ones."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import shiboken6

@@ -3,8 +3,6 @@
 An answer for a message box is a bool (accept or reject), for a file dialog a path or "" for Cancel.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from PySide6 import QtWidgets

@@ -1,7 +1,5 @@
 """pytest fixtures: `from slicer_host.fixtures import host`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

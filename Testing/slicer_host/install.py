@@ -1,7 +1,5 @@
 """Puts the modules that Slicer's Python has into sys.modules, and starts application, scene and window."""
 
-from __future__ import annotations
-
 import os
 import sys
 import types

@@ -1,7 +1,5 @@
 """Loading volumes, and saving and loading scenes, with Slicer's own storage nodes."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The layout manager: the real layout logic decides which views there are, the host builds their widgets."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import slicer

@@ -1,7 +1,5 @@
 """The qMRML widgets that panels use; they follow a real MRML scene."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import shiboken6

@@ -3,8 +3,6 @@
 As much of it as the module uses: numbers, texts and nodes, in ranges. What else Slicer knows is refused.
 """
 
-from __future__ import annotations
-
 import types
 import typing
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Plot views: slicer-core has the plot nodes but no views, so the host draws them from the nodes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import shiboken6

@@ -1,7 +1,5 @@
 """A module to try the host with, and a scene to look at."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

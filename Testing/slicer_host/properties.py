@@ -1,7 +1,5 @@
 """Reading and writing Qt properties by name, the way PythonQt's attribute access does."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from PySide6 import QtCore

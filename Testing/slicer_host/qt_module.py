@@ -1,7 +1,5 @@
 """The `qt` module: every Qt class that PythonQt has, wrapped on first use."""
 
-from __future__ import annotations
-
 import types
 from typing import Any
 

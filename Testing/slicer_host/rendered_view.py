@@ -1,7 +1,5 @@
 """A widget that shows what an offscreen VTK render window draws, rendered on demand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The SampleData module: collects what modules register, refuses what the real one would, and loads local files."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import tempfile

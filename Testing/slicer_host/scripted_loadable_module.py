@@ -1,7 +1,5 @@
 """slicer.ScriptedLoadableModule: the classes that scripted modules derive from."""
 
-from __future__ import annotations
-
 import os
 import unittest
 from typing import Any

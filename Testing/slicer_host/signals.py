@@ -1,7 +1,5 @@
 """Signals as in PythonQt: full signatures, checked; surplus arguments dropped for plain functions and methods."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Slice views: the real slice logic and displayable managers, rendered offscreen."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import shiboken6

@@ -1,7 +1,5 @@
 """What the host collects while code runs on it: errors and popups; and the answers given to popups."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from collections import deque

@@ -1,7 +1,5 @@
 """Keeps the subject hierarchy in step with the scene, which in Slicer is the work of its Qt plugins."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import slicer

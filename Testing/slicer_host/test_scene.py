@@ -1,7 +1,5 @@
 """The host's scene, views and modules."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The test host enforces what PythonQt and Slicer enforce: what passes on it is meant to work there."""
 
-from __future__ import annotations
-
 import functools
 import os
 import subprocess

@@ -4,8 +4,6 @@ A class that nobody knows becomes a QWidget whose .ui properties are dynamic one
 an error.
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How the host's own widgets declare properties, with the setX methods that Qt pairs with them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from PySide6 import QtCore

@@ -1,7 +1,5 @@
 """Inputs that people have reported, which lie beside the repository, and the body that all of them show."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """DICOM beside dcm2niix: where both read a series, voxels agree at the same places in mm."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
