@@ -279,16 +279,16 @@ class TestPretrainOptions:
         arguments = ("--data", tmp_path / "cache", "--output", tmp_path / "run", "--config", tmp_path / "run.toml")
         assert maesil("pretrain", *arguments, *more, *QUIET).status == 3
         (config,) = built
-        assert (config.train.seed, config.train.steps) == (seed, 5)  # type: ignore[attr-defined]
+        assert (config.train.seed, config.train.steps) == (seed, 5)
 
     def test_overrides(self, tmp_path: Path, cache: object, built: list[object]) -> None:
         arguments = ("--data", tmp_path / "cache", "--output", tmp_path / "run", "--preset", "tiny", "--steps", "9")
         sets = ("--set", "train.batch_size=3", "--set", "model.block_mix=false", "--set", 'mask.strategies=["tube"]')
         assert maesil("pretrain", *arguments, *sets, *QUIET).status == 3
         (config,) = built
-        assert (config.train.steps, config.train.batch_size) == (9, 3)  # type: ignore[attr-defined]
-        assert config.model.block_mix is False  # type: ignore[attr-defined]
-        assert config.mask.strategies == ("tube",)  # type: ignore[attr-defined]
+        assert (config.train.steps, config.train.batch_size) == (9, 3)
+        assert config.model.block_mix is False
+        assert config.mask.strategies == ("tube",)
 
     def test_another_spacing(self, tmp_path: Path, cache: object) -> None:
         arguments = ("--data", tmp_path / "cache", "--output", tmp_path / "run")

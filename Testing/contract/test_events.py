@@ -115,7 +115,6 @@ class TestEvents:
         assert log.getvalue().count("\n") == 1
         out.getvalue().encode("ascii")
         event = parse_event(out.getvalue())
-        assert event is not None
         assert event["message"] == "no such file: a b\udce9"
 
     def test_progress_is_not_reported_too_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +170,7 @@ class TestNames:
     def test_closed_output(self, scan: Path) -> None:
         """As in ``maesil info scan | head -0``."""
         process = maesil_process("info", scan)
-        assert process.stdout is not None
         process.stdout.close()
-        assert process.stderr is not None
         assert process.stderr.read() == ""
         assert process.wait(30) == 3
 

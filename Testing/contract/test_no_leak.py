@@ -166,9 +166,7 @@ class TestPasses:
 
     @pytest.fixture
     def model(self, tmp_path: Path) -> Network:
-        model = load_checkpoint(write_checkpoint(tmp_path / "plain.safetensors", parts=("readout",)))[0]
-        assert isinstance(model, Network)
-        return model
+        return load_checkpoint(write_checkpoint(tmp_path / "plain.safetensors", parts=("readout",)))[0]
 
     @pytest.fixture
     def unit(self) -> np.ndarray:
@@ -188,7 +186,6 @@ class TestPasses:
         plan = Plan(MaskSpec("uniform"))
         (visible,) = superpatch_masks(self.GRID, plan, "scan", 0)
         out = self.ask(model, unit, visible)
-        assert out.visible_patches is not None
         expected = np.zeros(self.SIZE)
         self.place(expected, out.hidden[0], out.hidden_patches[0])
         self.place(expected, visible, out.visible_patches[0])
@@ -227,7 +224,6 @@ class TestFill:
             return reconstruct(self, image, visible, filled, **k)
 
         monkeypatch.setattr(Network, "reconstruct", recorded)
-        assert isinstance(model, Network)
         return model, given
 
     def masks(self, model: Network, plan: Plan) -> list[torch.Tensor]:
@@ -252,7 +248,7 @@ class TestFill:
 
         def counted(*args: object, **options: object) -> torch.Tensor:
             solved.append(1)
-            return harmonic_fill(*args, **options)  # type: ignore[arg-type]
+            return harmonic_fill(*args, **options)
 
         monkeypatch.setattr(reconstruction, "harmonic_fill", counted)
         unit = np.random.default_rng(0).random(self.SHAPE, np.float32)

@@ -62,7 +62,6 @@ def long_run(tmp_path: Path, large: Path, checkpoint: Path) -> Iterator[list[obj
 
 def wait_for(process: subprocess.Popen[str], stage: str) -> int:
     """Read events until a stage is reached (``started`` is the first event); return the reporting process's id."""
-    assert process.stdout is not None
     pid = 0
     for line in process.stdout:
         event = parse_event(line)
@@ -77,7 +76,6 @@ def wait_for(process: subprocess.Popen[str], stage: str) -> int:
 def check_cancelled(out: str, *words: str) -> None:
     """The last event says so."""
     last = parse_event(out.splitlines()[-1])
-    assert last is not None
     assert (last["event"], last["kind"]) == ("error", "cancelled")
     for word in words:
         assert word in last["message"]

@@ -223,7 +223,6 @@ print(panel.reconstruct.task.job.worker_pid, flush=True)
 {how}
 """
     process = slicer_process(tmp_path, script)
-    assert process.stdout is not None
     pid = int(process.stdout.readline())
     process.wait(30)
     wait_until_gone(pid, 5)

@@ -94,7 +94,7 @@ class FakeInstaller:
 
         monkeypatch.setattr(slicer.util, "pip_install", pip_install)
         module = types.ModuleType("PyTorchUtils")
-        module.PyTorchUtilsLogic = Logic  # type: ignore[attr-defined]
+        module.PyTorchUtilsLogic = Logic
         monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
         panel.system.refresh()
 
@@ -228,7 +228,7 @@ class TestInstall:
 
             qt.QTimer.singleShot(1, end)
 
-        module.pip_install = pip_install  # type: ignore[attr-defined]
+        module.pip_install = pip_install
         monkeypatch.setitem(sys.modules, "slicer.packaging", module)
         host.answers.append(True)
         panel.ui.installButton.click()

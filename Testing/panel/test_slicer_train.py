@@ -312,7 +312,6 @@ host.close()
 print(pid, time.monotonic() - begin, flush=True)
 """
         process = slicer_process(tmp_path, script)
-        assert process.stdout is not None
         pid, seconds = process.stdout.readline().split()
         assert float(seconds) < SOON_S
         os.kill(int(pid), signal.SIGCONT)

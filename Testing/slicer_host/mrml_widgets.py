@@ -29,7 +29,7 @@ class SceneFollower:
             for event in self._scene_events():
                 self._observe(scene, event)
         self._scene_changed()
-        self.mrmlSceneChanged.emit(scene)  # type: ignore[attr-defined]
+        self.mrmlSceneChanged.emit(scene)
 
     def _scene_events(self) -> list[int]:
         return []

@@ -82,11 +82,9 @@ def exported_trainer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleTyp
     for end in [n for n, letter in enumerate(name) if letter == "."]:
         monkeypatch.setitem(sys.modules, name[:end], ModuleType(name[:end]))
     stand_in = ModuleType(name)
-    stand_in.AbstractPrimus = type("AbstractPrimus", (), {})  # type: ignore[attr-defined]
+    stand_in.AbstractPrimus = type("AbstractPrimus", (), {})
     monkeypatch.setitem(sys.modules, name, stand_in)
     spec = importlib.util.spec_from_file_location("nnUNetTrainerMAESIL", folder / "nnUNetTrainerMAESIL.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -93,7 +93,6 @@ def test_intensities_are_windowed_jittered_and_clean_in_the_target(cache: Cache)
     assert torch.equal(image, target)
     padded = next(b for b in (batch_of(config, cache, n) for n in range(40)) if (b.valid_size < 32).any())
     _, _, counted = intensities(padded, WINDOWS, torch.device("cpu"))
-    assert counted is not None
     assert counted.flatten(1).sum(1).tolist() == padded.valid_size.prod(1).tolist()
     assert (valid is None) == bool((batch.valid_size == 32).all())
     noisy = tiny_config(noise_hu=100.0)

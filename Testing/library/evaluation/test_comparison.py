@@ -185,7 +185,7 @@ def test_padding_does_not_count_and_samples_weigh_alike(cache: Cache, tmp_path: 
     made[0, :, :8] += 0.5
     made[0, :, 8:] = 9.0
     made[1] += 0.1
-    trainer.update.network = lambda image: (made, torch.tensor(0.25))  # type: ignore[assignment]
+    trainer.update.network = lambda image: (made, torch.tensor(0.25))
     loss = trainer.task.loss(trainer.update, batch)
     assert float(loss.metrics["visible_mse"]) == pytest.approx((0.25 + 0.01) / 2)
     assert float(loss.core) == pytest.approx((0.25 + 0.01) / 2 + 0.25)

@@ -119,7 +119,6 @@ def test_each_checkpoint_has_pictures_of_its_own() -> None:
 
 def test_distribution(result: dict[str, Any]) -> None:
     figure = distribution(result["rows"])
-    assert figure is not None
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == SETTINGS
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one.safetensors", "two.safetensors", FILL]

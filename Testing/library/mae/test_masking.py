@@ -60,7 +60,7 @@ def test_the_exact_mask_of_a_seed(strategy: str, expected: list[int]) -> None:
 
 def test_a_mask_depends_on_its_generator_alone() -> None:
     def draw(*seed: object) -> torch.Tensor:
-        return draw_visible((8, 8, 8), MaskSpec("dual"), 8, generator_for(*seed))  # type: ignore[arg-type]
+        return draw_visible((8, 8, 8), MaskSpec("dual"), 8, generator_for(*seed))
 
     first = draw(7, "volume", 3)
     torch.rand(1)
@@ -149,4 +149,4 @@ def test_hidden_is_the_sorted_complement() -> None:
 @pytest.mark.parametrize("bad", [{"strategy": "dial"}, {"plane_ratio": 0.96}, {"axis_ratio": -0.1}])
 def test_a_wrong_mask_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"dial|plane_ratio|axis_ratio"):
-        MaskSpec(**bad)  # type: ignore[arg-type]
+        MaskSpec(**bad)

@@ -80,8 +80,6 @@ def outputs(model: Network, hu: torch.Tensor, visible: torch.Tensor) -> dict[str
     filled = fill_of(image, visible)
     hidden = hidden_from_visible(visible, math.prod(GRID))
     prediction, completion, readout = model(image, visible, hidden, filled)
-    assert completion is not None
-    assert readout is not None
     return {"prediction": prediction.patches, "completion": completion, "read-out": readout}
 
 
@@ -162,7 +160,6 @@ def test_the_read_out_is_trained_on_what_is_visible() -> None:
     visible, target = masks("dual"), windowed(hu_of(1, 5), WINDOWS).requires_grad_()
     error, weight = patch_error(torch.rand(1, visible.shape[1], 512), visible, target[:, :1], valid, PATCH)
     mean_of_samples(error.square(), weight).backward()
-    assert target.grad is not None
     assert torch.equal(target.grad[:, :1] != 0, ~hidden_voxels(visible) & valid)
     assert not target.grad[:, 1:].any()
 
@@ -359,7 +356,6 @@ class TestCompletion:
     @pytest.mark.parametrize("channels", [(4,), (4, 8), (4, 6, 8)])
     def test_it_sees_across_a_border_and_not_further_than_it_reaches(self, channels: tuple[int, ...]) -> None:
         completion = network(completion_channels=channels).completion
-        assert completion is not None
         visible = torch.ones(1, 12, 3, 3, dtype=torch.bool)
         fill, picture = torch.rand(1, 1, 96, 24, 24), torch.rand(1, 2, 96, 24, 24)
         with torch.no_grad():
@@ -402,6 +398,5 @@ class TestCompletion:
         with torch.no_grad():
             out = model.reconstruct(image, torch.arange(24).expand(2, -1), None)
         assert out.hidden_patches.shape == (2, 0, 512)
-        assert out.visible_patches is not None
         assert out.visible_patches.shape == (2, 24, 512)
         assert out.visible_patches.isfinite().all()

@@ -59,7 +59,6 @@ class TestAtomicPath:
         process = subprocess.Popen(
             [sys.executable, "-c", code, str(target)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
         )
-        assert process.stdout is not None
         assert process.stdout.readline() == "written\n"
         process.kill()
         process.wait(10)

@@ -47,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def branch(folder: Path, name: str, updates: int, *more: object):  # type: ignore[no-untyped-def]
+def branch(folder: Path, name: str, updates: int, *more: object):
     """Branch from ``run`` on the command line."""
     arguments = ("--data", folder / "cache", "--output", folder / name, "--threads", 1, "--device", "cpu")
     return maesil("pretrain", *arguments, "--from", folder / "run", "--cooldown", updates, *more, *QUIET)
@@ -77,7 +77,7 @@ def test_every_second_update_of_a_branch_has_the_larger_crops(folder: Path) -> N
     shapes: list[tuple[int, ...]] = []
 
     class Watching(Trainer):
-        def _update(self, loader, step):  # type: ignore[no-untyped-def]
+        def _update(self, loader, step):
             done = super()._update(loader, step)
             shapes.append(tuple(self.batch.hu.shape))
             return done

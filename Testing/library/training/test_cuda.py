@@ -53,7 +53,7 @@ def test_training_follows_the_cpu(tmp_path: Path, cache: Cache, compiled: bool) 
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=compiled))
     Trainer(config, cache, tmp_path / "cuda", device=CUDA).run()
     losses = [[row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("cpu", "cuda")]
-    np.testing.assert_allclose(*losses, rtol=1e-2)  # type: ignore[arg-type]
+    np.testing.assert_allclose(*losses, rtol=1e-2)
 
 
 def test_an_evaluation_is_that_of_the_cpu(tmp_path: Path, cache: Cache) -> None:

@@ -19,7 +19,7 @@ def encoder() -> Encoder:
 
 def silence(block: torch.nn.Module) -> None:
     """Let a block's attention add nothing."""
-    for parameter in block.attn.proj.parameters():  # type: ignore[union-attr]
+    for parameter in block.attn.proj.parameters():
         torch.nn.init.zeros_(parameter)
 
 
@@ -29,7 +29,7 @@ def test_attention_shares_are_those_of_each_block_by_hand(encoder: Encoder) -> N
     with torch.no_grad():
         outputs = encoder(IMAGE)
         rotary = rotary_table((4, 5, 6), 24, torch.device("cpu"))[None]
-        added = block.attn(block.norm1(outputs[0]), rotary=rotary)  # type: ignore[operator,union-attr]
+        added = block.attn(block.norm1(outputs[0]), rotary=rotary)
     assert len(shares) == 3
     assert shares[1] == pytest.approx(float((added.norm(dim=-1) / outputs[0].norm(dim=-1)).mean()), rel=1e-4)
     silence(encoder.blocks[2])

@@ -164,7 +164,7 @@ def test_the_first_rank_decides(measured: Callable[[float], None], monkeypatch: 
     def chosen(rank: int) -> tuple[bool, str]:
         training = types.SimpleNamespace(config=tiny_config(precision="auto"), device=torch.device("cpu"))
         training.ranks = Told(rank, 2)
-        return Trainer._choose_bf16(training, None)  # type: ignore[arg-type]
+        return Trainer._choose_bf16(training, None)
 
     measured(2.0)
     first = chosen(0)

@@ -187,7 +187,7 @@ class Job:
         deadline = time.monotonic() + 120
         state = self.run / "state.pt"
         while not (state.exists() and state.stat().st_mtime > after):
-            assert self.process.poll() is None, self.process.stderr.read()[-3000:]  # type: ignore[union-attr]
+            assert self.process.poll() is None, self.process.stderr.read()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -238,7 +238,7 @@ def test_a_job_that_its_launcher_starts_anew_goes_on(tmp_path: Path) -> None:
     unbroken = tiny_config(steps=40, validate_every=1000, **JOB)
     Trainer(unbroken, job.cache, tmp_path / "whole").run()
     expected = read_log(tmp_path / "whole" / "log.csv")
-    np.testing.assert_allclose([r["loss"] for r in rows], [r["loss"] for r in expected], rtol=1e-3)  # type: ignore[arg-type]
+    np.testing.assert_allclose([r["loss"] for r in rows], [r["loss"] for r in expected], rtol=1e-3)
 
 
 def test_a_scheduler_that_ends_the_job_leaves_a_state_of_the_last_step(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Spoilt(Trainer):
     spoilt: tuple[int, ...] = ()
     gradient = False
 
-    def _update(self, loader, step):  # type: ignore[no-untyped-def]
+    def _update(self, loader, step):
         if step not in self.spoilt:
             return super()._update(loader, step)
         encoder = self.model.core.encoder
@@ -122,7 +122,7 @@ def test_compiled_blocks_compute_the_same(tmp_path: Path, cache: Cache, monkeypa
     compiled.run()
     assert not warnings_of(out)
     losses = ([row["loss"] for row in read_log(tmp_path / name / "log.csv")] for name in ("plain", "compiled"))
-    np.testing.assert_allclose(*losses, rtol=1e-4)  # type: ignore[arg-type]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
     resumed = Trainer(plain, cache, tmp_path / "compiled", resume=True)
     assert resumed.progress.step == 2, "names of weights do not depend on compiling"
 
@@ -151,11 +151,11 @@ def test_the_number_of_reading_threads_changes_nothing_but_who_reads(tmp_path: P
         trainer = Trainer(config, cache, tmp_path / str(threads))
         crop = trainer.sampler.crop
 
-        def watched(sample: int, size: tuple[int, int, int]):  # type: ignore[no-untyped-def]
+        def watched(sample: int, size: tuple[int, int, int]):
             seen.add(threading.current_thread().name)
             return crop(sample, size)
 
-        trainer.sampler.crop = watched  # type: ignore[method-assign]
+        trainer.sampler.crop = watched
         trainer.run()
         return [row["loss"] for row in read_log(tmp_path / str(threads) / "log.csv")]
 
