@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 import torch
-from cli_factory import warm_python  # noqa: F401 (a fixture)
+from cli_factory import REPOSITORY, warm_python, write_checkpoint, write_ct  # noqa: F401 (warm_python is a fixture)
+from export_factory import write_lively_checkpoint
 from gui_factory import panel  # noqa: F401 (a fixture)
-from slicer_host.fixtures import host  # noqa: F401 (a fixture)
+from slicer_host.fixtures import host, probe  # noqa: F401 (fixtures)
 from training_factory import four_volumes
 
 from MAESILLib.data.cache import Cache
 from MAESILLib.runtime.resources import sample_ct
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CT = REPOSITORY.parent / "shared" / "ct"
 
 
@@ -42,24 +42,18 @@ def cache(tmp_path: Path) -> Cache:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint with random weights; tests read it only."""
-    from cli_factory import write_checkpoint
-
     return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.fixture(scope="session")
 def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint whose every weight matters; tests read it only."""
-    from export_factory import write_lively_checkpoint
-
     return write_lively_checkpoint(tmp_path_factory.mktemp("lively") / "lively.safetensors")
 
 
 @pytest.fixture(scope="session")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic CT of (40, 48, 44) voxels; tests read it only."""
-    from cli_factory import write_ct
-
     return write_ct(tmp_path_factory.mktemp("scan") / "scan.nii.gz")
 
 

@@ -7,6 +7,7 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 
 from . import plot_view, slice_view
+from .widget_parts import Observing
 
 VIEW_WIDGETS = {
     "vtkMRMLSliceNode": slice_view.qMRMLSliceWidget,
@@ -16,7 +17,7 @@ VIEW_WIDGETS = {
 BOXES = {"horizontal": QtWidgets.QHBoxLayout, "vertical": QtWidgets.QVBoxLayout}
 
 
-class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801
+class qSlicerLayoutManager(Observing, QtCore.QObject):  # noqa: N801
     """Follows the layout node: one widget for each view node of the scene, arranged as the layout's XML says."""
 
     layoutChanged = QtCore.Signal(int)
@@ -33,7 +34,6 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801
         self._logic = slicer.vtkMRMLLayoutLogic()
         self._logic.SetMRMLApplicationLogic(application_logic)
         QtWidgets.QVBoxLayout(viewport).setContentsMargins(0, 0, 0, 0)
-        self._tags: list[tuple[Any, int]] = []
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
             self._observe(scene, event, self._scene_changed)
         self._observe(scene, scene.EndBatchProcessEvent, self._update)
@@ -42,13 +42,8 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801
         self._observe(self._logic.GetLayoutNode(), vtk.vtkCommand.ModifiedEvent, self._update)
         self._scene_changed()
 
-    def _observe(self, thing: Any, event: Any, function: Any) -> None:
-        self._tags.append((thing, thing.AddObserver(event, function)))
-
     def _stop(self) -> None:
-        for thing, tag in self._tags:
-            thing.RemoveObserver(tag)
-        self._tags = []
+        self._stop_observing()
         for widget in self._widgets.values():
             widget._stop()
         self._widgets.clear()

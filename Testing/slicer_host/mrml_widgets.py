@@ -7,12 +7,12 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 
 from .ui_loader import register
-from .widget_parts import Stored, stored, with_setters
+from .widget_parts import Observing, Stored, stored, with_setters
 
 SCENE_SIGNAL = {"mrmlSceneChanged(vtkMRMLScene*)": "mrmlSceneChanged(PyObject)"}
 
 
-class SceneFollower:
+class SceneFollower(Observing):
     """Mixin: a widget with a scene, and observers that end with the widget."""
 
     _scene: Any = None
@@ -27,7 +27,7 @@ class SceneFollower:
         self._scene = scene
         if scene is not None:
             for event in self._scene_events():
-                self._observe(scene, event)
+                self._observe(scene, event, _Weak(self))
         self._scene_changed()
         self.mrmlSceneChanged.emit(scene)
 
@@ -39,14 +39,6 @@ class SceneFollower:
 
     def _refresh(self) -> None:
         pass
-
-    def _observe(self, thing: Any, event: Any) -> None:
-        tag = thing.AddObserver(event, _Weak(self))
-        self.__dict__.setdefault("_observed", []).append((thing, tag))
-
-    def _stop_observing(self) -> None:
-        for thing, tag in self.__dict__.pop("_observed", []):
-            thing.RemoveObserver(tag)
 
 
 class _Weak:

@@ -7,9 +7,10 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 
 from .rendered_view import RenderedView
+from .widget_parts import Observing
 
 
-class qMRMLPlotView(RenderedView):  # noqa: N801
+class qMRMLPlotView(Observing, RenderedView):  # noqa: N801
     """The chart that its plot view node names."""
 
     def __init__(self, node: Any) -> None:
@@ -20,13 +21,10 @@ class qMRMLPlotView(RenderedView):  # noqa: N801
         self._chart = vtk.vtkChartXY()
         self._context.GetScene().AddItem(self._chart)
         self._plots: dict[str, Any] = {}
-        self._tags: list[tuple[Any, int]] = []
         self._watch()
 
     def _stop(self) -> None:
-        for thing, tag in self._tags:
-            thing.RemoveObserver(tag)
-        self._tags = []
+        self._stop_observing()
         self._timer.stop()
         self._window.Finalize()
 
@@ -38,17 +36,14 @@ class qMRMLPlotView(RenderedView):  # noqa: N801
         """Observe view, chart, series and tables; a change of any draws again."""
         if not shiboken6.isValid(self):
             return
-        for thing, tag in self._tags:
-            thing.RemoveObserver(tag)
+        self._stop_observing()
         chart = self._node.GetPlotChartNode()
         things = [self._node, chart, *self._series(), *(s.GetTableNode() for s in self._series() if s is not None)]
-        unique = {id(thing): thing for thing in things if thing is not None}
-        self._tags = [
-            (thing, thing.AddObserver(vtk.vtkCommand.ModifiedEvent, self._watch)) for thing in unique.values()
-        ]
-        self._tags.append((self._node, self._node.AddObserver(self._node.PlotChartNodeChangedEvent, self._watch)))
+        for thing in {id(thing): thing for thing in things if thing is not None}.values():
+            self._observe(thing, vtk.vtkCommand.ModifiedEvent, self._watch)
+        self._observe(self._node, self._node.PlotChartNodeChangedEvent, self._watch)
         if chart is not None:
-            self._tags.append((chart, chart.AddObserver(chart.PlotModifiedEvent, self._watch)))
+            self._observe(chart, chart.PlotModifiedEvent, self._watch)
         self.scheduleRender()
 
     def _before_render(self) -> None:

@@ -8,6 +8,7 @@ import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from .rendered_view import RenderedView
+from .widget_parts import Observing
 
 MANAGERS = (
     "vtkMRMLVolumeGlyphSliceDisplayableManager",
@@ -33,7 +34,7 @@ def factory(application_logic: Any) -> Any:
     return made
 
 
-class qMRMLSliceView(RenderedView):  # noqa: N801
+class qMRMLSliceView(Observing, RenderedView):  # noqa: N801
     """One slice, drawn by the blended image of its logic and by the displayable managers."""
 
     def __init__(self, logic: Any, application_logic: Any) -> None:
@@ -67,17 +68,13 @@ class qMRMLSliceView(RenderedView):  # noqa: N801
         self._interactor.Initialize()
         # as in Slicer, a new view has no width before the event loop has laid it out
         logic.ResizeSliceNode(0, 30)
-        self._tags = [
-            (logic, logic.AddObserver(vtk.vtkCommand.ModifiedEvent, self._logic_changed)),
-            (self._group, self._group.AddObserver(vtk.vtkCommand.UpdateEvent, self._schedule)),
-        ]
+        self._observe(logic, vtk.vtkCommand.ModifiedEvent, self._logic_changed)
+        self._observe(self._group, vtk.vtkCommand.UpdateEvent, self._schedule)
         self._logic_changed()
 
     def _stop(self) -> None:
         """Let go of the scene."""
-        for thing, tag in self._tags:
-            thing.RemoveObserver(tag)
-        self._tags = []
+        self._stop_observing()
         self._timer.stop()
         self._style.SetDisplayableManagers(None)
         self._style.SetSliceLogic(None)
@@ -120,7 +117,7 @@ class qMRMLSliceView(RenderedView):  # noqa: N801
         QtCore.QTimer.singleShot(0, self._take_size)
 
     def _take_size(self) -> None:
-        if self._tags:
+        if self._observed:
             self._logic.ResizeSliceNode(self.width(), self.height())
 
     def interactor(self) -> Any:
@@ -130,7 +127,7 @@ class qMRMLSliceView(RenderedView):  # noqa: N801
         return self._logic.GetSliceNode()
 
 
-class qMRMLSliceControllerWidget(QtWidgets.QWidget):  # noqa: N801
+class qMRMLSliceControllerWidget(Observing, QtWidgets.QWidget):  # noqa: N801
     """The bar above a slice view: label in the view's colour, offset slider, offset."""
 
     def __init__(self, logic: Any) -> None:
@@ -148,13 +145,9 @@ class qMRMLSliceControllerWidget(QtWidgets.QWidget):  # noqa: N801
         row.addWidget(self._label)
         row.addWidget(self._slider, 1)
         row.addWidget(self._value)
-        node = logic.GetSliceNode()
-        self._tags = [(thing, thing.AddObserver(vtk.vtkCommand.ModifiedEvent, self._show)) for thing in (node, logic)]
+        for thing in (logic.GetSliceNode(), logic):
+            self._observe(thing, vtk.vtkCommand.ModifiedEvent, self._show)
         self._show()
-
-    def _stop(self) -> None:
-        for thing, tag in self._tags:
-            thing.RemoveObserver(tag)
 
     def _show(self, *_: Any) -> None:
         if not shiboken6.isValid(self):
@@ -193,7 +186,7 @@ class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801
         self.setObjectName(f"qMRMLSliceWidget{node.GetLayoutName()}")
 
     def _stop(self) -> None:
-        self._controller._stop()
+        self._controller._stop_observing()
         self._view._stop()
         self._application_logic.GetSliceLogics().RemoveItem(self._logic)
         self._logic.SetMRMLScene(None)

@@ -14,7 +14,6 @@ import slicer
 import vtk
 
 from . import Host
-from .fixtures import host, probe  # noqa: F401
 from .probe import PLANES, UI, add_volume, grid_layout, write_module
 from .wrapping import unwrap
 
@@ -26,7 +25,7 @@ def names(row: str) -> list[str]:
 # modules
 
 
-def test_module_life(host: Host, probe: Any) -> None:  # noqa: F811
+def test_module_life(host: Host, probe: Any) -> None:
     module = slicer.modules.probe
     assert (module.title, module.name) == ("Probe", "Probe")
     assert Path(module.path).name == "Probe.py"
@@ -44,7 +43,7 @@ def test_module_life(host: Host, probe: Any) -> None:  # noqa: F811
     assert not hasattr(slicer.modules, "probe")
 
 
-def test_slicer_has_no_more_than_slicer(host: Host) -> None:  # noqa: F811
+def test_slicer_has_no_more_than_slicer(host: Host) -> None:
     for name in ("loadVolume", "arrayFromVolume", "packaging"):
         assert not hasattr(slicer, name)
     with pytest.raises(ImportError):
@@ -52,7 +51,7 @@ def test_slicer_has_no_more_than_slicer(host: Host) -> None:  # noqa: F811
     assert not hasattr(slicer.app, "pythonManager")
 
 
-def test_load_ui(host: Host, probe: Any) -> None:  # noqa: F811
+def test_load_ui(host: Host, probe: Any) -> None:
     import qt
 
     ui = probe.ui
@@ -73,7 +72,7 @@ def test_load_ui(host: Host, probe: Any) -> None:  # noqa: F811
     assert not ui.edit.visible
 
 
-def test_unknown_widget_class(host: Host, tmp_path: Path) -> None:  # noqa: F811
+def test_unknown_widget_class(host: Host, tmp_path: Path) -> None:
     write_module(tmp_path / "m", UI.replace("ctkSliderWidget", "ctkNoSuchWidget"))
     widget = slicer.util.loadUI(str(tmp_path / "m" / "Resources" / "UI" / "Probe.ui"))
     slider = slicer.util.childWidgetVariables(widget).slider
@@ -86,7 +85,7 @@ def test_unknown_widget_class(host: Host, tmp_path: Path) -> None:  # noqa: F811
 # node combo boxes
 
 
-def test_node_combo_box(host: Host, probe: Any) -> None:  # noqa: F811
+def test_node_combo_box(host: Host, probe: Any) -> None:
     box, seen = probe.ui.selector, []
     assert box.enabled
     assert not probe.ui.unconnected.enabled
@@ -111,7 +110,7 @@ def test_node_combo_box(host: Host, probe: Any) -> None:  # noqa: F811
 # parameter nodes
 
 
-def test_parameters(host: Host, probe: Any) -> None:  # noqa: F811
+def test_parameters(host: Host, probe: Any) -> None:
     parameters, ui = probe.parameters, probe.ui
     assert (parameters.threshold, parameters.count, parameters.invert, parameters.label) == (100, 3, False, "start")
     with pytest.raises(ValueError, match="within range"):
@@ -133,7 +132,7 @@ def test_parameters(host: Host, probe: Any) -> None:  # noqa: F811
         parameters.connectParametersToGui({"label": ui.spin})
 
 
-def test_scene_round_trip(host: Host, probe: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_scene_round_trip(host: Host, probe: Any, tmp_path: Path) -> None:
     volume = add_volume("kept")
     expected = slicer.util.arrayFromVolume(volume).copy()
     probe.parameters.inputVolume, probe.parameters.count = volume, 7
@@ -151,7 +150,7 @@ def test_scene_round_trip(host: Host, probe: Any, tmp_path: Path) -> None:  # no
     assert (parameters.inputVolume, parameters.count) == (node, 7)
 
 
-def test_load_volume(host: Host, tmp_path: Path) -> None:  # noqa: F811
+def test_load_volume(host: Host, tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
     image.SetSpacing((2, 1, 3))
     image.SetOrigin((5, 6, 7))
@@ -167,7 +166,7 @@ def test_load_volume(host: Host, tmp_path: Path) -> None:  # noqa: F811
         slicer.util.loadVolume(str(tmp_path / "absent.nrrd"))
 
 
-def test_subject_hierarchy(host: Host, tmp_path: Path) -> None:  # noqa: F811
+def test_subject_hierarchy(host: Host, tmp_path: Path) -> None:
     volume = add_volume("inside")
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     item = hierarchy.GetItemByDataNode(volume)
@@ -186,7 +185,7 @@ def test_subject_hierarchy(host: Host, tmp_path: Path) -> None:  # noqa: F811
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
 
-def test_decimal_comma(host: Host, probe: Any) -> None:  # noqa: F811
+def test_decimal_comma(host: Host, probe: Any) -> None:
     import qt
 
     qt.QLocale.setDefault(qt.QLocale(qt.QLocale.German))
@@ -200,7 +199,7 @@ def test_decimal_comma(host: Host, probe: Any) -> None:  # noqa: F811
 # views
 
 
-def test_nine_views(host: Host) -> None:  # noqa: F811
+def test_nine_views(host: Host) -> None:
     volumes = {row: add_volume(row, seed) for row, seed in (("A", 0), ("B", 3), ("C", 5))}
     grid_layout(702)
     manager = slicer.app.layoutManager()
@@ -228,7 +227,7 @@ def test_nine_views(host: Host) -> None:  # noqa: F811
     assert not manager.sliceWidget(names("A")[0]).visible
 
 
-def test_click_in_slice(host: Host) -> None:  # noqa: F811
+def test_click_in_slice(host: Host) -> None:
     volume = add_volume()
     grid_layout(702)
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
@@ -249,7 +248,7 @@ def test_click_in_slice(host: Host) -> None:  # noqa: F811
     assert np.allclose(cursor, ras, atol=1e-3)
 
 
-def test_color_legend(host: Host) -> None:  # noqa: F811
+def test_color_legend(host: Host) -> None:
     volume = add_volume()
     colors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", "diverging")
     function = vtk.vtkDiscretizableColorTransferFunction()
@@ -270,7 +269,7 @@ def test_color_legend(host: Host) -> None:  # noqa: F811
     assert host.view_pixels("Red").std(axis=2).max() > 50
 
 
-def test_plot(host: Host) -> None:  # noqa: F811
+def test_plot(host: Host) -> None:
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView)
     steps = np.arange(1, 20.0)
     nodes: dict[str, Any] = {}
@@ -294,7 +293,7 @@ def test_plot(host: Host) -> None:  # noqa: F811
     assert view.chart().GetAxis(vtk.vtkAxis.BOTTOM).GetMaximum() >= 190
 
 
-def test_layout_manager_refuses_unknown_layouts_views(host: Host) -> None:  # noqa: F811
+def test_layout_manager_refuses_unknown_layouts_views(host: Host) -> None:
     manager = slicer.app.layoutManager()
     seen: list[int] = []
     manager.connect("layoutChanged(int)", seen.append)
@@ -305,20 +304,18 @@ def test_layout_manager_refuses_unknown_layouts_views(host: Host) -> None:  # no
     assert manager.sliceWidget("NoSuchView") is None
 
 
-def test_vtk_errors_are_kept(host: Host) -> None:  # noqa: F811
+def test_vtk_errors_are_kept(host: Host) -> None:
     slicer.mrmlScene.AddNode(None)
     assert any("AddNode" in text for text in host.vtk_errors)
 
 
 def test_close(tmp_path: Path) -> None:
     """In a process of its own: there is no way back."""
+    write_module(tmp_path / "Probe")
     script = (
-        "from slicer_host import boot\n"
-        "from slicer_host.probe import write_module\n"
-        "from pathlib import Path\n"
         "import sys\n"
+        "from slicer_host import boot\n"
         "host = boot(sys.argv[1])\n"
-        "write_module(Path(sys.argv[2]))\n"
         "host.add_module_path(sys.argv[2])\n"
         "host.load_module('Probe')\n"
         "widget = host.open_module('Probe')\n"

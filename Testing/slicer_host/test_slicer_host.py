@@ -12,12 +12,12 @@ import pytest
 import slicer
 import vtk
 
-# 1 and 2: properties and attributes
 from slicer_host import Host
-from slicer_host.fixtures import host  # noqa: F401
+
+# 1 and 2: properties and attributes
 
 
-def test_properties_have_no_parentheses(host: Host) -> None:  # noqa: F811
+def test_properties_have_no_parentheses(host: Host) -> None:
     import qt
 
     button = qt.QPushButton("Go")
@@ -42,7 +42,7 @@ def test_properties_have_no_parentheses(host: Host) -> None:  # noqa: F811
     assert text.toPlainText() == "a\nb"
 
 
-def test_unknown_attributes_are_refused(host: Host) -> None:  # noqa: F811
+def test_unknown_attributes_are_refused(host: Host) -> None:
     import ctk
     import qt
 
@@ -65,7 +65,7 @@ def test_unknown_attributes_are_refused(host: Host) -> None:  # noqa: F811
     assert isinstance(own, qt.QWidget)
 
 
-def test_classes(host: Host) -> None:  # noqa: F811
+def test_classes(host: Host) -> None:
     import qt
 
     button = qt.QPushButton()
@@ -79,7 +79,7 @@ def test_classes(host: Host) -> None:  # noqa: F811
         qt.QLabel(text="keyword")
 
 
-def test_virtual_methods_reach_python(host: Host) -> None:  # noqa: F811
+def test_virtual_methods_reach_python(host: Host) -> None:
     import qt
 
     class Filter(qt.QWidget):
@@ -95,7 +95,7 @@ def test_virtual_methods_reach_python(host: Host) -> None:  # noqa: F811
     assert qt.QEvent.ToolTipChange in watcher.seen
 
 
-def test_what_qt_returns_follows_the_same_rules(host: Host) -> None:  # noqa: F811
+def test_what_qt_returns_follows_the_same_rules(host: Host) -> None:
     import qt
 
     frame = qt.QWidget()
@@ -114,7 +114,7 @@ def test_what_qt_returns_follows_the_same_rules(host: Host) -> None:  # noqa: F8
 # 3 to 5: signals
 
 
-def test_signatures_are_checked(host: Host, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_signatures_are_checked(host: Host, capfd: pytest.CaptureFixture[str]) -> None:
     import qt
 
     button = qt.QPushButton()
@@ -126,7 +126,7 @@ def test_signatures_are_checked(host: Host, capfd: pytest.CaptureFixture[str]) -
     host.errors.clear()
 
 
-def test_surplus_arguments_are_dropped_for_functions_alone(host: Host) -> None:  # noqa: F811
+def test_surplus_arguments_are_dropped_for_functions_alone(host: Host) -> None:
     import qt
 
     seen: list[Any] = []
@@ -158,7 +158,7 @@ def test_surplus_arguments_are_dropped_for_functions_alone(host: Host) -> None: 
     assert seen == []
 
 
-def test_exceptions_are_collected(host: Host) -> None:  # noqa: F811
+def test_exceptions_are_collected(host: Host) -> None:
     import qt
 
     def fail(*_: Any) -> None:
@@ -179,7 +179,7 @@ def test_exceptions_are_collected(host: Host) -> None:  # noqa: F811
 # 6 and 7: enums, values, dialogs
 
 
-def test_enums_are_flat(host: Host) -> None:  # noqa: F811
+def test_enums_are_flat(host: Host) -> None:
     import qt
 
     assert qt.Qt.AlignLeft == 1
@@ -197,7 +197,7 @@ def test_enums_are_flat(host: Host) -> None:  # noqa: F811
     assert policy.horizontalPolicy() == qt.QSizePolicy.Expanding
 
 
-def test_values(host: Host, tmp_path: Path) -> None:  # noqa: F811
+def test_values(host: Host, tmp_path: Path) -> None:
     import qt
 
     data = qt.QByteArray(b"ab\xff")
@@ -215,7 +215,7 @@ def test_values(host: Host, tmp_path: Path) -> None:  # noqa: F811
     assert Path(settings.fileName()).is_relative_to(host.settings_dir)
 
 
-def test_dialogs_take_answers(host: Host) -> None:  # noqa: F811
+def test_dialogs_take_answers(host: Host) -> None:
     import qt
 
     host.answers += ["/a/b.nrrd", True, False]
@@ -236,7 +236,7 @@ def test_dialogs_take_answers(host: Host) -> None:  # noqa: F811
             wait()
 
 
-def test_timers_and_stalls(host: Host) -> None:  # noqa: F811
+def test_timers_and_stalls(host: Host) -> None:
     import qt
 
     seen = []
@@ -255,7 +255,7 @@ def test_timers_and_stalls(host: Host) -> None:  # noqa: F811
 # processes
 
 
-def test_process_signals(host: Host) -> None:  # noqa: F811
+def test_process_signals(host: Host) -> None:
     import qt
 
     process, seen = qt.QProcess(), []
@@ -271,7 +271,7 @@ def test_process_signals(host: Host) -> None:  # noqa: F811
     assert "TypeError" in host.errors.pop()
 
 
-def test_missing_program_and_lost_reference(host: Host, tmp_path: Path) -> None:  # noqa: F811
+def test_missing_program_and_lost_reference(host: Host, tmp_path: Path) -> None:
     import qt
 
     process, seen = qt.QProcess(), []
@@ -288,7 +288,7 @@ def test_missing_program_and_lost_reference(host: Host, tmp_path: Path) -> None:
     host.process_events(until=lambda: not Path(f"/proc/{pid}").exists(), timeout=5)
 
 
-def test_python_slicer_is_a_launcher(host: Host, tmp_path: Path) -> None:  # noqa: F811
+def test_python_slicer_is_a_launcher(host: Host, tmp_path: Path) -> None:
     import shutil
 
     launcher = host.install_python_slicer(tmp_path)

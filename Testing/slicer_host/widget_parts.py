@@ -52,6 +52,20 @@ def _setter(name: str) -> Any:
     return set_value
 
 
+class Observing:
+    """Mixin: observers of VTK objects that end together."""
+
+    _observed: tuple[tuple[Any, int], ...] = ()
+
+    def _observe(self, thing: Any, event: Any, function: Any) -> None:
+        self._observed += ((thing, thing.AddObserver(event, function)),)
+
+    def _stop_observing(self) -> None:
+        for thing, tag in self._observed:
+            thing.RemoveObserver(tag)
+        self._observed = ()
+
+
 class Stored:
     """Mixin of what has `stored` properties."""
 

@@ -206,10 +206,6 @@ class Wrapper(metaclass=QtMeta):
         if not plain and isinstance(real, QtCore.QObject):
             real._host_wrapper = self
 
-    def _properties(self) -> Properties | None:
-        real = self._q
-        return properties_of(real) if isinstance(real, QtCore.QObject) else None
-
     def _alive(self, name: str) -> Any:
         real = self._q
         if not shiboken6.isValid(real):
