@@ -3,7 +3,6 @@
 python Testing/Benchmarks/bench_crops.py [--shape 200 512 512]
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -11,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from common import parser_of, write_volume
 
-from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.reading import read_volume
-from MAESILLib.ct.writing import volume_writer
 from MAESILLib.data.cache import Cache, CacheEntry, store_volume
 from MAESILLib.data.sampling import CropSampler
 
@@ -32,7 +30,7 @@ def milliseconds(read: Callable[[int], object], repeats: int) -> float:
 
 def main() -> None:
     """Print both times and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--shape", type=int, nargs=3, default=(200, 512, 512))
     args = parser.parse_args()
     shape = (args.shape[0], args.shape[1], args.shape[2])
@@ -42,19 +40,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         entry = CacheEntry("v", shape, "p", "train", "0", 0.9, crc32=store_volume(folder, "v", hu))
-        geometry = Geometry(shape, (1.5, 1.5, 1.5), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-        with volume_writer(folder / "v.nii.gz", hu.dtype, geometry) as write:
-            write(hu)
+        write_volume(folder / "v.nii.gz", hu, (1.5, 1.5, 1.5))
         cache = Cache(folder, 1.5, (entry,))
-        sampler = CropSampler(
-            cache,
-            cache.entries,
-            patch_size=(8, 8, 8),
-            volume_weighting=0.5,
-            min_foreground=0.2,
-            flip=True,
-            seed=0,
-        )
+        chosen = {"volume_weighting": 0.5, "min_foreground": 0.2, "flip": True, "seed": 0}
+        sampler = CropSampler(cache, cache.entries, patch_size=(8, 8, 8), **chosen)
         own = milliseconds(lambda sample: sampler.crop(sample, (128, 128, 128)), 50)
         whole = milliseconds(lambda _: read_volume(folder / "v.nii.gz").hu[:128, :128, :128].copy(), 3)
     print(

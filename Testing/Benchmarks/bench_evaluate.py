@@ -6,17 +6,17 @@ The volume is generated: 0.75 mm pixels and slices of the given thickness: 256x2
 model's grid and 53, 100 or 167 planes. Each line is a process of its own, start and imports included.
 """
 
-import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from common import ENVIRONMENT, parser_of, scaled, write_volume
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from MAESILLib.ct.reading import read_volume
+from MAESILLib.runtime.resources import sample_ct
+
 FILL = """
 import sys
 import numpy as np
@@ -42,33 +42,22 @@ for plan in protocol(0).values():
 
 def write_ct(folder: Path, slice_mm: float) -> Path:
     """Write the lower end of the sample, enlarged to 512x512x100 voxels."""
-    from scipy.ndimage import zoom
-
-    from MAESILLib.ct.geometry import Geometry
-    from MAESILLib.ct.reading import read_volume
-    from MAESILLib.ct.writing import volume_writer
-    from MAESILLib.runtime.resources import sample_ct
-
-    shape = (100, 512, 512)
     volume = read_volume(sample_ct())
     hu = volume.hu[: round(100 * slice_mm / volume.geometry.spacing_dhw[0])]
-    geometry = Geometry(shape, (slice_mm, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-    with volume_writer(folder / "ct.nii.gz", hu.dtype, geometry) as write:
-        write(zoom(hu, np.divide(shape, hu.shape), order=1))
-    return folder / "ct.nii.gz"
+    return write_volume(folder / "ct.nii.gz", scaled(hu, (100, 512, 512)), (slice_mm, 0.75, 0.75))
 
 
 def seconds(*command: object, threads: int) -> float:
     """Run a command of this Python and return its wall time."""
     begin = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": str(threads)}
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
     subprocess.run([sys.executable, *map(str, command)], check=True, env=environment, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begin
 
 
 def main() -> None:
     """Print a line for each thickness."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--slice-mm", type=float, nargs="+", default=[0.8, 1.5, 2.5])
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

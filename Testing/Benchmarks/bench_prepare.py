@@ -6,8 +6,6 @@ Every line is a process of its own, start and imports included. CPU seconds are 
 more than wall time where others use the machine; wall time holds what waits for the disk.
 """
 
-import argparse
-import os
 import resource
 import subprocess
 import sys
@@ -15,18 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import zoom
+from common import ENVIRONMENT, REPOSITORY, parser_of, scaled_sample, with_noise, write_volume
 
-from MAESILLib.ct.geometry import Geometry
-from MAESILLib.ct.reading import read_volume
-from MAESILLib.ct.writing import volume_writer
 from MAESILLib.data.one_source import stamp_of
 from MAESILLib.data.sources import find_sources
-from MAESILLib.runtime.resources import sample_ct
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 REAL_CT = REPOSITORY.parent / "shared" / "ct"
 PEER = """
 import sys
@@ -43,37 +34,22 @@ for name in sys.stdin.read().splitlines():
 def cost_of(command: list[str], text: str = "") -> tuple[float, float]:
     """Run a command to its end; return wall and CPU seconds of it and the processes that it started."""
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run(command, input=text, text=True, check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(command, input=text, text=True, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def scaled_sample(shape: tuple[int, int, int]) -> NDArray[np.int16]:
-    """Return HU of the sample, scaled to a number of voxels."""
-    sample = read_volume(sample_ct()).hu
-    return zoom(sample, np.divide(shape, sample.shape), order=1)
-
-
-def with_noise(hu: NDArray[np.int16], seed: int) -> NDArray[np.int16]:
-    """Return HU with noise: a file of it compresses as a scanner's does."""
-    return hu + np.random.default_rng(seed).integers(-15, 16, hu.shape, np.int16)
-
-
 def enlarged(folder: Path) -> Path:
     """Write the sample as a scanner would: 6 of 512 x 512 x 60 voxels of 0.75 x 0.75 x 3 mm, each with other noise."""
-    shape = (60, 512, 512)
-    geometry = Geometry(shape, (3.0, 0.75, 0.75), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-    hu = scaled_sample(shape)
+    hu = scaled_sample((60, 512, 512))
     for seed in range(6):
-        with volume_writer(folder / f"ct{seed}.nii.gz", hu.dtype, geometry) as write:
-            write(with_noise(hu, seed))
+        write_volume(folder / f"ct{seed}.nii.gz", with_noise(hu, seed), (3.0, 0.75, 0.75))
     return folder
 
 
 def main() -> None:
     """Print a table: CTs an hour, megabytes of sources a second, and the cost beside the floor's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="CTs; real ones beside the checkout, or enlarged samples")
     parser.add_argument("--workers", type=int, nargs="+", default=(1, 2))
     args = parser.parse_args()

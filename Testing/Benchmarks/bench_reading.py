@@ -6,7 +6,6 @@ Every read is a process of its own, ours and SimpleITK's in turn; imports do not
 Memory is the peak of what the process holds, in sizes of the volume as int16.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -19,10 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from bench_prepare import REPOSITORY, scaled_sample, with_noise
-
-from MAESILLib.ct.geometry import Geometry
-from MAESILLib.ct.writing import volume_writer
+from common import ENVIRONMENT, REPOSITORY, parser_of, scaled_sample, with_noise, write_volume
 
 sys.path.insert(0, str(REPOSITORY / "Testing" / "support"))
 from volume_factory import write_dicom
@@ -50,8 +46,7 @@ FILE = "sitk.ReadImage(path)"
 def cost_of(code: str, path: Path) -> list[float]:
     """Return CPU seconds, wall seconds and peak memory in MiB of a read in a process of its own."""
     command = [sys.executable, "-c", code, str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return json.loads(subprocess.run(command, capture_output=True, check=True, env=environment).stdout)
+    return json.loads(subprocess.run(command, capture_output=True, check=True, env=ENVIRONMENT).stdout)
 
 
 def compare(name: str, path: Path, peer: str, repeats: int, volume_mib: float) -> None:
@@ -81,7 +76,7 @@ def copies(series: Path, folder: Path, count: int) -> Path:
 
 def peak_of(command: list[str]) -> float:
     """Run a command; return the most MiB that it and its children held together, each shared page shared out."""
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
     peak = 0
     while process.poll() is None:
         held = 0
@@ -98,18 +93,15 @@ def peak_of(command: list[str]) -> float:
 
 def main() -> None:
     """Print a line for each format, and the memory of `prepare` for each number of series."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--slices", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--series", type=int, nargs="*", default=[5, 20])
     args = parser.parse_args()
-    shape = (args.slices, 512, 512)
-    hu = with_noise(scaled_sample(shape), 0)
+    hu = with_noise(scaled_sample((args.slices, 512, 512)), 0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        geometry = Geometry(shape, SPACING_DHW, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-        with volume_writer(folder / "ct.nii.gz", hu.dtype, geometry) as write:
-            write(hu)
+        write_volume(folder / "ct.nii.gz", hu, SPACING_DHW)
         write_dicom(folder / "series", hu + np.int16(1024), spacing_dhw=SPACING_DHW)
         volume_mib = hu.nbytes / 2**20
         del hu

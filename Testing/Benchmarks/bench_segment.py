@@ -6,7 +6,6 @@ DIR holds train/ and val/ with CTs, NAME_seg.nii.gz beside some, and points.csv 
 Every arm chooses its settings by the same search on training patients; validation patients are measured once.
 """
 
-import argparse
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import parser_of, show
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.distance import cdist
@@ -26,7 +26,6 @@ from MAESILLib.explore.features import Features, Origin, read_features, write_fe
 from MAESILLib.explore.segment import NEAR_MM, Segmenter, Settings, Strokes, fit_segments, probabilities, tissue_at
 from MAESILLib.explore.similarity import features_at
 from MAESILLib.export.encoder import PretrainedEncoder, load_encoder
-from MAESILLib.metrics.statistics import paired_difference
 from MAESILLib.probe.points import Point, read_points
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.files import write_json
@@ -245,7 +244,7 @@ def measure_points(
 
 def main() -> None:
     """Choose on training patients, measure on validation patients, print differences with intervals."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -258,19 +257,10 @@ def main() -> None:
     chosen = {arm: choose(arm, lambda arm, options: [dice(case, arm, options) for case in cases]) for arm in ARMS}
     cases = label_cases(args.data / "val", encode)
     tables = {"Dice": {arm: {case.name: dice(case, arm, chosen[arm]) for case in cases} for arm in ARMS}}
-    show(tables)
+    show(tables, "encoder")
     points = measure_points(args.data / "points.csv", encode, chosen)
-    show(points := {f"points, {key}": value for key, value in points.items()})
+    show(points := {f"points, {key}": value for key, value in points.items()}, "encoder")
     write_json(args.output, {"settings": chosen, "tables": tables | points})
-
-
-def show(tables: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Print the mean of each arm, and the encoder's difference with its interval."""
-    for title, table in tables.items():
-        for arm, values in table.items():
-            apart = paired_difference(table["encoder"], values, {name: name for name in values})
-            mean = np.mean(list(values.values())) if values else float("nan")
-            print(f"{title}: {arm} {mean:.3f}, encoder minus it {apart}", flush=True)
 
 
 if __name__ == "__main__":

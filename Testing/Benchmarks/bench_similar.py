@@ -7,7 +7,6 @@ is found. It is right where the nearest labelled point is of the same structure 
 training patients are searched in training patients; those of validation patients in all others.
 """
 
-import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_segment import encoded
+from common import parser_of
 from numpy.typing import NDArray
 
 from MAESILLib.explore.features import Features
@@ -49,7 +49,7 @@ def described(arm: str, features: Features, hu: NDArray[np.float32]) -> NDArray[
 
 def main() -> None:
     """Measure every arm and print shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--points", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

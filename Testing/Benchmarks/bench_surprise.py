@@ -7,12 +7,12 @@ lesion of 15 and of 25 mm and a shifted block. AUROC of their voxels against the
 beside how rare the smoothed HU are in the other patients, and beside the error of the harmonic fill.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import parser_of, show
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
@@ -20,7 +20,6 @@ from MAESILLib.ct.body import body_mask
 from MAESILLib.ct.reading import read_volume
 from MAESILLib.ct.volume import CTVolume, hu_to_unit, model_grid, unit_to_hu
 from MAESILLib.explore.surprise import SMOOTH_MM, Errors, calibrate, errors_of, predict, surprise
-from MAESILLib.metrics.statistics import paired_difference
 from MAESILLib.probe.fit import auroc
 from MAESILLib.reconstruct.plan import Plan
 from MAESILLib.reconstruct.reconstruction import reconstruct
@@ -39,11 +38,8 @@ Arrays = dict[str, NDArray[Any]]
 def with_anomalies(hu: NDArray[np.float32], body: NDArray[np.bool_], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return HU with anomalies in soft tissue of the patient, and their codes, both (D, H, W) at 1.5 mm."""
     rng, changed, codes = np.random.default_rng(seed), hu.copy(), np.zeros(hu.shape, np.uint8)
-    inner, soft, axes = (
-        distance_transform_edt(body) * 1.5,
-        gaussian_filter(hu, 2),
-        np.ogrid[tuple(map(slice, hu.shape))],
-    )
+    inner, soft = distance_transform_edt(body) * 1.5, gaussian_filter(hu, 2)
+    axes = np.ogrid[tuple(map(slice, hu.shape))]
     free = np.ones(hu.shape, bool)
     for code, (_, size) in ANOMALIES.items():
         room = free & (inner > size / 2 + 4) & ((code == 4) | ((soft > -20) & (soft < 120)))
@@ -102,7 +98,7 @@ def smoothed(arrays: Arrays) -> NDArray[np.float32]:
 
 def main() -> None:
     """Measure every patient by the others."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -134,10 +130,7 @@ def main() -> None:
                 for arm, values in zip(ARMS, scores, strict=True):
                     areas[name][arm][volume.name] = auroc(codes[rows] == code, values[rows])
     write_json(args.output, {"covers": args.covers, "alarms": alarms, "auroc": areas})
-    for name, table in areas.items():
-        for arm, values in table.items():
-            apart = paired_difference(table["surprise"], values, {one: one for one in values})
-            print(f"{name}: {arm} {np.mean(list(values.values())):.3f}, surprise minus it {apart}")
+    show(areas, "surprise")
 
 
 if __name__ == "__main__":
