@@ -17,7 +17,6 @@ HEADER = 24
 class ctkCollapsibleButton(Stored, QtWidgets.QWidget):  # noqa: N801
     """A header that folds its contents away."""
 
-    contentsCollapsed = QtCore.Signal(bool)
     toggled = QtCore.Signal(bool)
 
     text = stored(str, "text", "")
@@ -53,7 +52,6 @@ class ctkCollapsibleButton(Stored, QtWidgets.QWidget):  # noqa: N801
         self._collapsed = value
         self._busy = False
         self.updateGeometry()
-        self.contentsCollapsed.emit(value)
         self.toggled.emit(not value)
 
     def _force(self, child: QtWidgets.QWidget, shown: bool) -> None:
@@ -128,7 +126,6 @@ class ctkSliderWidget(Stored, QtWidgets.QWidget):  # noqa: N801
     singleStep = _of_box(float, "singleStep")
     decimals = _of_box(int, "decimals")
     suffix = _of_box(str, "suffix")
-    tracking = stored(bool, "tracking", True)
     pageStep = stored(float, "pageStep", 10.0)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:

@@ -17,18 +17,11 @@ class EnumInt(int):
         value.member = member
         return value
 
-    def _combine(self, other: Any, operation: str) -> int:
-        if isinstance(other, EnumInt) and type(other.member) is type(self.member):
-            joined = getattr(type(self.member), operation, None)
-            if joined is not None:
-                return EnumInt(joined(self.member, other.member))
-        return getattr(int, operation)(int(self), int(other))
-
     def __or__(self, other: Any) -> int:
-        return self._combine(other, "__or__")
-
-    def __and__(self, other: Any) -> int:
-        return self._combine(other, "__and__")
+        is_flag = isinstance(self.member, enum.Flag) and isinstance(other, EnumInt)
+        if is_flag and type(other.member) is type(self.member):
+            return EnumInt(self.member | other.member)
+        return int(self) | int(other)
 
     def __repr__(self) -> str:
         return f"{self.member.name} (={int(self)})"

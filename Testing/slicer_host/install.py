@@ -6,6 +6,8 @@ import types
 from pathlib import Path
 from typing import Any
 
+from . import state
+
 WINDOW_SIZE = (1600, 1000)
 
 
@@ -30,8 +32,6 @@ def collect_vtk_errors() -> None:
     """Errors that VTK and MRML print go into state.vtk_errors too; in Slicer they are red lines of its log."""
     import vtk
 
-    from . import state
-
     window = vtk.vtkOutputWindow.GetInstance()
 
     @vtk.calldata_type(vtk.VTK_STRING)
@@ -43,8 +43,6 @@ def collect_vtk_errors() -> None:
 
 def qt_message(kind: Any, context: Any, text: str) -> None:
     """Qt's own complaints; those about signals, timers and objects are faults of the code that runs here."""
-    from . import state
-
     if text.startswith("This plugin does not support"):
         return
     if text.startswith(("QObject::", "QTimer", "QMetaObject::", "QLayout")):

@@ -98,7 +98,6 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
     addEnabled = stored(bool, "addEnabled", True)
     removeEnabled = stored(bool, "removeEnabled", True)
     renameEnabled = stored(bool, "renameEnabled", False)
-    showHidden = stored(bool, "showHidden", False)
     showChildNodeTypes = stored(bool, "showChildNodeTypes", True)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
@@ -129,7 +128,7 @@ class qMRMLNodeComboBox(SceneFollower, Stored, QtWidgets.QWidget):  # noqa: N801
         return self._model
 
     def _shows(self, node: Any) -> bool:
-        if (node.GetHideFromEditors() and not self.showHidden) or node.GetID() in self._model.hiddenNodeIDs:
+        if node.GetHideFromEditors() or node.GetID() in self._model.hiddenNodeIDs:
             return False
         if self.showChildNodeTypes:
             return any(node.IsA(kind) for kind in self.nodeTypes)

@@ -9,8 +9,9 @@ from typing import Any
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
-from . import state
+from . import signals, state
 from .properties import properties_of
+from .wrapping import keep, unwrap, wrap
 
 custom_widgets: dict[str, type[QtWidgets.QWidget]] = {}
 QT_WIDGETS = {name for name in dir(QtWidgets) if name.startswith("Q")} | {"Line"}
@@ -63,8 +64,6 @@ class UiLoader(QtCore.QObject):
     """What qt.QUiLoader() gives."""
 
     def load(self, device: QtCore.QIODevice, parent: QtWidgets.QWidget | None = None) -> QtWidgets.QWidget | None:
-        from .wrapping import keep
-
         tree = ElementTree.fromstring(bytes(device.readAll().data()))
         held_back = self._hold_back_properties(tree)
         connections = self._hold_back_connections(tree)
@@ -128,15 +127,10 @@ class UiLoader(QtCore.QObject):
                 state.record(f".ui: {widget.objectName()}.{name} = {value!r}")
 
     def _connect(self, sender: Any, signal: str, receiver: Any, slot: str) -> None:
-        from . import signals
-        from .wrapping import wrap
-
         signature = signals._resolve(sender, signal)
         method = getattr(receiver, slot.split("(")[0], None)
         if signature is None or method is None:
             state.complain(f".ui: cannot connect {sender.objectName()}.{signal} to {receiver.objectName()}.{slot}")
             return
         count = 0 if slot.rstrip(")").endswith("(") else slot.count(",") + 1
-        from .wrapping import unwrap
-
         signals.attach(sender, signature, lambda *a: method(*[unwrap(x) for x in a[:count]]), f".ui {wrap(sender)}")

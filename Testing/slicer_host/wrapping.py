@@ -270,9 +270,6 @@ class Wrapper(metaclass=QtMeta):
             return real.inherits(name)
         return any(base.__name__ == name for base in type(real).__mro__)
 
-    def delete(self) -> None:
-        shiboken6.delete(self._alive("delete"))
-
     def __bool__(self) -> bool:
         return shiboken6.isValid(self._q)
 
