@@ -4,13 +4,13 @@ import itertools
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser_factory import browser  # noqa: F401 (a fixture)
 from cli_factory import maesil, write_checkpoint
 from PIL import Image
 from training_factory import make_cache
@@ -22,6 +22,10 @@ from MAESILLib.metrics.catalogue import value_of
 SHAPES = [(16, 24, 24), (24, 16, 24), (24, 24, 16), (16, 16, 24), (16, 24, 16), (24, 16, 16), (16, 17, 33)]
 SETTINGS = ["dual 0.75", "complete dual 0.75", "auto-encoding"]
 VOID = {"meta", "img"}
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1200,900"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+)
 
 
 def evaluate(data: Path, output: Path, *settings: object) -> None:
@@ -162,23 +166,41 @@ def head(driver: Any, table: str, text: str) -> tuple[Any, int]:
     return buttons[number], number
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A selenium driver; skips without both programs, of Debian's packages chromium and chromium-driver."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    profile: Path = tmp_path_factory.mktemp("profile")
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()
+
+
 class TestBrowser:
     @pytest.fixture(autouse=True)
-    def opened(self, browser: Any, output: Path) -> None:  # noqa: F811
+    def opened(self, browser: Any, output: Path) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
 
         browser.get((output / "report.html").as_uri())
         # on a busy machine the driver answers before the page is whole
         WebDriverWait(browser, 30).until(lambda b: b.execute_script("return document.readyState") == "complete")
 
-    def test_it_loads_without_a_complaint(self, browser: Any) -> None:  # noqa: F811
+    def test_it_loads_without_a_complaint(self, browser: Any) -> None:
         assert browser.title == "Evaluation of one.safetensors, two.safetensors"
         assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
         widths = browser.execute_script("return Array.from(document.images, i => i.complete && i.naturalWidth)")
         assert len(widths) == 13
         assert all(width >= 300 for width in widths)
 
-    def test_a_click_sorts_by_value_and_back(self, browser: Any) -> None:  # noqa: F811
+    def test_a_click_sorts_by_value_and_back(self, browser: Any) -> None:
         button, number = head(browser, "volumes", "PSNR (dB)")
         before = [float(text) for text in column(browser, "volumes", number)]
         button.click()
@@ -187,7 +209,7 @@ class TestBrowser:
         button.click()
         assert [float(text) for text in column(browser, "volumes", number)] == sorted(before, reverse=True)
 
-    def test_empty_cells_come_last_either_way(self, browser: Any) -> None:  # noqa: F811
+    def test_empty_cells_come_last_either_way(self, browser: Any) -> None:
         button, number = head(browser, "summary", "harmonic fill (dB)")
         for _ in range(2):
             button.click()
@@ -195,21 +217,21 @@ class TestBrowser:
             assert cells.count("") == 2
             assert cells[-2:] == ["", ""]
 
-    def test_the_keyboard_sorts_text(self, browser: Any) -> None:  # noqa: F811
+    def test_the_keyboard_sorts_text(self, browser: Any) -> None:
         button, number = head(browser, "summary", "setting")
         button.send_keys("\ue007")
         cells = column(browser, "summary", number)
         assert cells == sorted(cells)
         assert cells[0] == "auto-encoding"
 
-    def test_filters_combine(self, browser: Any) -> None:  # noqa: F811
+    def test_filters_combine(self, browser: Any) -> None:
         for number, value in ((2, "two.safetensors"), (3, "auto-encoding")):
             options = browser.find_elements("css selector", f'select[data-column="{number}"] option')
             next(option for option in options if option.get_property("value") == value).click()
         assert sorted(column(browser, "volumes", 0)) == [f"v{n}" for n in range(7)]
         assert set(column(browser, "volumes", 3)) == {"auto-encoding"}
 
-    def test_nothing_is_wider_than_the_window(self, browser: Any) -> None:  # noqa: F811
+    def test_nothing_is_wider_than_the_window(self, browser: Any) -> None:
         assert browser.execute_script(
             "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
         )
