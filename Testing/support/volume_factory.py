@@ -11,6 +11,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from MAESILLib.ct.geometry import Geometry
+from MAESILLib.ct.reading import read_volume
+from MAESILLib.ct.volume import CTVolume
+from MAESILLib.runtime.errors import InputError
 
 SHARED_CT = Path(__file__).resolve().parents[3] / "shared" / "ct"
 needs_real_ct = pytest.mark.skipif(not SHARED_CT.is_dir(), reason="the real CT volumes are not here")
@@ -61,6 +64,11 @@ def patch_mask(shape: tuple[int, int, int], ratio: float, patch: int = 8, seed: 
     return hidden[: shape[0], : shape[1], : shape[2]]
 
 
+def unit_of(hu: NDArray[Any]) -> NDArray[np.float32]:
+    """Return HU as intensities of the wide window, -1000 to 1000."""
+    return ((np.clip(hu, -1000, 1000) + 1000) / 2000).astype(np.float32)
+
+
 def rotation(degrees_x: float, degrees_y: float, degrees_z: float) -> NDArray[np.float64]:
     """Return a 3x3 rotation matrix."""
     transform = sitk.Euler3DTransform()
@@ -91,6 +99,31 @@ def geometry(
 ) -> Geometry:
     """Return a geometry with a direction given as 9 numbers or a 3x3 matrix."""
     return Geometry(size_dhw, spacing_dhw, origin_lps, tuple(float(d) for d in np.ravel(direction)))
+
+
+def forget_orientation(path: Path) -> Path:
+    """Set qform_code and sform_code of an unpacked NIfTI file to 0."""
+    data = bytearray(path.read_bytes())
+    data[252:256] = bytes(4)
+    path.write_bytes(data)
+    return path
+
+
+def refusal(path: Path, **options: Any) -> str:
+    """Check that a volume is refused in one line, with what to do, and return that line."""
+    with pytest.raises(InputError) as caught:
+        read_volume(path, **options)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    return str(caught.value)
+
+
+def assert_read(path: Path, hu: NDArray[Any], **options: Any) -> CTVolume:
+    """Check that a volume is read, voxel by voxel and without a warning, and return it."""
+    volume = read_volume(path, **options)
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert volume.warnings == ()
+    return volume
 
 
 def write_dicom(

@@ -1,11 +1,11 @@
 """Writing volumes: exact values and geometry, and nothing left behind by a failure."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from cli_factory import file_size_limit
 from volume_factory import geometry, rotation, trunk
 
 from MAESILLib.ct.geometry import Geometry
@@ -73,18 +73,9 @@ def test_wrong_use(tmp_path: Path) -> None:
 
 
 class TestFailures:
-    @pytest.fixture
-    def small_files_only(self) -> Iterator[None]:
-        resource = pytest.importorskip("resource")
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-        yield
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    @pytest.mark.usefixtures("small_files_only")
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_file_that_cannot_be_completed(self, tmp_path: Path, suffix: str) -> None:
-        with pytest.raises(DiskFullError):
+        with file_size_limit(8192), pytest.raises(DiskFullError):
             write_volume(tmp_path / f"scan{suffix}", trunk(), GRID)
         assert list(tmp_path.iterdir()) == []
 
