@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -58,15 +59,14 @@ def write_lively_checkpoint(path: Path, **changes: object) -> Path:
     return path
 
 
-def rewrite(path: Path, name: str, tensor: torch.Tensor | None, **metadata: object) -> None:
-    """Change a tensor of a safetensors file, or take it out, and change its metadata."""
+def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]) -> Path:
+    """Change the tensors and the metadata of a safetensors file."""
     with safe_open(path, "pt") as file:
-        values = json.loads(file.metadata()["maesil"])
+        metadata = json.loads(file.metadata()["maesil"])
     tensors = load_file(path)
-    tensors.pop(name, None)
-    if tensor is not None:
-        tensors[name] = tensor
-    save_file(tensors, path, {"maesil": json.dumps(values | metadata)})
+    change(tensors, metadata)
+    save_file(tensors, path, {"maesil": json.dumps(metadata)})
+    return path
 
 
 def raw_hu(size: tuple[int, int, int], batch: int = 1, seed: int = 0) -> torch.Tensor:

@@ -13,7 +13,7 @@ from export_factory import (
     exported_trainer,
     plans_of,
     raw_hu,
-    rewrite,
+    rewritten,
     write_lively_checkpoint,
 )
 from safetensors.torch import load_file
@@ -36,8 +36,6 @@ def exported(lively: Path, tmp_path: Path) -> Path:
 
 
 class TestEncoder:
-    """load_encoder."""
-
     def test_it_computes_what_the_autoencoder_computes(self, lively: Path, exported: Path) -> None:
         encoder = load_encoder(exported)
         image = encoder.intensities(raw_hu(SIZE, batch=2))
@@ -130,7 +128,7 @@ class TestNnunet:
             trainer.build_network_architecture(*plans_of(**changes), channels, 3, False)
 
     def test_weights_of_another_network_are_refused(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rewrite(folder / WEIGHTS, "eva.norm.weight", None)
+        rewritten(folder / WEIGHTS, lambda tensors, _: tensors.pop("eva.norm.weight"))
         trainer = exported_trainer(folder, monkeypatch).nnUNetTrainerMAESIL
         with pytest.raises(ValueError, match="1 tensors missing, 0 unexpected"):
             trainer.build_network_architecture(*plans_of(), 1, 3, False)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cli_factory import JSON, QUIET, REPOSITORY, assert_refused, file_size_limit, leftovers, maesil
-from export_factory import SIZE, TRAINING, raw_hu, rewrite
+from export_factory import SIZE, TRAINING, raw_hu, rewritten
 from safetensors.torch import save_file
 from training_factory import write_of_first_release
 
@@ -26,8 +26,6 @@ def export(checkpoint: Path, output: Path, kind: str = "torch") -> Path:
 
 
 class TestCommand:
-    """From a checkpoint to files that load."""
-
     def test_torch(self, lively: Path, tmp_path: Path) -> None:
         output = tmp_path / "new" / "encoder.safetensors"
         result = maesil("export", lively, "--format", "torch", "--output", output)
@@ -117,17 +115,19 @@ class TestRefused:
             assert not output.exists()
             save_file({"a": torch.zeros(2)}, path, {"maesil": "[]"})
 
-    @pytest.mark.parametrize("tensor", [None, torch.zeros(5)], ids=["missing", "of another shape"])
-    def test_tensors_that_do_not_fit(self, lively: Path, tmp_path: Path, tensor: torch.Tensor | None) -> None:
+    @pytest.mark.parametrize(
+        "others", [{}, {"encoder.norm.weight": torch.zeros(5)}], ids=["missing", "of another shape"]
+    )
+    def test_tensors_that_do_not_fit(self, lively: Path, tmp_path: Path, others: dict[str, torch.Tensor]) -> None:
         path = export(lively, tmp_path / "part.safetensors")
-        rewrite(path, "encoder.norm.weight", tensor)
+        rewritten(path, lambda tensors, _: [tensors.pop("encoder.norm.weight"), tensors.update(others)])
         with pytest.raises(InputError, match="1 tensors are missing, unexpected or of another shape"):
             load_encoder(path)
 
     @pytest.mark.parametrize(("key", "value"), [("kind", "onnx"), ("source", None), ("model", {})])
     def test_invalid_metadata(self, lively: Path, tmp_path: Path, key: str, value: object) -> None:
         path = export(lively, tmp_path / "part.safetensors")
-        rewrite(path, "none", None, **{key: value})
+        rewritten(path, lambda _, metadata: metadata.update({key: value}))
         with pytest.raises(InputError, match=r"part\.safetensors"):
             load_encoder(path)
 
