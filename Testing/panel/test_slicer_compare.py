@@ -4,24 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import slicer
-from gui_factory import apply_and_wait, choose, ct_node, result_of, use_checkpoint
-
-COLUMNS = ("Axial", "Coronal", "Sagittal")
-
-
-def logic_of(row: str, column: str) -> Any:
-    return slicer.app.layoutManager().sliceWidget(f"MAESIL-{row}-{column}").sliceLogic()
+from gui_factory import COLUMNS, ROWS, choose, ct_node, reconstructed, result_of, slice_logic, use_checkpoint
 
 
 def shown(row: str, column: str) -> tuple[str | None, str | None, float]:
     """Background, foreground and its opacity in a view."""
-    node = logic_of(row, column).GetSliceCompositeNode()
+    node = slice_logic(row, column).GetSliceCompositeNode()
     return node.GetBackgroundVolumeID(), node.GetForegroundVolumeID(), round(node.GetForegroundOpacity(), 3)
 
 
 def place(row: str, column: str) -> tuple[float, str]:
     """Offset and orientation, which are the same where views show the same place."""
-    node = logic_of(row, column).GetSliceNode()
+    node = slice_logic(row, column).GetSliceNode()
     return round(node.GetSliceOffset(), 3), node.GetOrientation()
 
 
@@ -29,8 +23,7 @@ def test_input_row_and_comparing(host: Any, panel: Any, checkpoint: Path, tmp_pa
     use_checkpoint(panel, checkpoint)
     volume = ct_node()
     panel.parameters.inputVolume = volume
-    apply_and_wait(host, panel)
-    first = result_of(panel)
+    first = reconstructed(host, panel)
     assert not panel.ui.compareSelector.enabled
     panel.ui.lungWindowButton.click()
     panel.ui.inputRowCheckBox.click()
@@ -48,11 +41,11 @@ def test_input_row_and_comparing(host: Any, panel: Any, checkpoint: Path, tmp_pa
     assert slicer.app.layoutManager().layout == 5820
     assert first.node("selected").GetDisplayNode().GetNumberOfViewNodeIDs() == 9
     panel.ui.seedSpinBox.value = 7
-    apply_and_wait(host, panel)
-    second = result_of(panel)
+    second = reconstructed(host, panel)
     assert shown("Reconstruction", "Axial") == (second.node("reconstruction").GetID(), None, 0.5)
     choose(panel.ui.compareSelector, first.id)
-    for kind, row in (("reconstruction", "Reconstruction"), ("error", "Error")):
+    for row in ROWS[1:]:
+        kind = row.lower()
         for column in COLUMNS:
             assert shown(row, column)[0] == second.node(kind).GetID()
             assert shown(f"{row}B", column)[0] == first.node(kind).GetID()
@@ -65,7 +58,8 @@ def test_input_row_and_comparing(host: Any, panel: Any, checkpoint: Path, tmp_pa
     panel.ui.sideBySideCheckBox.click()
     assert first.node("reconstruction").GetDisplayNode().GetWindow() == 333
     panel.ui.fadeSlider.value = 0.25
-    for kind, row in (("masked", "Masked"), ("reconstruction", "Reconstruction"), ("error", "Error")):
+    for row in ROWS:
+        kind = row.lower()
         assert shown(row, "Coronal") == (second.node(kind).GetID(), first.node(kind).GetID(), 0.25)
     # the other way round: without what was saved the latest one would be chosen
     choose(panel.ui.resultSelector, first.id)

@@ -14,7 +14,7 @@ from gui_factory import (
     apply_and_wait,
     ct_node,
     is_alive,
-    result_of,
+    reconstructed,
     scene_state,
     slicer_process,
     use_checkpoint,
@@ -90,8 +90,7 @@ class TestCancel:
             wait_for_end(host, ready.reconstruct, 60)
             assert seen == [stage]
             assert_as_it_was(ready, before, "Cancelled")
-        apply_and_wait(host, ready)
-        assert result_of(ready).is_whole()
+        assert reconstructed(host, ready).is_whole()
 
     def test_a_worker_that_does_not_listen_is_killed(self, host: Any, ready: Any) -> None:
         before = scene_state()
@@ -249,8 +248,7 @@ def test_other_letters_and_a_decimal_comma(
     panel.parameters.inputVolume = ct_node(name='Thorax nativ / Übersicht 胸部 "a\'b"')
     panel.ui.planeRatioSlider.value = 0.25
     panel.ui.axisRatioSlider.value = 0.35
-    apply_and_wait(host, panel)
-    metrics = result_of(panel).metrics
+    metrics = reconstructed(host, panel).metrics
     assert metrics["checkpoint"]["name"] == "prüfung 1.safetensors"
     assert (metrics["mask"]["plane_ratio"], metrics["mask"]["axis_ratio"]) == (0.25, 0.35)
     assert [path.name for path in folder.iterdir()] == ["prüfung 1.safetensors"]

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from gui_factory import ct_node, ijk_to_ras, scene_state, status_message, use_checkpoint, wait_for_end
-from test_slicer_geometry import GRIDS, parent_transform
+from gui_factory import (
+    ct_node,
+    ijk_to_ras,
+    scene_state,
+    segmentation_node,
+    status_message,
+    use_checkpoint,
+    wait_for_end,
+)
+from test_slicer_geometry import GRIDS, ct_on, parent_transform
 
 from MAESILLib.cli import main
 
@@ -20,10 +28,7 @@ SIZE = (40, 56, 64)
 @pytest.fixture
 def oblique(panel: Any, lively: Any) -> Any:
     """An oblique volume under a transform, chosen, with a checkpoint that is quick to run."""
-    node = ct_node(SIZE)
-    matrix = np.eye(4)
-    matrix[:3, :3] = GRIDS["oblique and anisotropic"]
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    node = ct_on(GRIDS["oblique and anisotropic"], SIZE)
     node.SetAndObserveTransformNodeID(parent_transform().GetID())
     use_checkpoint(panel, lively)
     panel.parameters.inputVolume = node
@@ -52,9 +57,14 @@ def crosshair_to(point: np.ndarray) -> None:
 
 def foreground() -> str:
     """Return what lies over the volume in the user's own views."""
-    return str(
-        slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode().GetForegroundVolumeID()
-    )
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    return str(composite.GetForegroundVolumeID())
+
+
+def only_scalar_volume(name: str) -> Any:
+    """Return the one scalar volume of a name."""
+    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetName() == name]
+    return node
 
 
 def test_similarity_follows_the_crosshair(host: Any, panel: Any, oblique: Any) -> None:
@@ -65,7 +75,7 @@ def test_similarity_follows_the_crosshair(host: Any, panel: Any, oblique: Any) -
     assert not panel.ui.featuresButton.enabled
     panel.ui.followCheckBox.click()
     crosshair_to(world_of(oblique, (30.0, 30.0, 20.0)))
-    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetName() == "similarity ct"]
+    node = only_scalar_volume("similarity ct")
     for cell in ((1, 1, 1), tuple(n - 2 for n in slicer.util.arrayFromVolume(node).shape)):
         crosshair_to(world_of(node, cell[::-1]))
         similarity = slicer.util.arrayFromVolume(node)
@@ -123,19 +133,10 @@ def test_strokes_are_filled(host: Any, panel: Any, oblique: Any) -> None:
     labels = np.zeros(SIZE, np.uint8)
     labels[10:30:6, 16:40, 14:18] = 1
     labels[10:30:6, 16:40, 44:48] = 2
-    matrix = slicer.util.vtkMatrixFromArray(ijk_to_ras(oblique))
-    painted = slicer.util.addVolumeFromArray(labels, matrix, "labels", "vtkMRMLLabelMapVolumeNode")
-    strokes = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "strokes")
-    strokes.CreateDefaultDisplayNodes()
-    slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(painted, strokes)
-    slicer.util.updateVolumeFromArray(painted, labels * (labels == 1))
-    lone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "lone")
-    slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(painted, lone)
+    strokes = segmentation_node("strokes", oblique, labels, "soft", "dense")
+    lone = segmentation_node("lone", oblique, labels * (labels == 1))
     lone.GetSegmentation().AddEmptySegment("empty")
-    slicer.mrmlScene.RemoveNode(painted)
     strokes.SetAndObserveTransformNodeID(oblique.GetTransformNodeID())
-    for number, name in enumerate(("soft", "dense")):
-        strokes.GetSegmentation().GetNthSegment(number).SetName(name)
     strokes.GetSegmentation().GetNthSegment(1).SetColor(0.1, 0.2, 0.9)
     compute(host, panel)
     panel.ui.strokesSelector.setCurrentNode(strokes)
@@ -177,7 +178,7 @@ def test_surprise_is_shown(host: Any, panel: Any, oblique: Any, calibrated: None
     wait_for_end(host, panel.explore)
     # the panel asks for more covers than were calibrated
     assert "covers" in panel.ui.exploreStatusLabel.text
-    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetName() == "surprise ct"]
+    node = only_scalar_volume("surprise ct")
     assert node.GetTransformNodeID() == oblique.GetTransformNodeID()
     np.testing.assert_allclose(ijk_to_ras(node), ijk_to_ras(oblique))
     array = slicer.util.arrayFromVolume(node)
@@ -212,7 +213,7 @@ def test_another_module_in_front_is_told_of_it(host: Any, panel: Any, oblique: A
     panel.ui.surpriseButton.click()
     wait_for_end(host, panel.explore)
     assert status_message() == "MAESIL: the surprise map is ready"
-    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if n.GetName() == "surprise ct"]
+    node = only_scalar_volume("surprise ct")
     views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     assert node.GetID() not in {view.GetForegroundVolumeID() for view in views}
 

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from gui_factory import RESULT_KINDS, apply_and_wait, ijk_to_ras, result_of, use_checkpoint
+from gui_factory import RESULT_KINDS, ijk_to_ras, reconstructed, use_checkpoint
 from volume_factory import trunk
 
 SIZE_DHW = (40, 48, 44)
@@ -36,12 +36,12 @@ GRIDS = {
 """Columns: the steps of i, j and k in RAS mm."""
 
 
-def ct_on(steps: np.ndarray) -> Any:
+def ct_on(steps: np.ndarray, size_dhw: tuple[int, int, int] = SIZE_DHW) -> Any:
     """A CT whose voxel (i, j, k) lies at ``steps @ (i, j, k)`` and a shift."""
     matrix = np.eye(4)
     matrix[:3, :3] = steps
     matrix[:3, 3] = (17.25, -33.5, 801.125)
-    node = slicer.util.addVolumeFromArray(trunk(SIZE_DHW).astype(np.int16), ijkToRAS=matrix, name="ct")
+    node = slicer.util.addVolumeFromArray(trunk(size_dhw).astype(np.int16), ijkToRAS=matrix, name="ct")
     node.CreateDefaultDisplayNodes()
     return node
 
@@ -73,8 +73,7 @@ def test_results_lie_where_the_input_lies(name: str, host: Any, panel: Any, chec
     node.SetAndObserveTransformNodeID(parent_transform().GetID())
     use_checkpoint(panel, checkpoint)
     panel.parameters.inputVolume = node
-    apply_and_wait(host, panel)
-    result = result_of(panel)
+    result = reconstructed(host, panel)
     k, j, i = (np.array([0, n // 3, n - 1]) for n in SIZE_DHW)
     ijk = np.array(np.meshgrid(i, j, k, indexing="ij")).reshape(3, -1).T
     expected = world_points(node, ijk)

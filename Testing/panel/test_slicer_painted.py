@@ -6,32 +6,26 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from gui_factory import apply_and_wait, choose, ct_node, ijk_to_ras, result_of, scene_state, use_checkpoint
-from test_slicer_geometry import GRIDS, parent_transform
+from gui_factory import (
+    apply_and_wait,
+    choose,
+    ct_node,
+    label_node,
+    reconstructed,
+    scene_state,
+    segmentation_node,
+    use_checkpoint,
+)
+from test_slicer_geometry import GRIDS, ct_on, parent_transform
+from test_slicer_geometry import SIZE_DHW as SIZE
 
-SIZE = (40, 48, 44)
 LIVER, SPLEEN = (slice(9, 15), slice(20, 24), slice(30, 33)), (slice(30, 31), slice(10, 11), slice(5, 40))
-
-
-def label_node(volume: Any, *places: tuple[slice, ...]) -> Any:
-    """A label map on the volume's grid; each place has a value of its own."""
-    labels = np.zeros(SIZE, np.uint8)
-    for value, place in enumerate(places, 1):
-        labels[place] = value
-    matrix = slicer.util.vtkMatrixFromArray(ijk_to_ras(volume))
-    return slicer.util.addVolumeFromArray(labels, matrix, "labels", "vtkMRMLLabelMapVolumeNode")
+ORGANS = np.zeros(SIZE, np.uint8)
+ORGANS[LIVER], ORGANS[SPLEEN] = 1, 2
 
 
 def segmentation(volume: Any) -> Any:
-    """A segmentation with liver and spleen where they are in the volume's space; under no transform."""
-    labels = label_node(volume, LIVER, SPLEEN)
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
-    node.CreateDefaultDisplayNodes()
-    slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(labels, node)
-    slicer.mrmlScene.RemoveNode(labels)
-    for number, name in enumerate(("liver", "spleen")):
-        node.GetSegmentation().GetNthSegment(number).SetName(name)
-    return node
+    return segmentation_node("organs", volume, ORGANS, "liver", "spleen")
 
 
 def assert_hidden(result: Any, *places: tuple[slice, ...]) -> None:
@@ -48,10 +42,7 @@ def assert_hidden(result: Any, *places: tuple[slice, ...]) -> None:
 
 def test_a_segment_is_hidden_where_it_lies(host: Any, panel: Any, checkpoint: Path) -> None:
     """The segmentation is hardened in the world; the volume is oblique and lies under transforms."""
-    node = ct_node(SIZE)
-    matrix = np.eye(4)
-    matrix[:3, :3] = GRIDS["oblique and anisotropic"]
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    node = ct_on(GRIDS["oblique and anisotropic"])
     organs = segmentation(node)
     parent = parent_transform()
     node.SetAndObserveTransformNodeID(parent.GetID())
@@ -64,13 +55,11 @@ def test_a_segment_is_hidden_where_it_lies(host: Any, panel: Any, checkpoint: Pa
     panel.ui.paintedSelector.setCurrentNode(organs)
     assert panel.ui.segmentSelector.isVisible()
     assert "painted" in panel.ui.hiddenShareLabel.text
-    apply_and_wait(host, panel)
-    assert_hidden(result_of(panel), LIVER, SPLEEN)
+    assert_hidden(reconstructed(host, panel), LIVER, SPLEEN)
     before = scene_state()
     names = [panel.ui.segmentSelector.itemText(n) for n in range(panel.ui.segmentSelector.count)]
     panel.ui.segmentSelector.setCurrentIndex(names.index("liver"))
-    apply_and_wait(host, panel)
-    result = result_of(panel)
+    result = reconstructed(host, panel)
     assert_hidden(result, LIVER)
     assert result.name.startswith("ct painted organs liver ")
     assert result.metrics["mask"]["painted"] == "organs liver.seg.nrrd"
@@ -85,7 +74,7 @@ def test_a_label_map_with_a_mask_from_python(host: Any, panel: Any, checkpoint: 
     volume = ct_node(SIZE)
     options = {"checkpoint": str(checkpoint), "waitForCompletion": True}
     logic = MAESIL.MAESILLogic()
-    both = logic.reconstruct(volume, paintedNode=label_node(volume, LIVER, SPLEEN), **options)
+    both = logic.reconstruct(volume, paintedNode=label_node(volume, ORGANS), **options)
     hidden = slicer.util.arrayFromVolume(both.node("mask")) == 1
     assert hidden[LIVER].all()
     assert hidden[SPLEEN].all()
@@ -106,7 +95,7 @@ def test_what_cannot_be_hidden(host: Any, panel: Any, checkpoint: Path) -> None:
     panel.ui.applyButton.click()
     assert "Nothing is painted in nothing" in panel.ui.statusLabel.text
     assert panel.reconstruct.task is None
-    empty = label_node(panel.parameters.inputVolume)
+    empty = label_node(panel.parameters.inputVolume, np.zeros(SIZE, np.uint8))
     panel.ui.paintedSelector.setCurrentNode(empty)
     apply_and_wait(host, panel)
     assert "every voxel is 0" in panel.ui.statusLabel.text

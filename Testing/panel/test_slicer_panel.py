@@ -10,21 +10,23 @@ import pytest
 import slicer
 import vtk
 from gui_factory import (
+    COLUMNS,
     RESULT_KINDS,
+    ROWS,
     apply_and_wait,
     choose,
     ct_node,
     ijk_to_ras,
     load_ct,
+    reconstructed,
     result_of,
     scene_state,
+    slice_logic,
     status_message,
     use_checkpoint,
     wait_for_end,
     workers_of_this_process,
 )
-
-ROWS, COLUMNS = ("Masked", "Reconstruction", "Error"), ("Axial", "Coronal", "Sagittal")
 
 
 @pytest.fixture
@@ -33,10 +35,6 @@ def ready(panel: Any, checkpoint: Path) -> Any:
     use_checkpoint(panel, checkpoint)
     panel.parameters.inputVolume = ct_node()
     return panel
-
-
-def slice_logic(row: str, column: str) -> Any:
-    return slicer.app.layoutManager().sliceWidget(f"MAESIL-{row}-{column}").sliceLogic()
 
 
 def background(row: str, column: str) -> str:
@@ -223,10 +221,10 @@ class TestReconstruct:
     def test_a_click_fills_nine_views(self, host: Any, ready: Any) -> None:
         """What is shown is what the worker wrote: visible voxels are the input's, the error is the difference."""
         node = ready.parameters.inputVolume
-        apply_and_wait(host, ready)
-        result = result_of(ready)
+        result = reconstructed(host, ready)
         host.render()
-        for row, kind in zip(ROWS, ("masked", "reconstruction", "error"), strict=True):
+        for row in ROWS:
+            kind = row.lower()
             for column in COLUMNS:
                 assert background(row, column) == result.node(kind).GetID()
                 logic = slice_logic(row, column)
@@ -285,8 +283,7 @@ class TestReconstruct:
             if ready.ui.completionCheckBox.isChecked() != completion:
                 ready.ui.completionCheckBox.click()
             assert ready.parameters.completion is completion
-            apply_and_wait(host, ready)
-            found.append(result_of(ready))
+            found.append(reconstructed(host, ready))
             assert found[-1].metrics["completion"] is completion
         first, second = found
         assert np.abs(voxels(first.node("reconstruction")) - voxels(second.node("reconstruction"))).max() > 1
@@ -308,8 +305,7 @@ class TestReconstruct:
         ready.ui.overlapSlider.value = 0.25
         share = ready.ui.hiddenShareLabel.text.split()[0]
         before = scene_state()
-        apply_and_wait(host, ready)
-        assert result_of(ready).metrics["psnr_complete_db"] > 0
+        assert reconstructed(host, ready).metrics["psnr_complete_db"] > 0
         rows = dict(result_of(ready).rows())
         assert rows["Hidden patches"] == f"{share}%"
         assert "overlap" in rows["PSNR of harmonic fill"]
@@ -328,8 +324,7 @@ class TestViews:
         """One window for all gray volumes, whether a preset or dragged; the error has its own range."""
         from MAESILWidgets.scene import display
 
-        apply_and_wait(host, ready)
-        result = result_of(ready)
+        result = reconstructed(host, ready)
         shown = {kind: result.node(kind).GetDisplayNode() for kind in RESULT_KINDS}
         ready.ui.lungWindowButton.click()
         for kind in ("masked", "reconstruction", "composite"):
@@ -360,8 +355,7 @@ class TestViews:
     def test_scrolling_clicking_and_going_back(self, host: Any, ready: Any, scan: Path) -> None:
         manager = slicer.app.layoutManager()
         assert manager.layout == 0
-        apply_and_wait(host, ready)
-        result = result_of(ready)
+        result = reconstructed(host, ready)
         # a volume that is loaded goes into the user's own views alone
         offset = slice_logic("Masked", "Axial").GetSliceOffset()
         load_ct(scan)
@@ -440,8 +434,7 @@ class TestViews:
         assert are_shown() == [False, False]
         ready.ui.layoutButton.click()
         assert are_shown() == [True, True]
-        apply_and_wait(host, ready)
-        assert result_of(ready).id != result.id
+        assert reconstructed(host, ready).id != result.id
         assert are_shown() == [False, False]
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import slicer
-from gui_factory import apply_and_wait, load_ct, result_of, wait_for_end
+from gui_factory import COLUMNS, ROWS, load_ct, reconstructed, result_of, wait_for_end
 
-COLUMNS = ("Axial", "Coronal", "Sagittal")
 PICTURED = "MAESIL_SCREENSHOTS" in os.environ
 
 
@@ -60,7 +59,7 @@ def test_reconstruct_the_sample(host: Any, panel: Any, pictures: Path) -> None:
     host.render()
     for column in COLUMNS:
         # the same anatomy in the three views of a column: one plane and one scale
-        for row in ("Masked", "Reconstruction", "Error"):
+        for row in ROWS:
             first = plane_of(panel, "Masked", column)
             assert plane_of(panel, row, column) == pytest.approx(first, rel=0.02, abs=1e-6)
             brightness = np.asarray(host.view_pixels(f"MAESIL-{row}-{column}"), float).mean(2)
@@ -79,8 +78,7 @@ def test_reconstruct_a_real_ct(host: Any, panel: Any, pictures: Path, real_ct: P
     sitk.WriteImage(chest if PICTURED else chest[90:154, 75:139, 70:118], str(tmp_path / "chest.nrrd"))
     panel.parameters.inputVolume = load_ct(tmp_path / "chest.nrrd")
     panel.parameters.coverage = "complete"
-    apply_and_wait(host, panel, 240)
-    metrics = result_of(panel).metrics
+    metrics = reconstructed(host, panel, 240).metrics
     for kind in ("masked", "complete"):
         assert metrics[f"psnr_{kind}_db"] > metrics[f"baseline_harmonic_psnr_{kind}_db"] + 0.5
     panel.ui.lungWindowButton.click()

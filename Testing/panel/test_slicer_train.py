@@ -12,12 +12,13 @@ import pytest
 import slicer
 from cli_factory import write_ct
 from gui_factory import (
+    ROWS,
     SOON_S,
-    apply_and_wait,
     choose,
     ct_node,
     is_alive,
-    result_of,
+    reconstructed,
+    slice_logic,
     slicer_process,
     wait_for_end,
     wait_for_worker,
@@ -160,10 +161,8 @@ class TestTraining:
         for part in ("Step 6 of 6", "loss", "PSNR", "samples/s"):
             assert part in panel.ui.trainFiguresLabel.text
         # the preview is in the views
-        manager = slicer.app.layoutManager()
-        for row in ("Masked", "Reconstruction", "Error"):
-            composite = manager.sliceWidget(f"MAESIL-{row}-Axial").sliceLogic().GetSliceCompositeNode()
-            node = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID())
+        for row in ROWS:
+            node = slice_logic(row, "Axial").GetNthLayerVolumeNode(0)
             assert node.GetAttribute("MAESIL.Preview") == row.lower()
         host.render()
         assert np.asarray(host.view_pixels("MAESIL-Masked-Axial")).std() > 3
@@ -171,15 +170,14 @@ class TestTraining:
             view = slicer.mrmlScene.GetSingletonNode(f"MAESIL-{name}", "vtkMRMLPlotViewNode")
             assert view.GetPlotChartNodeID() == plots.charts[name].GetID()
             # the curves fill their charts
-            axis = manager.viewWidget(view).plotView().chart().GetAxis(1)
+            axis = slicer.app.layoutManager().viewWidget(view).plotView().chart().GetAxis(1)
             host.process_events(until=lambda axis=axis: axis.GetMaximum() >= 6, timeout=2)
         assert not host.vtk_errors
         # the checkpoint is chosen, and reconstructs
         assert panel.parameters.checkpoint == str(run / "best.safetensors")
         assert not list(panel.temporary.iterdir())
         panel.parameters.inputVolume = ct_node()
-        apply_and_wait(host, panel)
-        assert result_of(panel).metrics["checkpoint"]["name"] == "best.safetensors"
+        assert reconstructed(host, panel).metrics["checkpoint"]["name"] == "best.safetensors"
         # a folder that holds a training is not trained into again
         assert not panel.ui.trainButton.enabled
         assert "already holds" in panel.ui.trainButton.toolTip
@@ -271,7 +269,7 @@ class TestEnds:
         arrays = {kind: np.zeros((8, 8, 8), np.int16) for kind in ("masked", "reconstruction", "error")}
         np.savez(tmp_path / "earlier" / "previews" / "latest.npz", **arrays, spacing_mm=np.float64(1.5))
         panel.ui.curvesButton.click()
-        composite = slicer.app.layoutManager().sliceWidget("MAESIL-Error-Axial").sliceLogic().GetSliceCompositeNode()
+        composite = slice_logic("Error", "Axial").GetSliceCompositeNode()
         assert composite.GetBackgroundVolumeID()
         start(panel, cts, tmp_path / "run", 1)
         assert not composite.GetBackgroundVolumeID()

@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SOON_S = 10
 """Two or three seconds on an idle machine; tests share theirs."""
 RESULT_KINDS = ("masked", "reconstruction", "composite", "error", "mask")
+ROWS, COLUMNS = ("Masked", "Reconstruction", "Error"), ("Axial", "Coronal", "Sagittal")
+"""Of the layout of nine views."""
 
 
 @pytest.fixture
@@ -85,6 +87,35 @@ def load_ct(path: Path) -> Any:
     return slicer.util.loadVolume(str(path))
 
 
+def label_node(volume: Any, labels: np.ndarray) -> Any:
+    """A label map on a volume's grid."""
+    import slicer
+
+    matrix = slicer.util.vtkMatrixFromArray(ijk_to_ras(volume))
+    return slicer.util.addVolumeFromArray(labels, matrix, "labels", "vtkMRMLLabelMapVolumeNode")
+
+
+def segmentation_node(name: str, volume: Any, labels: np.ndarray, *segments: str) -> Any:
+    """The named segments of a label map where they are in the volume's space; under no transform."""
+    import slicer
+
+    painted = label_node(volume, labels)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.CreateDefaultDisplayNodes()
+    slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(painted, node)
+    slicer.mrmlScene.RemoveNode(painted)
+    for number, segment in enumerate(segments):
+        node.GetSegmentation().GetNthSegment(number).SetName(segment)
+    return node
+
+
+def slice_logic(row: str, column: str) -> Any:
+    """The slice logic of a view of ours."""
+    import slicer
+
+    return slicer.app.layoutManager().sliceWidget(f"MAESIL-{row}-{column}").sliceLogic()
+
+
 def status_message() -> str:
     """What Slicer's status bar says."""
     import slicer
@@ -114,6 +145,18 @@ def apply_and_wait(host: Any, widget: Any, timeout: float = 90) -> None:
     assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
     widget.ui.applyButton.click()
     wait_for_end(host, widget.reconstruct, timeout)
+
+
+def result_of(widget: Any) -> Any:
+    """The result the panel shows."""
+    assert widget.results.result is not None, widget.ui.statusLabel.text
+    return widget.results.result
+
+
+def reconstructed(host: Any, widget: Any, timeout: float = 90) -> Any:
+    """Click Apply and wait for the result."""
+    apply_and_wait(host, widget, timeout)
+    return result_of(widget)
 
 
 def wait_for_worker(host: Any, task_of: Any, timeout: float = 60) -> int:
@@ -180,9 +223,3 @@ def scene_state() -> dict[str, Any]:
                 checksum = hash(slicer.util.arrayFromVolume(node).tobytes())
                 state[node.GetID()] += [node.GetTransformNodeID(), ijk_to_ras(node).tolist(), checksum]
     return state
-
-
-def result_of(widget: Any) -> Any:
-    """The result the panel shows."""
-    assert widget.results.result is not None, widget.ui.statusLabel.text
-    return widget.results.result
