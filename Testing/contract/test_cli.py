@@ -3,8 +3,6 @@
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,17 +13,17 @@ import torch
 from cli_factory import (
     JSON,
     QUIET,
-    REPOSITORY,
     assert_refused,
     assert_refused_event,
     maesil,
     no_root,
     reconstruct,
     run_process,
+    run_python,
     write_ct,
     write_image,
 )
-from safetensors import safe_open
+from export_factory import rewritten
 from safetensors.torch import save_file
 from volume_factory import geometry, trunk
 
@@ -48,7 +46,8 @@ class TestImports:
             "heavy = {'torch', 'SimpleITK', 'numpy', 'scipy', 'matplotlib', 'safetensors'} & set(sys.modules)\n"
             "assert not heavy, heavy\n"
         )
-        subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True)
+        done = run_python(code)
+        assert done.returncode == 0, done.stderr
 
     def test_help_and_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         for arguments in (["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)):
@@ -187,13 +186,10 @@ class TestReconstructInput:
 
         (tmp_path / "trap.safetensors").write_bytes(pickle.dumps(Trap()))
         good = checkpoint.read_bytes()
-        with safe_open(checkpoint, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            metadata = file.metadata()
-        tensors["core.decoder.head.bias"].fill_(torch.nan)
-        save_file(tensors, tmp_path / "nan.safetensors", metadata)
-        del tensors["core.encoder.norm.weight"]
-        save_file(tensors, tmp_path / "part.safetensors", metadata)
+        for name in ("nan", "part"):
+            shutil.copy(checkpoint, tmp_path / f"{name}.safetensors")
+        rewritten(tmp_path / "nan.safetensors", lambda tensors, _: tensors["core.decoder.head.bias"].fill_(torch.nan))
+        rewritten(tmp_path / "part.safetensors", lambda tensors, _: tensors.pop("core.encoder.norm.weight"))
         (tmp_path / "short.safetensors").write_bytes(good[: len(good) // 2])
         (tmp_path / "empty.safetensors").write_bytes(b"")
         torch.save({"weights": torch.zeros(3)}, tmp_path / "pickle.safetensors")

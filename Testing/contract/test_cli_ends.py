@@ -1,8 +1,6 @@
 """How a command ends that does not finish: out of memory or disk, or by a bug."""
 
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +9,13 @@ import SimpleITK as sitk
 import torch
 from cli_factory import (
     JSON,
-    REPOSITORY,
     assert_refused,
     assert_refused_event,
     file_size_limit,
-    maesil,
     reconstruct,
+    reconstruction,
     run_process,
+    run_python,
 )
 
 
@@ -29,8 +27,7 @@ class TestResources:
         limit = 20_000
         assert sitk.ReadImage(str(scan)).GetNumberOfPixels() * 2 > limit
         result = run_process(
-            *("reconstruct", scan, "--output", tmp_path / "new" / "out", "--checkpoint", checkpoint, "--no-figure"),
-            *(*JSON, "--format", suffix, "--threads", "1"),
+            *reconstruction(scan, tmp_path / "new" / "out", checkpoint, *JSON, "--format", suffix, "--threads", "1"),
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )
         error = assert_refused_event(result, "disk_full", 4)
@@ -61,7 +58,7 @@ class TestResources:
             with monkeypatch.context() as patch:
                 patch.setattr(f"MAESILLib.{step}", too_large)
                 assert_refused(reconstruct(scan, tmp_path / "out", checkpoint), "too little memory", status=4)
-                result = maesil("reconstruct", scan, "--output", tmp_path / "out", "--checkpoint", checkpoint, *JSON)
+                result = reconstruct(scan, tmp_path / "out", checkpoint, *JSON)
                 assert_refused_event(result, "out_of_memory", 4)
         assert list(tmp_path.iterdir()) == []
 
@@ -81,7 +78,7 @@ class TestResources:
             "import sys, MAESILLib.commands.info as info\nfrom MAESILLib.cli import main\n"
             "def run(*_): raise ZeroDivisionError('a bug')\ninfo.run = run\nsys.exit(main(['info', 'x']))"
         )
-        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+        done = run_python(code)
         assert done.returncode == 1
         assert "Traceback" in done.stderr
         assert "ZeroDivisionError: a bug" in done.stderr

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from cli_factory import REPOSITORY
 
 from MAESILLib.cli import build_parser
 from MAESILLib.commands.common import overrides

@@ -13,9 +13,11 @@ from cli_factory import (
     maesil,
     maesil_process,
     reconstruct,
+    reconstruction,
     run_process,
     write_ct,
 )
+from volume_factory import forget_orientation
 
 from MAESILLib import __version__
 from MAESILLib.runtime.events import EVENTS, Reporter, parse_event
@@ -24,18 +26,12 @@ from MAESILLib.runtime.stopping import StopRequest
 
 class TestEvents:
     def test_a_run_in_json(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
-        result = run_process(
-            *("reconstruct", scan, "--output", tmp_path / "out", "--checkpoint", checkpoint, "--no-figure", *JSON)
-        )
+        result = run_process(*reconstruction(scan, tmp_path / "out", checkpoint, *JSON))
         assert result.status == 0
         assert result.err == ""
         events = result.events
-        assert events[0] == {
-            "event": "started",
-            "pid": events[0]["pid"],
-            "version": __version__,
-            "command": "reconstruct",
-        }
+        started = {"event": "started", "pid": events[0]["pid"], "version": __version__, "command": "reconstruct"}
+        assert events[0] == started
         assert events[-1]["event"] == "done"
         assert 0 < events[-1]["seconds"] < 60
         assert [e["event"] for e in events].count("started") == 1
@@ -63,9 +59,8 @@ class TestEvents:
         assert len(seen) == 6
 
     def test_results_for_people(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
-        arguments = ("reconstruct", scan, "--output", tmp_path / "out", "--checkpoint", checkpoint, "--no-figure")
         for mode in ("bar", "off"):
-            result = maesil(*arguments, "--progress", mode)
+            result = reconstruct(scan, tmp_path / "out", checkpoint, "--progress", mode)
             assert result.status == 0
             metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
             rows = dict(line.split("  ", 1) for line in map(str.rstrip, result.out.strip().splitlines()))
@@ -76,13 +71,8 @@ class TestEvents:
         assert result.err == ""
 
     def test_warnings_are_events(self, tmp_path: Path, checkpoint: Path) -> None:
-        path = write_ct(tmp_path / "scan.nii")
-        data = bytearray(path.read_bytes())
-        data[252:256] = b"\0\0\0\0"  # qform_code, sform_code
-        path.write_bytes(data)
-        result = maesil(
-            "reconstruct", path, "--output", tmp_path / "o", "--checkpoint", checkpoint, "--no-figure", *JSON
-        )
+        path = forget_orientation(write_ct(tmp_path / "scan.nii"))
+        result = reconstruct(path, tmp_path / "o", checkpoint, *JSON)
         assert result.status == 0
         assert "left and right are a guess" in result.named("warning")[0]["message"]
 
@@ -136,9 +126,7 @@ class TestNames:
     @pytest.mark.parametrize("name", ["scan of Müller", "扫描", "a b'c\"d$(e)", "-n", "x.y.z"])
     def test_unusual_names(self, tmp_path: Path, checkpoint: Path, name: str) -> None:
         path = write_ct(tmp_path / "plain.nii.gz", (16, 24, 24)).rename(tmp_path / f"{name}.nii.gz")
-        result = maesil(
-            *("reconstruct", path, "--output", tmp_path / name, "--checkpoint", checkpoint, "--no-figure", *JSON)
-        )
+        result = reconstruct(path, tmp_path / name, checkpoint, *JSON)
         assert result.status == 0
         assert {Path(e["path"]).parent for e in result.named("artifact")} == {tmp_path / name}
         metrics = json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8"))
@@ -160,8 +148,8 @@ class TestNames:
         path = write_ct(tmp_path / "scan.nrrd", (16, 24, 24)).rename(Path(os.fsdecode(folder + b"/t\xeate.nrrd")))
         # ITK ends the process for such a name
         for result in (
-            run_process("reconstruct", path, "--output", tmp_path / "out", "--checkpoint", checkpoint, *JSON),
-            maesil("reconstruct", path, "--output", tmp_path / "out", "--checkpoint", checkpoint, *JSON),
+            run_process(*reconstruction(path, tmp_path / "out", checkpoint, *JSON)),
+            reconstruct(path, tmp_path / "out", checkpoint, *JSON),
             maesil("info", path.parent, *JSON),
         ):
             assert "not UTF-8" in assert_refused_event(result, "bad_input", 2)["message"]

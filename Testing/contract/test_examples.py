@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_factory import write_image
-from conftest import REPOSITORY
-from volume_factory import geometry, trunk
+from cli_factory import REPOSITORY, write_ct
 
 from MAESILLib.ct.reading import read_volume
 from MAESILLib.export.encoder import load_encoder
@@ -21,8 +19,7 @@ EXAMPLES = REPOSITORY / "examples"
 
 def test_features(tmp_path: Path) -> None:
     # longer than a window on one axis, no whole number of tokens on another
-    shape = (200, 20, 24)
-    write_image(tmp_path / "ct.nii.gz", trunk(shape), geometry(shape))
+    write_ct(tmp_path / "ct.nii.gz", (200, 20, 24))
     command = [sys.executable, EXAMPLES / "features.py", tmp_path / "ct.nii.gz", tmp_path / "features.npy"]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert "192 features of 25 x 3 x 3 tokens" in done.stdout

@@ -13,7 +13,7 @@ import pytest
 import torch
 from cli_factory import JSON, QUIET, REPOSITORY, assert_refused, maesil, write_checkpoint, write_ct
 from training_factory import tiny_config
-from volume_factory import trunk, write_dicom
+from volume_factory import forget_orientation, trunk, write_dicom
 from worker_stub import header
 
 from MAESILLib import __version__
@@ -83,10 +83,7 @@ class TestFiles:
         assert "licence: weights: Apache-2.0\n" in text
 
     def test_volume(self, tmp_path: Path) -> None:
-        path = write_ct(tmp_path / "scan.nii", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7))
-        data = bytearray(path.read_bytes())
-        data[252:256] = b"\0\0\0\0"  # qform_code, sform_code
-        path.write_bytes(data)
+        path = forget_orientation(write_ct(tmp_path / "scan.nii", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7)))
         result = maesil("info", path, *QUIET)
         assert result.status == 0
         assert "12 x 40 x 48 (D x H x W)" in result.out

@@ -2,15 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import torch
-from cli_factory import file_size_limit
-from training_factory import tiny_config
+from cli_factory import file_size_limit, run_script
+from training_factory import assert_same, tiny_config
 
 from MAESILLib.config import to_dict
 from MAESILLib.data.cache import Cache
@@ -21,7 +18,6 @@ from MAESILLib.training.log import read_log
 from MAESILLib.training.state import read_state
 from MAESILLib.training.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "crop_size": (16, 16, 16),
     "cooldown_crop_size": (16, 16, 16),
@@ -35,18 +31,8 @@ SMALL = {
 def test_twenty_kills_change_nothing(tmp_path: Path, cache: Cache) -> None:
     config = tiny_config(steps=40, checkpoint_every=3, validate_every=6, log_every=2, **SMALL)
     (tmp_path / "c.json").write_text(json.dumps(to_dict(config)))
-    result = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "Testing" / "support" / "interrupted_run.py"),
-            *(str(cache.folder), str(tmp_path / "c.json"), str(tmp_path / "killed"), "20", "7"),
-        ],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    given = (cache.folder, tmp_path / "c.json", tmp_path / "killed", 20, 7)
+    result = run_script("interrupted_run.py", *given, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
     fresh, *kills = [json.loads(line) for line in result.stdout.splitlines()]
     assert fresh == {"state": None, "checkpoints": []}
@@ -61,11 +47,9 @@ def test_twenty_kills_change_nothing(tmp_path: Path, cache: Cache) -> None:
 
     Trainer(config, cache, tmp_path / "whole").run()
     for part in ("model", "average"):
-        whole, killed = (read_state(tmp_path / name).values[part] for name in ("whole", "killed"))
-        assert all(torch.equal(whole[key], killed[key]) for key in whole)
+        assert_same(*(read_state(tmp_path / name).values[part] for name in ("whole", "killed")))
     for name in ("model.safetensors", "best.safetensors"):
-        whole, killed = (load_checkpoint(tmp_path / run / name)[0].state_dict() for run in ("whole", "killed"))
-        assert all(torch.equal(whole[key], killed[key]) for key in whole)
+        assert_same(*(load_checkpoint(tmp_path / run / name)[0].state_dict() for run in ("whole", "killed")))
     rows = [
         [(row["step"], row["loss"], row["val_psnr_masked_db"]) for row in read_log(tmp_path / run / "log.csv")]
         for run in ("whole", "killed")
@@ -108,5 +92,4 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_state_before(
     assert not list(folder.glob(".*"))
     Trainer(config, cache, folder, resume=True).run()
     Trainer(config, cache, tmp_path / "whole").run()
-    whole, resumed = (read_state(path).values["model"] for path in (tmp_path / "whole", folder))
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert_same(*(read_state(path).values["model"] for path in (tmp_path / "whole", folder)))

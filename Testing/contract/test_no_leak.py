@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_factory import write_checkpoint, write_ct, write_image
-from reconstruct_checks import HIGH, KINDS, LOW, check_meaning, check_patches, psnr, run, volumes
-from volume_factory import geometry, trunk
+from cli_factory import write_checkpoint, write_ct
+from reconstruct_checks import HIGH, KINDS, LOW, check_meaning, check_patches, psnr, run, run_on, volumes
+from volume_factory import trunk, unit_of
 
 from MAESILLib.config import HIDING_NAMES
 from MAESILLib.mae.checkpoint import load_checkpoint
@@ -21,21 +21,14 @@ from MAESILLib.reconstruct import reconstruction
 from MAESILLib.reconstruct.plan import Plan, masks_of_volume, superpatch_masks
 
 
-def unit_of(shape: tuple[int, int, int]) -> np.ndarray:
-    """Return the intensities of a synthetic trunk."""
-    return ((np.clip(trunk(shape), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
-
-
 class TestMasks:
     @pytest.mark.parametrize("strategy", HIDING_NAMES)
     @pytest.mark.parametrize("coverage", ["single", "complete"])
     @pytest.mark.parametrize("overlap", ["0", "0.25"])
     def test_every_mask(self, tmp_path: Path, checkpoint: Path, strategy: str, coverage: str, overlap: str) -> None:
         hu = trunk((16, 40, 44))
-        write_image(tmp_path / "scan.nrrd", hu, geometry(hu.shape))
         options = ("--mask", strategy, "--coverage", coverage, "--overlap", overlap)
-        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, *options)
-        arrays = volumes(tmp_path / "out")
+        metrics, arrays = run_on(hu, tmp_path, checkpoint, *options)
         check_meaning(arrays, hu)
         assert metrics["mask"]["strategy"] == strategy
         assert metrics["mask"]["overlap"] == float(overlap)
@@ -54,20 +47,18 @@ class TestMasks:
 
     def test_the_dual_mask(self, tmp_path: Path, checkpoint: Path) -> None:
         """One superpatch of 4x4x4 tokens: 8 positions kept in plane, the same at every depth, 4 of them at each."""
-        write_ct(tmp_path / "scan.nrrd", (32, 32, 32))
-        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint)
-        visible = volumes(tmp_path / "out")["mask"][::8, ::8, ::8] == 0
+        metrics, arrays = run_on(trunk((32, 32, 32)), tmp_path, checkpoint)
+        visible = arrays["mask"][::8, ::8, ::8] == 0
         assert (visible.sum((1, 2)) == 4).all()
         assert visible.any(0).sum() <= 8
         assert metrics["mask"]["mask_ratio"] == 0.75
 
     @pytest.mark.parametrize(("plane", "axis", "share"), [("0", "0", 0), ("0.75", "0", 0.75), ("0.9", "0.9", 15 / 16)])
     def test_ratios(self, tmp_path: Path, checkpoint: Path, plane: str, axis: str, share: float) -> None:
-        write_ct(tmp_path / "scan.nrrd", (32, 32, 32))
         options = ("--plane-ratio", plane, "--axis-ratio", axis)
-        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, *options)
+        metrics, arrays = run_on(trunk((32, 32, 32)), tmp_path, checkpoint, *options)
         assert metrics["mask"]["mask_ratio"] == share
-        assert volumes(tmp_path / "out")["mask"].mean() == share
+        assert arrays["mask"].mean() == share
         assert (metrics["psnr_masked_db"] is None) == (share == 0)
 
     def test_same_seed_same_bytes(self, tmp_path: Path, checkpoint: Path) -> None:
@@ -100,23 +91,16 @@ class TestNoLeak:
     @pytest.mark.parametrize("strategy", HIDING_NAMES)
     def test_hidden_voxels_through_files(self, tmp_path: Path, checkpoint: Path, strategy: str) -> None:
         hu = trunk((16, 25, 41), 1)
-        path = tmp_path / "scan.nrrd"
-        write_image(path, hu, geometry(hu.shape))
-        run(path, tmp_path / "first", checkpoint, "--mask", strategy)
-        first = volumes(tmp_path / "first")
+        _, first = run_on(hu, tmp_path, checkpoint, "--mask", strategy)
         hidden = first["mask"] == 1
         changed = hu.copy()
         changed[hidden] = np.random.default_rng(0).permutation(hu[hidden]) // 2 + 200
-        write_image(path, changed, geometry(hu.shape))
-        run(path, tmp_path / "second", checkpoint, "--mask", strategy)
-        second = volumes(tmp_path / "second")
+        _, second = run_on(changed, tmp_path, checkpoint, "--mask", strategy)
         for kind in ("mask", "masked", "reconstruction", "composite"):
             np.testing.assert_array_equal(second[kind], first[kind], err_msg=kind)
         # the test can fail: what is visible does matter
         changed[~hidden] += 50
-        write_image(path, changed, geometry(hu.shape))
-        run(path, tmp_path / "third", checkpoint, "--mask", strategy)
-        third = volumes(tmp_path / "third")
+        _, third = run_on(changed, tmp_path, checkpoint, "--mask", strategy)
         assert (third["reconstruction"][hidden] != first["reconstruction"][hidden]).mean() > 0.5
 
     @pytest.mark.parametrize("coverage", ["single", "complete"])
@@ -124,7 +108,7 @@ class TestNoLeak:
     def test_a_voxel_does_not_know_itself(self, checkpoint: Path, coverage: str, overlap: float) -> None:
         """Whatever the coverage, no voxel's own value reaches its own prediction, unless it is auto-encoded."""
         model, _ = load_checkpoint(checkpoint)
-        unit = unit_of((16, 40, 41))
+        unit = unit_of(trunk((16, 40, 41)))
         plan = Plan(MaskSpec("dual"), coverage, overlap)
         before = reconstruction.reconstruct(model, unit, plan, name="scan")
         hidden = np.ones(unit.shape, bool) if coverage == "complete" else before.hidden
@@ -138,7 +122,7 @@ class TestNoLeak:
 
     def test_a_patch_of_a_complete_cover(self, checkpoint: Path) -> None:
         model, _ = load_checkpoint(checkpoint)
-        unit = unit_of((32, 40, 41))
+        unit = unit_of(trunk((32, 40, 41)))
         plan = Plan(MaskSpec("uniform", 0.3, 0.2), "complete")
         before = reconstruction.reconstruct(model, unit, plan, name="scan").prediction
         for corner in ((0, 0, 0), (8, 16, 24), (24, 32, 40)):
@@ -170,7 +154,7 @@ class TestPasses:
 
     @pytest.fixture
     def unit(self) -> np.ndarray:
-        return unit_of(self.SIZE)
+        return unit_of(trunk(self.SIZE))
 
     def ask(self, model: Network, unit: np.ndarray, visible: torch.Tensor) -> Reconstructed:
         image = windowed(torch.from_numpy(unit)[None, None] * (HIGH - LOW) + LOW, model.windows_hu)

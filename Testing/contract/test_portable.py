@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
 import pytest
-from conftest import REPOSITORY
+from cli_factory import REPOSITORY
 
 from MAESILLib.data.layouts import find_layout
 from MAESILLib.data.names import LONGEST, plan_numbers

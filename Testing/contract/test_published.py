@@ -1,14 +1,12 @@
 """The results that README and docs show: they parse, name seeds, commit and data, and the pages show what they hold."""
 
-import json
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_factory import maesil
-from conftest import REPOSITORY
+from cli_factory import REPOSITORY, maesil, read_strict_json
 
 from MAESILLib.comparison import compare as comparison
 from MAESILLib.data.cache import read_cache
@@ -22,8 +20,7 @@ NAMES = ("comparison", "evaluation")
 
 
 def published(name: str) -> dict[str, Any]:
-    text = (DOCS / "results" / f"{name}.json").read_text(encoding="utf-8")
-    return json.loads(text, parse_constant=lambda value: pytest.fail(f"{value} in {name}.json"))
+    return read_strict_json(DOCS / "results" / f"{name}.json")
 
 
 def table_rows(text: str) -> list[list[str]]:

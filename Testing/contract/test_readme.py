@@ -5,9 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from cli_factory import write_image
-from conftest import REPOSITORY
-from volume_factory import geometry, trunk
+from cli_factory import REPOSITORY, write_ct
 
 from MAESILLib.cli import main
 from MAESILLib.runtime.resources import CHECKPOINT
@@ -17,19 +15,12 @@ COMMANDS = re.findall(r"^ {4}maesil ([a-z]+ .+)$", README, re.MULTILINE)
 TARGETS = re.findall(r"^ {4}make (\w+)", README, re.MULTILINE)
 
 
-def write_scan(path: Path, seed: int) -> None:
-    shape = (48, 64, 64 - 8 * seed)
-    write_image(path, trunk(shape, seed), geometry(shape))
-
-
 def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (REPOSITORY / "Resources" / CHECKPOINT).exists():
         pytest.skip("this checkout has no embedded checkpoint")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "scans").mkdir()
-    write_scan(tmp_path / "ct.nii.gz", 0)
-    for seed in (1, 2):
-        write_scan(tmp_path / "scans" / f"scan{seed}.nii.gz", seed)
+    for seed, name in enumerate(("ct", "scans/scan1", "scans/scan2")):
+        write_ct(tmp_path / f"{name}.nii.gz", (48, 64, 64 - 8 * seed), seed)
     assert len(COMMANDS) >= 6
     for command in COMMANDS:
         fewer = ["--steps", "2"] if command.startswith("pretrain") else []

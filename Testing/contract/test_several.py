@@ -1,12 +1,21 @@
 """``maesil reconstruct`` of several inputs: a folder of results each, a table, failures, a second call."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from cli_factory import JSON, QUIET, Result, assert_refused, assert_refused_event, maesil, reconstruct, write_ct
+from cli_factory import (
+    JSON,
+    QUIET,
+    Result,
+    assert_refused,
+    assert_refused_event,
+    maesil,
+    read_rows,
+    reconstruct,
+    write_ct,
+)
 from volume_factory import trunk, write_dicom
 
 from MAESILLib.commands import reconstruct as command
@@ -62,8 +71,7 @@ def several(output: Path, checkpoint: Path, *inputs: Path) -> Result:
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return {row["result"]: row for row in csv.DictReader(file)}
+    return {row["result"]: row for row in read_rows(folder / "metrics.csv")}
 
 
 def test_a_folder_of_results_each_and_one_failure(
@@ -181,8 +189,7 @@ def test_a_missing_input_and_an_empty_folder_are_said(tmp_path: Path, scan: Path
 
 
 def test_events(tmp_path: Path, scans: Path, checkpoint: Path) -> None:
-    arguments = ("--output", tmp_path / "out", "--checkpoint", checkpoint, "--no-figure", *JSON)
-    result = maesil("reconstruct", scans, *arguments)
+    result = reconstruct(scans, tmp_path / "out", checkpoint, *JSON)
     assert "1 of 5" in assert_refused_event(result, "bad_input", 2)["message"]
     inputs = [event for event in result.named("info") if event["what"] == "input"]
     assert [(event["number"], event["inputs"]) for event in inputs] == [(n, 5) for n in range(1, 6)]

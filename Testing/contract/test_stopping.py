@@ -26,10 +26,11 @@ from cli_factory import (
     maesil,
     maesil_process,
     reconstruct,
+    reconstruction,
     write_ct,
 )
 from training_factory import StopAfter
-from volume_factory import trunk
+from volume_factory import trunk, unit_of
 
 from MAESILLib.ct.reading import read_volume
 from MAESILLib.mae.checkpoint import load_checkpoint
@@ -52,10 +53,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def long_run(tmp_path: Path, large: Path, checkpoint: Path) -> Iterator[list[object]]:
     """Arguments of a reconstruction that takes many seconds; whatever ends it, nothing may be left."""
-    yield [
-        *("reconstruct", large, "--output", tmp_path / "new" / "out", "--checkpoint", checkpoint, "--no-figure", *JSON),
-        *("--plane-ratio", "0", "--axis-ratio", "0.06", "--threads", "1"),
-    ]
+    options = ("--plane-ratio", "0", "--axis-ratio", "0.06", "--threads", "1")
+    yield [*reconstruction(large, tmp_path / "new" / "out", checkpoint, *JSON, *options)]
     assert leftovers(tmp_path) == []
     assert not (tmp_path / "new").exists()
 
@@ -185,7 +184,7 @@ class TestChecks:
 
     @pytest.mark.parametrize("work", ["harmonic fill", "SSIM", "reconstruction"])
     def test_long_steps_check_by_themselves(self, checkpoint: Path, work: str) -> None:
-        image = ((np.clip(trunk((40, 40, 48)), -1000, 1000) + 1000) / 2000).astype(np.float32)
+        image = unit_of(trunk((40, 40, 48)))
         hidden = np.zeros(image.shape, bool)
         hidden[8:24, 8:24] = True
         tensor, known = (torch.from_numpy(array)[None, None] for array in (image, ~hidden))

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from conftest import REPOSITORY
+from cli_factory import REPOSITORY
 
 MOST_MIB = 92
 """Leaves room for one more checkpoint, twice: in the work tree and in the history."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from cli_factory import REPOSITORY
 from training_factory import make_cache, tiny_config
 
 from MAESILLib.data.cache import Cache

@@ -5,7 +5,6 @@ import importlib
 import importlib.metadata
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 import zipfile
@@ -13,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cli_factory import REPOSITORY
+from cli_factory import REPOSITORY, run_python
 
 import MAESILLib
 from MAESILLib.runtime.errors import InputError
@@ -86,7 +85,7 @@ class TestLayers:
             f"import importlib, sys\nfor name in {names!r}: importlib.import_module('MAESILLib.' + name)\n"
             "assert not {'torch', 'SimpleITK'} & set(sys.modules)"
         )
-        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+        done = run_python(code)
         assert done.returncode == 0, done.stderr
 
     def test_training_nodes_need_torch_numpy_and_safetensors_only(self, tmp_path: Path, checkpoint: Path) -> None:
@@ -108,7 +107,7 @@ class TestLayers:
             "assert 'torch._dynamo' not in sys.modules\n"
             f"sys.exit(main(['pretrain', '--data', {str(tmp_path)!r}, '--output', {str(tmp_path / 'run')!r}]))"
         )
-        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+        done = run_python(code)
         assert done.returncode == 2, done.stderr
         assert "is not a cache" in done.stderr
 
@@ -147,7 +146,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(REPOSITORY / name, copy)
     code = "from setuptools import build_meta; build_meta.build_wheel('dist')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
+    done = run_python(code, cwd=copy)
     assert done.returncode == 0, done.stderr
     (built,) = (copy / "dist").glob("*.whl")
     return built
@@ -172,8 +171,6 @@ class TestWheel:
             "assert resource_path('Test/resource.txt').read_text() == 'here'\n"
             "from MAESILLib.cli import main\nsys.exit(main(['info', 'nowhere', '--progress', 'off']))"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True
-        )
+        done = run_python(code, tmp_path / "site", cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("\n") == 1

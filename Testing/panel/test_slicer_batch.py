@@ -1,13 +1,12 @@
 """Several CTs one after the other: volumes of the scene, and the files of a folder."""
 
-import csv
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cli_factory import write_ct
+from cli_factory import read_rows, write_ct
 from gui_factory import SOON_S, choose, ct_node, use_checkpoint, wait_for_end, wait_for_worker
 
 SMALL = (16, 24, 20)
@@ -74,8 +73,7 @@ def test_a_folder_is_stopped_and_resumed(host: Any, panel: Any, checkpoint: Path
     wait_for_end(host, panel.batch)
     assert "broken.nii.gz" in panel.ui.batchStatusLabel.text
     assert "1 of 2 inputs failed" in panel.ui.batchStatusLabel.text
-    with open(tmp_path / "out" / "metrics.csv", newline="", encoding="utf-8") as file:
-        assert [row["result"] for row in csv.DictReader(file)] == ["a"]
+    assert [row["result"] for row in read_rows(tmp_path / "out" / "metrics.csv")] == ["a"]
     shutil.rmtree(tmp_path / "scans")
     panel.batch.update()
     assert not panel.ui.batchButton.enabled

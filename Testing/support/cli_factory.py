@@ -1,7 +1,9 @@
 """Running the command line in tests: in this process or as a process of its own, with a small random checkpoint."""
 
 import contextlib
+import csv
 import io
+import json
 import os
 import resource
 import signal
@@ -101,6 +103,25 @@ def maesil_process(*arguments: object, start: Sequence[str] = PYTHON, **options:
     )
 
 
+def run_script(name: str, *arguments: object, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run a script that lies beside this file."""
+    return subprocess.run(
+        [sys.executable, Path(__file__).with_name(name), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",  # whatever locale another test has set
+        errors="replace",
+        timeout=timeout,
+        check=False,
+    )
+
+
+def run_python(code: str, *arguments: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python of its own."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
 def run_process(*arguments: object, **options: Any) -> Result:
     """Run the command line as a process of its own to its end."""
     process = maesil_process(*arguments, **options)
@@ -169,14 +190,31 @@ def read_array(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a CSV."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_strict_json(path: Path) -> Any:
+    """Read JSON; a number that is not finite fails the test."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in {path.name}"))
+
+
 def leftovers(folder: Path) -> list[str]:
     """Names of all files below ``folder`` that no command may leave there."""
     return [str(p.relative_to(folder)) for p in folder.rglob("*") if "partial" in p.name]
 
 
+def reconstruction(scan: Path, output: Path, checkpoint: Path, *more: object) -> tuple[object, ...]:
+    """Arguments of a reconstruction without figure and without a word, unless ``more`` asks for words."""
+    return ("reconstruct", scan, "--output", output, "--checkpoint", checkpoint, "--no-figure", *QUIET, *more)
+
+
 def reconstruct(scan: Path, output: Path, checkpoint: Path, *more: object) -> Result:
     """Reconstruct in this process, without figure and without a word."""
-    return maesil("reconstruct", scan, "--output", output, "--checkpoint", checkpoint, "--no-figure", *QUIET, *more)
+    return maesil(*reconstruction(scan, output, checkpoint, *more))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cli_factory import QUIET, Result, maesil, write_ct
+from cli_factory import QUIET, Result, maesil, read_rows, write_ct
 from dataset_factory import SMALL
 
 from MAESILLib.data.cache import read_cache
@@ -63,8 +63,7 @@ def prepare(output: Path, *arguments: object, status: int = 0) -> Result:
 
 def remember(cache: Path, link: Path) -> None:
     """Keep what ``--link`` wrote for the functions below, and remove the file."""
-    with open(link, newline="", encoding="utf-8") as file:
-        LINKS.setdefault(cache, {}).update((row["name"], row["source"]) for row in csv.DictReader(file))
+    LINKS.setdefault(cache, {}).update((row["name"], row["source"]) for row in read_rows(link))
     link.unlink()
 
 

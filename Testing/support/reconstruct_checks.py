@@ -1,16 +1,15 @@
 """Checks of what ``maesil reconstruct`` wrote, made from the files alone."""
 
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-from cli_factory import Result, maesil, read_array
+from cli_factory import JSON, read_array, read_strict_json, reconstruct, write_image
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
+from volume_factory import geometry
 
 KINDS = ("masked", "reconstruction", "composite", "error", "mask")
 LOW, HIGH = -1000, 1000
@@ -26,11 +25,15 @@ FIGURES = (
 
 def run(source: Path, output: Path, checkpoint: Path, *more: object) -> dict[str, Any]:
     """Reconstruct to ``output`` and return metrics.json."""
-    arguments = ("reconstruct", source, "--output", output, "--checkpoint", checkpoint, "--no-figure")
-    result: Result = maesil(*arguments, "--progress", "json", *more)
+    result = reconstruct(source, output, checkpoint, *JSON, *more)
     assert result.status == 0, result.err
-    text = (output / "metrics.json").read_text(encoding="utf-8")
-    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in metrics.json"))
+    return read_strict_json(output / "metrics.json")
+
+
+def run_on(hu: np.ndarray, folder: Path, checkpoint: Path, *more: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reconstruct HU of 1.5 mm; return metrics.json and the volumes."""
+    write_image(folder / "scan.nrrd", hu, geometry(hu.shape))
+    return run(folder / "scan.nrrd", folder / "out", checkpoint, *more), volumes(folder / "out")
 
 
 def volumes(folder: Path, suffix: str = "nrrd") -> dict[str, np.ndarray]:

@@ -50,10 +50,10 @@ def make_cache(folder: Path, shapes: list[tuple[int, int, int]], splits: list[st
     return read_cache(folder)
 
 
-def four_volumes(folder: Path) -> Cache:
-    """Three training volumes, one of them shorter than a crop, and one for validation."""
-    shapes = [(40, 48, 56), (20, 40, 40), (48, 40, 33), (40, 40, 40)]
-    return make_cache(folder, shapes, ["train", "train", "train", "val"])
+def four_volumes(folder: Path, *more: tuple[int, int, int]) -> Cache:
+    """Three training volumes, one of them shorter than a crop, and one or more for validation."""
+    shapes = [(40, 48, 56), (20, 40, 40), (48, 40, 33), (40, 40, 40), *more]
+    return make_cache(folder, shapes, ["train"] * 3 + ["val"] * (1 + len(more)))
 
 
 def tiny_config(**train: object) -> Config:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_factory import QUIET, assert_refused, maesil, write_checkpoint
+from cli_factory import QUIET, assert_refused, maesil
 from training_factory import make_cache
 
 from MAESILLib.data.cache import Cache, CacheEntry, read_cache
@@ -142,9 +142,8 @@ class TestDamage:
             assert (volume.shape, volume.dtype) == ((16, 16, 24), np.int16)
         assert refused > 200
 
-    def test_the_command_line_names_it(self, damaged: Path, tmp_path: Path) -> None:
+    def test_the_command_line_names_it(self, damaged: Path, tmp_path: Path, checkpoint: Path) -> None:
         damaged.write_bytes(b"")
-        checkpoint = write_checkpoint(tmp_path / "tiny.safetensors")
         arguments = ("--data", tmp_path / "cache", "--checkpoint", checkpoint, "--output", tmp_path / "out", *QUIET)
         assert_refused(maesil("evaluate", *arguments), "v1.npy is damaged", "prepare again")
         assert not (tmp_path / "out").exists()

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_factory import JSON, assert_refused, write_ct
-from conftest import REPOSITORY
+from cli_factory import JSON, REPOSITORY, assert_refused, write_ct
 from dataset_factory import MAKERS, SMALL, UID, amos, lidc, luna16, msd_task, totalsegmentator, touch
 from prepare_factory import entries_of, prepare, reasons_of, stored
 from volume_factory import trunk

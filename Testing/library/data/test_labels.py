@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from cli_factory import JSON, write_image
+from cli_factory import JSON, write_ct, write_image
 from prepare_factory import prepare
 from probe_factory import BRIGHT, DARK, SHAPE, phantom, write_rows
 from volume_factory import geometry, rotation, trunk
@@ -36,7 +36,7 @@ def prepared(folder: Path, labels: str) -> tuple[CacheEntry, np.ndarray | None, 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with ct.nii.gz and its label map l.nii.gz."""
-    write_image(tmp_path / "ct.nii.gz", trunk(SHAPE), geometry(SHAPE))
+    write_ct(tmp_path / "ct.nii.gz", SHAPE)
     write_image(tmp_path / "l.nii.gz", np.ones(SHAPE, np.uint8), geometry(SHAPE))
     return tmp_path
 
@@ -94,7 +94,7 @@ class TestFinding:
 
     def test_a_folder_of_cts_with_label_maps_beside_them(self, folder: Path) -> None:
         (folder / "l.nii.gz").rename(folder / "ct_seg.nii.gz")
-        write_image(folder / "other.nii.gz", trunk(SHAPE, 1), geometry(SHAPE))
+        write_ct(folder / "other.nii.gz", SHAPE, 1)
         prepare(folder / "cache", folder)
         assert [e.labels for e in read_cache(folder / "cache").entries] == [("label 1",), ()]
 

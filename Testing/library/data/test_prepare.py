@@ -1,6 +1,5 @@
 """Preparing a cache: what is found, what is refused and why, and resuming."""
 
-import csv
 import os
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from cli_factory import (
     leftovers,
     maesil,
     no_root,
+    read_rows,
     write_ct,
     write_image,
 )
@@ -385,8 +385,7 @@ class TestPrivacy:
         words = ("schmidt", "mueller", "meier", "weber", "becker", "wolf", str(tmp_path).lower(), "1.2.33", cut.name)
         assert [word for word in words if word in kept] == []
         assert [word for word in words[:6] if word not in table.lower()] == []
-        with open(link, newline="", encoding="utf-8") as file:
-            rows = {row["name"]: row["source"] for row in csv.DictReader(file)}
+        rows = {row["name"]: row["source"] for row in read_rows(link)}
         assert rows == LINKS[cache]
         assert set(rows.values()) == {str(root / name) for name in (
             "Mueller 1960.nrrd", "Meier.nrrd", "Weber.nii.gz", "Becker CT", "Wolf",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_factory import QUIET, Result, assert_refused, maesil, run_process, write_checkpoint, write_ct
+from cli_factory import QUIET, Result, assert_refused, maesil, run_process, write_ct
 from dataset_factory import SMALL
 from prepare_factory import assert_same, awkward_inputs, names_of, prepare, stored, write_cts, write_manifest
 from volume_factory import trunk
@@ -99,13 +99,12 @@ class TestTheSameCache:
 
 
 class TestWhatIsMissing:
-    def test_it_is_said_wherever_the_cache_is_used(self, tmp_path: Path, manifest: Path) -> None:
+    def test_it_is_said_wherever_the_cache_is_used(self, tmp_path: Path, manifest: Path, checkpoint: Path) -> None:
         prepare(tmp_path / "cache", manifest, "--shard", "2/4")
         line = "3 of 4 shards are missing or not finished (1, 3, 4)"
         (found,) = read_cache(tmp_path / "cache").unfinished
         assert line in found
         assert line in maesil("info", tmp_path / "cache", *QUIET).out
-        checkpoint = write_checkpoint(tmp_path / "tiny.safetensors")
         data = ("--data", tmp_path / "cache", "--output", tmp_path / "out", "--progress", "json", "--device", "cpu")
         evaluated = maesil("evaluate", "--checkpoint", checkpoint, "--settings", "none", *data)
         # it gets no further: what is said of the data is said first

@@ -1,13 +1,12 @@
 """DICOM trees: which series they hold, of whom, and which volumes are the same."""
 
-import csv
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from cli_factory import JSON, QUIET, assert_refused, run_process
+from cli_factory import JSON, QUIET, assert_refused, read_rows, run_process
 from dataset_factory import SMALL, series
 from prepare_factory import LINKS, entries_of, prepare, reasons_of, report_of, stored, write_cts
 from volume_factory import trunk, write_dicom
@@ -23,8 +22,7 @@ from MAESILLib.runtime.lock import only_writer
 
 def table_of(cache: Path) -> dict[str, dict[str, str]]:
     """The rows of report.csv by the names of their inputs; report.json has the same."""
-    with open(cache / "report.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(cache / "report.csv")
     assert rows == report_of(cache)["table"]
     return {Path(LINKS[cache][row["name"]]).name: row for row in rows}
 

@@ -1,6 +1,5 @@
 """``maesil compare``: baselines trained on MAESIL's own samples, evaluated alike, tables and figures."""
 
-import csv
 import dataclasses
 import json
 import re
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_factory import Result, assert_refused, maesil
+from cli_factory import Result, assert_refused, maesil, read_rows
 from safetensors.torch import load_file
 from torchvision_cpu import write_lpips_weights
-from training_factory import StopAfter, make_cache, tiny_config
+from training_factory import StopAfter, assert_same, make_cache, tiny_config
+from volume_factory import unit_of
 
 from MAESILLib.comparison.baselines import Baseline, BaselineTraining, LowestCosines, code_of, make_baseline
 from MAESILLib.comparison.compare import ALL, config_of, summaries, train, verdict
@@ -246,7 +246,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     Trainer(config, cache, tmp_path / "broken", task=task, resume=True).run()
     whole, broken = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "broken"))
     assert any("ema_w" in key for key in whole) == (name == "vqvae")
-    assert all(torch.equal(whole[key], broken[key]) for key in whole)
+    assert_same(whole, broken)
 
 
 def test_an_update_that_is_left_out_leaves_the_table_as_it_was(cache: Cache, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def reconstructed(data: Path, output: Path, method: str) -> tuple[np.ndarray, np
     """Return volume v2 and what a baseline makes of it: smaller than a superpatch, one box without padding."""
     cache = read_cache(data)
     entry = next(e for e in cache.entries if e.name == "v2")
-    unit = (np.clip(np.asarray(cache.open(entry), np.float32), -1000, 1000) + 1000) / 2000
+    unit = unit_of(cache.open(entry))
     config = json.loads((output / "comparison.json").read_text())["config"]
     model = make_baseline(method, from_dict(config, "comparison.json").model, WIDE).eval()
     model.load_state_dict(load_file(output / "runs" / method / "model.safetensors"))
@@ -354,7 +354,7 @@ def test_files_and_tables(output: Path, result: dict[str, Any]) -> None:
         if method["method"] in NETWORKS:
             assert method["parameters"] == sum(p.numel() for p in baseline(method["method"]).parameters())
     assert {m["code"] for m in result["methods"]} == {"48 numbers", "8 codes of 10 bits"}
-    rows = list(csv.DictReader((output / "comparison.csv").open()))
+    rows = read_rows(output / "comparison.csv")
     assert len(rows) == len(result["rows"]) == 2 * 5
     text = (output / "comparison.md").read_text()
     assert "2 updates, batch size 2, crops of 16x16x16, in the cool-down of 16x16x32 too, seed 0" in text

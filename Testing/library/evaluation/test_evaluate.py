@@ -1,7 +1,5 @@
 """``maesil evaluate``: what it measures, that it repeats to the bit, and the three files it writes."""
 
-import csv
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -18,12 +16,15 @@ from cli_factory import (
     file_size_limit,
     leftovers,
     maesil,
+    read_rows,
+    read_strict_json,
     write_checkpoint,
     write_ct,
 )
 from scipy.spatial import cKDTree
 from torchvision_cpu import write_lpips_weights
 from training_factory import awakened, make_cache, smooth_hu
+from volume_factory import unit_of
 
 from MAESILLib.config import Preprocessing, load
 from MAESILLib.data.cache import read_cache
@@ -66,8 +67,7 @@ def evaluate(data: Path, output: Path, *more: object) -> Result:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    text = (folder / "evaluation.json").read_text(encoding="utf-8")
-    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in evaluation.json"))
+    return read_strict_json(folder / "evaluation.json")
 
 
 def evaluated(data: Path, output: Path, *more: object) -> dict[str, Any]:
@@ -94,9 +94,9 @@ def row_of(result: dict[str, Any], volume: str, setting: str) -> dict[str, Any]:
     return row
 
 
-def unit_of(number: int) -> np.ndarray:
+def unit(number: int) -> np.ndarray:
     """Intensities of a volume of the cache."""
-    return ((np.clip(smooth_hu(SHAPES[number], number), LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
+    return unit_of(smooth_hu(SHAPES[number], number))
 
 
 def write_preset(path: Path, preset: str) -> Path:
@@ -138,9 +138,9 @@ class TestResult:
     @pytest.mark.parametrize("setting", ["dual 0.75", "uniform 0.9", "complete dual 0.75", "auto-encoding"])
     def test_metrics_are_those_of_the_reconstruction(self, data: Path, result: dict[str, Any], setting: str) -> None:
         model, _ = load_checkpoint(data / "tiny.safetensors")
-        unit = unit_of(1)
-        made = reconstruct(model, unit, protocol(0)[setting], name="v1")
-        error = made.prediction.clip(0, 1) - unit
+        image = unit(1)
+        made = reconstruct(model, image, protocol(0)[setting], name="v1")
+        error = made.prediction.clip(0, 1) - image
         row = row_of(result, "v1", setting)
         assert row["mask_ratio"] == pytest.approx(made.mask_ratio, abs=1e-5)
         if setting == "auto-encoding":
@@ -151,13 +151,13 @@ class TestResult:
         if setting == "complete dual 0.75":
             assert row["psnr_complete_db"] == pytest.approx(psnr(error), abs=1e-4)
             return
-        mean = unit[~made.hidden].mean()
-        assert row["baseline_mean_psnr_masked_db"] == pytest.approx(psnr(unit[made.hidden] - mean), abs=1e-3)
+        mean = image[~made.hidden].mean()
+        assert row["baseline_mean_psnr_masked_db"] == pytest.approx(psnr(image[made.hidden] - mean), abs=1e-3)
         visible = np.argwhere(~made.hidden)
         _, nearest = cKDTree(visible).query(np.argwhere(made.hidden))
-        guess = unit[tuple(visible[nearest].T)]
+        guess = image[tuple(visible[nearest].T)]
         # which of several equally near voxels is taken is arbitrary
-        assert row["baseline_nearest_psnr_masked_db"] == pytest.approx(psnr(unit[made.hidden] - guess), abs=0.3)
+        assert row["baseline_nearest_psnr_masked_db"] == pytest.approx(psnr(image[made.hidden] - guess), abs=0.3)
 
     def test_mask_ratios(self, result: dict[str, Any]) -> None:
         """Token counts of v0, 24x32x40 voxels: 3x4x5 tokens in two superpatches of 3x4x2 and 3x4x3."""
@@ -202,8 +202,7 @@ class TestFiles:
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
     def test_csv(self, output: Path, result: dict[str, Any]) -> None:
-        with open(output / "evaluation.csv", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(output / "evaluation.csv")
         for row, expected in zip(rows, result["rows"], strict=True):
             assert None not in row
             for key, value in expected.items():
@@ -240,7 +239,7 @@ class TestOptions:
         narrow = evaluated(data, tmp_path / "out", "--window", "-160", "240", "--settings", "dual 0.75")
         assert narrow["window_hu"] == [-160, 240]
         model, _ = load_checkpoint(data / "tiny.safetensors")
-        made = reconstruct(model, unit_of(0), protocol(0)["dual 0.75"], name="v0")
+        made = reconstruct(model, unit(0), protocol(0)["dual 0.75"], name="v0")
         predicted = made.prediction.clip(0, 1) * (HIGH - LOW) + LOW
         error = (np.clip(predicted, -160, 240) - np.clip(smooth_hu(SHAPES[0], 0), -160.0, 240.0))[made.hidden]
         row = row_of(narrow, "v0", "dual 0.75")
@@ -282,12 +281,12 @@ class TestOptions:
         settings = ("--settings", "dual 0.75", "auto-encoding")
         found = evaluated(data, tmp_path / "out", "--lpips", tmp_path, *settings, "--html", "--window", -160, 240)
         model, _ = load_checkpoint(data / "tiny.safetensors")
-        distance, unit = PerceptualDistance(tmp_path), unit_of(1)
+        distance, image = PerceptualDistance(tmp_path), unit(1)
         for setting in settings[1:]:
-            made = reconstruct(model, unit, protocol(0)[setting], name="v1")
+            made = reconstruct(model, image, protocol(0)[setting], name="v1")
             # the composite, where something is hidden
-            shown = np.where(made.hidden, made.prediction, unit) if setting == "dual 0.75" else made.prediction
-            first, second = (((x * (HIGH - LOW) + LOW + 160) / 400).clip(0, 1) for x in (unit, shown))
+            shown = np.where(made.hidden, made.prediction, image) if setting == "dual 0.75" else made.prediction
+            first, second = (((x * (HIGH - LOW) + LOW + 160) / 400).clip(0, 1) for x in (image, shown))
             expected = distance.of_slices(first, second)
             assert row_of(found, "v1", setting)["lpips"] == pytest.approx(expected, rel=1e-3)
         for name, words in (("evaluation.md", "| LPIPS |"), ("report.html", "LPIPS")):

@@ -1,6 +1,5 @@
 """Dense features, their colors and what is alike, from the library and the command line."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from cli_factory import QUIET, assert_refused, leftovers, maesil, read_array, write_ct, write_image
+from cli_factory import QUIET, assert_refused, leftovers, maesil, read_array, read_rows, write_ct, write_image
 from numpy.typing import NDArray
 from safetensors import safe_open
 from volume_factory import geometry, rotation, trunk
@@ -40,8 +39,6 @@ def varied(size: tuple[int, int, int]) -> NDArray[np.int16]:
 
 
 class TestFeatures:
-    """dense_features."""
-
     def test_one_window_is_what_the_encoder_makes_of_it(self, encoder: PretrainedEncoder) -> None:
         hu = varied(SIZE)
         with torch.inference_mode():
@@ -102,8 +99,6 @@ def test_axes_of_a_basis_do_not_depend_on_the_order_of_the_features() -> None:
 
 
 class TestCommands:
-    """maesil features and maesil similar."""
-
     def test_features(self, tmp_path: Path, lively: Path) -> None:
         scan, output = write_ct(tmp_path / "scan.nrrd", (24, 60, 80), **OBLIQUE), tmp_path / "out"
         arguments = ("features", scan, "--checkpoint", lively, *QUIET)
@@ -143,8 +138,7 @@ class TestCommands:
         arguments = ("similar", paths[0], "--at", -x, -y, z, "--in", paths[1], "--checkpoint", lively, "--top", 2)
         result = maesil(*arguments, "--output", tmp_path / "out", "--progress", "bar")
         assert result.status == 0, result.err
-        with open(tmp_path / "out" / "matches.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(tmp_path / "out" / "matches.csv")
         # in so small a volume there may be no second peak that far away
         ranked = [(row["volume"], row["rank"]) for row in rows]
         assert ranked == [one for one in (("a", "1"), ("a", "2"), ("b", "1"), ("b", "2")) if one in ranked]

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import REPOSITORY
+from cli_factory import REPOSITORY
 
 from MAESILLib.metrics.catalogue import CATALOGUE, caption, described, markdown_table, metric_key, mode_of
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from volume_factory import patch_mask, read_chest, smooth_volume
+from volume_factory import patch_mask, read_chest, smooth_volume, unit_of
 
 from MAESILLib.mae.harmonic import harmonic_fill
 from MAESILLib.metrics.fills import fill_mean, fill_nearest
@@ -56,8 +56,7 @@ def test_nothing_hidden(fill) -> None:
 
 
 def test_real_chest_ranks_the_fills(real_ct: Path) -> None:
-    image = read_chest(real_ct)[20:148, 40:168, 60:188]
-    unit = ((np.clip(image, -1000, 1000) + 1000) / 2000).astype(np.float32)
+    unit = unit_of(read_chest(real_ct)[20:148, 40:168, 60:188])
     hidden = patch_mask(unit.shape, 0.75)
     mean, nearest = (psnr_hidden(unit, fill(unit, hidden), hidden) for fill in FILLS)
     filled = harmonic_fill(torch.from_numpy(unit)[None, None], torch.from_numpy(~hidden)[None, None])

@@ -9,7 +9,7 @@ import pytest
 from reconstruct_checks import loop_border_ratio
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from volume_factory import read_chest
+from volume_factory import read_chest, unit_of
 
 from MAESILLib.ct.body import body_mask
 from MAESILLib.metrics.image import border_index, mae_hu, psnr, score, ssim, ssim_map
@@ -26,8 +26,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
     if request.param == "random":
         reference = rng.random((37, 30, 41), np.float32)
     else:
-        crop = read_chest(request.getfixturevalue("real_ct"))[60:108, 60:110, 100:156]
-        reference = ((np.clip(crop, -1000, 1000) + 1000) / 2000).astype(np.float32)
+        reference = unit_of(read_chest(request.getfixturevalue("real_ct"))[60:108, 60:110, 100:156])
     prediction = ndimage.gaussian_filter(reference, 1) + rng.normal(0, 0.02, reference.shape)
     return reference, np.clip(prediction, 0, 1).astype(np.float32)
 

@@ -1,8 +1,6 @@
 """``maesil probe``: what it finds where the answer is known, what it refuses, and the files it writes."""
 
-import csv
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_factory import JSON, QUIET, Result, assert_refused, file_size_limit, leftovers, maesil, write_checkpoint
+from cli_factory import (
+    JSON,
+    QUIET,
+    Result,
+    assert_refused,
+    file_size_limit,
+    leftovers,
+    maesil,
+    read_rows,
+    read_strict_json,
+    write_checkpoint,
+)
 from probe_factory import write_phantoms, write_rows
 
 from MAESILLib.config import Preprocessing
@@ -33,13 +42,7 @@ def run_probe(output: Path, checkpoint: Path, *more: object) -> Result:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    text = (folder / "probe.json").read_text(encoding="utf-8")
-    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in probe.json"))
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_strict_json(folder / "probe.json")
 
 
 def the_line(result: dict[str, Any], **wanted: Any) -> dict[str, Any]:
@@ -86,7 +89,7 @@ class TestResult:
 
     def test_metrics_are_those_of_the_rows(self, output: Path) -> None:
         result = read(output)
-        rows = rows_of(output / "probe.csv")
+        rows = read_rows(output / "probe.csv")
         for line in result["metrics"]:
             key = {name: str(line[name]) for name in ("source", "window", "metric", "feature")}
             values: dict[str, list[float]] = {}
@@ -144,7 +147,7 @@ class TestResult:
         assert read(tmp_path / "once")["data"]["apart"] == ["p0", "p5"]
 
     def test_a_structure_of_few_patients_is_noted(self, phantoms: Path, encoder: Path, tmp_path: Path) -> None:
-        rows = rows_of(phantoms / "points.csv")
+        rows = read_rows(phantoms / "points.csv")
         kept = [row for row in rows if row["structure"] != "dark" or row["patient"] in ("p0", "p1")]
         few = write_rows(tmp_path / "few.csv", list(kept[0]), [list(row.values()) for row in kept])
         done = run_probe(tmp_path / "out", encoder, "--points", few, "--root", phantoms, *QUIET)
@@ -200,7 +203,7 @@ class TestRefusals:
     def test_lists_of_points(
         self, phantoms: Path, encoder: Path, tmp_path: Path, change: dict[str, Any], words: tuple[str, ...]
     ) -> None:
-        rows = rows_of(phantoms / "points.csv")
+        rows = read_rows(phantoms / "points.csv")
         header = [name for name in rows[0] if name != change.get("column")]
         rows[0] |= {key: str(value) for key, value in change.items()}
         cells = [[row[name] for name in header] for row in rows[: change.get("rows")]]

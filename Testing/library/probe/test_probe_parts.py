@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_factory import write_checkpoint
 from probe_factory import write_phantoms
 from scipy import fft, ndimage
 
@@ -55,11 +54,6 @@ SHAPE = (21, 40, 33)
 @pytest.fixture(scope="module")
 def points(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
     return read_points(write_phantoms(tmp_path_factory.mktemp("phantoms")) / "points.csv")
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("encoder") / "small.safetensors")
 
 
 class TestWindows:
@@ -138,19 +132,19 @@ class TestFeatures:
 
 
 class TestEncoders:
-    def test_the_networks_own_tokens(self, encoder: Path) -> None:
+    def test_the_networks_own_tokens(self, checkpoint: Path) -> None:
         hu = torch.from_numpy(np.random.default_rng(0).integers(-1000, 1000, (2, 16, 24, 32))).float()
-        network, info = load_checkpoint(encoder)
+        network, info = load_checkpoint(checkpoint)
         windows = [((hu - low) / (high - low)).clamp(0, 1) for low, high in info.preprocessing.windows_hu]
         with torch.inference_mode():
             expected = network.core.encoder(torch.stack(windows, 1), torch.arange(24).expand(2, -1))
-            found = load_frozen(encoder)[0](hu)
+            found = load_frozen(checkpoint)[0](hu)
         assert len(found) == 3
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one, other)
 
-    def test_random_weights_are_drawn_anew(self, encoder: Path) -> None:
-        encode, _ = load_frozen(encoder)
+    def test_random_weights_are_drawn_anew(self, checkpoint: Path) -> None:
+        encode, _ = load_frozen(checkpoint)
         before = {name: value.clone() for name, value in encode.state_dict().items()}
         first, again, other = (with_random_weights(encode, seed).state_dict() for seed in (0, 0, 1))
         for name, value in before.items():
@@ -337,9 +331,9 @@ class TestReduced:
         # the mean of two blocks of which neither knows anything
         assert reduced_probe(lambda hu: [torch.zeros(len(hu), 8, 4)] * 4, reduced) == {"auroc": 0.5}
 
-    def test_it_changes_nothing_of_a_model_in_training(self, points: list[Point], encoder: Path) -> None:
+    def test_it_changes_nothing_of_a_model_in_training(self, points: list[Point], checkpoint: Path) -> None:
         reduced = reduce_points(points, 16, most=30)
-        encode = load_frozen(encoder)[0].train()
+        encode = load_frozen(checkpoint)[0].train()
         assert reduced_probe(encode, reduced) == reduced_probe(encode, reduced)
         assert encode.training
         encode(torch.zeros(1, 16, 16, 16))[-1].sum().backward()

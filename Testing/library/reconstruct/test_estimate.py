@@ -1,12 +1,9 @@
 """The memory that the panel warns of before a reconstruction: plausible, and without torch."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from cli_factory import maesil, write_ct
-from conftest import REPOSITORY
+from cli_factory import maesil, run_python, write_ct
 
 from MAESILLib.ct.reading import read_geometry
 from MAESILLib.ct.volume import model_grid
@@ -44,4 +41,4 @@ def test_a_volume_that_never_fits_is_refused_before_its_voxels_are_read(
 
 def test_it_needs_no_torch() -> None:
     code = "import sys, MAESILLib.reconstruct.estimate; assert not {'torch', 'safetensors'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+    assert run_python(code).returncode == 0

@@ -22,11 +22,13 @@ from reconstruct_checks import (
     loop_border_ratio,
     psnr,
     run,
+    run_on,
     volumes,
 )
 from training_factory import smooth_hu
 from volume_factory import geometry, rotation, trunk, write_dicom
 
+from MAESILLib.ct.body import body_mask
 from MAESILLib.ct.volume import hu_to_unit
 from MAESILLib.mae.superpatch import Blend
 from MAESILLib.reconstruct import reconstruction
@@ -142,21 +144,16 @@ class TestSizes:
     @pytest.mark.parametrize("coverage", ["single", "complete"])
     def test_every_size(self, tmp_path: Path, checkpoint: Path, size: tuple[int, int, int], coverage: str) -> None:
         hu = smooth_hu(size, 3) if min(size) > 8 else trunk(size)
-        write_image(tmp_path / "scan.nrrd", hu, geometry(size))
         if size == (8, 8, 8) and coverage == "complete":
+            write_image(tmp_path / "scan.nrrd", hu, geometry(size))
             result = reconstruct(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, "--coverage", coverage)
             assert_refused(result, "hides no token")
             return
-        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, "--coverage", coverage)
-        arrays = volumes(tmp_path / "out")
+        metrics, arrays = run_on(hu, tmp_path, checkpoint, "--coverage", coverage)
         assert arrays["mask"].shape == size
         check_meaning(arrays, hu)
         check_patches(arrays["mask"])
         assert (metrics["psnr_masked_db"] is None) == (not arrays["mask"].any())
-
-    def test_too_small_is_refused(self, tmp_path: Path, checkpoint: Path) -> None:
-        write_ct(tmp_path / "scan.nrrd", (7, 40, 40))
-        assert_refused(reconstruct(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint), "7 voxels along k")
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +163,7 @@ def results(
     """metrics.json, the volumes and the clipped input of one reconstruction."""
     folder = tmp_path_factory.mktemp("figures")
     hu = smooth_hu((24, 40, 33), 5)
-    write_image(folder / "scan.nrrd", hu, geometry(hu.shape))
-    metrics = run(folder / "scan.nrrd", folder / "out", checkpoint, "--device", "cpu", "--threads", "1")
-    return metrics, volumes(folder / "out"), np.clip(hu, LOW, HIGH)
+    return *run_on(hu, folder, checkpoint, "--device", "cpu", "--threads", "1"), np.clip(hu, LOW, HIGH)
 
 
 class TestFigures:
@@ -230,8 +225,6 @@ class TestFigures:
     def test_ssim(self, results: tuple[Any, Any, Any]) -> None:
         skimage = pytest.importorskip("skimage.metrics")
         metrics, arrays, hu = results
-        from MAESILLib.ct.body import body_mask
-
         units = [(a.astype(np.float64) - LOW) / (HIGH - LOW) for a in (hu, arrays["composite"])]
         options = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
         _, similarity = skimage.structural_similarity(*units, full=True, **options)
@@ -240,11 +233,8 @@ class TestFigures:
         assert metrics["ssim_composite"] == pytest.approx(expected, abs=2e-3)
 
     def test_border_index(self, results: tuple[Any, Any, Any]) -> None:
-        from MAESILLib.ct.body import body_mask
-
         metrics, arrays, hu = results
         body = body_mask(hu.astype(np.float32))
-
         composite, before = (loop_border_ratio(volume, (8, 8, 8), body) for volume in (arrays["composite"], hu))
         assert metrics["border_index"] == pytest.approx(composite / before, abs=0.003)
 
@@ -256,9 +246,8 @@ class TestFigures:
 
     def test_complete_coverage(self, tmp_path: Path, checkpoint: Path) -> None:
         hu = smooth_hu((24, 40, 33), 6)
-        write_image(tmp_path / "scan.nrrd", hu, geometry(hu.shape))
-        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, "--coverage", "complete")
-        arrays, clipped = volumes(tmp_path / "out"), np.clip(hu, LOW, HIGH)
+        metrics, arrays = run_on(hu, tmp_path, checkpoint, "--coverage", "complete")
+        clipped = np.clip(hu, LOW, HIGH)
         assert metrics["mask"]["coverage"] == "complete"
         assert metrics["mask"]["passes"] == 2
         expected = psnr(clipped, arrays["reconstruction"])
@@ -270,9 +259,8 @@ class TestFigures:
 
     def test_auto_encoding(self, tmp_path: Path, checkpoint: Path) -> None:
         hu = smooth_hu((24, 40, 33), 7)
-        write_image(tmp_path / "scan.nrrd", hu, geometry(hu.shape))
-        metrics = run(tmp_path / "scan.nrrd", tmp_path / "out", checkpoint, "--mask", "none")
-        arrays, clipped = volumes(tmp_path / "out"), np.clip(hu, LOW, HIGH)
+        metrics, arrays = run_on(hu, tmp_path, checkpoint, "--mask", "none")
+        clipped = np.clip(hu, LOW, HIGH)
         check_meaning(arrays, hu)
         assert not arrays["mask"].any()
         np.testing.assert_array_equal(arrays["composite"], clipped)

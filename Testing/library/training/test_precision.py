@@ -17,7 +17,7 @@ import pytest
 import torch
 from cli_factory import QUIET, maesil, reconstruct
 from training_factory import assert_same, make_cache, tiny_config
-from volume_factory import trunk
+from volume_factory import trunk, unit_of
 
 from MAESILLib.config import Config
 from MAESILLib.data.cache import Cache
@@ -36,7 +36,7 @@ from MAESILLib.training.trainer import Trainer
 @pytest.mark.parametrize("coverage", ["single", "complete"])
 def test_bf16_is_close_to_fp32(checkpoint: Path, coverage: str) -> None:
     model, _ = load_checkpoint(checkpoint)
-    unit = ((np.clip(trunk((40, 40, 41)), -1000, 1000) + 1000) / 2000).astype(np.float32)
+    unit = unit_of(trunk((40, 40, 41)))
     plan = Plan(MaskSpec("dual"), coverage)
     full, half = (reconstruction.reconstruct(model, unit, plan, name="scan", bf16=bf16) for bf16 in (False, True))
     assert half.prediction.dtype == np.float32

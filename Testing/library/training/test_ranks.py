@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from cli_factory import PYTHON
-from training_factory import make_cache, tiny_config
+from cli_factory import PYTHON, REPOSITORY, run_script
+from training_factory import four_volumes, make_cache, tiny_config
 
 from MAESILLib.config import Config, to_dict
 from MAESILLib.data.cache import Cache
@@ -29,8 +30,7 @@ from MAESILLib.training.task import MASKED_AUTOENCODING
 from MAESILLib.training.trainer import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0"]
-ROOT = Path(__file__).resolve().parents[3]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 STEPS = 4
 JOB = {"preview_at": 0, "completion": False}
 
@@ -56,19 +56,17 @@ def torchrun(ranks: int, *arguments: object, options: tuple[str, ...] = ()) -> s
 def do_jobs(cache: Cache, folder: Path, jobs: dict[int, list[dict[str, Any]]]) -> str:
     """Let each number of ranks do its jobs."""
     (folder / "jobs.json").write_text(json.dumps(list(jobs.items())))
-    command = [sys.executable, ROOT / "Testing" / "support" / "rank_jobs.py", cache.folder, folder / "jobs.json"]
-    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=300)
+    done = run_script("rank_jobs.py", cache.folder, folder / "jobs.json", timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert b"FutureWarning" not in done.stderr
-    return done.stdout.decode()
+    assert "FutureWarning" not in done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training by one process, by 2 and by 4 ranks, whole and in passes, and begun by others."""
     folder = tmp_path_factory.mktemp("ranks")
-    shapes = [(40, 48, 56), (20, 40, 40), (48, 40, 33), (40, 40, 40), (36, 40, 40)]
-    cache = make_cache(folder / "cache", shapes, ["train", "train", "train", "val", "val"])
+    cache = four_volumes(folder / "cache", (36, 40, 40))
 
     def job(name: str, **values: Any) -> dict[str, Any]:
         train = {key: values.pop(key) for key in ("accumulation",) if key in values}
@@ -193,15 +191,9 @@ class Job:
 
     def rank(self, number: int) -> int:
         """Return the process id of a rank."""
-        for entry in Path("/proc").iterdir():
-            try:
-                status = (entry / "stat").read_text().rpartition(")")[2].split()
-                environment = (entry / "environ").read_bytes().split(b"\0")
-            except (OSError, IndexError):
-                continue
-            if int(status[1]) == self.process.pid and f"RANK={number}".encode() in environment:
-                return int(entry.name)
-        raise AssertionError("no such rank")
+        children = psutil.Process(self.process.pid).children()
+        (rank,) = [child.pid for child in children if child.environ().get("RANK") == str(number)]
+        return rank
 
     def end(self) -> tuple[int, str]:
         _, error = self.process.communicate(timeout=180)

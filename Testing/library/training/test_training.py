@@ -249,8 +249,7 @@ def keys_config(key: str = "completion", **train: object) -> Config:
 @pytest.fixture(scope="module")
 def reference_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, dict[bool, list[bytes]]]:
     folder = tmp_path_factory.mktemp("keys")
-    shapes = [(40, 48, 56), (20, 40, 40), (48, 40, 33), (40, 40, 40), (36, 40, 40)]
-    cache = make_cache(folder / "cache", shapes, ["train", "train", "train", "val", "val"])
+    cache = four_volumes(folder / "cache", (36, 40, 40))
     return cache, {key == "completion": trace(keys_config(key), cache, folder / key) for key in ("completion", "rest")}
 
 
