@@ -15,15 +15,8 @@ from typing import Any
 NOTICED, HARMLESS, RESTATED = "noticed", "harmless", "restated"
 EVIL = "\x1b[31mEVIL\x07"
 NAMES = (
-    "../outside",
-    "../../outside.npy",
-    "/tmp/outside",
-    f"{EVIL}.raw",
-    "",
-    ".",
-    "a/../../outside",
-    "C:\\x",
-    "x" * 300,
+    *("../outside", "../../outside.npy", "/tmp/outside", f"{EVIL}.raw"),
+    *("", ".", "a/../../outside", "C:\\x", "x" * 300),
 )
 NUMBERS = (b"0", b"-1", b"4294967295", b"99999999999999999999", b"1e308", b"nan", b"inf", b"1e-300", b"7" * 5000)
 VALUES: tuple[Any, ...] = (

@@ -198,14 +198,9 @@ class TestJson:
             write_json(tmp_path / "b.json", {"psnr": float("nan")})
         assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
-    def test_refusals_name_the_file(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"no such file: .*none\.json"):
             read_json(tmp_path / "none.json")
-        for number, content in enumerate((b"{", b"\xff", b"")):
-            path = tmp_path / f"{number}.json"
-            path.write_bytes(content)
-            with pytest.raises(InputError, match=rf"{number}\.json is not valid JSON"):
-                read_json(path)
 
 
 class TestFolders:
@@ -296,21 +291,8 @@ class TestWhatNobodyVouchesFor:
     @pytest.mark.parametrize(
         "name",
         [
-            "../a",
-            "a/../../b",
-            "/a",
-            "\\a",
-            "..\\a",
-            "C:\\a",
-            "C:a",
-            "a:stream",
-            "",
-            ".",
-            "..",
-            "a//b",
-            "a/. /b",
-            "a\0",
-            "\x1b",
+            *("../a", "a/../../b", "/a", "\\a", "..\\a", "C:\\a", "C:a", "a:stream"),
+            *("", ".", "..", "a//b", "a/. /b", "a\0", "\x1b"),
         ],
     )
     def test_a_name_that_leaves_its_folder(self, name: str) -> None:
@@ -322,10 +304,12 @@ class TestWhatNobodyVouchesFor:
     def test_a_name_that_stays(self, name: str) -> None:
         assert inside(Path("cache"), name, "") == Path("cache") / name
 
-    @pytest.mark.parametrize("text", [b"\xff", b"[" * 100_000, b"1" + b"0" * 30, b"-9223372036854775809", b"1" * 5000])
-    def test_json_that_python_would_stumble_over(self, tmp_path: Path, text: bytes) -> None:
+    @pytest.mark.parametrize(
+        "text", [b"", b"{", b"\xff", b"[" * 100_000, b"1" + b"0" * 30, b"-9223372036854775809", b"1" * 5000]
+    )
+    def test_json_that_is_none_or_that_python_would_stumble_over(self, tmp_path: Path, text: bytes) -> None:
         (tmp_path / "a.json").write_bytes(text)
-        with pytest.raises(InputError, match="is not valid JSON"):
+        with pytest.raises(InputError, match=r"a\.json is not valid JSON"):
             read_json(tmp_path / "a.json")
 
     def test_a_cell_of_a_table_is_no_formula(self) -> None:
