@@ -224,7 +224,7 @@ class TestOutputFolder:
         try:
             copies = [Path(shutil.copy(path, folder / path.name)) for path in (scan, checkpoint)]
             # once before, so that all is imported: without root's rights, a Python in root's home is out of reach
-            assert reconstruct(*copies[:1], folder / "before", *copies[1:]).status == 0
+            reconstruct(*copies[:1], folder / "before", *copies[1:]).checked()
             before = sorted(folder.rglob("*"))
             for path in (folder, folder / "before"):
                 path.chmod(0o555)

@@ -37,7 +37,7 @@ class TestResources:
         assert not (tmp_path / "new").exists()
 
     def test_a_write_fails_over_older_results(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
-        assert reconstruct(scan, tmp_path, checkpoint).status == 0
+        reconstruct(scan, tmp_path, checkpoint).checked()
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         with file_size_limit(20_000):
             result = reconstruct(scan, tmp_path, checkpoint, "--seed", "1")

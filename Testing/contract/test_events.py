@@ -26,8 +26,7 @@ from MAESILLib.runtime.stopping import StopRequest
 
 class TestEvents:
     def test_a_run_in_json(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
-        result = run_process(*reconstruction(scan, tmp_path / "out", checkpoint, *JSON))
-        assert result.status == 0
+        result = run_process(*reconstruction(scan, tmp_path / "out", checkpoint, *JSON)).checked()
         assert result.err == ""
         events = result.events
         started = {"event": "started", "pid": events[0]["pid"], "version": __version__, "command": "reconstruct"}
@@ -55,13 +54,12 @@ class TestEvents:
             assert json.loads((tmp_path / "out" / "metrics.json").read_text())["schema"] == "maesil-reconstruction/2"
 
         monkeypatch.setattr(Reporter, "artifact", artifact)
-        assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
+        reconstruct(scan, tmp_path / "out", checkpoint).checked()
         assert len(seen) == 6
 
     def test_results_for_people(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
         for mode in ("bar", "off"):
-            result = reconstruct(scan, tmp_path / "out", checkpoint, "--progress", mode)
-            assert result.status == 0
+            result = reconstruct(scan, tmp_path / "out", checkpoint, "--progress", mode).checked()
             metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
             rows = dict(line.split("  ", 1) for line in map(str.rstrip, result.out.strip().splitlines()))
             assert "40 x 48 x 44 voxels (D x H x W)" in rows["input"]
@@ -72,8 +70,7 @@ class TestEvents:
 
     def test_warnings_are_events(self, tmp_path: Path, checkpoint: Path) -> None:
         path = forget_orientation(write_ct(tmp_path / "scan.nii"))
-        result = reconstruct(path, tmp_path / "o", checkpoint, *JSON)
-        assert result.status == 0
+        result = reconstruct(path, tmp_path / "o", checkpoint, *JSON).checked()
         assert "left and right are a guess" in result.named("warning")[0]["message"]
 
     def test_parse_event(self) -> None:
@@ -126,8 +123,7 @@ class TestNames:
     @pytest.mark.parametrize("name", ["scan of Müller", "扫描", "a b'c\"d$(e)", "-n", "x.y.z"])
     def test_unusual_names(self, tmp_path: Path, checkpoint: Path, name: str) -> None:
         path = write_ct(tmp_path / "plain.nii.gz", (16, 24, 24)).rename(tmp_path / f"{name}.nii.gz")
-        result = reconstruct(path, tmp_path / name, checkpoint, *JSON)
-        assert result.status == 0
+        result = reconstruct(path, tmp_path / name, checkpoint, *JSON).checked()
         assert {Path(e["path"]).parent for e in result.named("artifact")} == {tmp_path / name}
         metrics = json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["input"]["name"] == name

@@ -26,8 +26,7 @@ from MAESILLib.runtime.system import describe_system
 
 def described(*arguments: object) -> dict[str, Any]:
     """The one info event of a command; nothing else is on stdout."""
-    result = maesil("info", *arguments, *JSON)
-    assert result.status == 0, result.err
+    result = maesil("info", *arguments, *JSON).checked()
     assert result.err == ""
     assert [event["event"] for event in result.events] == ["started", "info", "done"]
     return result.events[1]
@@ -37,8 +36,7 @@ class TestFiles:
     """As text for people, and as an event for a panel."""
 
     def test_checkpoint(self, checkpoint: Path) -> None:
-        result = maesil("info", checkpoint, *QUIET)
-        assert result.status == 0
+        result = maesil("info", checkpoint, *QUIET).checked()
         lines = dict(line.split(": ", 1) for line in result.out.splitlines())
         sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         assert lines["tiny.safetensors"].endswith(f" MB, maesil {__version__}, sha256 {sha256}")
@@ -84,8 +82,7 @@ class TestFiles:
 
     def test_volume(self, tmp_path: Path) -> None:
         path = forget_orientation(write_ct(tmp_path / "scan.nii", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7)))
-        result = maesil("info", path, *QUIET)
-        assert result.status == 0
+        result = maesil("info", path, *QUIET).checked()
         assert "12 x 40 x 48 (D x H x W)" in result.out
         assert "3 x 0.75 x 0.7 mm" in result.out
         # 12 * 3 / 1.5, 40 * .75 / 1.5, 48 * .7 / 1.5 rounded up
@@ -111,8 +108,7 @@ class TestFiles:
         cut.unlink()
         write_ct(tmp_path / "scans" / "ct.nii", (12, 40, 48), spacing_dhw=(3.0, 0.75, 0.7))
         (tmp_path / "scans" / "notes.nrrd").write_text("no CT")
-        result = maesil("info", tmp_path / "scans", *QUIET)
-        assert result.status == 0
+        result = maesil("info", tmp_path / "scans", *QUIET).checked()
         head, *lines = result.out.splitlines()
         assert head.endswith("2 CTs (D x H x W, by their headers), 2 that cannot be used")
         assert "  3: 12 x 40 x 48, 2.5 x 0.8 x 0.7 mm" in lines
@@ -135,9 +131,8 @@ class TestFiles:
 
     def test_cache(self, tmp_path: Path, scan: Path) -> None:
         (tmp_path / "notes.nii").write_text("no CT")
-        assert maesil("prepare", scan, tmp_path / "notes.nii", "--output", tmp_path / "cache", *QUIET).status == 0
-        result = maesil("info", tmp_path / "cache", *QUIET)
-        assert result.status == 0
+        maesil("prepare", scan, tmp_path / "notes.nii", "--output", tmp_path / "cache", *QUIET).checked()
+        result = maesil("info", tmp_path / "cache", *QUIET).checked()
         assert "1 volumes of 1 patients" in result.out
         assert "ct_0001: 40 x 48 x 44" in result.out
         info = described(tmp_path / "cache")
@@ -179,8 +174,7 @@ class TestSystem:
         assert choose_device(info["auto"]).type == choose_device("auto").type
 
     def test_text(self) -> None:
-        result = maesil("info", "--system", *QUIET)
-        assert result.status == 0
+        result = maesil("info", "--system", *QUIET).checked()
         assert f"Python {'.'.join(map(str, sys.version_info[:3]))}" in result.out
         assert f"\ntorch {torch.__version__}\n" in result.out
         assert " cores" in result.out.splitlines()[-1]

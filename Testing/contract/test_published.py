@@ -56,8 +56,7 @@ def test_its_commit_is_one_of_the_project(name: str) -> None:
 
 def test_they_measure_what_prepare_still_holds_out(real_ct: Path, tmp_path: Path) -> None:
     """The comparison had 41 training volumes; seven have been added since, and the checkpoint has seen them."""
-    done = maesil("prepare", real_ct / "MANIFEST.csv", "--output", tmp_path / "cache", "--progress", "off")
-    assert done.status == 0, done.err
+    maesil("prepare", real_ct / "MANIFEST.csv", "--output", tmp_path / "cache", "--progress", "off").checked()
     cache = read_cache(tmp_path / "cache")
     train, held_out = (cache.select(split) for split in ("train", "val"))
     assert len(train) == published("comparison")["data"]["training_volumes"] + 7

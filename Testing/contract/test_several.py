@@ -101,16 +101,16 @@ def test_headers_of_a_series_are_read_once(tmp_path: Path, checkpoint: Path, mon
     for module in (dicom, tree):
         look = module.slices_of
         monkeypatch.setattr(module, "slices_of", lambda path, look=look: (looks.append(path.name), look(path))[1])
-    assert reconstruct(tmp_path / "in", tmp_path / "out", checkpoint).status == 0
-    assert maesil("info", tmp_path / "in", *QUIET).status == 0
+    reconstruct(tmp_path / "in", tmp_path / "out", checkpoint).checked()
+    maesil("info", tmp_path / "in", *QUIET).checked()
     assert sorted(looks) == sorted(2 * [path.name for path in (tmp_path / "in").iterdir()])
 
 
 def test_a_result_is_that_of_its_input_alone(tmp_path: Path, scans: Path, checkpoint: Path) -> None:
     """The mask follows from the volume's own name, not from that of its folder."""
-    assert reconstruct(scans / "b" / "ct.nrrd", tmp_path / "one", checkpoint).status == 0
+    reconstruct(scans / "b" / "ct.nrrd", tmp_path / "one", checkpoint).checked()
     two = (scans / "b" / "ct.nrrd", scans / "a" / "ct.nii.gz")
-    assert several(tmp_path / "two", checkpoint, *two).status == 0
+    several(tmp_path / "two", checkpoint, *two).checked()
     for name in ("mask", "reconstruction"):
         one, other = (tmp_path / folder / f"{name}.nrrd" for folder in ("one", "two/b_ct"))
         assert one.read_bytes() == other.read_bytes()
@@ -143,25 +143,25 @@ def test_a_second_call_makes_what_is_missing_or_changed(
 
 def test_the_result_of_another_input_stays(tmp_path: Path, scans: Path, checkpoint: Path, made: list[str]) -> None:
     inputs = ("a/ct.nii.gz", "b/ct.nrrd")
-    assert several(tmp_path / "out", checkpoint, *map(scans.joinpath, inputs)).status == 0
+    several(tmp_path / "out", checkpoint, *map(scans.joinpath, inputs)).checked()
     before = (tmp_path / "out" / "a_ct" / "metrics.json").read_bytes()
     scans.rename(tmp_path / "moved")
     for _ in range(2):
-        assert several(tmp_path / "out", checkpoint, *map((tmp_path / "moved").joinpath, inputs)).status == 0
+        several(tmp_path / "out", checkpoint, *map((tmp_path / "moved").joinpath, inputs)).checked()
     assert (tmp_path / "out" / "a_ct" / "metrics.json").read_bytes() == before
     assert len(list((tmp_path / "out").glob("*_ct*"))) == 4
     assert len(made) == 4 + 3
     # nor what another program wrote
     for text in ('{"request": "mine"}', '{"input": 1}'):
         (tmp_path / "out" / "a_ct" / "metrics.json").write_text(text)
-        assert several(tmp_path / "out", checkpoint, *map((tmp_path / "moved").joinpath, inputs)).status == 0
+        several(tmp_path / "out", checkpoint, *map((tmp_path / "moved").joinpath, inputs)).checked()
         assert (tmp_path / "out" / "a_ct" / "metrics.json").read_text() == text
 
 
 def test_results_are_no_inputs(tmp_path: Path, scans: Path, checkpoint: Path, made: list[str]) -> None:
     (scans / "broken.nii.gz").unlink()
     for _ in range(2):
-        assert reconstruct(scans, scans / "out", checkpoint).status == 0
+        reconstruct(scans, scans / "out", checkpoint).checked()
     assert len(made) == 4 + 2
 
 
@@ -170,11 +170,11 @@ def test_one_study_is_one_input(tmp_path: Path, checkpoint: Path) -> None:
     write_series(study / "thin", 1)
     write_series(study / "thick", 2)
     assert_refused(reconstruct(study, tmp_path / "out", checkpoint), "2 CT series", "--series")
-    assert reconstruct(study, tmp_path / "out", checkpoint, "--series", "2").status == 0
+    reconstruct(study, tmp_path / "out", checkpoint, "--series", "2").checked()
     assert (tmp_path / "out" / "metrics.json").exists()
     for series in ("thin", "thick"):
         shutil.move(study / series, tmp_path / series)
-    assert several(tmp_path / "two", checkpoint, tmp_path / "thin", tmp_path / "thick").status == 0
+    several(tmp_path / "two", checkpoint, tmp_path / "thin", tmp_path / "thick").checked()
     assert set(table(tmp_path / "two")) == {"thin", "thick"}
 
 
@@ -229,5 +229,5 @@ def test_a_stop_between_inputs(
     assert_refused(result, "stop file", status=3)
     assert made == ["checkpoint", "a_ct"]
     stop.unlink()
-    assert reconstruct(scans, tmp_path / "out", checkpoint, "--stop-file", stop).status == 0
+    reconstruct(scans, tmp_path / "out", checkpoint, "--stop-file", stop).checked()
     assert len(made) == 2 + 1 + 3

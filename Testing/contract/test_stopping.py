@@ -230,9 +230,9 @@ class TestChecks:
 
 class TestStopping:
     def test_a_stop_file_that_is_there_already(self, tmp_path: Path, scan: Path, checkpoint: Path) -> None:
-        assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
+        reconstruct(scan, tmp_path / "out", checkpoint).checked()
         before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-        assert maesil("prepare", scan, "--output", tmp_path / "cache", *QUIET).status == 0
+        maesil("prepare", scan, "--output", tmp_path / "cache", *QUIET).checked()
         (tmp_path / "stop").touch()
         stop = ("--stop-file", tmp_path / "stop")
         evaluate = ("evaluate", "--data", tmp_path / "cache", "--checkpoint", checkpoint, "--split", "all", *QUIET)

@@ -36,7 +36,7 @@ class TestAdvanced:
         words = copied()
         assert words[2] == str(scan)
         words[words.index("result")] = str(tmp_path / "copied")
-        assert maesil(*words[1:], "--progress", "off").status == 0
+        maesil(*words[1:], "--progress", "off").checked()
         metrics = json.loads((tmp_path / "copied" / "metrics.json").read_text())
         assert metrics["psnr_masked_db"] == pytest.approx(result_of(panel).metrics["psnr_masked_db"], abs=1e-4)
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -50,6 +50,11 @@ class Result:
         events = [parse_event(line) for line in self.out.splitlines()]
         assert all(event is not None for event in events), f"not an event in {self.out!r}"
         return [event for event in events if event is not None]
+
+    def checked(self) -> Self:
+        """Return this result of a command that is to succeed; fail with its words where it did not."""
+        assert self.status == 0, self.err
+        return self
 
     def named(self, name: str) -> list[dict[str, Any]]:
         """The events of one name."""

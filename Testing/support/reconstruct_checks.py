@@ -25,8 +25,7 @@ FIGURES = (
 
 def run(source: Path, output: Path, checkpoint: Path, *more: object) -> dict[str, Any]:
     """Reconstruct to ``output`` and return metrics.json."""
-    result = reconstruct(source, output, checkpoint, *JSON, *more)
-    assert result.status == 0, result.err
+    reconstruct(source, output, checkpoint, *JSON, *more).checked()
     return read_strict_json(output / "metrics.json")
 
 

@@ -142,7 +142,7 @@ class TestDamage:
             data = bytearray((folder / name).read_bytes())
             data[-1] ^= 1
             (folder / name).write_bytes(data)
-        assert maesil("info", tmp_path / "cache", *QUIET).status == 0
+        maesil("info", tmp_path / "cache", *QUIET).checked()
         result = maesil("info", tmp_path / "cache", "--verify", *QUIET)
         assert_refused(result, "3 of 3 volumes are damaged: ct_0001, ct_0002", "maesil prepare again with --verify")
         result = maesil("info", tmp_path / "cache", "--verify", *JSON)
@@ -152,7 +152,7 @@ class TestDamage:
         assert counts(tmp_path / "cache", inputs) == (0, 3, 0), "it shows only when all is read"
         assert "prepared 3" in prepare(tmp_path / "cache", inputs, "--verify").out
         assert {path: path.read_bytes() for path in folder.iterdir()} == good
-        assert maesil("info", tmp_path / "cache", "--verify", *QUIET).status == 0
+        maesil("info", tmp_path / "cache", "--verify", *QUIET).checked()
 
     def test_what_is_no_cache_cannot_be_verified(self, inputs: Path) -> None:
         assert_refused(maesil("info", inputs / "p0.nrrd", "--verify", *QUIET), "folder of one")

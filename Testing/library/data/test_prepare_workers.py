@@ -201,7 +201,7 @@ class TestProcesses:
         other.write_bytes(b"of another shard")
         before = {p: p.stat().st_mtime_ns for p in (cache / "volumes").glob("ct*")}
         # by as many workers as there are cores
-        assert maesil("prepare", folder, "--output", cache, *QUIET).status == 0
+        maesil("prepare", folder, "--output", cache, *QUIET).checked()
         assert {p: p.stat().st_mtime_ns for p in before} == before
         assert leftovers(cache) == [str(other.relative_to(cache))]
         other.unlink()

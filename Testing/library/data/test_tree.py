@@ -213,10 +213,10 @@ class TestTwoAtOnce:
         with only_writer(cache, work=read_index(cache)[1][0].inputs):
             assert_refused(run_process(*command), "is in use by process", str(os.getpid()))
             # another part has its own index, but another list the same numbers
-            assert run_process(*command, "--shard", "1/2").status == 0
+            run_process(*command, "--shard", "1/2").checked()
             another = ("prepare", write_cts(tmp_path / "another", 2), *command[2:], "--shard", "1/2")
             assert_refused(run_process(*another), "is in use by process")
-        assert run_process(*command).status == 0
+        run_process(*command).checked()
 
 
 def test_a_list_that_was_complete_stays_complete(tmp_path: Path) -> None:

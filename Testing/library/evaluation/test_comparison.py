@@ -84,8 +84,7 @@ def compare(data: Path, output: Path, *more: object) -> Result:
 @pytest.fixture(scope="module")
 def output(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
-    result = compare(data, folder, "--no-figures")
-    assert result.status == 0, result.err
+    compare(data, folder, "--no-figures").checked()
     return folder
 
 
@@ -311,11 +310,10 @@ def test_a_baseline_is_validated_on_patches_that_are_hidden_from_maesil(tmp_path
 
 def test_the_autoencoding_of_maesil_is_that_of_evaluate(data: Path, output: Path, result: dict[str, Any]) -> None:
     checkpoint = output / "runs" / "maesil" / "model.safetensors"
-    done = maesil(
+    maesil(
         *("evaluate", "--data", data, "--output", output / "evaluation", "--checkpoint", checkpoint),
         *("--settings", "auto-encoding", "--no-figures", "--progress", "off", "--device", "cpu"),
-    )
-    assert done.status == 0, done.err
+    ).checked()
     evaluated = json.loads((output / "evaluation" / "evaluation.json").read_text())["rows"]
     own = [row for row in result["rows"] if row["method"] == "MAESIL"]
     assert [(row["volume"], row["setting"]) for row in own] == [("v2", "auto-encoding"), ("v3", "auto-encoding")]
@@ -377,7 +375,7 @@ def test_figures_go_with_the_tables_they_belong_to(data: Path, tmp_path: Path) -
     assert all(Path(event["path"]).is_file() for event in told)
     figures = [Path(event["path"]).relative_to(tmp_path).as_posix() for event in told[:2]]
     assert figures == ["figures/cosines/v2.png", "figures/cosines/v3.png"]
-    assert compare(data, tmp_path, "--methods", "cosines", "--no-figures").status == 0
+    compare(data, tmp_path, "--methods", "cosines", "--no-figures").checked()
     assert not list(tmp_path.glob("figures/*/*.png"))
 
 
@@ -438,7 +436,7 @@ def test_all_cosines_lose_nothing() -> None:
 def test_lpips_where_its_weights_are(output: Path, data: Path, tmp_path: Path) -> None:
     write_lpips_weights(tmp_path)
     shutil.copytree(output, tmp_path / "again")
-    assert compare(data, tmp_path / "again", "--no-figures", "--lpips", tmp_path).status == 0
+    compare(data, tmp_path / "again", "--no-figures", "--lpips", tmp_path).checked()
     result = json.loads((tmp_path / "again" / "comparison.json").read_text())
     unit, made = reconstructed(data, output, "vqvae")
     (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("VQ-VAE", "v2"))
@@ -457,8 +455,7 @@ def test_a_second_call_takes_what_is_trained(data: Path, output: Path, tmp_path:
     # as a crash between state and weights leaves them: they are written anew
     weights = [output / "runs" / "ae" / "model.safetensors", again / "runs" / "ae" / "model.safetensors"]
     shutil.copy(output / "runs" / "vqvae" / "model.safetensors", weights[1])
-    done = compare(data, again, "--progress", "json", "--no-figures")
-    assert done.status == 0, done.err
+    done = compare(data, again, "--progress", "json", "--no-figures").checked()
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert [event["kind"] for event in done.named("artifact")] == ["json", "csv", "md"]
     progress = done.named("progress")
@@ -482,8 +479,7 @@ def test_other_configurations_are_refused(data: Path, output: Path, option: str,
 
 def test_a_method_can_have_a_learning_rate_of_its_own(data: Path, tmp_path: Path) -> None:
     rates = ("--learning-rate", "ae=1e-3", "maesil=0.002", "--set=train.learning_rate=0.004")
-    done = compare(data, tmp_path, "--no-figures", "--methods", "ae", "vqvae", "maesil", *rates)
-    assert done.status == 0, done.err
+    compare(data, tmp_path, "--no-figures", "--methods", "ae", "vqvae", "maesil", *rates).checked()
     result = json.loads((tmp_path / "comparison.json").read_text())
     assert {m["method"]: m["learning_rate"] for m in result["methods"]} == {"ae": 1e-3, "vqvae": 4e-3, "maesil": 2e-3}
     for method in result["methods"]:
@@ -506,8 +502,7 @@ def test_rates_that_cannot_be_are_refused(data: Path, tmp_path: Path, rate: str)
 @pytest.mark.parametrize("preset", ["paper", "small"])
 def test_every_preset(data: Path, tmp_path: Path, preset: str) -> None:
     """One window or two, with completion or without."""
-    done = compare(data, tmp_path, "--no-figures", "--preset", preset, "--methods", "ae", "cosines", "maesil")
-    assert done.status == 0, done.err
+    compare(data, tmp_path, "--no-figures", "--preset", preset, "--methods", "ae", "cosines", "maesil").checked()
     result = json.loads((tmp_path / "comparison.json").read_text())
     assert len(result["config"]["preprocessing"]["windows_hu"]) == (1 if preset == "paper" else 2)
     assert result["window_hu"] == [-1000, 1000]

@@ -72,15 +72,13 @@ def read(folder: Path) -> dict[str, Any]:
 
 def evaluated(data: Path, output: Path, *more: object) -> dict[str, Any]:
     """Evaluate without figures and return evaluation.json."""
-    done = evaluate(data, output, "--no-figures", *more)
-    assert done.status == 0, done.err
+    evaluate(data, output, "--no-figures", *more).checked()
     return read(output)
 
 
 @pytest.fixture(scope="module")
 def output(data: Path) -> Path:
-    result = evaluate(data, data / "out")
-    assert result.status == 0, result.err
+    evaluate(data, data / "out").checked()
     return data / "out"
 
 
@@ -319,11 +317,11 @@ class TestOptions:
     def test_what_an_earlier_evaluation_drew_goes_with_its_tables(self, data: Path, tmp_path: Path) -> None:
         output = tmp_path / "out"
         options = ("--split", "train", "--settings")
-        assert evaluate(data, output, *options, "auto-encoding", "--html").status == 0
+        evaluate(data, output, *options, "auto-encoding", "--html").checked()
         assert "data:image/jpeg" in (output / "report.html").read_text()
         (output / "figures" / "mine.png").write_bytes(b"a picture of the user's")
         shutil.copy(data / "tiny.safetensors", tmp_path / "other.safetensors")
-        assert evaluate(data, output, *options, "dual 0.5", "--checkpoint", tmp_path / "other.safetensors").status == 0
+        evaluate(data, output, *options, "dual 0.5", "--checkpoint", tmp_path / "other.safetensors").checked()
         pictures = sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png"))
         assert pictures == ["figures/mine.png", "figures/other/v2.png"]
         assert not (output / "report.html").exists()
@@ -349,8 +347,7 @@ class TestCheckpoints:
         soft_tissue = Preprocessing(windows_hu=((-160.0, 240.0),))
         narrow = write_checkpoint(tmp_path / "narrow.safetensors", preprocessing=soft_tissue)
         both = ("--settings", "dual 0.75", "--no-figures", "--checkpoint", data / "tiny.safetensors", narrow)
-        done = evaluate(data, tmp_path / "out", *both, "--progress", "json")
-        assert done.status == 0
+        done = evaluate(data, tmp_path / "out", *both, "--progress", "json").checked()
         assert "no differences" in done.named("warning")[-1]["message"]
         assert read(tmp_path / "out")["differences"] == []
         assert len(evaluated(data, tmp_path / "out", *both, "--window", "-160", "240")["differences"]) == 2
@@ -383,8 +380,7 @@ class TestCheckpoints:
     def test_without_a_read_out_there_is_no_auto_encoding(self, data: Path, tmp_path: Path) -> None:
         without = write_checkpoint(tmp_path / "blind.safetensors", parts=("completion",))
         both = ("--settings", "dual 0.5", "auto-encoding", "--checkpoint", without, data / "tiny.safetensors")
-        done = evaluate(data, tmp_path / "out", "--no-figures", "--progress", "json", "--html", *both)
-        assert done.status == 0
+        done = evaluate(data, tmp_path / "out", "--no-figures", "--progress", "json", "--html", *both).checked()
         assert "blind.safetensors has no read-out" in done.named("warning")[0]["message"]
         assert list(dict.fromkeys((row["checkpoint"], row["setting"]) for row in read(tmp_path / "out")["rows"])) == [
             ("blind.safetensors", "dual 0.5"),
@@ -402,8 +398,7 @@ class TestCheckpoints:
         seen = replace(info, training={"data": {}, "initialised_from": stage})
         save_checkpoint(tmp_path / "seen.safetensors", model.state_dict(), seen)
         options = ("--settings", "dual 0.5", "--checkpoint", tmp_path / "seen.safetensors", "--progress", "bar")
-        result = evaluate(data, tmp_path / "out", "--no-figures", *options)
-        assert result.status == 0
+        result = evaluate(data, tmp_path / "out", "--no-figures", *options).checked()
         assert "was trained on 1 of these volumes" in result.err
         assert read(tmp_path / "out")["checkpoints"][0]["trained_on"] == [entry.name]
         assert "TRAINED on 1" in (tmp_path / "out" / "evaluation.md").read_text()
@@ -557,8 +552,7 @@ class TestEnds:
         """One column of patches: the dual mask keeps one of one position. No figure, and no NaN in the files."""
         make_cache(tmp_path / "cache", [(24, 8, 8), (24, 24, 24)], ["val", "val"])
         shutil.copy(data / "tiny.safetensors", tmp_path)
-        result = evaluate(tmp_path, tmp_path / "out", "--settings", "dual 0.5")
-        assert result.status == 0, result.err
+        evaluate(tmp_path, tmp_path / "out", "--settings", "dual 0.5").checked()
         found = read(tmp_path / "out")
         assert row_of(found, "v0", "dual 0.5")["psnr_masked_db"] is None
         assert row_of(found, "v0", "dual 0.5")["baseline_mean_psnr_masked_db"] is None
@@ -568,7 +562,7 @@ class TestEnds:
 def test_what_prepare_makes_can_be_evaluated(tmp_path: Path, data: Path) -> None:
     for number in range(2):
         write_ct(tmp_path / "in" / f"p{number}.nrrd", (16, 24, 32), number)
-    assert maesil("prepare", tmp_path / "in", "--output", tmp_path / "cache", "--progress", "off").status == 0
+    maesil("prepare", tmp_path / "in", "--output", tmp_path / "cache", "--progress", "off").checked()
     shutil.copy(data / "tiny.safetensors", tmp_path)
     found = evaluated(tmp_path, tmp_path / "out", "--settings", "dual 0.5")
     (held_out,) = read_cache(tmp_path / "cache").select("val")

@@ -30,8 +30,7 @@ FLAGS = (
 
 def evaluate(data: Path, output: Path, *settings: object) -> None:
     options = ("--data", data / "cache", "--output", output, "--no-figures", "--html", "--progress", "off")
-    done = maesil("evaluate", *options, "--settings", *settings)
-    assert done.status == 0, done.err
+    maesil("evaluate", *options, "--settings", *settings).checked()
 
 
 @pytest.fixture(scope="module")

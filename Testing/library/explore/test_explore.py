@@ -102,8 +102,7 @@ class TestCommands:
     def test_features(self, tmp_path: Path, lively: Path) -> None:
         scan, output = write_ct(tmp_path / "scan.nrrd", (24, 60, 80), **OBLIQUE), tmp_path / "out"
         arguments = ("features", scan, "--checkpoint", lively, *QUIET)
-        result = maesil(*arguments, "--output", output)
-        assert result.status == 0, result.err
+        maesil(*arguments, "--output", output).checked()
         assert sorted(path.name for path in output.iterdir()) == [
             "basis.safetensors",
             "features.safetensors",
@@ -123,8 +122,7 @@ class TestCommands:
         assert not made[hu < -950].reshape(-1, 3).any(1).mean() > 0.1
         assert made[hu > -500].std(0).min() > 10
         # the basis of another volume: the colors of the same one do not change
-        again = maesil(*arguments, "--output", tmp_path / "again", "--basis", output / "basis.safetensors")
-        assert again.status == 0, again.err
+        maesil(*arguments, "--output", tmp_path / "again", "--basis", output / "basis.safetensors").checked()
         np.testing.assert_array_equal(read_array(tmp_path / "again" / "pca.nrrd"), made)
 
     def test_similar(self, tmp_path: Path, lively: Path) -> None:
@@ -136,8 +134,7 @@ class TestCommands:
         features = dense_features(load_encoder(lively), CTVolume(hu, geometry(size, **OBLIQUE), "a"))
         x, y, z = features.cells.geometry.physical_point(np.argwhere(features.body)[7])
         arguments = ("similar", paths[0], "--at", -x, -y, z, "--in", paths[1], "--checkpoint", lively, "--top", 2)
-        result = maesil(*arguments, "--output", tmp_path / "out", "--progress", "bar")
-        assert result.status == 0, result.err
+        result = maesil(*arguments, "--output", tmp_path / "out", "--progress", "bar").checked()
         rows = read_rows(tmp_path / "out" / "matches.csv")
         # in so small a volume there may be no second peak that far away
         ranked = [(row["volume"], row["rank"]) for row in rows]

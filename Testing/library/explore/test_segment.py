@@ -73,8 +73,7 @@ def test_scores_of_cells_are_those_of_interpolated_features(lively: Path) -> Non
 def test_fit_fills_and_applies(scan: Path, lively: Path) -> None:
     folder = scan.parent
     fit = ("segment", "fit", scan, "--strokes", folder / "strokes.seg.nrrd", "--checkpoint", lively, *QUIET)
-    result = maesil(*fit, "--output", folder / "m.safetensors", "--fill", folder / "filled")
-    assert result.status == 0, result.err
+    maesil(*fit, "--output", folder / "m.safetensors", "--fill", folder / "filled").checked()
     image, filled = sitk.ReadImage(str(scan)), sitk.ReadImage(str(folder / "filled" / "scan.seg.nrrd"))
     for name in ("Size", "Spacing", "Origin", "Direction"):
         np.testing.assert_allclose(*(getattr(one, f"Get{name}")() for one in (filled, image)), atol=1e-6)
@@ -93,14 +92,13 @@ def test_fit_fills_and_applies(scan: Path, lively: Path) -> None:
     # the features are kept: a second fit reads them, whatever the strokes
     kept = folder / "m.features.safetensors"
     before = kept.stat().st_mtime_ns
-    assert maesil(*fit, "--output", folder / "m.safetensors").status == 0
+    maesil(*fit, "--output", folder / "m.safetensors").checked()
     assert kept.stat().st_mtime_ns == before
     # the same anatomy in another scanner, without strokes: everywhere in the patient
     elsewhere = geometry(SIZE, **OBLIQUE, origin_lps=(100.0, -50.0, 30.0))
     write_image(folder / "other.nrrd", halves() + 10, elsewhere)
     apply = ("segment", "apply", folder / "m.safetensors", folder / "other.nrrd", "--checkpoint", lively, *QUIET)
-    result = maesil(*apply, "--output", folder / "applied")
-    assert result.status == 0, result.err
+    maesil(*apply, "--output", folder / "applied").checked()
     labels = read_array(folder / "applied" / "other.seg.nrrd")
     assert ((labels == 2) == (np.arange(SIZE[2]) >= 40))[labels > 0].mean() > 0.75
     assert (labels[0] > 0).any()
@@ -125,9 +123,9 @@ def test_what_cannot_be_is_one_line(scan: Path, lively: Path, tmp_path: Path) ->
     strokes = ("--strokes", tmp_path / "strokes.seg.nrrd")
     assert_refused(maesil(*fit, *strokes, "--features", tmp_path), "no such file")
     other = write_ct(tmp_path / "other.nrrd", SIZE)
-    assert maesil("features", other, "--checkpoint", lively, "--output", tmp_path / "f", *QUIET).status == 0
+    maesil("features", other, "--checkpoint", lively, "--output", tmp_path / "f", *QUIET).checked()
     assert_refused(maesil(*fit, *strokes, "--features", tmp_path / "f"), "features of another CT")
     assert_refused(maesil("segment", "apply", lively, scan, *common), "is no classifier of segments")
-    assert maesil(*fit, *strokes).status == 0
+    maesil(*fit, *strokes).checked()
     embedded = ("segment", "apply", tmp_path / "m.safetensors", scan, "--output", tmp_path / "out", *QUIET)
     assert_refused(maesil(*embedded), "features of another checkpoint")

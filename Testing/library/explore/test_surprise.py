@@ -44,11 +44,9 @@ def test_metal_is_surprising(tmp_path: Path, lively: Path) -> None:
         write_image(tmp_path / f"{name}.nrrd", hu.astype(np.int16), grid)
     inputs, common = [tmp_path / f"{n}.nrrd" for n in "ab"], ("--checkpoint", lively, "--covers", 2, *QUIET)
     calibration = tmp_path / "c.json"
-    result = maesil("surprise", *inputs, "--calibrate", calibration, *common)
-    assert result.status == 0, result.err
+    maesil("surprise", *inputs, "--calibrate", calibration, *common).checked()
     one = ("surprise", tmp_path / "c.nrrd", "--output", tmp_path / "out", *common)
-    result = maesil(*one, "--calibration", calibration)
-    assert result.status == 0, result.err
+    maesil(*one, "--calibration", calibration).checked()
     found = read_array(tmp_path / "out" / "surprise.nrrd")
     assert found.shape == SIZE
     assert found[11:13, 31:33, 31:33].mean() > 2 > np.median(found[trunk(SIZE) > -500])

@@ -21,15 +21,14 @@ from MAESILLib.runtime.files import sha256_of
 
 
 def export(checkpoint: Path, output: Path, kind: str = "torch") -> Path:
-    assert maesil("export", checkpoint, "--format", kind, "--output", output, *QUIET).status == 0
+    maesil("export", checkpoint, "--format", kind, "--output", output, *QUIET).checked()
     return output
 
 
 class TestCommand:
     def test_torch(self, lively: Path, tmp_path: Path) -> None:
         output = tmp_path / "new" / "encoder.safetensors"
-        result = maesil("export", lively, "--format", "torch", "--output", output)
-        assert result.status == 0, result.err
+        result = maesil("export", lively, "--format", "torch", "--output", output).checked()
         assert "1.5 mm, HU [-900, 700], [-160, 240] mapped to [0, 1], LPS" in result.out
         names: dict[str, Any] = {}
         exec(result.out.splitlines()[-1], names)
@@ -39,8 +38,7 @@ class TestCommand:
         assert leftovers(tmp_path) == []
 
     def test_nnunet(self, lively: Path, tmp_path: Path) -> None:
-        result = maesil("export", lively, "--format", "nnunet", "--output", tmp_path / "new")
-        assert result.status == 0, result.err
+        result = maesil("export", lively, "--format", "nnunet", "--output", tmp_path / "new").checked()
         assert f"nnUNet_extTrainer='{tmp_path / 'new'}' nnUNetv2_train" in result.out
         assert {path.name for path in (tmp_path / "new").iterdir()} == {WEIGHTS, TRAINER}
         assert leftovers(tmp_path) == []
@@ -49,8 +47,7 @@ class TestCommand:
         for path, kind in ((tmp_path / "encoder.safetensors", "torch"), (tmp_path, "nnunet")):
             for name in ("encoder.safetensors", WEIGHTS, TRAINER):
                 (tmp_path / name).write_text("x")
-            result = maesil("export", lively, "--format", kind, "--output", path, *JSON)
-            assert result.status == 0, result.err
+            result = maesil("export", lively, "--format", kind, "--output", path, *JSON).checked()
             assert result.named("artifact")[0]["path"] == str(path)
         assert all((tmp_path / name).stat().st_size > 1000 for name in (WEIGHTS, TRAINER))
 

@@ -71,8 +71,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def output(phantoms: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("output")
     given = ("--points", phantoms / "points.csv", "--labels", phantoms / "cache")
-    done = run_probe(folder, encoder, *given, "--random", 2, "--window", 24, "--cases", 1, 2, 9, "--draws", 2, *QUIET)
-    assert done.status == 0, done.err
+    given += ("--random", 2, "--window", 24, "--cases", 1, 2, 9, "--draws", 2, *QUIET)
+    run_probe(folder, encoder, *given).checked()
     return folder
 
 
@@ -138,8 +138,7 @@ class TestResult:
     def test_the_same_seed_gives_the_same_result(self, phantoms: Path, encoder: Path, tmp_path: Path) -> None:
         given = ("--points", phantoms / "points.csv", "--patients-apart", "p0", *JSON)
         for name in ("once", "again"):
-            done = run_probe(tmp_path / name, encoder, *given)
-            assert done.status == 0, done.err
+            done = run_probe(tmp_path / name, encoder, *given).checked()
         for name in FILES:
             assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
         assert [event["kind"] for event in done.named("artifact")] == ["json", "csv", "md"]
@@ -150,8 +149,7 @@ class TestResult:
         rows = read_rows(phantoms / "points.csv")
         kept = [row for row in rows if row["structure"] != "dark" or row["patient"] in ("p0", "p1")]
         few = write_rows(tmp_path / "few.csv", list(kept[0]), [list(row.values()) for row in kept])
-        done = run_probe(tmp_path / "out", encoder, "--points", few, "--root", phantoms, *QUIET)
-        assert done.status == 0, done.err
+        run_probe(tmp_path / "out", encoder, "--points", few, "--root", phantoms, *QUIET).checked()
         (note,) = read(tmp_path / "out")["notes"]
         assert note.startswith("dark is left out (points): fewer than 3 patients")
         assert f"Notes:\n\n- {note}" in (tmp_path / "out" / "probe.md").read_text(encoding="utf-8")

@@ -28,8 +28,7 @@ def test_a_volume_that_never_fits_is_refused_before_its_voxels_are_read(
     need = round(reconstruction_memory_mib(40**3, model_grid(read_geometry(path)).geometry.size_dhw) * 2**20)
     memory = "MAESILLib.reconstruct.estimate.machine_memory"
     monkeypatch.setattr(memory, lambda: (need + 2**20, need // 2))
-    result = maesil(*arguments)
-    assert result.status == 0, result.err
+    result = maesil(*arguments).checked()
     assert "needs about 0.6 GiB of memory, and 0.3 GiB are free" in result.err
     monkeypatch.setattr(memory, lambda: (need // 2, need // 2))
     monkeypatch.setattr("MAESILLib.ct.reading.read_volume", lambda *_, **__: pytest.fail("read in vain"))

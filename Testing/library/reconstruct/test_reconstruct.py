@@ -276,8 +276,7 @@ class TestFigurePicture:
     def test_figure_is_written_unless_refused(self, tmp_path: Path, checkpoint: Path) -> None:
         path = write_ct(tmp_path / "scan.nrrd", (24, 32, 32))
         arguments = ("reconstruct", path, "--output", tmp_path / "out", "--checkpoint", checkpoint)
-        result = maesil(*arguments, "--progress", "json")
-        assert result.status == 0, result.err
+        result = maesil(*arguments, "--progress", "json").checked()
         figures = [event for event in result.named("artifact") if event["kind"] == "figure"]
         assert [event["path"] for event in figures] == [str(tmp_path / "out" / "figure.png")]
         assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -295,8 +294,7 @@ class TestFigurePicture:
         monkeypatch.setattr("MAESILLib.reconstruct.figure.reconstruction_figure", draw)
         path = write_ct(tmp_path / "scan.nrrd", (32, 40, 48))
         arguments = ("reconstruct", path, "--output", tmp_path / "out", "--checkpoint", checkpoint)
-        result = maesil(*arguments, "--overlap", overlap, "--progress", "off")
-        assert result.status == 0, result.err
+        result = maesil(*arguments, "--overlap", overlap, "--progress", "off").checked()
         share = drawn["hidden"].mean()
         assert (share > 0.77) == (overlap != "0")
         assert f", {share:.0%} hidden, " in drawn["title"]
@@ -311,8 +309,7 @@ class TestEmbeddedCheckpoint:
         """The panel's test takes the whole sample."""
         monkeypatch.setattr("MAESILLib.runtime.resources.sample_ct", lambda: sample_part)
         arguments = (*([sample_part] if command == "reconstruct" else []), "--output", tmp_path / "out", "--no-figure")
-        result = maesil(command, *arguments, "--progress", "json", "--threads", "1")
-        assert result.status == 0, result.err
+        result = maesil(command, *arguments, "--progress", "json", "--threads", "1").checked()
         assert {e["kind"] for e in result.named("artifact")} == {*KINDS, "metrics"}
         metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
         assert metrics["checkpoint"]["name"] == "maesil-small.safetensors"
@@ -320,8 +317,7 @@ class TestEmbeddedCheckpoint:
         check_meaning(volumes(tmp_path / "out"), read_array(sample_part))
 
     def test_it_can_be_described(self) -> None:
-        result = maesil("info", embedded_checkpoint(), "--progress", "json")
-        assert result.status == 0
+        result = maesil("info", embedded_checkpoint(), "--progress", "json").checked()
         (described,) = (event for event in map(json.loads, result.out.splitlines()) if event["event"] == "info")
         assert described["training"], "the data and licence it was trained on are not stated"
 

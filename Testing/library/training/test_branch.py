@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(CancelledError):
         Trainer(CONFIG, cache, folder / "run", stop=StopAfter(STEPS)).run()
     before = contents(folder / "run")
-    assert branch(folder, "branch", 4).status == 0
+    branch(folder, "branch", 4).checked()
     assert contents(folder / "run") == before, "branching changed its run"
     return folder
 
@@ -110,13 +110,13 @@ def test_branching_twice_gives_the_same_weights_and_a_broken_branch_resumes(fold
         Trainer(config, cache, folder / "broken", start=saved, stop=StopAfter(2)).run()
     assert read_state(folder / "broken").values["progress"]["step"] == 8
     arguments = ("--data", folder / "cache", "--output", folder / "broken", "--threads", 1, "--device", "cpu")
-    assert maesil("pretrain", *arguments, "--resume", "--set", "train.log_every=2", *QUIET).status == 0
+    maesil("pretrain", *arguments, "--resume", "--set", "train.log_every=2", *QUIET).checked()
     assert_same_weights(folder / "broken", folder / "branch")
     assert [row["step"] for row in read_log(folder / "broken" / "log.csv")] == [7, 8, 10]
-    assert branch(folder, "again", 4, "--resume", "auto", "--set", "train.log_every=4").status == 0
+    branch(folder, "again", 4, "--resume", "auto", "--set", "train.log_every=4").checked()
     assert_same_weights(folder / "again", folder / "branch")
     # the same command line once more: there is nothing left to do
-    assert branch(folder, "again", 4, "--resume", "auto").status == 0
+    branch(folder, "again", 4, "--resume", "auto").checked()
     assert_same_weights(folder / "again", folder / "branch")
 
 
@@ -174,7 +174,7 @@ def test_resuming_takes_the_runs_own_configuration(tmp_path: Path, cache: Cache)
     arguments = ("pretrain", "--data", cache.folder, "--output", tmp_path / "run", "--threads", 1, "--resume", *QUIET)
     assert_refused(maesil(*arguments, "--preset", "tiny"), "trained with another configuration")
     assert_refused(maesil(*arguments, "--set", "train.learning_rate=1"), "train.learning_rate: 0.0008 -> 1")
-    assert maesil(*arguments, "--steps", 5).status == 0
+    maesil(*arguments, "--steps", 5).checked()
     state = read_state(tmp_path / "run").values
     assert state["progress"]["step"] == 5
     assert state["config"] == to_dict(tiny_config(steps=5))

@@ -195,7 +195,7 @@ def test_reconstruction_shows_the_network_the_window_and_the_spacing(
     preprocessing = dataclasses.replace(Preprocessing(), **changes)
     checkpoint = write_checkpoint(tmp_path / "c.safetensors", preprocessing=preprocessing)
     scan = write_ct(tmp_path / "scan.nrrd", (32, 32, 32), spacing_dhw=(1.5, 1.5, 1.5))
-    assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
+    reconstruct(scan, tmp_path / "out", checkpoint).checked()
     (image,) = seen
     if preprocessing.spacing_mm == 1.5:
         expected = in_windows(np.clip(read_array(scan), *preprocessing.window_hu), preprocessing.windows_hu)

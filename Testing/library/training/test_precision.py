@@ -80,11 +80,11 @@ def test_reconstruct_takes_what_the_device_has_and_evaluate_fp32(
     if has_bf16:
         monkeypatch.setattr("MAESILLib.reconstruct.results.has_bf16", lambda _: True)
     precision = "bf16" if has_bf16 else "fp32"
-    assert reconstruct(scan, tmp_path / "out", checkpoint).status == 0
+    reconstruct(scan, tmp_path / "out", checkpoint).checked()
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["precision"] == precision
     make_cache(tmp_path / "cache", [(24, 32, 32)], ["val"])
     arguments = ("--data", tmp_path / "cache", "--output", tmp_path / "e", "--checkpoint", checkpoint)
-    assert maesil("evaluate", *arguments, "--settings", "dual 0.75", *QUIET).status == 0
+    maesil("evaluate", *arguments, "--settings", "dual 0.75", *QUIET).checked()
     # figures are to be compared, whatever they were measured on
     assert json.loads((tmp_path / "e" / "evaluation.json").read_text())["precision"] == "fp32"
     assert asked == [has_bf16, False]
