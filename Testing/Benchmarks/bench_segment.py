@@ -244,10 +244,7 @@ def measure_points(
 
 def main() -> None:
     """Choose on training patients, measure on validation patients, print differences with intervals."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = parser_of(__doc__, "--data", "--features", "--output")
     parser.add_argument("--checkpoint", type=Path, default=embedded_checkpoint())
     parser.add_argument("--stride", type=int, default=8)
     parser.add_argument("--every", type=int, default=1, help="choose on every N-th training patient")

@@ -49,10 +49,7 @@ def described(arm: str, features: Features, hu: NDArray[np.float32]) -> NDArray[
 
 def main() -> None:
     """Measure every arm and print shares."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--points", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = parser_of(__doc__, "--points", "--features", "--output")
     args = parser.parse_args()
     encode = partial(encoded, cache=args.features, encoder=load_encoder(embedded_checkpoint()), stride=8)
     files: dict[Path, list[Point]] = {}

@@ -98,10 +98,7 @@ def smoothed(arrays: Arrays) -> NDArray[np.float32]:
 
 def main() -> None:
     """Measure every patient by the others."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = parser_of(__doc__, "--data", "--cache", "--output")
     parser.add_argument("--covers", type=int, default=8)
     args = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -20,9 +20,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 Shape = tuple[int, int, int]
 
 
-def parser_of(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help is the text of a script."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(doc: str | None, *paths: str) -> argparse.ArgumentParser:
+    """Return a parser whose help is the text of a script, with options for paths that are needed."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in paths:
+        parser.add_argument(name, type=Path, required=True)
+    return parser
 
 
 def scaled(hu: NDArray[np.int16], shape: Shape) -> NDArray[np.int16]:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import parser_of
 from numpy.typing import NDArray
 from torch import nn
 
@@ -159,10 +160,7 @@ def means_of(found: dict[tuple[int, str], dict[str, list[float]]]) -> list[dict[
 
 def main() -> None:
     """Run both arms and print them side by side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser = parser_of(__doc__, "--labels", "--output", "--checkpoint")
     parser.add_argument("--cases", type=int, nargs="+", default=[1, 5, 10])
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
