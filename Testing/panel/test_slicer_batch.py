@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import slicer
 from cli_factory import read_rows, write_ct
 from gui_factory import SOON_S, choose, ct_node, use_checkpoint, wait_for_end, wait_for_worker
 
@@ -14,7 +15,6 @@ SMALL = (16, 24, 20)
 
 def test_volumes_of_the_scene(host: Any, panel: Any, checkpoint: Path) -> None:
     import qt
-    import slicer
     from MAESILWidgets.scene.results_scene import results
 
     use_checkpoint(panel, checkpoint)

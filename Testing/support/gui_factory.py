@@ -1,15 +1,15 @@
-"""The module in the host: its panel, its inputs, and what a user does with them."""
+"""The module in the host: its inputs, and what a user does with its panel."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+import slicer
+import vtk
 from volume_factory import trunk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -18,31 +18,6 @@ SOON_S = 10
 RESULT_KINDS = ("masked", "reconstruction", "composite", "error", "mask")
 ROWS, COLUMNS = ("Masked", "Reconstruction", "Error"), ("Axial", "Coronal", "Sagittal")
 """Of the layout of nine views."""
-
-
-@pytest.fixture
-def panel(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: list[str]) -> Iterator[Any]:
-    """The opened panel, with workers on one thread and a temporary folder of its own."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    launchers = tmp_path / "launchers"
-    launchers.mkdir()
-    worker = " ".join(f'"{part}"' for part in warm_python)
-    host.install_python_slicer(launchers, f'[ "$3" = MAESILLib ] && shift 3 && exec {worker} "$@"')
-    temporary = tmp_path / "temporary files"
-    temporary.mkdir()
-    import slicer
-
-    was = slicer.app.temporaryPath
-    slicer.app.temporaryPath = str(temporary)
-    host.add_module_path(REPOSITORY / "MAESIL")
-    host.load_module("MAESIL")
-    widget = host.open_module("MAESIL").panel
-    widget.temporary = temporary
-    # asking torch for its devices takes two seconds; tests that need them ask again
-    widget.system.stop()
-    yield widget
-    widget.stop_jobs()
-    slicer.app.temporaryPath = was
 
 
 START = """
@@ -70,8 +45,6 @@ def slicer_process(folder: Path, script: str) -> subprocess.Popen[str]:
 
 def ct_node(size_dhw: tuple[int, int, int] = (40, 48, 44), name: str = "ct", seed: int = 0) -> Any:
     """A synthetic CT of 1.5 mm as a volume node, in the usual axial orientation."""
-    import slicer
-
     node = slicer.util.addVolumeFromArray(trunk(size_dhw, seed).astype(np.int16), name=name)
     node.SetSpacing(1.5, 1.5, 1.5)
     node.SetIJKToRASDirections(-1, 0, 0, 0, -1, 0, 0, 0, 1)
@@ -82,23 +55,17 @@ def ct_node(size_dhw: tuple[int, int, int] = (40, 48, 44), name: str = "ct", see
 
 def load_ct(path: Path) -> Any:
     """A CT file as a volume node."""
-    import slicer
-
     return slicer.util.loadVolume(str(path))
 
 
 def label_node(volume: Any, labels: np.ndarray) -> Any:
     """A label map on a volume's grid."""
-    import slicer
-
     matrix = slicer.util.vtkMatrixFromArray(ijk_to_ras(volume))
     return slicer.util.addVolumeFromArray(labels, matrix, "labels", "vtkMRMLLabelMapVolumeNode")
 
 
 def segmentation_node(name: str, volume: Any, labels: np.ndarray, *segments: str) -> Any:
     """The named segments of a label map where they are in the volume's space; under no transform."""
-    import slicer
-
     painted = label_node(volume, labels)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
@@ -111,15 +78,11 @@ def segmentation_node(name: str, volume: Any, labels: np.ndarray, *segments: str
 
 def slice_logic(row: str, column: str) -> Any:
     """The slice logic of a view of ours."""
-    import slicer
-
     return slicer.app.layoutManager().sliceWidget(f"MAESIL-{row}-{column}").sliceLogic()
 
 
 def status_message() -> str:
     """What Slicer's status bar says."""
-    import slicer
-
     return str(slicer.util.mainWindow().statusBar().currentMessage())
 
 
@@ -200,9 +163,6 @@ def wait_until_gone(pid: int, seconds: float) -> float:
 
 def ijk_to_ras(node: Any) -> np.ndarray:
     """A volume node's own 4x4 matrix, parent transforms left out."""
-    import slicer
-    import vtk
-
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))
@@ -210,8 +170,6 @@ def ijk_to_ras(node: Any) -> np.ndarray:
 
 def scene_state() -> dict[str, Any]:
     """What a user has in the scene: the nodes, where they lie, and their voxels."""
-    import slicer
-
     state: dict[str, Any] = {}
     for kind in ("Displayable", "Text", "Table", "VolumeDisplay", "ColorLegendDisplay", "ModelDisplay", "Color"):
         for node in slicer.util.getNodesByClass(f"vtkMRML{kind}Node"):
