@@ -1,6 +1,7 @@
 """Inputs that people have reported, each judged by the place of its voxels: right, or refused in the right words."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,6 @@ def inputs() -> list[Any]:
 
 
 def verdict(path: Path) -> str:
-    from fnmatch import fnmatch
-
     by_name = VERDICTS.get(path.parts[-3], {})
     return next((text for pattern, text in by_name.items() if fnmatch(path.name, pattern)), RIGHT)
 

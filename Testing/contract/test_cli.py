@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from volume_factory import geometry, trunk
 
 from MAESILLib import __version__, cli
+from MAESILLib.runtime.errors import CancelledError
 
 COMMANDS = (
     *("demo", "reconstruct", "prepare", "pretrain"),
@@ -258,8 +259,6 @@ class TestPretrainOptions:
 
         class Trainer:
             def __init__(self, config: object, *_: object, **__: object) -> None:
-                from MAESILLib.runtime.errors import CancelledError
-
                 configurations.append(config)
                 raise CancelledError("not run here")
 

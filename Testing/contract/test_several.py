@@ -21,6 +21,8 @@ from volume_factory import trunk, write_dicom
 from MAESILLib.commands import reconstruct as command
 from MAESILLib.ct import dicom
 from MAESILLib.data import tree
+from MAESILLib.mae.checkpoint import load_checkpoint
+from MAESILLib.reconstruct.results import measure
 
 SMALL = (16, 24, 20)
 STUDY = "0020|000d"
@@ -57,8 +59,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def counted(*arguments: object, **options: object) -> object:
         done.append(Path(arguments[6]).name)
         return one(*arguments, **options)
-
-    from MAESILLib.mae.checkpoint import load_checkpoint
 
     monkeypatch.setattr(command, "_reconstruct", counted)
     monkeypatch.setattr(load, lambda *arguments: (done.append("checkpoint"), load_checkpoint(*arguments))[1])
@@ -202,8 +202,6 @@ def test_events(tmp_path: Path, scans: Path, checkpoint: Path) -> None:
 def test_one_that_fails_otherwise(
     tmp_path: Path, scans: Path, checkpoint: Path, error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from MAESILLib.reconstruct.results import measure
-
     def fails_once(*arguments: object, **options: object) -> object:
         monkeypatch.setattr("MAESILLib.reconstruct.results.measure", measure)
         raise MemoryError if error == "memory" else ZeroDivisionError("a bug")

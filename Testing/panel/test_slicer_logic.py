@@ -11,6 +11,8 @@ import slicer
 from cli_factory import maesil
 from gui_factory import RESULT_KINDS, apply_and_wait, ct_node, load_ct, result_of, use_checkpoint
 
+from MAESILLib import __version__
+
 
 class TestAdvanced:
     def test_the_command_is_copied_as_for_a_terminal(
@@ -42,8 +44,6 @@ class TestAdvanced:
 
     def test_versions_and_devices(self, host: Any, panel: Any) -> None:
         import qt
-
-        from MAESILLib import __version__
 
         panel.system.refresh()
         host.process_events(until=lambda: panel.system.job is None, timeout=60)

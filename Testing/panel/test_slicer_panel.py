@@ -28,6 +28,9 @@ from gui_factory import (
     workers_of_this_process,
 )
 
+from MAESILLib.mae.checkpoint import read_info
+from MAESILLib.runtime.resources import embedded_checkpoint
+
 
 @pytest.fixture
 def ready(panel: Any, checkpoint: Path) -> Any:
@@ -142,9 +145,6 @@ class TestInput:
             assert word in panel.ui.applyButton.toolTip
 
     def test_checkpoints(self, host: Any, panel: Any, checkpoint: Path, tmp_path: Path) -> None:
-        from MAESILLib.mae.checkpoint import read_info
-        from MAESILLib.runtime.resources import embedded_checkpoint
-
         # the embedded one comes first, and every part of its training counts
         assert panel.ui.checkpointSelector.itemData(0) == ""
         assert "3.8 M" in panel.ui.checkpointInfoLabel.text

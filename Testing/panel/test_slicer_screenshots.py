@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 import slicer
 from gui_factory import COLUMNS, ROWS, load_ct, reconstructed, result_of, wait_for_end
+from matplotlib.image import imread
 
 PICTURED = "MAESIL_SCREENSHOTS" in os.environ
 
@@ -27,8 +28,6 @@ def pictures(tmp_path: Path) -> Path:
 
 def take(host: Any, path: Path) -> np.ndarray:
     """Take a picture of the window; return it as (height, width, 3)."""
-    from matplotlib.image import imread
-
     host.screenshot(path)
     picture = imread(path)
     assert picture.shape[:2] == (1000, 1600)

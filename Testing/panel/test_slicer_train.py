@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
+import torch
 from cli_factory import write_ct
 from gui_factory import (
     ROWS,
@@ -25,7 +26,13 @@ from gui_factory import (
     wait_until_gone,
     workers_of_this_process,
 )
+from safetensors.numpy import load_file
 from volume_factory import trunk, write_dicom
+
+from MAESILLib.config import HIDING_NAMES, PRESETS, STRATEGY_NAMES, from_dict
+from MAESILLib.data.cache import read_cache
+from MAESILLib.mae.network import Network
+from MAESILLib.training.log import read_log
 
 SMALL = (72, 72, 72)
 """One training crop of the tiny preset fits."""
@@ -99,11 +106,7 @@ class TestForm:
                 assert part in line
 
     def test_presets_and_masks_are_called_what_they_are(self, host: Any, panel: Any) -> None:
-        import torch
         from MAESILWidgets.panels import choices
-
-        from MAESILLib.config import HIDING_NAMES, PRESETS, STRATEGY_NAMES, from_dict
-        from MAESILLib.mae.network import Network
 
         assert list(choices.PRESETS) == list(PRESETS)
         for name, title in choices.PRESETS.items():
@@ -140,8 +143,6 @@ class TestTraining:
         assert chart.GetXAxisRange() == (2, 5)
 
     def test_from_start_to_checkpoint(self, host: Any, panel: Any, cts: Path, tmp_path: Path) -> None:
-        from MAESILLib.training.log import read_log
-
         run = tmp_path / "run"
         start(panel, cts, run, 6)
         assert panel.ui.stopTrainButton.enabled
@@ -187,8 +188,6 @@ class TestTraining:
 
         As in another session: the data are gone, another preset and mask are chosen; the run keeps its own.
         """
-        from safetensors.numpy import load_file
-
         data, whole, broken = tmp_path / "data", tmp_path / "whole", tmp_path / "broken"
         shutil.copytree(cts, data)
         choose(panel.ui.trainMaskSelector, "tube")
@@ -217,8 +216,6 @@ class TestTraining:
 
     def test_volumes_of_the_scene(self, host: Any, panel: Any, tmp_path: Path) -> None:
         import qt
-
-        from MAESILLib.data.cache import read_cache
 
         choose(panel.ui.dataSourceSelector, "scene")
         for number in range(3):

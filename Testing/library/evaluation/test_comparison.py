@@ -15,6 +15,8 @@ import pytest
 import torch
 from cli_factory import Result, assert_refused, maesil, read_rows
 from safetensors.torch import load_file
+from scipy.fft import dctn, idctn
+from skimage.metrics import peak_signal_noise_ratio
 from torchvision_cpu import write_lpips_weights
 from training_factory import StopAfter, assert_same, make_cache, tiny_config
 from volume_factory import unit_of
@@ -337,8 +339,6 @@ def reconstructed(data: Path, output: Path, method: str) -> tuple[np.ndarray, np
 def test_the_metrics_of_a_baseline_are_those_of_its_reconstruction(
     output: Path, data: Path, result: dict[str, Any]
 ) -> None:
-    from skimage.metrics import peak_signal_noise_ratio
-
     unit, made = reconstructed(data, output, "ae")
     (row,) = (r for r in result["rows"] if (r["method"], r["volume"]) == ("AE", "v2"))
     assert row["psnr_autoencoding_db"] == pytest.approx(peak_signal_noise_ratio(unit, made, data_range=1.0), abs=1e-3)
@@ -402,8 +402,6 @@ def test_the_first_sentence_says_who_is_ahead(output: Path, result: dict[str, An
 
 
 def test_cosines_are_those_of_each_patch_alone(data: Path, result: dict[str, Any]) -> None:
-    from scipy.fft import dctn, idctn
-
     cache = read_cache(data)
     entry = next(e for e in cache.entries if e.name == "v2")
     unit = (np.clip(np.asarray(cache.open(entry), np.float64), -1000, 1000) + 1000) / 2000

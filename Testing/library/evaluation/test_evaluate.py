@@ -37,6 +37,7 @@ from MAESILLib.mae.superpatch import partition, token_grid
 from MAESILLib.reconstruct.plan import Plan, superpatch_masks
 from MAESILLib.reconstruct.reconstruction import reconstruct
 from MAESILLib.runtime.errors import InputError
+from MAESILLib.runtime.events import Reporter
 from MAESILLib.training.task import MASKED_AUTOENCODING, Pretraining
 
 LOW, HIGH = -1000, 1000
@@ -526,8 +527,6 @@ class TestEnds:
         assert_refused(evaluate(data, tmp_path), "figures is a file", "another output folder")
 
     def test_stopped(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from MAESILLib.runtime.events import Reporter
-
         monkeypatch.setattr(Reporter, "progress", lambda *_: (tmp_path / "stop").touch())
         assert_refused(evaluate(data, tmp_path / "out", "--stop-file", tmp_path / "stop"), "stop file", status=3)
         assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -145,8 +146,6 @@ def test_the_number_of_reading_threads_changes_nothing_but_who_reads(tmp_path: P
     seen: set[str] = set()
 
     def losses(threads: int) -> list[object]:
-        import threading
-
         config = tiny_config(loader_threads=threads, batch_size=8, completion=False)
         trainer = Trainer(config, cache, tmp_path / str(threads))
         crop = trainer.sampler.crop
