@@ -16,7 +16,7 @@ from cli_factory import (
     reconstruct,
     write_ct,
 )
-from volume_factory import trunk, write_dicom
+from dataset_factory import SMALL, series
 
 from MAESILLib.commands import reconstruct as command
 from MAESILLib.ct import dicom
@@ -24,16 +24,11 @@ from MAESILLib.data import tree
 from MAESILLib.mae.checkpoint import load_checkpoint
 from MAESILLib.reconstruct.results import measure
 
-SMALL = (16, 24, 20)
 STUDY = "0020|000d"
 
 
 def write_series(folder: Path, number: int, study: str = "1.2.3") -> Path:
-    stored = trunk(SMALL, number) + 1024
-    write_dicom(
-        folder, stored, uid=f"1.2.826.0.1.3680043.8.498.{number}", tags={STUDY: study, "0020|0011": str(number)}
-    )
-    return folder
+    return series(folder, f"1.2.{number}", SMALL[0], seed=number, number=str(number), tags={STUDY: study})
 
 
 @pytest.fixture
@@ -45,7 +40,7 @@ def scans(tmp_path: Path) -> Path:
     write_ct(folder / "b" / "ct_seg.nrrd", SMALL)
     write_series(folder / "p1" / "series", 1)
     write_series(folder / "p2" / "series", 2, "1.2.4")
-    write_dicom(folder / "p2" / "report", trunk((2, 8, 8)), uid="1.2.9", tags={"0008|0060": "SR", STUDY: "1.2.4"})
+    series(folder / "p2" / "report", "1.2.9", 2, modality="SR", tags={STUDY: "1.2.4"})
     (folder / "broken.nii.gz").write_text("no image")
     return folder
 
@@ -172,8 +167,8 @@ def test_one_study_is_one_input(tmp_path: Path, checkpoint: Path) -> None:
     assert_refused(reconstruct(study, tmp_path / "out", checkpoint), "2 CT series", "--series")
     reconstruct(study, tmp_path / "out", checkpoint, "--series", "2").checked()
     assert (tmp_path / "out" / "metrics.json").exists()
-    for series in ("thin", "thick"):
-        shutil.move(study / series, tmp_path / series)
+    for name in ("thin", "thick"):
+        shutil.move(study / name, tmp_path / name)
     several(tmp_path / "two", checkpoint, tmp_path / "thin", tmp_path / "thick").checked()
     assert set(table(tmp_path / "two")) == {"thin", "thick"}
 
