@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import torch
 from cli_factory import REPOSITORY, warm_python, write_checkpoint, write_ct  # noqa: F401 (warm_python is a fixture)
 from export_factory import write_lively_checkpoint
-from slicer_host.fixtures import host, probe  # noqa: F401 (fixtures)
+from slicer_host.fixtures import host, probe, qt  # noqa: F401 (fixtures)
 from training_factory import four_volumes
 
 from MAESILLib.data.cache import Cache

@@ -13,8 +13,7 @@ from gui_factory import SOON_S, choose, ct_node, use_checkpoint, wait_for_end, w
 SMALL = (16, 24, 20)
 
 
-def test_volumes_of_the_scene(host: Any, panel: Any, checkpoint: Path) -> None:
-    import qt
+def test_volumes_of_the_scene(host: Any, panel: Any, checkpoint: Path, qt: Any) -> None:
     from MAESILWidgets.scene.results_scene import results
 
     use_checkpoint(panel, checkpoint)

@@ -231,11 +231,9 @@ print(panel.reconstruct.task.job.worker_pid, flush=True)
 
 
 def test_other_letters_and_a_decimal_comma(
-    host: Any, panel: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Any, panel: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qt: Any
 ) -> None:
     """A German desktop; temporary folder, checkpoint and volume with spaces, umlauts, Japanese and an emoji."""
-    import qt
-
     for name in ("LC_ALL", "LC_NUMERIC", "LANG"):
         monkeypatch.setenv(name, "de_DE.UTF-8")
     qt.QLocale.setDefault(qt.QLocale("de_DE"))

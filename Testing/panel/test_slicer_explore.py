@@ -218,9 +218,7 @@ def test_another_module_in_front_is_told_of_it(host: Any, panel: Any, oblique: A
     assert node.GetID() not in {view.GetForegroundVolumeID() for view in views}
 
 
-def test_a_long_message_is_seen_whole(host: Any, panel: Any, oblique: Any) -> None:
-    import qt
-
+def test_a_long_message_is_seen_whole(host: Any, panel: Any, oblique: Any, qt: Any) -> None:
     label = panel.ui.exploreStatusLabel
     panel.ui.exploreSection.collapsed = False
     label.text = "word " * 60

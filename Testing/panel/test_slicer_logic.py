@@ -16,10 +16,9 @@ from MAESILLib import __version__
 
 class TestAdvanced:
     def test_the_command_is_copied_as_for_a_terminal(
-        self, host: Any, panel: Any, checkpoint: Path, scan: Path, tmp_path: Path
+        self, host: Any, panel: Any, checkpoint: Path, scan: Path, tmp_path: Path, qt: Any
     ) -> None:
         """It names the volume's own file and, run as it is, in a shell, gives the same metrics."""
-        import qt
 
         def copied() -> list[str]:
             apply_and_wait(host, panel)
@@ -42,9 +41,7 @@ class TestAdvanced:
         metrics = json.loads((tmp_path / "copied" / "metrics.json").read_text())
         assert metrics["psnr_masked_db"] == pytest.approx(result_of(panel).metrics["psnr_masked_db"], abs=1e-4)
 
-    def test_versions_and_devices(self, host: Any, panel: Any) -> None:
-        import qt
-
+    def test_versions_and_devices(self, host: Any, panel: Any, qt: Any) -> None:
         panel.system.refresh()
         host.process_events(until=lambda: panel.system.job is None, timeout=60)
         panel.ui.copyDiagnosticsButton.click()

@@ -39,10 +39,10 @@ def test_files_import_nothing_heavy_at_their_top() -> None:
                 assert name.split(".")[0] in allowed, f"{path.name} imports {name}"
 
 
-def test_an_old_python_is_told_which_slicer_it_needs(host: Any, panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_python_is_told_which_slicer_it_needs(
+    host: Any, panel: Any, monkeypatch: pytest.MonkeyPatch, qt: Any
+) -> None:
     """The module file itself must parse and run on Python 3.9, which Slicer 5.8 has."""
-    import qt
-
     ast.parse((REPOSITORY / "MAESIL" / "MAESIL.py").read_text(encoding="utf-8"), feature_version=(3, 9))
     import MAESIL
 
@@ -204,11 +204,9 @@ class TestInstall:
         assert "torch: ImportError: libtorch_cpu.so: file too short" in panel.ui.packagesLabel.text
 
     def test_slicer_5_12_installs_in_the_background(
-        self, host: Any, panel: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, host: Any, panel: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, qt: Any
     ) -> None:
         """Also what reads NIfTI, where a training folder holds such files; reconstructing does without."""
-        import qt
-
         (tmp_path / "CTs").mkdir()
         (tmp_path / "CTs" / "one.nii.gz").touch()
         installer = FakeInstaller(panel, monkeypatch, "nibabel")

@@ -78,11 +78,9 @@ class TestInput:
         host.process_events(0.1)
         assert panel.ui.inputSelector.currentNode() is None
 
-    def test_it_fits_slicer_s_dock(self, panel: Any) -> None:
+    def test_it_fits_slicer_s_dock(self, panel: Any, qt: Any) -> None:
         for section in (panel.ui.batchSection, panel.ui.trainSection, panel.ui.advancedSection):
             section.collapsed = False
-        import qt
-
         # the module panel adds the width that its horizontal scroll bar would like to have
         scroll_bar = qt.QScrollBar(qt.Qt.Horizontal).sizeHint.width()
         assert slicer.modules.maesil.widgetRepresentation().minimumSizeHint.width() + scroll_bar <= 410
@@ -257,9 +255,7 @@ class TestReconstruct:
         assert (arrays["composite"][hidden] == arrays["reconstruction"][hidden]).all()
         assert (arrays["composite"][~hidden] == hu[~hidden]).all()
 
-    def test_views_are_made_and_filled_one_a_turn_of_the_event_loop(self, host: Any, ready: Any) -> None:
-        import qt
-
+    def test_views_are_made_and_filled_one_a_turn_of_the_event_loop(self, host: Any, ready: Any, qt: Any) -> None:
         names = [f"MAESIL-{row}-{column}" for row in ROWS for column in COLUMNS]
         counts = []
 

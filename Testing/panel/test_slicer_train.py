@@ -74,9 +74,7 @@ def steps_done(panel: Any) -> int:
 
 
 class TestForm:
-    def test_says_what_is_missing(self, panel: Any, cts: Path, tmp_path: Path) -> None:
-        import qt
-
+    def test_says_what_is_missing(self, panel: Any, cts: Path, tmp_path: Path, qt: Any) -> None:
         ui = panel.ui
         assert not ui.trainButton.enabled
         assert "folder of CTs" in ui.trainButton.toolTip
@@ -214,9 +212,7 @@ class TestTraining:
         assert expected.keys() == found.keys()
         assert all((expected[key] == found[key]).all() for key in expected)
 
-    def test_volumes_of_the_scene(self, host: Any, panel: Any, tmp_path: Path) -> None:
-        import qt
-
+    def test_volumes_of_the_scene(self, host: Any, panel: Any, tmp_path: Path, qt: Any) -> None:
         choose(panel.ui.dataSourceSelector, "scene")
         for number in range(3):
             node = ct_node(SMALL, name=f"scan {number} / ü", seed=number)

@@ -1,5 +1,6 @@
 """pytest fixtures: `from slicer_host.fixtures import host`."""
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ def host() -> Iterator[Host]:
     booted.reset()
     if collected:
         pytest.fail("collected by the host:\n" + "\n".join(collected))
+
+
+@pytest.fixture
+def qt(host: Host) -> Any:
+    """Slicer's module, which is there when the host is."""
+    return importlib.import_module("qt")
 
 
 @pytest.fixture

@@ -51,9 +51,7 @@ def test_slicer_has_no_more_than_slicer(host: Host) -> None:
     assert not hasattr(slicer.app, "pythonManager")
 
 
-def test_load_ui(host: Host, probe: Any) -> None:
-    import qt
-
+def test_load_ui(probe: Any, qt: Any) -> None:
     ui = probe.ui
     assert ui.slider.className() == "ctkSliderWidget"
     assert (ui.slider.decimals, ui.slider.singleStep) == (1, 0.5)
@@ -185,9 +183,7 @@ def test_subject_hierarchy(host: Host, tmp_path: Path) -> None:
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
 
-def test_decimal_comma(host: Host, probe: Any) -> None:
-    import qt
-
+def test_decimal_comma(probe: Any, qt: Any) -> None:
     qt.QLocale.setDefault(qt.QLocale(qt.QLocale.German))
     slider = qt.QDoubleSpinBox()
     slider.value = 1.5

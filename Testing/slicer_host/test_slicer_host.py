@@ -17,9 +17,7 @@ from slicer_host import Host
 # 1 and 2: properties and attributes
 
 
-def test_properties_have_no_parentheses(host: Host) -> None:
-    import qt
-
+def test_properties_have_no_parentheses(qt: Any) -> None:
     button = qt.QPushButton("Go")
     assert (button.text, button.enabled, button.checked, button.toolTip) == ("Go", True, False, "")
     button.text, button.enabled = "Stop", False
@@ -42,9 +40,8 @@ def test_properties_have_no_parentheses(host: Host) -> None:
     assert text.toPlainText() == "a\nb"
 
 
-def test_unknown_attributes_are_refused(host: Host) -> None:
+def test_unknown_attributes_are_refused(qt: Any) -> None:
     import ctk
-    import qt
 
     for thing in (qt.QPushButton(), qt.QTimer(), qt.QSize(1, 2), ctk.ctkSliderWidget(), slicer.qMRMLNodeComboBox()):
         with pytest.raises(AttributeError):
@@ -65,9 +62,7 @@ def test_unknown_attributes_are_refused(host: Host) -> None:
     assert isinstance(own, qt.QWidget)
 
 
-def test_classes(host: Host) -> None:
-    import qt
-
+def test_classes(qt: Any) -> None:
     button = qt.QPushButton()
     assert not isinstance(button, qt.QWidget)
     assert button.inherits("QWidget")
@@ -79,9 +74,7 @@ def test_classes(host: Host) -> None:
         qt.QLabel(text="keyword")
 
 
-def test_virtual_methods_reach_python(host: Host) -> None:
-    import qt
-
+def test_virtual_methods_reach_python(qt: Any) -> None:
     class Filter(qt.QWidget):
         seen: list[int] = []  # noqa: RUF012
 
@@ -95,9 +88,7 @@ def test_virtual_methods_reach_python(host: Host) -> None:
     assert qt.QEvent.ToolTipChange in watcher.seen
 
 
-def test_what_qt_returns_follows_the_same_rules(host: Host) -> None:
-    import qt
-
+def test_what_qt_returns_follows_the_same_rules(qt: Any) -> None:
     frame = qt.QWidget()
     row = qt.QHBoxLayout(frame)
     button = qt.QPushButton("x")
@@ -114,9 +105,7 @@ def test_what_qt_returns_follows_the_same_rules(host: Host) -> None:
 # 3 to 5: signals
 
 
-def test_signatures_are_checked(host: Host, capfd: pytest.CaptureFixture[str]) -> None:
-    import qt
-
+def test_signatures_are_checked(host: Host, capfd: pytest.CaptureFixture[str], qt: Any) -> None:
     button = qt.QPushButton()
     assert button.connect("clicked( bool )", lambda: None) is True
     for wrong in ("clicked(int)", "click()", "checkStateChanged(Qt::CheckState)"):
@@ -126,9 +115,7 @@ def test_signatures_are_checked(host: Host, capfd: pytest.CaptureFixture[str]) -
     host.errors.clear()
 
 
-def test_surplus_arguments_are_dropped_for_functions_alone(host: Host) -> None:
-    import qt
-
+def test_surplus_arguments_are_dropped_for_functions_alone(host: Host, qt: Any) -> None:
     seen: list[Any] = []
 
     class Receiver:
@@ -158,9 +145,7 @@ def test_surplus_arguments_are_dropped_for_functions_alone(host: Host) -> None:
     assert seen == []
 
 
-def test_exceptions_are_collected(host: Host) -> None:
-    import qt
-
+def test_exceptions_are_collected(host: Host, qt: Any) -> None:
     def fail(*_: Any) -> None:
         raise ValueError("wanted")
 
@@ -179,9 +164,7 @@ def test_exceptions_are_collected(host: Host) -> None:
 # 6 and 7: enums, values, dialogs
 
 
-def test_enums_are_flat(host: Host) -> None:
-    import qt
-
+def test_enums_are_flat(qt: Any) -> None:
     assert qt.Qt.AlignLeft == 1
     assert qt.Qt.AlignLeft | qt.Qt.AlignTop == 0x21
     for owner, name in ((qt.Qt, "AlignmentFlag"), (qt.QProcess, "ProcessState"), (qt.QMessageBox, "StandardButton")):
@@ -197,9 +180,7 @@ def test_enums_are_flat(host: Host) -> None:
     assert policy.horizontalPolicy() == qt.QSizePolicy.Expanding
 
 
-def test_values(host: Host, tmp_path: Path) -> None:
-    import qt
-
+def test_values(host: Host, tmp_path: Path, qt: Any) -> None:
     data = qt.QByteArray(b"ab\xff")
     assert data.data() == b"ab\xff"
     assert str(data) == str(b"ab\xff")
@@ -215,9 +196,7 @@ def test_values(host: Host, tmp_path: Path) -> None:
     assert Path(settings.fileName()).is_relative_to(host.settings_dir)
 
 
-def test_dialogs_take_answers(host: Host) -> None:
-    import qt
-
+def test_dialogs_take_answers(host: Host, qt: Any) -> None:
     host.answers += ["/a/b.nrrd", True, False]
     assert qt.QFileDialog.getOpenFileName(None, "Open") == "/a/b.nrrd"
     assert slicer.util.confirmOkCancelDisplay("Sure?", detailedText="list") is True
@@ -236,9 +215,7 @@ def test_dialogs_take_answers(host: Host) -> None:
             wait()
 
 
-def test_timers_and_stalls(host: Host) -> None:
-    import qt
-
+def test_timers_and_stalls(host: Host, qt: Any) -> None:
     seen = []
     qt.QTimer.singleShot(0, lambda: seen.append(1))
     qt.QTimer.singleShot(120, lambda: time.sleep(0.15))
@@ -255,9 +232,7 @@ def test_timers_and_stalls(host: Host) -> None:
 # processes
 
 
-def test_process_signals(host: Host) -> None:
-    import qt
-
+def test_process_signals(host: Host, qt: Any) -> None:
     process, seen = qt.QProcess(), []
     process.finished.connect(lambda code: seen.append(("attribute", code)))
     process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: seen.append((code, status)))
@@ -271,9 +246,7 @@ def test_process_signals(host: Host) -> None:
     assert "TypeError" in host.errors.pop()
 
 
-def test_missing_program_and_lost_reference(host: Host, tmp_path: Path) -> None:
-    import qt
-
+def test_missing_program_and_lost_reference(host: Host, tmp_path: Path, qt: Any) -> None:
     process, seen = qt.QProcess(), []
     process.connect("errorOccurred(QProcess::ProcessError)", lambda error: seen.append(error))
     process.connect("finished(int,QProcess::ExitStatus)", lambda *args: seen.append(args))
