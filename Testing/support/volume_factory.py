@@ -101,6 +101,10 @@ def geometry(
     return Geometry(size_dhw, spacing_dhw, origin_lps, tuple(float(d) for d in np.ravel(direction)))
 
 
+GRID = geometry((12, 40, 48), (3.0, 0.8, 0.7), rotation(10, 20, 30) * [1, -1, 1])
+"""Oblique, left-handed, of the size of trunk()."""
+
+
 def forget_orientation(path: Path) -> Path:
     """Set qform_code and sform_code of an unpacked NIfTI file to 0."""
     data = bytearray(path.read_bytes())

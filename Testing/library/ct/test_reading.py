@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import volume_factory
 from volume_factory import (
+    GRID,
     IDENTITY,
     SHARED_CT,
     assert_read,
@@ -17,7 +18,6 @@ from volume_factory import (
     geometry,
     image_of,
     needs_real_ct,
-    rotation,
     trunk,
     write_dicom,
 )
@@ -27,7 +27,6 @@ from MAESILLib.ct.reading import read_geometry, read_volume, volume_stem
 from MAESILLib.ct.scan import Given
 from MAESILLib.runtime.errors import InputError
 
-GRID = geometry((12, 40, 48), (3.0, 0.8, 0.7), rotation(10, 20, 30) * [1, -1, 1])
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".nhdr")
 
 

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from cli_factory import file_size_limit
-from volume_factory import geometry, rotation, trunk
+from volume_factory import GRID, trunk
 
 from MAESILLib.ct.geometry import Geometry
 from MAESILLib.ct.writing import volume_writer
 from MAESILLib.runtime.errors import DiskFullError, InputError
-
-GRID = geometry((12, 40, 48), (3.0, 0.8, 0.7), rotation(10, 20, 30) * [1, -1, 1])
 
 
 def write_volume(path: Path, array: np.ndarray, grid: Geometry, compress: bool = True) -> None:
