@@ -23,7 +23,7 @@ from MAESILLib.mae.superpatch import Shape, blending_weights
 from MAESILLib.runtime.errors import InputError
 from MAESILLib.runtime.stopping import NEVER, StopRequest
 
-WINDOW, OVERLAP = 8, 3
+WINDOW, OVERLAP = 8, 2
 """Tokens on a side of a window, and of those that neighbours share."""
 
 
