@@ -52,7 +52,7 @@ def test_reconstruct_the_sample(host: Any, panel: Any, pictures: Path) -> None:
     )
     wait_for_end(host, panel.reconstruct)
     # what Slicer's own thread was busy with in one turn; the time other programs take does not count
-    assert max(np.diff(busy)) < 0.1
+    assert max(np.diff(busy)) < 0.15
     result = result_of(panel)
     assert result.metrics["psnr_masked_db"] > result.metrics["baseline_harmonic_psnr_masked_db"]
     host.render()
