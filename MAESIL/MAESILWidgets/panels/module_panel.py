@@ -116,6 +116,7 @@ class ModulePanel(VTKObservationMixin):
     def update(self, caller: Any = None, event: Any = None) -> None:
         """Bring every section up to date."""
         if self.parameters is None:
+            self.ui.applyButton.enabled = False
             return
         for section in (self.input, self.paint, self.reconstruct, self.batch, self.explore, self.train, self.advanced):
             section.update()
@@ -144,7 +145,6 @@ class ModulePanel(VTKObservationMixin):
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
         self.parameters = parameters
         self.input.list_checkpoints()
-        self.reconstruct.update()
         self.results.update()
         self.update()
 

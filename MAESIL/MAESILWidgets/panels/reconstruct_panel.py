@@ -43,7 +43,6 @@ class ReconstructPanel(JobSection):
     def update(self) -> None:
         parameters = self.parameters
         if parameters is None:
-            self.ui.applyButton.enabled = False
             return
         self.device.set_items(self.system.device_items(parameters.device))
         self.device.select(parameters.device)
